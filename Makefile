@@ -1,0 +1,62 @@
+# Tulle: everything is here; `make help` lists it. All work is done by Go and its own tools.
+
+GO        ?= go
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+FUZZTIME  ?= 20s
+BENCHTIME ?= 1s
+MODULES   := mesh ztunnel cni-plugin istiod-lite cli
+UNIT      := $(foreach m,$(MODULES),./$(m)/...)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-short lint generate fuzz bench clean need-go need-cc need-root
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: need-go ## static binaries in bin/: ztunnel, istiod-lite, tulle-cni, tulle-cni-agent, tulle
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/ztunnel ./ztunnel
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/istiod-lite ./istiod-lite
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/tulle-cni ./cni-plugin
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/tulle-cni-agent ./cni-plugin/node-agent
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/tulle ./cli
+
+demo: need-root build ## two simulated nodes, four pods, the whole mesh, step by step (root)
+	bin/tulle demo
+
+test: need-go need-cc need-root ## every test under the race detector, in real namespaces (root)
+	$(GO) test -race -timeout 10m $(UNIT)
+	$(GO) test -race -timeout 18m -p 1 ./e2e/...
+
+test-short: need-go ## the tests that need no root and no C compiler
+	$(GO) test -short $(UNIT)
+
+lint: need-go ## formatting, vet, staticcheck, import direction, dependencies, generated files
+	$(GO) test -count=1 ./e2e/guard
+
+generate: need-go ## rewrite the generated code (mesh/api) and the dependency lists
+	$(GO) run ./e2e/generate
+	$(GO) test -count=1 -run Dependencies ./e2e/guard -update
+
+fuzz: need-go ## run every fuzz target for FUZZTIME (20s)
+	@set -e; for pkg in $$($(GO) list $(UNIT)); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+bench: need-go ## run every benchmark for BENCHTIME (1s)
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(UNIT)
+
+clean: ## remove bin/
+	rm -rf bin
+
+need-go:
+	@command -v $(GO) >/dev/null || { echo 'tulle needs Go 1.26 or newer: https://go.dev/doc/install'; exit 1; }
+
+need-cc:
+	@command -v $$($(GO) env CC) >/dev/null || { echo 'the race detector needs a C compiler: apt-get install -y gcc libc6-dev'; exit 1; }
+
+need-root:
+	@[ "$$(id -u)" = 0 ] || { echo 'this makes network namespaces and needs root: sudo env "PATH=$$PATH" make $(MAKECMDGOALS) (without root: make test-short)'; exit 1; }

@@ -1,0 +1,64 @@
+package guard
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+	for _, p := range workspace(t) {
+		switch {
+		case strings.Contains(p.path(), "/api/"): // The comment stands in the .proto file.
+		case len(p.GoFiles) == 0:
+			if len(p.TestImports)+len(p.XTestImports) == 0 {
+				t.Errorf("%s has no Go files", p.path())
+			}
+		case p.Name == "main" && p.Doc == "":
+			t.Errorf("%s: its main.go needs a comment that says what the program is for", p.path())
+		case p.Name != "main" && !strings.HasPrefix(p.Doc, "Package "+p.Name+" "):
+			t.Errorf("%s needs a doc comment that starts with %q", p.path(), "Package "+p.Name+" ")
+		}
+	}
+}
+
+// The Makefile's own help must name what the README and the contributors' page send people to.
+func TestMakeHelpDocumentsEveryTarget(t *testing.T) {
+	help := string(run(t, root, "make", "help"))
+	for _, target := range []string{"build", "demo", "test", "test-short", "lint", "generate", "fuzz", "bench"} {
+		if !strings.Contains(help, "make "+target+" ") {
+			t.Errorf("make help doesn't mention %q:\n%s", target, help)
+		}
+	}
+}
+
+// Documents name files; a file that moves takes its mention along.
+func TestDocumentsNameFilesThatExist(t *testing.T) {
+	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"} {
+		text, err := os.ReadFile(filepath.Join(root, document))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, word := range strings.FieldsFunc(string(text), func(r rune) bool { return strings.ContainsRune(" \n\t`(),;:|[]*", r) }) {
+			word = strings.TrimSuffix(word, ".")
+			if !namesFile(t, word) {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(root, word)); err != nil {
+				t.Errorf("%s names %s: %v", document, word, err)
+			}
+		}
+	}
+}
+
+// namesFile tells that a word looks like a path in this project: it starts with one of its folders.
+func namesFile(t *testing.T, word string) bool {
+	for _, module := range modules(t) {
+		if strings.HasPrefix(word, module+"/") && !strings.ContainsAny(word, "<>{}…=\"") {
+			return true
+		}
+	}
+	return false
+}

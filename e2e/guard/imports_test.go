@@ -1,0 +1,157 @@
+package guard
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mayImport says, for each package of ours, which others of ours its product code may import: exact paths, or a folder
+// with a slash at its end. The daemons, which wire everything of their program together, and mains are not listed.
+var mayImport = map[string][]string{
+	// mesh, level 1: nothing of ours.
+	"mesh/identity": {}, "mesh/socket": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {},
+	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
+	// mesh, level 2.
+	"mesh/h2":        {},
+	"mesh/mtls":      {"mesh/identity"},
+	"mesh/state":     {"mesh/identity", "mesh/api/"},
+	"mesh/xds":       {"mesh/api/"},
+	"mesh/telemetry": {"mesh/identity"},
+	// mesh, level 3.
+	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/relay"},
+	"mesh/certs":   {"mesh/mtls", "mesh/identity", "mesh/api/"},
+	"mesh/policy":  {"mesh/state", "mesh/identity"},
+	"mesh/balance": {"mesh/state"},
+
+	"ztunnel/config":   {},
+	"ztunnel/enroll":   {"mesh/socket", "mesh/api/"},
+	"ztunnel/capture":  {"mesh/socket"},
+	"ztunnel/outbound": {"ztunnel/capture", "mesh/"},
+	"ztunnel/inbound":  {"ztunnel/capture", "mesh/"},
+
+	"istiod-lite/config":    {},
+	"istiod-lite/model":     {},
+	"istiod-lite/watch":     {"istiod-lite/model", "mesh/folder"},
+	"istiod-lite/translate": {"istiod-lite/model", "mesh/api/", "mesh/identity"},
+	"istiod-lite/push":      {"mesh/api/"},
+	"istiod-lite/ca":        {"mesh/identity", "mesh/api/"},
+
+	"cni-plugin/config":   {},
+	"cni-plugin/plugin":   {},
+	"cni-plugin/agent":    {"mesh/socket", "mesh/folder"},
+	"cni-plugin/redirect": {"mesh/socket"},
+	"cni-plugin/zds":      {"mesh/api/"},
+	"cni-plugin/enroll":   {"cni-plugin/redirect", "cni-plugin/zds", "mesh/socket"},
+
+	"cli/command": {"cli/", "mesh/"},
+	"cli/demo":    {"mesh/", "cli/shop"},
+	"cli/shop":    {},
+}
+
+// only says which packages may import what is heavy or delicate.
+var only = map[string][]string{
+	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/relay", "mesh/drain", "mesh/meshtest/netns", "ztunnel/enroll", "ztunnel/daemon", "cni-plugin/", "cli/demo", "cli/shop"},
+	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
+	"k8s.io/":                          {"istiod-lite/watch"},
+	"istio.io/":                        {"istiod-lite/watch"},
+	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},
+	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cni-plugin/enroll", "cli/demo", "mesh/meshtest/netns"},
+	"github.com/containernetworking/":  {"cni-plugin/plugin"},
+	"github.com/spf13/cobra":           {"cli/"},
+	"github.com/prometheus/":           {"mesh/telemetry", "ztunnel/daemon", "istiod-lite/", "cni-plugin/daemon"},
+	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
+	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
+	"github.com/fsnotify/fsnotify":     {"mesh/folder"},
+	"testing":                          {"mesh/meshtest/"},
+	"github.com/vishvananda/netns":     {},
+	"istio.io/istio":                   {},
+	"sigs.k8s.io/controller-runtime":   {},
+	"C":                                {},
+	"github.com/stretchr/testify/mock": {},
+}
+
+func TestImportsOnlyPointDown(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range workspace(t) {
+		seen[p.path()] = true
+		for _, imported := range p.Imports {
+			checkImport(t, p, imported)
+		}
+		for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
+			if component(imported) != "" && crossesComponents(p.path(), imported) {
+				t.Errorf("tests of %s import %s, another component: move the test to e2e", p.path(), imported)
+			}
+		}
+	}
+	for path := range mayImport {
+		if !seen[path] {
+			t.Errorf("mayImport lists %s, which doesn't exist: remove the line", path)
+		}
+	}
+}
+
+func checkImport(t *testing.T, p goPackage, imported string) {
+	t.Helper()
+	path := p.path()
+	for library, allowed := range only {
+		if matches(imported, library) && !matchesAny(path, allowed) {
+			t.Errorf("%s imports %s, which is kept to %v", path, imported, allowed)
+		}
+	}
+	ours, ok := strings.CutPrefix(imported, base)
+	if !ok {
+		return
+	}
+	switch {
+	case crossesComponents(path, imported):
+		t.Errorf("%s imports %s: components never import each other", path, ours)
+	case strings.HasPrefix(ours, "mesh/meshtest/") && !strings.HasPrefix(path, "mesh/meshtest/"):
+		t.Errorf("%s imports %s in product code: it's for tests", path, ours)
+	case wires(path):
+	default:
+		allowed, listed := mayImport[path]
+		if !listed {
+			t.Errorf("%s is new: give it its line in mayImport", path)
+		} else if !matchesAny(ours, allowed) {
+			t.Errorf("%s imports %s; it may import %v", path, ours, allowed)
+		}
+	}
+}
+
+// wires tells that a package joins the rooms of its program: a main, a daemon, or a test tool.
+func wires(path string) bool {
+	switch path {
+	case "ztunnel", "istiod-lite", "cni-plugin", "cni-plugin/node-agent", "cli":
+		return true
+	}
+	return strings.HasSuffix(path, "/daemon") || strings.HasPrefix(path, "e2e/") || strings.HasPrefix(path, "mesh/meshtest/")
+}
+
+func crossesComponents(path, imported string) bool {
+	from, to := component(base+path), component(imported)
+	return from != "e2e" && to != "" && to != "mesh" && to != from && !(from == "cni-plugin" && to == "bpf")
+}
+
+// component is the first element of a path of ours, or "".
+func component(imported string) string {
+	ours, ok := strings.CutPrefix(imported, base)
+	if !ok {
+		return ""
+	}
+	first, _, _ := strings.Cut(ours, "/")
+	return first
+}
+
+func matchesAny(path string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return matches(path, pattern) })
+}
+
+// matches compares a path with an exact one, or with a folder that ends in a slash; a library's path stands for its
+// packages as well.
+func matches(path, pattern string) bool {
+	if strings.HasSuffix(pattern, "/") {
+		return strings.HasPrefix(path, pattern)
+	}
+	return path == pattern || (strings.Contains(pattern, ".") && strings.HasPrefix(path, pattern+"/"))
+}
