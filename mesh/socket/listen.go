@@ -1,0 +1,133 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mark is the packet mark of everything the mesh sends, so that capture leaves it alone.
+const Mark = 0x539
+
+const defaultBacklog = 4096 // the kernel lowers it to the namespace's somaxconn
+
+// ListenConfig says how to listen.
+type ListenConfig struct {
+	Addr        netip.AddrPort      // [::] listens on both families, on IPv4 alone where IPv6 is off
+	Mark        uint32              // 0: none
+	Transparent bool                // accept for foreign addresses; best effort, since it needs CAP_NET_ADMIN
+	ReusePort   bool                // share the port with other processes of the same user
+	Backlog     int                 // connections waiting to be accepted; 0 means 4096
+	KeepAlive   net.KeepAliveConfig // of accepted connections; zero means 180 s, 180 s, 9 probes; a negative Idle turns it off
+}
+
+// Listen opens a listener inside the namespace. Accepted connections have TCP_NODELAY.
+func (n *Netns) Listen(cfg ListenConfig) (*net.TCPListener, error) {
+	var listener *net.TCPListener
+	err := n.Do(func() error {
+		var err error
+		listener, err = listen(cfg)
+		if cfg.Addr.Addr() == netip.IPv6Unspecified() && errors.Is(err, unix.EAFNOSUPPORT) {
+			cfg.Addr = netip.AddrPortFrom(netip.IPv4Unspecified(), cfg.Addr.Port())
+			listener, err = listen(cfg)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", cfg.Addr, err)
+	}
+	return listener, nil
+}
+
+func listen(cfg ListenConfig) (*net.TCPListener, error) {
+	lc := net.ListenConfig{
+		KeepAliveConfig: keepAlive(cfg.KeepAlive),
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			return onSocket(raw, func(fd int) error { return prepareListener(fd, cfg) })
+		},
+	}
+	if !lc.KeepAliveConfig.Enable {
+		lc.KeepAlive = -1
+	}
+	// A multipath listener can't be put into a BPF socket map, and nobody here speaks MPTCP.
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp", cfg.Addr.String())
+	if err != nil {
+		return nil, err
+	}
+	listener := l.(*net.TCPListener)
+	backlog := cfg.Backlog
+	if backlog == 0 {
+		backlog = defaultBacklog
+	}
+	if err := setBacklog(listener, backlog); err != nil {
+		listener.Close()
+		return nil, err
+	}
+	return listener, nil
+}
+
+func prepareListener(fd int, cfg ListenConfig) error {
+	if cfg.ReusePort {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return fmt.Errorf("set SO_REUSEPORT: %w", err)
+		}
+	}
+	if cfg.Transparent {
+		_ = setTransparent(fd) // best effort: without it only foreign addresses are missing
+	}
+	return setMark(fd, cfg.Mark)
+}
+
+// setBacklog repeats listen(2), which only changes the backlog: the standard library offers no choice of its own.
+func setBacklog(listener *net.TCPListener, backlog int) error {
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return onSocket(raw, func(fd int) error { return unix.Listen(fd, backlog) })
+}
+
+// keepAlive fills in the mesh's defaults.
+func keepAlive(cfg net.KeepAliveConfig) net.KeepAliveConfig {
+	switch {
+	case cfg.Idle < 0:
+		return net.KeepAliveConfig{}
+	case cfg == net.KeepAliveConfig{}:
+		return net.KeepAliveConfig{Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9}
+	}
+	cfg.Enable = true
+	return cfg
+}
+
+func setMark(fd int, mark uint32) error {
+	if mark == 0 {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+		return fmt.Errorf("set mark %#x (needs CAP_NET_ADMIN): %w", mark, err)
+	}
+	return nil
+}
+
+// setTransparent allows foreign local addresses. The IPv4 option covers IPv6 sockets too: the kernel keeps one bit.
+func setTransparent(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1); err != nil {
+		return fmt.Errorf("set IP_TRANSPARENT (needs CAP_NET_ADMIN): %w", err)
+	}
+	return nil
+}
+
+func onSocket(raw syscall.RawConn, f func(fd int) error) error {
+	var result error
+	if err := raw.Control(func(fd uintptr) { result = f(int(fd)) }); err != nil {
+		return err
+	}
+	return result
+}
