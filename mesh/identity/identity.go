@@ -12,12 +12,17 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
+// maxLength is the longest SPIFFE id, scheme included, in bytes (SPIFFE-ID section 2.3).
+const maxLength = 2048
+
+const scheme = "spiffe://"
+
 // Workload is the identity of a service account. It comes only out of New, Parse and FromCertificate, so one that
-// isn't zero is valid. It is comparable.
+// isn't zero is valid. It is comparable. Its parts are views of one string, so reading them costs nothing.
 type Workload struct {
-	trustDomain    spiffeid.TrustDomain
-	namespace      string
-	serviceAccount string
+	uri string
+	// Where the trust domain and the namespace end in uri.
+	domainEnd, namespaceEnd uint16
 }
 
 // New makes an identity of its parts.
@@ -32,7 +37,20 @@ func New(trustDomain, namespace, serviceAccount string) (Workload, error) {
 	if err := spiffeid.ValidatePathSegment(serviceAccount); err != nil {
 		return Workload{}, fmt.Errorf("service account %q: %w", serviceAccount, err)
 	}
-	return Workload{trustDomain: td, namespace: namespace, serviceAccount: serviceAccount}, nil
+	return join(td.Name(), namespace, serviceAccount)
+}
+
+func join(trustDomain, namespace, serviceAccount string) (Workload, error) {
+	uri := scheme + trustDomain + "/ns/" + namespace + "/sa/" + serviceAccount
+	if len(uri) > maxLength {
+		return Workload{}, fmt.Errorf("identity of %d bytes, the limit is %d", len(uri), maxLength)
+	}
+	domainEnd := len(scheme) + len(trustDomain)
+	return Workload{
+		uri:          uri,
+		domainEnd:    uint16(domainEnd),
+		namespaceEnd: uint16(domainEnd + len("/ns/") + len(namespace)),
+	}, nil
 }
 
 // Parse reads spiffe://<trust domain>/ns/<namespace>/sa/<service account>.
@@ -68,38 +86,51 @@ func fromID(id spiffeid.ID) (Workload, error) {
 	if len(segments) != 5 || segments[1] != "ns" || segments[3] != "sa" {
 		return Workload{}, fmt.Errorf("identity %q: want spiffe://<trust domain>/ns/<namespace>/sa/<service account>", id)
 	}
-	return Workload{trustDomain: id.TrustDomain(), namespace: segments[2], serviceAccount: segments[4]}, nil
+	return join(id.TrustDomain().Name(), segments[2], segments[4])
 }
 
 // TrustDomain returns the name of the authority behind the identity, such as cluster.local.
-func (w Workload) TrustDomain() string { return w.trustDomain.Name() }
-
-// Namespace returns the Kubernetes namespace.
-func (w Workload) Namespace() string { return w.namespace }
-
-// ServiceAccount returns the Kubernetes service account.
-func (w Workload) ServiceAccount() string { return w.serviceAccount }
-
-// IsZero tells that there is no identity: the peer was not authenticated.
-func (w Workload) IsZero() bool { return w == Workload{} }
-
-// String returns the SPIFFE URI, or "" for the zero identity.
-func (w Workload) String() string {
+func (w Workload) TrustDomain() string {
 	if w.IsZero() {
 		return ""
 	}
-	return "spiffe://" + w.Principal()
+	return w.uri[len(scheme):w.domainEnd]
 }
+
+// Namespace returns the Kubernetes namespace.
+func (w Workload) Namespace() string {
+	if w.IsZero() {
+		return ""
+	}
+	return w.uri[int(w.domainEnd)+len("/ns/") : w.namespaceEnd]
+}
+
+// ServiceAccount returns the Kubernetes service account.
+func (w Workload) ServiceAccount() string {
+	if w.IsZero() {
+		return ""
+	}
+	return w.uri[int(w.namespaceEnd)+len("/sa/"):]
+}
+
+// IsZero tells that there is no identity: the peer was not authenticated.
+func (w Workload) IsZero() bool { return w.uri == "" }
+
+// String returns the SPIFFE URI, or "" for the zero identity.
+func (w Workload) String() string { return w.uri }
 
 // Principal returns the URI without its scheme, as authorization policies write it, or "" for the zero identity.
 func (w Workload) Principal() string {
 	if w.IsZero() {
 		return ""
 	}
-	return w.trustDomain.Name() + "/ns/" + w.namespace + "/sa/" + w.serviceAccount
+	return w.uri[len(scheme):]
 }
 
 // URI returns the identity as a certificate's alternative name holds it.
 func (w Workload) URI() *url.URL {
-	return &url.URL{Scheme: "spiffe", Host: w.trustDomain.Name(), Path: "/ns/" + w.namespace + "/sa/" + w.serviceAccount}
+	if w.IsZero() {
+		return &url.URL{}
+	}
+	return &url.URL{Scheme: "spiffe", Host: w.TrustDomain(), Path: w.uri[w.domainEnd:]}
 }

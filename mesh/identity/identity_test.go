@@ -3,6 +3,7 @@ package identity_test
 import (
 	"crypto/x509"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -42,6 +43,9 @@ func TestIdentityRoundTrip(t *testing.T) {
 	if got, want := made.Principal(), "cluster.local/ns/shop/sa/cart"; got != want {
 		t.Errorf("Principal() = %q, want %q", got, want)
 	}
+	if td, ns, sa := made.TrustDomain(), made.Namespace(), made.ServiceAccount(); td != "cluster.local" || ns != "shop" || sa != "cart" {
+		t.Errorf("parts = %q, %q, %q", td, ns, sa)
+	}
 	parsed, err := identity.Parse(made.String())
 	if err != nil || parsed != made {
 		t.Errorf("Parse(String()) = %v, %v; want %v", parsed, err, made)
@@ -62,10 +66,29 @@ func TestNewRefusesPartsThatWouldChangeThePath(t *testing.T) {
 	}
 }
 
+func TestIdentityLongerThanSPIFFEAllowsIsRefused(t *testing.T) {
+	fits := strings.Repeat("n", 2048-len("spiffe://cluster.local/ns//sa/b"))
+	if _, err := identity.New("cluster.local", fits, "b"); err != nil {
+		t.Errorf("New with 2048 bytes: %v", err)
+	}
+	if id, err := identity.New("cluster.local", fits+"n", "b"); err == nil {
+		t.Errorf("New with 2049 bytes = %v, want an error", id)
+	}
+	if id, err := identity.Parse("spiffe://cluster.local/ns/" + fits + "n/sa/b"); err == nil {
+		t.Errorf("Parse with 2049 bytes = %v, want an error", id)
+	}
+}
+
 func TestNoIdentityIsZero(t *testing.T) {
 	var none identity.Workload
 	if !none.IsZero() || none.String() != "" || none.Principal() != "" {
 		t.Errorf("zero identity: IsZero %v, String %q, Principal %q", none.IsZero(), none.String(), none.Principal())
+	}
+	if td, ns, sa := none.TrustDomain(), none.Namespace(), none.ServiceAccount(); td+ns+sa != "" {
+		t.Errorf("parts of the zero identity = %q, %q, %q", td, ns, sa)
+	}
+	if uri := none.URI().String(); uri != "" {
+		t.Errorf("URI of the zero identity = %q", uri)
 	}
 	if _, err := identity.FromCertificate(&x509.Certificate{}); err == nil {
 		t.Error("FromCertificate of a certificate without names: want an error")
