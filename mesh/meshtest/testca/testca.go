@@ -1,0 +1,240 @@
+// Package testca is a certificate authority for tests: it signs for any identity, and can do everything wrong on request.
+package testca
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
+)
+
+// CA signs certificates of one trust domain. Its methods may be called from any goroutine.
+type CA struct {
+	tb          testing.TB
+	trustDomain string
+
+	mu     sync.Mutex
+	signer authority
+	roots  string // PEM bundle, newest first
+}
+
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// Spec says what the certificate of Issue is like. Only Identity or URIs is needed.
+type Spec struct {
+	Identity identity.Workload
+	// URIs replace the identity's name in the certificate, when set; they may be anything.
+	URIs []*url.URL
+	// Zero means 2 minutes ago and in 24 hours.
+	NotBefore, NotAfter time.Time
+	// Empty means client and server.
+	ExtKeyUsage []x509.ExtKeyUsage
+	// Intermediates is the number of signing certificates between the root and the leaf.
+	Intermediates int
+	IsCA          bool
+}
+
+// New makes an authority with one self-signed root, valid at any time a test could think of.
+func New(tb testing.TB, trustDomain string) *CA {
+	tb.Helper()
+	ca := &CA{tb: tb, trustDomain: trustDomain}
+	ca.Rotate()
+	return ca
+}
+
+// Identity makes an identity of the authority's trust domain.
+func (ca *CA) Identity(namespace, serviceAccount string) identity.Workload {
+	ca.tb.Helper()
+	id, err := identity.New(ca.trustDomain, namespace, serviceAccount)
+	if err != nil {
+		ca.tb.Fatal(err)
+	}
+	return id
+}
+
+// RootsPEM returns the root bundle that clients trust now.
+func (ca *CA) RootsPEM() string {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return ca.roots
+}
+
+// Rotate makes a new root that signs from now on. The older ones stay in the bundle until Retire.
+func (ca *CA) Rotate() {
+	ca.tb.Helper()
+	template := signingTemplate("root")
+	root, err := issue(template, authority{}, nil)
+	if err != nil {
+		ca.tb.Fatal(err)
+	}
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.signer, ca.roots = root, encode(root.cert)+ca.roots
+}
+
+// Retire takes all roots but the signing one out of the bundle.
+func (ca *CA) Retire() {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.roots = encode(ca.signer.cert)
+}
+
+// Credential makes a key and a certificate for it, valid for 24 hours.
+func (ca *CA) Credential(id identity.Workload) *mtls.Credential {
+	ca.tb.Helper()
+	return ca.Issue(Spec{Identity: id})
+}
+
+// Issue makes a key and a certificate for it as spec says, however wrong that is.
+func (ca *CA) Issue(spec Spec) *mtls.Credential {
+	ca.tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		ca.tb.Fatal(err)
+	}
+	chain, err := ca.sign(spec, key.Public())
+	if err != nil {
+		ca.tb.Fatal(err)
+	}
+	// A certificate without a proper identity is no credential to the product; a test gets one all the same.
+	named := spec
+	named.URIs, named.IsCA, named.ExtKeyUsage = nil, false, nil
+	if named.Identity.IsZero() {
+		named.Identity = ca.Identity("unnamed", "unnamed")
+	}
+	stand, err := ca.sign(named, key.Public())
+	if err != nil {
+		ca.tb.Fatal(err)
+	}
+	credential, err := mtls.NewCredential(key, stand)
+	if err != nil {
+		ca.tb.Fatal(err)
+	}
+	credential.Certificate.Certificate, credential.Certificate.Leaf = nil, nil
+	for _, text := range chain[:len(chain)-1] {
+		block, _ := pem.Decode([]byte(text))
+		credential.Certificate.Certificate = append(credential.Certificate.Certificate, block.Bytes)
+	}
+	credential.Certificate.Leaf, err = x509.ParseCertificate(credential.Certificate.Certificate[0])
+	if err != nil {
+		ca.tb.Fatal(err)
+	}
+	credential.ChainPEM = chain[:len(chain)-1]
+	return credential
+}
+
+// Sign signs a request for id as the product's authorities do: leaf first, root bundle last. The names in the request
+// play no part.
+func (ca *CA) Sign(ctx context.Context, id identity.Workload, csrPEM string, ttl time.Duration) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode([]byte(csrPEM))
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return nil, errors.New("no certificate request in PEM form")
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if err := request.CheckSignature(); err != nil {
+		return nil, err
+	}
+	return ca.sign(Spec{Identity: id, NotAfter: time.Now().Add(ttl)}, request.PublicKey)
+}
+
+func (ca *CA) sign(spec Spec, key crypto.PublicKey) ([]string, error) {
+	ca.mu.Lock()
+	signer, roots := ca.signer, ca.roots
+	ca.mu.Unlock()
+	var chain []string
+	for n := range spec.Intermediates {
+		next, err := issue(signingTemplate(fmt.Sprintf("intermediate %d", n+1)), signer, nil)
+		if err != nil {
+			return nil, err
+		}
+		signer, chain = next, append([]string{encode(next.cert)}, chain...)
+	}
+	leaf, err := issue(leafTemplate(spec), signer, key)
+	if err != nil {
+		return nil, err
+	}
+	return append(append([]string{encode(leaf.cert)}, chain...), roots), nil
+}
+
+func leafTemplate(spec Spec) *x509.Certificate {
+	template := &x509.Certificate{
+		NotBefore: spec.NotBefore, NotAfter: spec.NotAfter, URIs: spec.URIs, ExtKeyUsage: spec.ExtKeyUsage,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		BasicConstraintsValid: true, IsCA: spec.IsCA,
+	}
+	if template.URIs == nil {
+		template.URIs = []*url.URL{spec.Identity.URI()}
+	}
+	if template.NotBefore.IsZero() {
+		template.NotBefore = time.Now().Add(-2 * time.Minute)
+	}
+	if template.NotAfter.IsZero() {
+		template.NotAfter = time.Now().Add(24 * time.Hour)
+	}
+	if template.ExtKeyUsage == nil {
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
+	return template
+}
+
+func signingTemplate(name string) *x509.Certificate {
+	return &x509.Certificate{
+		Subject:   pkix.Name{CommonName: name, Organization: []string{"testca"}, SerialNumber: rand.Text()},
+		NotBefore: time.Unix(0, 0), NotAfter: time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true,
+	}
+}
+
+// issue signs template: with its own new key if there is no signer, and for a new key if public is nil.
+func issue(template *x509.Certificate, signer authority, public crypto.PublicKey) (authority, error) {
+	var made authority
+	var err error
+	if public == nil {
+		if made.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return authority{}, err
+		}
+		public = made.key.Public()
+	}
+	if signer.cert == nil {
+		signer = authority{cert: template, key: made.key}
+	}
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)); err != nil {
+		return authority{}, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, signer.cert, public, signer.key)
+	if err != nil {
+		return authority{}, err
+	}
+	made.cert, err = x509.ParseCertificate(der)
+	return made, err
+}
+
+func encode(cert *x509.Certificate) string {
+	var text bytes.Buffer
+	_ = pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+	return text.String()
+}
