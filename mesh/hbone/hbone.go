@@ -1,0 +1,52 @@
+// Package hbone carries TCP connections through mutually authenticated HTTP/2 CONNECT tunnels: a client pool, a server, and the
+// streams between them.
+package hbone
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Stage is the step of opening a tunnel that failed.
+type Stage uint8
+
+// The stages, in the order they happen.
+const (
+	StageConnect  Stage = iota // the TCP connection
+	StageIdentity              // our own certificate for it
+	StageTLS                   // the handshake, with both certificates' checks
+	StageHTTP2                 // the peer's preface and settings
+)
+
+// String names the stage as error messages do.
+func (s Stage) String() string {
+	switch s {
+	case StageConnect:
+		return "connect"
+	case StageIdentity:
+		return "own certificate"
+	case StageTLS:
+		return "TLS handshake"
+	}
+	return "HTTP/2 set-up"
+}
+
+// DialError tells why there is no tunnel to Addr. Every Connect that waited for the same attempt gets the same error.
+type DialError struct {
+	Stage Stage
+	Addr  netip.AddrPort
+	Err   error
+}
+
+func (e *DialError) Error() string {
+	return fmt.Sprintf("open tunnel to %s: %s: %v", e.Addr, e.Stage, e.Err)
+}
+
+func (e *DialError) Unwrap() error { return e.Err }
+
+// StatusError is a peer's answer to CONNECT other than exactly 200.
+type StatusError struct {
+	Status int
+}
+
+func (e *StatusError) Error() string { return fmt.Sprintf("peer refused the connection: http status %d", e.Status) }
