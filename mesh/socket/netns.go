@@ -145,7 +145,7 @@ func control(file *os.File, f func(fd int) error) error {
 	}
 	var result error
 	if err := raw.Control(func(fd uintptr) { result = f(int(fd)) }); err != nil {
-		return err
+		return os.ErrClosed // the only reason there is, but its own error is private to the standard library
 	}
 	return result
 }
