@@ -1,0 +1,165 @@
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+)
+
+// readTables returns those of our tables which exist in the calling thread's namespace, chains and rules in order.
+func readTables() ([]Table, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	present, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	var tables []Table
+	for _, name := range []string{mangleTable, natTable, rawTable} {
+		if slices.ContainsFunc(present, func(t *nftables.Table) bool { return t.Name == name }) {
+			tables = append(tables, Table{Name: name})
+		}
+	}
+	if len(tables) == 0 {
+		return nil, nil
+	}
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	for i := range tables {
+		for _, chain := range chains {
+			if chain.Table.Name != tables[i].Name {
+				continue
+			}
+			read, err := readChain(conn, chain)
+			if err != nil {
+				return nil, err
+			}
+			tables[i].Chains = append(tables[i].Chains, read)
+		}
+	}
+	return tables, nil
+}
+
+func readChain(conn *nftables.Conn, chain *nftables.Chain) (Chain, error) {
+	read := Chain{Name: chain.Name}
+	if chain.Hooknum != nil && chain.Priority != nil {
+		read.Hook = &Hook{Type: chain.Type, Hook: *chain.Hooknum, Priority: *chain.Priority}
+	}
+	rules, err := conn.GetRules(chain.Table, chain)
+	if err != nil {
+		return Chain{}, fmt.Errorf("list rules of chain %s %s: %w", chain.Table.Name, chain.Name, err)
+	}
+	for _, rule := range rules {
+		read.Rules = append(read.Rules, Rule{Exprs: rule.Exprs, Comment: comment(rule.UserData)})
+	}
+	return read, nil
+}
+
+// writeTables replaces what is found by what is planned, in one transaction. Chains that stay are kept and only their
+// rules replaced: a base chain that went away for a moment would take connection tracking with it.
+func writeTables(found, planned []Table) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	for _, old := range found {
+		if !slices.ContainsFunc(planned, func(t Table) bool { return sameShape(old, t) }) {
+			conn.DelTable(table(old.Name))
+		}
+	}
+	for _, want := range planned {
+		addTable(conn, want)
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("nftables transaction: %w", explain(err))
+	}
+	return nil
+}
+
+func addTable(conn *nftables.Conn, want Table) {
+	t := conn.AddTable(table(want.Name))
+	conn.FlushTable(t)
+	chains := make([]*nftables.Chain, len(want.Chains))
+	for i, chain := range want.Chains {
+		chains[i] = conn.AddChain(nftChain(t, chain))
+	}
+	for i, chain := range want.Chains {
+		for _, rule := range chain.Rules {
+			conn.AddRule(&nftables.Rule{Table: t, Chain: chains[i], Exprs: rule.Exprs, UserData: userData(rule.Comment)})
+		}
+	}
+}
+
+func table(name string) *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+}
+
+func nftChain(t *nftables.Table, chain Chain) *nftables.Chain {
+	c := &nftables.Chain{Table: t, Name: chain.Name}
+	if hook := chain.Hook; hook != nil {
+		c.Type, c.Hooknum, c.Priority = hook.Type, &hook.Hook, &hook.Priority
+	}
+	return c
+}
+
+// sameShape tells that two tables have the same chains at the same hooks, whatever their rules.
+func sameShape(a, b Table) bool {
+	return a.Name == b.Name && shape(a) == shape(b)
+}
+
+func shape(t Table) string {
+	var lines []string
+	for _, chain := range t.Chains {
+		var b strings.Builder
+		writeChain(&b, Chain{Name: chain.Name, Hook: chain.Hook})
+		lines = append(lines, b.String())
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+// ordered returns the table with its chains in the order of the model, so that listings compare.
+func ordered(t, model Table) Table {
+	position := func(c Chain) int {
+		return slices.IndexFunc(model.Chains, func(m Chain) bool { return m.Name == c.Name })
+	}
+	chains := slices.Clone(t.Chains)
+	slices.SortStableFunc(chains, func(a, b Chain) int { return position(a) - position(b) })
+	return Table{Name: t.Name, Chains: chains}
+}
+
+func explain(err error) error {
+	if errors.Is(err, errNotSupported) {
+		return fmt.Errorf("%w (the kernel needs nf_tables with nft_redir, nft_ct, nft_nat and nft_chain_nat)", err)
+	}
+	return err
+}
+
+// commentType is libnftnl's type of a rule's comment in user data: one byte type, one byte length, text with a zero.
+const commentType = 0
+
+func userData(comment string) []byte {
+	if comment == "" {
+		return nil
+	}
+	return append([]byte{commentType, byte(len(comment) + 1)}, comment+"\x00"...)
+}
+
+// comment finds the comment in a rule's user data, which anyone in the pod may have written.
+func comment(data []byte) string {
+	for len(data) >= 2 && len(data) >= 2+int(data[1]) {
+		kind, value := data[0], data[2:2+int(data[1])]
+		if kind == commentType {
+			return strings.TrimSuffix(string(value), "\x00")
+		}
+		data = data[2+len(value):]
+	}
+	return ""
+}

@@ -1,0 +1,162 @@
+package redirect
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+)
+
+// Rules is everything that Tulle has in a pod's namespace. String lists it in the manner of the nft and ip commands.
+type Rules struct {
+	Tables []Table
+	Routes []Route
+	// TimeWaitReuse is net.ipv4.tcp_tw_reuse, which the proxy needs at 1 to dial the app from one source address
+	// more than a few hundred times a second. Empty means untouched.
+	TimeWaitReuse string
+}
+
+// Table is one nftables table of family inet.
+type Table struct {
+	Name   string
+	Chains []Chain
+}
+
+// Chain is a base chain when it has a Hook.
+type Chain struct {
+	Name  string
+	Hook  *Hook
+	Rules []Rule
+}
+
+// Hook says where in the kernel's path a base chain sits.
+type Hook struct {
+	Type     nftables.ChainType
+	Hook     nftables.ChainHook
+	Priority nftables.ChainPriority
+}
+
+// Route is one family's half of the return path: the policy rule that sends packets of proxied connections to
+// routeTable, and the default route there, which delivers them locally.
+type Route struct {
+	IPv6            bool
+	Policy, Default bool // which halves exist; Plan always wants both
+}
+
+// Wish is what Plan needs to know.
+type Wish struct {
+	State State // Removed, Draining or Capture
+	IPv6  bool  // the namespace can do IPv6
+	// Remembered is the value of tcp_tw_reuse before Tulle, kept in a rule's comment so that it survives the agent.
+	Remembered string
+}
+
+const (
+	natTable      = "istio-ambient-nat"
+	mangleTable   = "istio-ambient-mangle"
+	rawTable      = "istio-ambient-raw" // only other agents make it, for DNS; removed with the rest
+	inboundChain  = "istio-prerouting"
+	outboundChain = "istio-output"
+)
+
+// Plan lists what must be in a namespace. It is a pure function.
+func Plan(wish Wish) Rules {
+	if wish.State == Removed {
+		return Rules{}
+	}
+	families := []family{ipv4}
+	routes := []Route{{Policy: true, Default: true}}
+	if wish.IPv6 {
+		families = append(families, ipv6)
+		routes = append(routes, Route{IPv6: true, Policy: true, Default: true})
+	}
+	in, out := captureInbound(families), captureOutbound(families)
+	if wish.State == Draining {
+		in, out = nil, []Rule{keeper()}
+	}
+	return Rules{
+		Tables: []Table{
+			{Name: mangleTable, Chains: []Chain{
+				base("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, priorityMangle, jump(inboundChain)),
+				base("output", nftables.ChainTypeRoute, nftables.ChainHookOutput, priorityMangle, jump(outboundChain).commented(remember(wish.Remembered))),
+				{Name: inboundChain, Rules: []Rule{markConnection()}},
+				{Name: outboundChain, Rules: []Rule{restoreMark()}},
+			}},
+			{Name: natTable, Chains: []Chain{
+				base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priorityNAT, jump(inboundChain)),
+				base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, priorityNAT, jump(outboundChain)),
+				{Name: inboundChain, Rules: in},
+				{Name: outboundChain, Rules: out},
+			}},
+		},
+		Routes:        routes,
+		TimeWaitReuse: "1",
+	}
+}
+
+const (
+	priorityMangle nftables.ChainPriority = -150
+	priorityNAT    nftables.ChainPriority = -100
+)
+
+func base(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority, rules ...Rule) Chain {
+	return Chain{Name: name, Hook: &Hook{Type: kind, Hook: *hook, Priority: priority}, Rules: rules}
+}
+
+// markConnection remembers that the proxy dialled the app, perhaps from a source address that isn't its own.
+func markConnection() Rule {
+	return rule(metaMark(equal, proxyMark), counted(), setConnectionMark(proxiedMark))
+}
+
+// restoreMark marks the app's answers on such connections, so that the route table leads them back to the proxy.
+func restoreMark() Rule {
+	return rule(connectionMark(equal, proxiedMark), counted(), restoreConnectionMark())
+}
+
+// captureInbound hands new plain-text arrivals to the proxy, except the node's probes and what comes from the proxy.
+func captureInbound(families []family) []Rule {
+	var rules []Rule
+	for _, f := range families {
+		rules = append(rules, rule(f.source(equal, f.probe), tcp(), counted(), accept()))
+	}
+	for _, f := range families {
+		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(), destinationPort(differs, PortHBONE),
+			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortInbound)))
+	}
+	return rules
+}
+
+// captureOutbound hands the app's new connections to the proxy, except answers to probes, answers on proxied
+// connections, and calls to the pod's own addresses.
+func captureOutbound(families []family) []Rule {
+	var rules []Rule
+	for _, f := range families {
+		rules = append(rules, rule(f.destination(equal, f.probe), tcp(), counted(), accept()))
+	}
+	rules = append(rules, rule(tcp(), metaMark(equal, proxiedMark), counted(), accept()))
+	for _, f := range families {
+		rules = append(rules, rule(outInterface("lo"), f.destination(differs, f.loopback), counted(), accept()))
+	}
+	for _, f := range families {
+		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(),
+			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortOutbound)))
+	}
+	return rules
+}
+
+// keeper matches nothing: no packet is TCP and UDP. Its redirect keeps connection tracking and translation switched on
+// in the namespace, without which the kernel would reset every captured connection.
+func keeper() Rule {
+	return rule(tcp(), udp(), redirectTo(PortOutbound))
+}
+
+// family is what differs between the rules for IPv4 and IPv6.
+type family struct {
+	protocol         byte // NFPROTO_IPV4 or NFPROTO_IPV6
+	sourceAt, destAt uint32
+	probe, loopback  netip.Addr
+}
+
+var (
+	ipv4 = family{protocol: 2, sourceAt: 12, destAt: 16, probe: probe4, loopback: netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	ipv6 = family{protocol: 10, sourceAt: 8, destAt: 24, probe: probe6, loopback: netip.IPv6Loopback()}
+)
