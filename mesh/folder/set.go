@@ -1,0 +1,266 @@
+package folder
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// set is what the folder's files say now, and what of it is in force. The two differ while a file is broken.
+type set[T any] struct {
+	cfg     Config[T]
+	files   map[string]*file[T] // by name within the folder
+	stale   bool                // a file was read, or is gone, since the last decision
+	applied bool                // Apply was called once
+}
+
+// file is one file of the folder.
+type file[T any] struct {
+	info    os.FileInfo     // when it was read; nil asks to read it again
+	latest  []object[T]     // what it says, if err is nil
+	err     error           // why it can't be used
+	inForce []object[T]     // what it said when it was last used
+	holds   map[string]bool // the keys in force
+	told    string          // what was last reported
+}
+
+// object is one decoded document. Each decoding gives a new one, so equal pointers mean that nothing changed.
+type object[T any] struct {
+	key   string // "" in plain documents
+	at    Document
+	value *T
+}
+
+func newSet[T any](cfg Config[T]) *set[T] {
+	return &set[T]{cfg: cfg, files: make(map[string]*file[T])}
+}
+
+// touch says that the file changed, even if it doesn't look so: two writes within a clock tick have the same time.
+func (s *set[T]) touch(path string) {
+	if f := s.files[filepath.Base(path)]; f != nil {
+		f.info = nil
+	}
+}
+
+func (s *set[T]) touchAll() {
+	for _, f := range s.files {
+		f.info = nil
+	}
+}
+
+// read looks at the folder and calls Apply and Report as needed. Its error is about the folder; then nothing changes.
+func (s *set[T]) read(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	present := make(map[string]bool, len(entries))
+	for _, entry := range entries {
+		// Names that begin with a dot are the lock and swap files of editors, and the folders behind mounted ConfigMaps.
+		name := entry.Name()
+		if extension := filepath.Ext(name); strings.HasPrefix(name, ".") || extension != ".yaml" && extension != ".yml" {
+			continue
+		}
+		present[name] = s.refresh(dir, name)
+	}
+	changed := false
+	for name, f := range s.files {
+		if !present[name] {
+			changed = changed || len(f.inForce) > 0
+			s.stale = true
+			delete(s.files, name)
+		}
+	}
+	if s.stale || !s.applied {
+		s.settle(changed)
+	}
+	s.stale = false
+	return nil
+}
+
+// refresh reads the file if it changed, and tells whether it is still there.
+func (s *set[T]) refresh(dir, name string) bool {
+	path := filepath.Join(dir, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		if _, gone := os.Lstat(path); errors.Is(gone, fs.ErrNotExist) {
+			return false
+		}
+	}
+	f := s.files[name]
+	if f == nil {
+		f = &file[T]{}
+		s.files[name] = f
+	}
+	if err == nil && f.info != nil && same(f.info, info) {
+		return true
+	}
+	s.stale = true
+	f.info, f.latest, f.err = info, nil, err
+	if err == nil {
+		f.latest, f.err = s.load(path, info)
+	}
+	var located *Error
+	if f.err != nil && !errors.As(f.err, &located) {
+		f.err = &Error{File: path, Err: f.err}
+	}
+	return true
+}
+
+func same(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
+
+// load reads and decodes a whole file.
+func (s *set[T]) load(path string, info os.FileInfo) ([]object[T], error) {
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	// Without blocking, should it have become a pipe just now.
+	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	data, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	documents, err := parse(path, data, s.cfg.Plain)
+	if err != nil {
+		return nil, err
+	}
+	objects := make([]object[T], 0, len(documents))
+	for _, document := range documents {
+		value, ok, err := s.cfg.Decode(document)
+		var located *Error
+		if err != nil && !errors.As(err, &located) {
+			err = &Error{File: path, Line: document.Line, Err: err}
+		}
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			objects = append(objects, object[T]{key: keyOf(document, s.cfg.Plain), at: document, value: &value})
+		}
+	}
+	return objects, nil
+}
+
+// keyOf names an object as Kubernetes would: two versions of a group are the same object, and no namespace is default.
+func keyOf(d Document, plain bool) string {
+	if plain {
+		return ""
+	}
+	group, _, found := strings.Cut(d.APIVersion, "/")
+	if !found {
+		group = ""
+	}
+	namespace := d.Namespace
+	if namespace == "" {
+		namespace = "default"
+	}
+	return strings.Join([]string{d.Kind, group, namespace, d.Name}, "/")
+}
+
+// settle decides what is in force, reports what is broken, and applies.
+func (s *set[T]) settle(changed bool) {
+	broken := s.resolve()
+	for _, name := range slices.Sorted(maps.Keys(s.files)) {
+		f := s.files[name]
+		err := broken[name]
+		if err == nil {
+			f.told = ""
+			if !slices.EqualFunc(f.inForce, f.latest, func(a, b object[T]) bool { return a.value == b.value }) {
+				f.enforce(f.latest)
+				changed = true
+			}
+			continue
+		}
+		if f.told != err.Error() {
+			f.told = err.Error()
+			s.cfg.Report(err)
+		}
+	}
+	if !s.applied && len(broken) > 0 || s.applied && !changed {
+		return
+	}
+	s.applied = true
+	s.cfg.Apply(s.all())
+}
+
+func (s *set[T]) all() []T {
+	var all []T
+	for _, name := range slices.Sorted(maps.Keys(s.files)) {
+		for _, object := range s.files[name].inForce {
+			all = append(all, *object.value)
+		}
+	}
+	return all
+}
+
+// resolve finds the files that can't be used: broken ones, and those with an object that another file has. Of two files
+// the one that has it in force keeps it, else the one whose name comes first. A file that falls back to what it had in
+// force may so take an object from another, hence the repetition; each round adds a file, so it ends.
+func (s *set[T]) resolve() map[string]error {
+	broken := make(map[string]error)
+	for name, f := range s.files {
+		if f.err != nil {
+			broken[name] = f.err
+		}
+	}
+	for {
+		name, err := s.clash(broken)
+		if err == nil {
+			return broken
+		}
+		broken[name] = err
+	}
+}
+
+// clash finds one file that has an object of another, if those already found broken are as they were.
+func (s *set[T]) clash(broken map[string]error) (string, error) {
+	owners := make(map[string]Document)
+	names := slices.Sorted(maps.Keys(s.files))
+	for _, incumbents := range []bool{true, false} {
+		for _, name := range names {
+			f := s.files[name]
+			objects := f.latest
+			if broken[name] != nil {
+				objects = f.inForce
+			}
+			for _, object := range objects {
+				if object.key == "" || f.holds[object.key] != incumbents {
+					continue
+				}
+				if owner, taken := owners[object.key]; taken {
+					return name, duplicate(object.at, owner)
+				}
+				owners[object.key] = object.at
+			}
+		}
+	}
+	return "", nil
+}
+
+func (f *file[T]) enforce(objects []object[T]) {
+	f.inForce, f.holds = objects, make(map[string]bool, len(objects))
+	for _, object := range objects {
+		f.holds[object.key] = true
+	}
+}
+
+func duplicate(d, owner Document) error {
+	name := d.Name
+	if d.Namespace != "" {
+		name = d.Namespace + "/" + d.Name
+	}
+	return d.At("", fmt.Errorf("%s %s is already in %s:%d", d.Kind, name, owner.File, owner.Line))
+}
