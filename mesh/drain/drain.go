@@ -1,0 +1,90 @@
+// Package drain is the way a program ends: it takes nothing new, lets what runs finish until a deadline, then cuts.
+package drain
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Drain goes from running over draining to forced, never back. It is safe for concurrent use.
+type Drain struct {
+	deadline time.Duration
+	once     sync.Once
+	timer    *time.Timer // guarded by once
+
+	draining context.Context
+	start    context.CancelCauseFunc
+	forced   context.Context
+	force    context.CancelCauseFunc
+}
+
+// New returns a Drain whose graceful part lasts at most the deadline.
+func New(deadline time.Duration) *Drain {
+	d := &Drain{deadline: deadline}
+	d.draining, d.start = context.WithCancelCause(context.Background())
+	d.forced, d.force = context.WithCancelCause(context.Background())
+	return d
+}
+
+// Deadline returns how long a program may drain that is killed after a grace period: a little less, so that it can
+// still say what it cut, and at least a second.
+func Deadline(grace time.Duration) time.Duration {
+	if grace > 10*time.Second {
+		return grace - 5*time.Second
+	}
+	return max(grace-time.Second, time.Second)
+}
+
+// Start begins to drain and says why. Only the first call counts.
+func (d *Drain) Start(reason string) {
+	d.once.Do(func() {
+		d.timer = time.AfterFunc(d.deadline, func() { d.force(errors.New("drain deadline passed")) })
+		d.start(errors.New(reason))
+	})
+}
+
+// Force ends the graceful part at once. A program calls it last of all, too, so that no timer stays behind.
+func (d *Drain) Force(reason string) {
+	d.Start(reason)
+	d.timer.Stop()
+	d.force(errors.New(reason))
+}
+
+// Draining ends when the program should take nothing new; its cause is the reason.
+func (d *Drain) Draining() context.Context { return d.draining }
+
+// Forced ends when what still runs must be cut. It outlives Draining.
+func (d *Drain) Forced() context.Context { return d.forced }
+
+// Signals starts at the first SIGTERM or SIGINT, forces at the second, and returns when forced or when ctx ends.
+func (d *Drain) Signals(ctx context.Context, log *slog.Logger) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	d.watch(ctx, signals, log)
+}
+
+func (d *Drain) watch(ctx context.Context, signals <-chan os.Signal, log *slog.Logger) {
+	for {
+		select {
+		case s := <-signals:
+			if d.draining.Err() != nil {
+				log.Warn("second signal: stop at once", "signal", s.String())
+				d.Force("signal " + s.String())
+				return
+			}
+			log.Info("drain", "signal", s.String(), "deadline", d.deadline)
+			d.Start("signal " + s.String())
+		case <-d.forced.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
