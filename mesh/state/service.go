@@ -127,9 +127,3 @@ const (
 	Public Visibility = iota
 	NamespaceOnly
 )
-
-// Endpoint is a workload behind a service.
-type Endpoint struct {
-	Workload *Workload
-	Ports    []Port // as the workload maps the service's ports
-}
