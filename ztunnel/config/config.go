@@ -1,0 +1,184 @@
+// Package config reads what a ztunnel is told by environment variables: Istio's names and Istio's defaults.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// Config is everything a ztunnel can be told. It comes only out of FromEnv; tests may change what they need.
+type Config struct {
+	Node          string // the Kubernetes node, as workloads name it
+	ClusterID     string
+	Network       string // "" is the default network
+	ClusterDomain string
+	Self          Self
+
+	Proxying bool   // false: no pods are taken; only configuration is fetched
+	ZDS      string // path of the node agent's socket
+	Sockets  Sockets
+	Tunnels  Tunnels
+
+	XDS          ControlPlane // Address is "" with LocalXDS
+	CA           ControlPlane // Address is "" where there are no certificates
+	Token        string       // path of a service-account token, or the token itself; "" sends none
+	LocalXDS     Local        // instead of XDS
+	Metadata     map[string]any
+	SecretTTL    time.Duration
+	DrainTimeout time.Duration
+	Threads      int // of the data plane
+
+	Log    Log
+	Listen Listen
+
+	NotEffective []string // variables that are set to something which this version doesn't do yet
+}
+
+// Self is ztunnel's own pod. All fields may be "".
+type Self struct {
+	Name, Namespace, ServiceAccount, TrustDomain, IP string
+}
+
+// Sockets is how listeners and dialled connections are made.
+type Sockets struct {
+	IPv6      bool
+	Mark      uint32
+	ReusePort bool
+	KeepAlive net.KeepAliveConfig // a negative Idle turns it off
+	Source    SourceMode
+}
+
+// SourceMode says whether applications see the client's address.
+type SourceMode uint8
+
+// The modes: automatic keeps the address where the kernel lets us.
+const (
+	SourceAutomatic SourceMode = iota
+	SourceRequired
+	SourceNever
+)
+
+// Tunnels bounds the HBONE pool and says what is sent on tunnels.
+type Tunnels struct {
+	MaxStreams      int
+	IdleTimeout     time.Duration
+	ResponseBaggage bool
+}
+
+// ControlPlane is one server of the control plane.
+type ControlPlane struct {
+	Address    string // https://host:port
+	RootCA     string // path, PEM text or SYSTEM
+	ServerName string // "" means the host of Address
+	Headers    map[string]string
+}
+
+// Local is configuration without a control plane: at most one field is set.
+type Local struct{ Path, Inline string }
+
+// Log is how the log begins; the admin page changes levels later.
+type Log struct {
+	Levels   string // "info,access=debug"
+	Format   string // "plain" or "json"
+	Policies bool   // decisions about policies at level info
+}
+
+// Listen holds the addresses of ztunnel's own servers, as host:port.
+type Listen struct{ Admin, Metrics, Ready string }
+
+// FromEnv reads variables of the form NAME=value, as os.Environ returns them. The error lists everything that is wrong.
+func FromEnv(environ []string) (Config, error) {
+	e := newEnv(environ)
+	cfg := Config{
+		Node:          e.text("NODE_NAME", ""),
+		ClusterID:     e.text("ISTIO_META_CLUSTER_ID", e.text("CLUSTER_ID", "Kubernetes")),
+		Network:       e.text("NETWORK", ""),
+		ClusterDomain: e.text("CLUSTER_DOMAIN", "cluster.local"),
+		Proxying:      e.boolean("ENABLE_PROXY", true),
+		ZDS:           e.text("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
+		Self: Self{
+			Name: e.text("POD_NAME", ""), Namespace: e.text("POD_NAMESPACE", ""), ServiceAccount: e.text("SERVICE_ACCOUNT", ""),
+			TrustDomain: e.text("TRUST_DOMAIN", "cluster.local"), IP: e.text("INSTANCE_IP", ""),
+		},
+		Tunnels: Tunnels{
+			MaxStreams:      e.number("POOL_MAX_STREAMS_PER_CONNECTION", 100, 1, 1000),
+			IdleTimeout:     e.duration("POOL_UNUSED_RELEASE_TIMEOUT", 5*time.Minute),
+			ResponseBaggage: e.boolean("ENABLE_RESPONSE_BAGGAGE", true),
+		},
+		SecretTTL:    e.duration("SECRET_TTL", 24*time.Hour),
+		DrainTimeout: drainTimeout(e),
+		Log:          Log{Levels: e.text("RUST_LOG", "info"), Format: e.oneOf("LOG_FORMAT", "plain", "json"), Policies: e.boolean("AUTHZ_POLICY_INFO_LOGGING", false)},
+		Listen:       Listen{Admin: "localhost:15000", Metrics: ":15020", Ready: ":15021"},
+	}
+	refuseDedicated(e)
+	cfg.Sockets = sockets(e)
+	cfg.Metadata = metadata(e)
+	cfg.Threads = threads(e)
+	mesh := proxyConfig(e)
+	controlPlanes(e, &cfg, mesh)
+	mesh.apply(e, &cfg)
+	cfg.NotEffective = notEffective(e)
+	if err := errors.Join(e.errs...); err != nil {
+		return Config{}, fmt.Errorf("environment: %w", err)
+	}
+	return cfg, nil
+}
+
+func refuseDedicated(e *env) {
+	switch mode := e.text("PROXY_MODE", "shared"); mode {
+	case "shared":
+	case "dedicated":
+		e.fail("PROXY_MODE", "dedicated mode (one ztunnel per workload) is not available yet; use shared and a node agent")
+	default:
+		e.fail("PROXY_MODE", fmt.Sprintf("%q is no mode; use shared", mode))
+	}
+}
+
+func sockets(e *env) Sockets {
+	s := Sockets{
+		IPv6:      e.boolean("IPV6_ENABLED", true),
+		Mark:      uint32(e.number("PACKET_MARK", 0x539, 0, 1<<31-1)),
+		ReusePort: e.boolean("INPOD_PORT_REUSE", true),
+		KeepAlive: net.KeepAliveConfig{
+			Enable:   true,
+			Idle:     e.duration("KEEPALIVE_TIME", 180*time.Second),
+			Interval: e.duration("KEEPALIVE_INTERVAL", 180*time.Second),
+			Count:    e.number("KEEPALIVE_RETRIES", 9, 1, 127),
+		},
+	}
+	if !e.boolean("KEEPALIVE_ENABLED", true) {
+		s.KeepAlive = net.KeepAliveConfig{Idle: -1}
+	}
+	if _, set := e.lookup("ENABLE_ORIG_SRC"); set {
+		s.Source = SourceNever
+		if e.boolean("ENABLE_ORIG_SRC", false) {
+			s.Source = SourceRequired
+		}
+	}
+	return s
+}
+
+// drainTimeout leaves time between the end of draining and the kill at the end of the pod's grace period.
+func drainTimeout(e *env) time.Duration {
+	if _, set := e.lookup("CONNECTION_TERMINATION_DEADLINE"); set {
+		return e.duration("CONNECTION_TERMINATION_DEADLINE", 0)
+	}
+	grace, set := e.lookup("TERMINATION_GRACE_PERIOD_SECONDS")
+	if !set {
+		return 5 * time.Second
+	}
+	if !strings.ContainsFunc(grace, func(r rune) bool { return r < '0' || r > '9' }) {
+		grace += "s"
+	}
+	return beforeKill(e.parseDuration("TERMINATION_GRACE_PERIOD_SECONDS", grace))
+}
+
+func beforeKill(grace time.Duration) time.Duration {
+	if grace > 10*time.Second {
+		return grace - 5*time.Second
+	}
+	return max(grace-time.Second, time.Second)
+}

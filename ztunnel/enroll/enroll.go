@@ -1,0 +1,171 @@
+// Package enroll follows the node agent's list of pods: it is the client of the ZDS protocol, by which pods come with
+// their network namespaces, and go.
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+const (
+	retryPending  = 5 * time.Second
+	writeTimeout  = 5 * time.Second
+	firstDial     = 10 * time.Millisecond // after the socket isn't there
+	firstAnnounce = 5 * time.Millisecond  // after the agent takes the connection but not the hello
+	longestWait   = 15 * time.Second
+)
+
+// Pod is a pod as the agent describes it. Its description never changes; a changed pod is another one.
+type Pod struct {
+	UID                             string // Kubernetes' uid
+	Name, Namespace, ServiceAccount string
+	Netns                           *socket.Netns
+}
+
+// Status is how far the pods are. It counts Pending ones that couldn't be started and are tried again.
+type Status struct {
+	Ready           bool // connected, snapshot complete, nothing pending
+	Active, Pending int
+}
+
+// Config says who takes the pods. All fields but Status are required. The functions are called one at a time.
+type Config struct {
+	Socket string          // path of the agent's socket
+	Start  func(Pod) error // returns when the pod's listeners are open; takes Pod.Netns over unless it fails
+	Stop   func(uid string)
+	Status func(Status)
+	Log    *slog.Logger
+}
+
+// Run follows the agent until ctx ends, and reconnects for as long. What runs then goes on running. An error means that
+// the agent broke the protocol: the process should end and begin anew.
+func Run(ctx context.Context, cfg Config) error {
+	if cfg.Status == nil {
+		cfg.Status = func(Status) {}
+	}
+	c := &client{cfg: cfg, pods: newPods(cfg)}
+	defer c.pods.dropPending()
+	dialWait, announceWait := backoff{first: firstDial}, backoff{first: firstAnnounce}
+	for ctx.Err() == nil {
+		conn, err := dial(ctx, cfg.Socket)
+		if err != nil {
+			cfg.Log.Warn("node agent is not there", "err", err)
+			dialWait.wait(ctx)
+			continue
+		}
+		dialWait.reset()
+		requests, err := c.follow(ctx, conn)
+		switch {
+		case errors.Is(err, errProtocol):
+			return err
+		case requests > 0:
+			announceWait.reset()
+			cfg.Log.Info("reconnect to the node agent", "err", err)
+		default:
+			announceWait.wait(ctx) // whoever hangs up without a word must not make us spin
+		}
+	}
+	return nil
+}
+
+func dial(ctx context.Context, path string) (*net.UnixConn, error) {
+	dialer := net.Dialer{Timeout: writeTimeout}
+	conn, err := dialer.DialContext(ctx, "unixpacket", path)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// client is one conversation after the other.
+type client struct {
+	cfg  Config
+	pods *pods
+}
+
+// follow talks to the agent until the connection ends, and returns how many requests it answered.
+func (c *client) follow(ctx context.Context, conn *net.UnixConn) (requests int, err error) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	defer func() { c.report(false) }()
+	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err := hello(conn); err != nil {
+		return 0, fmt.Errorf("announce: %w", err)
+	}
+	c.cfg.Log.Info("connected to the node agent", "socket", c.cfg.Socket)
+	c.pods.connected()
+	for {
+		c.report(true)
+		err := c.answer(conn)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			c.pods.retry()
+			continue
+		case err != nil:
+			return requests, err
+		}
+		requests++
+	}
+}
+
+// answer handles one request. Its error ends the connection, except a passed deadline: then it is time to retry.
+func (c *client) answer(conn *net.UnixConn) error {
+	conn.SetReadDeadline(c.nextRetry())
+	packet, err := read(conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	failure := err
+	if err == nil {
+		failure = c.pods.handle(packet)
+	}
+	if failure != nil {
+		c.cfg.Log.Error("request of the node agent failed", "err", failure)
+	}
+	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err := ack(conn, failure); err != nil && !errors.Is(failure, errProtocol) {
+		return fmt.Errorf("acknowledge: %w", err)
+	}
+	if err != nil || errors.Is(failure, errProtocol) {
+		return failure
+	}
+	return nil
+}
+
+// nextRetry is the read deadline: none while nothing is pending.
+func (c *client) nextRetry() time.Time {
+	if len(c.pods.pending) == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(retryPending)
+}
+
+func (c *client) report(connected bool) {
+	c.cfg.Status(Status{Ready: connected && c.pods.ready(), Active: len(c.pods.running), Pending: len(c.pods.pending)})
+}
+
+// backoff doubles from first to the longest wait, and varies by a fifth so that nodes don't move in step.
+type backoff struct {
+	first, next time.Duration
+}
+
+func (b *backoff) reset() { b.next = 0 }
+
+func (b *backoff) wait(ctx context.Context) {
+	b.next = min(max(2*b.next, b.first), longestWait)
+	timer := time.NewTimer(time.Duration(float64(b.next) * (0.8 + 0.4*rand.Float64())))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
