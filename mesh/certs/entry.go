@@ -14,9 +14,9 @@ import (
 type priority int
 
 const (
-	realTime priority = iota // a connection waits
-	warmUp                   // a pod has appeared
-	background               // renewal
+	realTime   priority = iota // a connection waits
+	warmUp                     // a pod has appeared
+	background                 // renewal
 )
 
 // entry is one identity. Manager.mu guards it, id excepted.

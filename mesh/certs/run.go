@@ -90,6 +90,9 @@ func (m *Manager) fetch(ctx context.Context, e *entry) {
 		delay := e.retryDelay()
 		e.due = now.Add(delay)
 		valid, _ := e.current(now)
+		if valid == nil {
+			e.priority = warmUp
+		}
 		m.log.Warn("certificate not fetched", "identity", e.id.String(), "err", err, "retry_in", delay,
 			"old_one_valid", valid != nil)
 	}

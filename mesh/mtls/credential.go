@@ -1,7 +1,6 @@
 package mtls
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
@@ -60,6 +59,9 @@ func NewCredential(key crypto.Signer, chainPEM []string) (*Credential, error) {
 	if err != nil {
 		return nil, err
 	}
+	if leaf.IsCA {
+		return nil, fmt.Errorf("certificate of %s is a signing certificate, not a workload's", id)
+	}
 	c := &Credential{
 		Identity:    id,
 		Certificate: tls.Certificate{PrivateKey: key, Leaf: leaf},
@@ -74,7 +76,10 @@ func NewCredential(key crypto.Signer, chainPEM []string) (*Credential, error) {
 		c.Roots.AddCert(cert)
 		c.RootsPEM += encode(cert)
 	}
-	return c, c.verify(chain[1:])
+	if err := c.verify(chain[1:]); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func (c *Credential) narrow(cert *x509.Certificate) {
@@ -86,15 +91,22 @@ func (c *Credential) narrow(cert *x509.Certificate) {
 	}
 }
 
-// verify checks that peers with the same roots will accept the credential.
+// verify checks that peers with the same roots will accept the credential, if the time is right.
 func (c *Credential) verify(intermediates []*x509.Certificate) error {
 	pool := x509.NewCertPool()
 	for _, cert := range intermediates {
 		pool.AddCert(cert)
 	}
+	at := time.Now()
+	if at.After(c.notAfter) {
+		at = c.notAfter
+	}
+	if at.Before(c.notBefore) {
+		at = c.notBefore
+	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		_, err := c.Certificate.Leaf.Verify(x509.VerifyOptions{
-			Roots: c.Roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: c.notAfter,
+			Roots: c.Roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: at,
 		})
 		if err != nil {
 			return fmt.Errorf("certificate of %s does not lead to the roots beside it: %w", c.Identity, err)
@@ -151,8 +163,5 @@ func parsePEM(text string) ([]*x509.Certificate, error) {
 }
 
 func encode(cert *x509.Certificate) string {
-	var text bytes.Buffer
-	// Encode fails only if the buffer or a header does.
-	_ = pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
-	return text.String()
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
 }

@@ -2,7 +2,6 @@
 package testca
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -114,30 +113,19 @@ func (ca *CA) Issue(spec Spec) *mtls.Credential {
 	if err != nil {
 		ca.tb.Fatal(err)
 	}
-	// A certificate without a proper identity is no credential to the product; a test gets one all the same.
-	named := spec
-	named.URIs, named.IsCA, named.ExtKeyUsage = nil, false, nil
-	if named.Identity.IsZero() {
-		named.Identity = ca.Identity("unnamed", "unnamed")
+	credential, err := mtls.NewCredential(key, chain)
+	if err == nil {
+		return credential
 	}
-	stand, err := ca.sign(named, key.Public())
-	if err != nil {
-		ca.tb.Fatal(err)
-	}
-	credential, err := mtls.NewCredential(key, stand)
-	if err != nil {
-		ca.tb.Fatal(err)
-	}
-	credential.Certificate.Certificate, credential.Certificate.Leaf = nil, nil
-	for _, text := range chain[:len(chain)-1] {
+	// The product would not use such a certificate, but a test may show it to the product.
+	credential = &mtls.Credential{Identity: spec.Identity, Roots: x509.NewCertPool(), RootsPEM: chain[len(chain)-1]}
+	credential.Roots.AppendCertsFromPEM([]byte(credential.RootsPEM))
+	credential.Certificate.PrivateKey = key
+	credential.ChainPEM = chain[:len(chain)-1]
+	for _, text := range credential.ChainPEM {
 		block, _ := pem.Decode([]byte(text))
 		credential.Certificate.Certificate = append(credential.Certificate.Certificate, block.Bytes)
 	}
-	credential.Certificate.Leaf, err = x509.ParseCertificate(credential.Certificate.Certificate[0])
-	if err != nil {
-		ca.tb.Fatal(err)
-	}
-	credential.ChainPEM = chain[:len(chain)-1]
 	return credential
 }
 
@@ -234,7 +222,5 @@ func issue(template *x509.Certificate, signer authority, public crypto.PublicKey
 }
 
 func encode(cert *x509.Certificate) string {
-	var text bytes.Buffer
-	_ = pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
-	return text.String()
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
 }
