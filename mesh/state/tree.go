@@ -32,9 +32,14 @@ type node[K comparable, V any] struct {
 	slots []slot[K, V]
 }
 
-// slot is a sub-tree, or a key and its value if child is nil.
+// slot is a sub-tree, or a key and its value if child is nil. It is small since most of the cost of a change is copying
+// slots; an entry itself never changes.
 type slot[K comparable, V any] struct {
 	child *node[K, V]
+	entry *entry[K, V]
+}
+
+type entry[K comparable, V any] struct {
 	key   K
 	value V
 }
@@ -57,7 +62,7 @@ func (t *tree[K, V]) find(key K) (value V, found bool) {
 	for n, depth := t.root, 0; ; depth++ {
 		if depth == treeDepth {
 			if i := n.indexOf(key); i >= 0 {
-				return n.slots[i].value, true
+				return n.slots[i].entry.value, true
 			}
 			return value, false
 		}
@@ -67,8 +72,8 @@ func (t *tree[K, V]) find(key K) (value V, found bool) {
 		}
 		s := &n.slots[bits.OnesCount32(n.used&(bit-1))]
 		if s.child == nil {
-			if s.key == key {
-				return s.value, true
+			if s.entry.key == key {
+				return s.entry.value, true
 			}
 			return value, false
 		}
@@ -91,7 +96,7 @@ func (n *node[K, V]) walk(yield func(K, V) bool) bool {
 			if !s.child.walk(yield) {
 				return false
 			}
-		} else if !yield(s.key, s.value) {
+		} else if !yield(s.entry.key, s.entry.value) {
 			return false
 		}
 	}
@@ -104,48 +109,48 @@ func (t *tree[K, V]) set(b *batch, key K, value V) {
 		t.root = &node[K, V]{made: b}
 	}
 	var added bool
-	t.root, added = t.root.set(b, t, place[K, V]{key, value, t.hash(key), 0})
+	t.root, added = t.root.set(b, t, place[K, V]{&entry[K, V]{key, value}, t.hash(key), 0})
 	if added {
 		t.size++
 	}
 }
 
-// place is a key and value on the way down: hash begins with the bits of the node at that depth.
+// place is an entry on the way down: hash begins with the bits of the node at that depth.
 type place[K comparable, V any] struct {
-	key   K
-	value V
+	entry *entry[K, V]
 	hash  uint64
 	depth int
 }
 
 func (n *node[K, V]) set(b *batch, t *tree[K, V], p place[K, V]) (changed *node[K, V], added bool) {
 	n = n.own(b)
+	leaf := slot[K, V]{entry: p.entry}
 	if p.depth == treeDepth {
-		if i := n.indexOf(p.key); i >= 0 {
-			n.slots[i].value = p.value
+		if i := n.indexOf(p.entry.key); i >= 0 {
+			n.slots[i] = leaf
 			return n, false
 		}
-		n.slots = append(n.slots, slot[K, V]{key: p.key, value: p.value})
+		n.slots = append(n.slots, leaf)
 		return n, true
 	}
 	bit := uint32(1) << (p.hash & treeMask)
 	i := bits.OnesCount32(n.used & (bit - 1))
 	if n.used&bit == 0 {
 		n.used |= bit
-		n.slots = slices.Insert(n.slots, i, slot[K, V]{key: p.key, value: p.value})
+		n.slots = slices.Insert(n.slots, i, leaf)
 		return n, true
 	}
 	s := &n.slots[i]
-	below := place[K, V]{p.key, p.value, p.hash >> treeBits, p.depth + 1}
+	below := place[K, V]{p.entry, p.hash >> treeBits, p.depth + 1}
 	switch {
 	case s.child != nil:
 		s.child, added = s.child.set(b, t, below)
 		return n, added
-	case s.key == p.key:
-		s.value = p.value
+	case s.entry.key == p.entry.key:
+		*s = leaf
 		return n, false
 	}
-	moved := place[K, V]{s.key, s.value, t.hash(s.key) >> (below.depth * treeBits), below.depth}
+	moved := place[K, V]{s.entry, t.hash(s.entry.key) >> (below.depth * treeBits), below.depth}
 	child := &node[K, V]{made: b}
 	child, _ = child.set(b, t, moved)
 	child, _ = child.set(b, t, below)
@@ -199,5 +204,5 @@ func (n *node[K, V]) own(b *batch) *node[K, V] {
 }
 
 func (n *node[K, V]) indexOf(key K) int {
-	return slices.IndexFunc(n.slots, func(s slot[K, V]) bool { return s.key == key })
+	return slices.IndexFunc(n.slots, func(s slot[K, V]) bool { return s.entry.key == key })
 }
