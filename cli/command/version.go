@@ -1,0 +1,45 @@
+package command
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print what was built, from which commit, with which Go",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			info, _ := debug.ReadBuildInfo()
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tulle %s (%s, %s/%s)\n", revision(info), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
+
+// revision is the release, or else the commit that the program was built from.
+func revision(info *debug.BuildInfo) string {
+	if info == nil {
+		return "unknown"
+	}
+	commit, dirty := "", ""
+	for _, setting := range info.Settings {
+		switch {
+		case setting.Key == "vcs.revision":
+			commit = setting.Value
+		case setting.Key == "vcs.modified" && setting.Value == "true":
+			dirty = "+changes"
+		}
+	}
+	switch {
+	case commit != "":
+		return commit[:min(12, len(commit))] + dirty
+	case info.Main.Version != "":
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,98 @@
+package demo
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+// netnsDir is where `ip netns` looks too, so that its users see our namespaces.
+const netnsDir = "/run/netns"
+
+// Netns is a network namespace of the cluster, under a name that the state file knows.
+type Netns struct {
+	*socket.Netns
+	name string
+}
+
+func (n *Netns) path() string { return filepath.Join(netnsDir, n.name) }
+
+// openNamespace opens one that exists.
+func openNamespace(name string) (*Netns, error) {
+	netns, err := socket.OpenNetns(filepath.Join(netnsDir, name))
+	if err != nil {
+		return nil, err
+	}
+	return &Netns{netns, name}, nil
+}
+
+// makeNamespace creates a network namespace under its name and prepares it: loopback up, and a congestion control that
+// measures the same on every machine (BBR, the default of some, distorts virtual links).
+func makeNamespace(name string) (*Netns, error) {
+	path := filepath.Join(netnsDir, name)
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
+	}
+	file.Close()
+	if err := bindNew(path); err != nil {
+		os.Remove(path)
+		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
+	}
+	netns, err := openNamespace(name)
+	if err != nil {
+		return nil, err
+	}
+	err = netns.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0) })
+	if err != nil {
+		return nil, fmt.Errorf("set the congestion control of %s: %w", name, err)
+	}
+	return netns, nil
+}
+
+// bindNew unshares a fresh thread's network namespace and pins it to path. The thread is never unlocked, so it dies
+// with its goroutine instead of serving others from the wrong namespace.
+func bindNew(path string) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("unshare: %w", err)
+			return
+		}
+		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+			result <- fmt.Errorf("mount: %w", err)
+			return
+		}
+		result <- nil
+	}()
+	return <-result
+}
+
+// removeNamespace undoes makeNamespace, and whatever half of it a crash left behind.
+func removeNamespace(name string) error {
+	path := filepath.Join(netnsDir, name)
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break // Not mounted, or not there at all.
+		}
+		if err != nil {
+			return fmt.Errorf("unmount network namespace %s: %w", name, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove network namespace: %w", err)
+	}
+	return nil
+}
