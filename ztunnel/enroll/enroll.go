@@ -88,8 +88,9 @@ func dial(ctx context.Context, path string) (*net.UnixConn, error) {
 
 // client is one conversation after the other.
 type client struct {
-	cfg  Config
-	pods *pods
+	cfg     Config
+	pods    *pods
+	retryAt time.Time // zero while nothing is pending
 }
 
 // follow talks to the agent until the connection ends, and returns how many requests it answered.
@@ -105,24 +106,28 @@ func (c *client) follow(ctx context.Context, conn *net.UnixConn) (requests int, 
 	c.pods.connected()
 	for {
 		c.report(true)
-		err := c.answer(conn)
+		answered, err := c.answer(conn)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			c.pods.retry()
-			continue
 		case err != nil:
 			return requests, err
+		case answered:
+			requests++
+		default:
+			c.pods.retry()
+			c.retryAt = time.Time{}
 		}
-		requests++
 	}
 }
 
-// answer handles one request. Its error ends the connection, except a passed deadline: then it is time to retry.
-func (c *client) answer(conn *net.UnixConn) error {
+// answer handles one request, or returns false when it is time to retry instead. An error ends the connection.
+func (c *client) answer(conn *net.UnixConn) (answered bool, err error) {
 	conn.SetReadDeadline(c.nextRetry())
 	packet, err := read(conn)
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
-		return err
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return false, nil
+	case errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed):
+		return false, err
 	}
 	failure := err
 	if err == nil {
@@ -133,20 +138,23 @@ func (c *client) answer(conn *net.UnixConn) error {
 	}
 	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err := ack(conn, failure); err != nil && !errors.Is(failure, errProtocol) {
-		return fmt.Errorf("acknowledge: %w", err)
+		return false, fmt.Errorf("acknowledge: %w", err)
 	}
 	if err != nil || errors.Is(failure, errProtocol) {
-		return failure
+		return false, failure
 	}
-	return nil
+	return true, nil
 }
 
 // nextRetry is the read deadline: none while nothing is pending.
 func (c *client) nextRetry() time.Time {
-	if len(c.pods.pending) == 0 {
-		return time.Time{}
+	switch {
+	case len(c.pods.pending) == 0:
+		c.retryAt = time.Time{}
+	case c.retryAt.IsZero():
+		c.retryAt = time.Now().Add(retryPending)
 	}
-	return time.Now().Add(retryPending)
+	return c.retryAt
 }
 
 func (c *client) report(connected bool) {

@@ -1,0 +1,170 @@
+package capture
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Direction is whether the pod of a connection is its client or its server.
+type Direction uint8
+
+// The directions, as the pod sees them.
+const (
+	Outbound Direction = iota
+	Inbound
+)
+
+// Info describes a connection on debug pages.
+type Info struct {
+	Direction Direction
+	Src       string // the client
+	Original  string // what it asked for, "" if that is unknown
+	Actual    string // the next hop
+	Protocol  string // "HBONE" or "TCP", between the nodes
+}
+
+// Registry holds the connections of a pod from before they are decided until they end.
+type Registry struct {
+	mu     sync.Mutex
+	open   map[*Entry]struct{}
+	closed error         // why nothing more is taken; nil while open
+	empty  chan struct{} // closed when the last entry goes; nil while nobody waits
+}
+
+// Entry is one connection of a Registry.
+type Entry struct {
+	Info     Info
+	check    func() error
+	registry *Registry
+
+	// Guarded by the registry's lock:
+	cut    func(reason error) // nil until there is something to cut
+	reason error              // set when the entry was cut
+}
+
+// NewRegistry makes an empty registry.
+func NewRegistry() *Registry { return &Registry{open: map[*Entry]struct{}{}} }
+
+// Add registers a connection. check, if not nil, is called whenever the mesh's state changes, from any goroutine; its
+// error cuts the connection. Add fails when the pod is stopping.
+func (r *Registry) Add(info Info, check func() error) (*Entry, error) {
+	e := &Entry{Info: info, check: check, registry: r}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed != nil {
+		return nil, r.closed
+	}
+	r.open[e] = struct{}{}
+	return e, nil
+}
+
+// OnCut says how to end the connection, once it is known. If the entry was cut before, it is called at once.
+func (e *Entry) OnCut(cut func(reason error)) {
+	e.registry.mu.Lock()
+	reason := e.reason
+	e.cut = cut
+	e.registry.mu.Unlock()
+	if reason != nil {
+		cut(reason)
+	}
+}
+
+// Reason returns why the entry was cut, or nil.
+func (e *Entry) Reason() error {
+	e.registry.mu.Lock()
+	defer e.registry.mu.Unlock()
+	return e.reason
+}
+
+// Cut ends the connection. Only the first reason counts.
+func (e *Entry) Cut(reason error) {
+	e.registry.mu.Lock()
+	if e.reason != nil {
+		e.registry.mu.Unlock()
+		return
+	}
+	e.reason = reason
+	cut := e.cut
+	e.registry.mu.Unlock()
+	if cut != nil {
+		cut(reason)
+	}
+}
+
+// Remove forgets the connection, which has ended.
+func (e *Entry) Remove() {
+	r := e.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.open, e)
+	if len(r.open) == 0 && r.empty != nil {
+		close(r.empty)
+		r.empty = nil
+	}
+}
+
+// Recheck asks every connection whether it may go on, and cuts those that may not.
+func (r *Registry) Recheck() {
+	for _, e := range r.entries() {
+		if e.check == nil {
+			continue
+		}
+		if err := e.check(); err != nil {
+			e.Cut(err)
+		}
+	}
+}
+
+// Close takes no more connections, and cuts those there are.
+func (r *Registry) Close(reason error) {
+	r.mu.Lock()
+	r.closed = reason
+	r.mu.Unlock()
+	for _, e := range r.entries() {
+		e.Cut(reason)
+	}
+}
+
+// Wait returns nil when there is no connection, or ctx's error.
+func (r *Registry) Wait(ctx context.Context) error {
+	r.mu.Lock()
+	if len(r.open) == 0 {
+		r.mu.Unlock()
+		return nil
+	}
+	if r.empty == nil {
+		r.empty = make(chan struct{})
+	}
+	empty := r.empty
+	r.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// List describes the connections of a direction, ordered by client.
+func (r *Registry) List(direction Direction) []Info {
+	var list []Info
+	for _, e := range r.entries() {
+		if e.Info.Direction == direction {
+			list = append(list, e.Info)
+		}
+	}
+	slices.SortFunc(list, func(a, b Info) int { return strings.Compare(a.Src+" "+a.Original, b.Src+" "+b.Original) })
+	return list
+}
+
+func (r *Registry) entries() []*Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	entries := make([]*Entry, 0, len(r.open))
+	for e := range r.open {
+		entries = append(entries, e)
+	}
+	return entries
+}
