@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+const (
+	lookUps     = 10
+	lookUpPause = 10 * time.Millisecond
+)
+
+var errStarting = errors.New("the node agent is still reading its objects: try again")
+
+// Started takes the container runtime's word that it starts a pod in the namespace at path, and returns when the pod is
+// in the mesh, or at once with false if it needn't be. An error means that the pod must not start. A pod which nobody has
+// heard of may start if its namespace isn't in the mesh.
+func (a *Agent) Started(ctx context.Context, namespace, name, path string) (bool, error) {
+	w, err := a.await(ctx, namespace, name)
+	if err != nil || w == nil {
+		return false, err
+	}
+	a.mu.Lock()
+	if !w.wish.wanted {
+		a.mu.Unlock()
+		return false, nil
+	}
+	if err := a.paths.put(w.pod.UID, path); err != nil {
+		a.mu.Unlock()
+		return false, err
+	}
+	next := w.wish
+	next.path, w.wish.released = path, socket.NetnsID{}
+	w.setLocked(next)
+	a.mu.Unlock()
+	return true, a.ask(ctx, w)
+}
+
+// Verify makes sure that a pod, if it should be in the mesh, really is.
+func (a *Agent) Verify(ctx context.Context, namespace, name string) error {
+	w, err := a.await(ctx, namespace, name)
+	if err != nil || w == nil {
+		return err
+	}
+	a.mu.Lock()
+	wanted := w.wish.wanted
+	a.mu.Unlock()
+	if !wanted {
+		return nil
+	}
+	return a.ask(ctx, w)
+}
+
+// Stopped takes the runtime's word that it removes a pod's namespace, and lets go of it: an open descriptor would keep
+// it alive. Nothing is wrong with a pod that isn't known.
+func (a *Agent) Stopped(ctx context.Context, namespace, name string) error {
+	a.mu.Lock()
+	w := a.findLocked(namespace, name)
+	if w == nil {
+		a.mu.Unlock()
+		return nil
+	}
+	if err := a.paths.forget(w.pod.UID); err != nil {
+		a.cfg.Log.Warn("forget where a pod lived", "pod", w.pod.Key(), "err", err)
+	}
+	w.wish.released = w.report.netns
+	a.mu.Unlock()
+	if err := a.ask(ctx, w); err != nil && ctx.Err() != nil {
+		return err
+	}
+	return nil // that it's homeless now is what was asked for
+}
+
+// await finds a pod's worker. The runtime is often faster than the pod's object, so it looks a few times. It returns nil
+// for a pod that may start without being known.
+func (a *Agent) await(ctx context.Context, namespace, name string) (*worker, error) {
+	for range lookUps {
+		a.mu.Lock()
+		w, loaded, stopped := a.findLocked(namespace, name), a.loaded, a.stopped
+		mode := a.namespaces[namespace].mode()
+		a.mu.Unlock()
+		switch {
+		case stopped || !loaded:
+			return nil, errStarting
+		case w != nil:
+			return w, nil
+		case mode != ambient || namespace == excludedNamespace:
+			return nil, nil
+		}
+		select {
+		case <-time.After(lookUpPause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return nil, fmt.Errorf("pod %s/%s isn't known to the node agent, but its namespace is in the mesh: try again", namespace, name)
+}
+
+// ask waits for an attempt that begins after now, and returns its outcome.
+func (a *Agent) ask(ctx context.Context, w *worker) error {
+	a.mu.Lock()
+	w.asked++
+	ticket := w.asked
+	w.wakeUp()
+	for w.report.answered < ticket {
+		reported := w.reported
+		a.mu.Unlock()
+		select {
+		case <-reported:
+		case <-ctx.Done():
+			return fmt.Errorf("pod %s isn't done in time: %w", w.pod.Key(), ctx.Err())
+		}
+		a.mu.Lock()
+	}
+	defer a.mu.Unlock()
+	return w.report.err
+}

@@ -1,0 +1,304 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+const (
+	minBackoff     = 100 * time.Millisecond
+	maxBackoff     = 5 * time.Second
+	attemptTimeout = 30 * time.Second // of enrolling and forgetting; un-enrolling has limits of its own
+)
+
+// wish is what should become of a pod.
+type wish struct {
+	path     string // of the network namespace; "" where unknown
+	wanted   bool   // in the mesh
+	why      string
+	gone     bool // the pod's object was deleted
+	taken    bool // gone, and another pod lives in its namespace now
+	released socket.NetnsID
+}
+
+// worker keeps one pod as wished. Its loop does one thing at a time; a new wish interrupts it.
+type worker struct {
+	agent *Agent
+	pod   Pod
+	wake  chan struct{}
+
+	// Guarded by agent.mu.
+	wish      wish
+	asked     int    // counts wishes and questions
+	interrupt func() // ends the running attempt
+	report    report
+	reported  chan struct{} // closed and replaced with every report
+
+	// The loop's own.
+	ns    *socket.Netns
+	known bool // the proxy or the rules may know the pod
+}
+
+// report is the outcome of the last attempt.
+type report struct {
+	answered int // the count of wishes and questions it has taken into account
+	state    string
+	since    time.Time
+	retries  int
+	err      error
+	netns    socket.NetnsID
+}
+
+const (
+	stateOut         = "out"
+	stateEnrolling   = "enrolling"
+	stateEnrolled    = "enrolled"
+	stateUnenrolling = "un-enrolling"
+)
+
+func newWorker(a *Agent, pod Pod) *worker {
+	return &worker{
+		agent: a, pod: pod, wake: make(chan struct{}, 1), interrupt: func() {},
+		report: report{state: stateOut, since: time.Now()}, reported: make(chan struct{}),
+	}
+}
+
+// setLocked gives the worker a wish. An attempt that follows another one is interrupted.
+func (w *worker) setLocked(next wish) {
+	next.released = w.wish.released
+	if next == w.wish {
+		return
+	}
+	w.wish = next
+	w.asked++
+	w.interrupt()
+	w.wakeUp()
+}
+
+func (w *worker) wakeUp() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // it's awake, or will be
+	}
+}
+
+func (w *worker) run(ctx context.Context) {
+	defer func() { w.ns.Close() }()
+	retries := 0
+	for {
+		wish, asked, attempt, cancel := w.begin(ctx)
+		done, err := w.attempt(attempt, wish)
+		interrupted := attempt.Err() != nil && ctx.Err() == nil
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if done && w.agent.retire(w) {
+			return
+		}
+		if retries++; err == nil || interrupted {
+			retries = 0
+		}
+		if !interrupted {
+			w.tell(wish, asked, retries, err)
+		}
+		select {
+		case <-w.wake:
+		case <-time.After(w.pause(retries)):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *worker) pause(retries int) time.Duration {
+	if retries == 0 {
+		return w.agent.cfg.Verify
+	}
+	return min(maxBackoff, minBackoff<<min(retries-1, 10))
+}
+
+// begin takes the wish, and makes the attempt interruptible by the next.
+func (w *worker) begin(ctx context.Context) (wish, int, context.Context, context.CancelFunc) {
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	attempt, cancel := context.WithCancel(ctx)
+	w.interrupt = cancel
+	return w.wish, w.asked, attempt, cancel
+}
+
+// tell publishes the outcome of an attempt to whoever waits for it.
+func (w *worker) tell(wish wish, asked, retries int, err error) {
+	state := stateOut
+	switch {
+	case wish.wanted && err == nil:
+		state = stateEnrolled
+	case wish.wanted:
+		state = stateEnrolling
+	case err != nil:
+		state = stateUnenrolling
+	}
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	last := w.report
+	if err != nil && (last.err == nil || last.err.Error() != err.Error()) {
+		w.agent.cfg.Log.Warn("pod isn't as it should be, will retry", "pod", w.pod.Key(), "state", state, "err", err)
+	}
+	next := report{answered: asked, state: state, since: last.since, retries: retries, err: err, netns: w.ns.ID()}
+	if state != last.state {
+		next.since = time.Now()
+	}
+	w.report = next
+	close(w.reported)
+	w.reported = make(chan struct{})
+}
+
+// underway shows a state that lasts before there is an outcome to tell.
+func (w *worker) underway(state string) {
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	if w.report.state != state && (state != stateEnrolling || w.report.state != stateEnrolled) {
+		w.report.state, w.report.since = state, time.Now()
+	}
+}
+
+func (w *worker) viewLocked() View {
+	v := View{
+		Pod: w.pod.Key(), UID: w.pod.UID, Netns: w.wish.path, Wanted: w.wish.wanted, Why: w.wish.why,
+		State: w.report.state, Since: w.report.since, Retries: w.report.retries,
+	}
+	if w.report.err != nil {
+		v.Error = w.report.err.Error()
+	}
+	return v
+}
+
+// adoptEarly is the first look at the pod, before the loop runs.
+func (w *worker) adoptEarly() {
+	w.agent.mu.Lock()
+	wish := w.wish
+	w.agent.mu.Unlock()
+	if err := w.look(context.Background(), wish); err != nil {
+		w.agent.cfg.Log.Warn("look at pod", "pod", w.pod.Key(), "err", err)
+	}
+}
+
+// attempt does what the wish asks for. done means that nothing is left to do for a pod that is gone.
+func (w *worker) attempt(ctx context.Context, wish wish) (done bool, err error) {
+	if err := w.look(ctx, wish); err != nil {
+		return false, err
+	}
+	switch {
+	case w.ns == nil && wish.wanted:
+		return false, w.homeless(wish)
+	case wish.wanted:
+		w.known = true
+		w.underway(stateEnrolling)
+		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+		defer cancel()
+		return false, w.agent.cfg.Actions.Enrol(ctx, w.pod, w.ns)
+	case w.known && wish.taken:
+		return true, w.forget(ctx)
+	case w.known:
+		w.underway(stateUnenrolling)
+		err := w.leave(ctx, wish)
+		return wish.gone && err == nil, err
+	}
+	return wish.gone, nil
+}
+
+// leave un-enrols, and breaks off when the namespace goes away under it.
+func (w *worker) leave(ctx context.Context, wish wish) error {
+	watched, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- w.agent.cfg.Actions.Unenrol(watched, w.pod, w.ns) }()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case err := <-ended:
+			w.known = w.known && err != nil
+			return err
+		case <-ticker.C:
+			if here, _ := w.open(wish); here == nil {
+				cancel()
+				<-ended
+				return w.look(ctx, wish)
+			} else {
+				here.Close()
+			}
+		}
+	}
+}
+
+func (w *worker) homeless(wish wish) error {
+	if wish.path == "" {
+		return fmt.Errorf("where pod %s lives isn't known: annotate it with %s=/run/netns/…", w.pod.Key(), netnsAnnotation)
+	}
+	return fmt.Errorf("pod %s has no network namespace at %s yet", w.pod.Key(), wish.path)
+}
+
+// look makes ns the namespace that the pod lives in now, nil when there is none, and adopts what it finds in a new one.
+func (w *worker) look(ctx context.Context, wish wish) error {
+	here, err := w.open(wish)
+	if err != nil {
+		return err
+	}
+	if here != nil && w.ns != nil && here.ID() == w.ns.ID() {
+		here.Close()
+		return nil
+	}
+	w.ns.Close()
+	w.ns = here
+	if w.known && (here == nil || !wish.wanted) {
+		if err := w.forget(ctx); err != nil {
+			return err
+		}
+	}
+	if here == nil {
+		return nil
+	}
+	found, err := w.agent.cfg.Actions.Adopt(w.pod, here, wish.wanted)
+	w.known = w.known || found || err != nil
+	return err
+}
+
+// open opens the pod's namespace, nil where there is none.
+func (w *worker) open(wish wish) (*socket.Netns, error) {
+	if wish.path == "" {
+		return nil, nil
+	}
+	ns, err := socket.OpenNetns(wish.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if ns.ID() == wish.released {
+		ns.Close()
+		return nil, nil
+	}
+	return ns, nil
+}
+
+func (w *worker) forget(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	if err := w.agent.cfg.Actions.Forget(ctx, w.pod); err != nil {
+		return err
+	}
+	w.known = false
+	return nil
+}
+
+// States lists the values of View.State.
+func States() []string {
+	return []string{stateOut, stateEnrolling, stateEnrolled, stateUnenrolling}
+}

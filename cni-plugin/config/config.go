@@ -1,0 +1,95 @@
+// Package config reads the node agent's flags.
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Config is everything that can be set.
+type Config struct {
+	Source string // kind of source; only "files" exists
+	Dir    string // folder of YAML objects
+	Node   string // this node's name, as in spec.nodeName
+
+	Status       string // folder of the status file
+	ZDSSocket    string // where tunnel proxies connect
+	PluginSocket string // where the CNI plugin connects
+	HealthAddr   string // host:port of health, metrics and debug pages
+
+	WithdrawGrace time.Duration // how long peers have to notice that a pod leaves the mesh
+	DrainTimeout  time.Duration // how long captured connections may live on in a pod that leaves
+
+	LogLevel  string
+	LogFormat string // plain or json
+}
+
+// Default is the configuration without flags.
+func Default() Config {
+	return Config{
+		Source:    "files",
+		ZDSSocket: "/var/run/ztunnel/ztunnel.sock", PluginSocket: "/var/run/istio-cni/pluginevent.sock", HealthAddr: ":8000",
+		WithdrawGrace: 2 * time.Second, DrainTimeout: 10 * time.Minute,
+		LogLevel: "info", LogFormat: "plain",
+	}
+}
+
+// Parse reads the arguments after the program's name: flags, and the folder anywhere between them. Help and what is
+// wrong with flags goes to out. The error is flag.ErrHelp where help was asked for.
+func Parse(args []string, out io.Writer) (Config, error) {
+	c := Default()
+	flags := flag.NewFlagSet("tulle-cni-agent", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.Usage = func() {
+		fmt.Fprintf(out, "usage: tulle-cni-agent --source files DIR --node NAME [flags]\n\n")
+		flags.PrintDefaults()
+	}
+	flags.StringVar(&c.Source, "source", c.Source, "where objects come from: files")
+	flags.StringVar(&c.Node, "node", c.Node, "name of this node, as in spec.nodeName")
+	flags.StringVar(&c.Status, "status", c.Status, "folder of the status file (default: status beside DIR)")
+	flags.StringVar(&c.ZDSSocket, "zds-socket", c.ZDSSocket, "socket for ztunnel")
+	flags.StringVar(&c.PluginSocket, "plugin-socket", c.PluginSocket, "socket for the CNI plugin")
+	flags.StringVar(&c.HealthAddr, "health-addr", c.HealthAddr, "address of health, metrics and debug pages")
+	flags.DurationVar(&c.WithdrawGrace, "withdraw-grace", c.WithdrawGrace, "how long peers have to notice that a pod leaves the mesh")
+	flags.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long captured connections may live on in a pod that leaves the mesh")
+	flags.StringVar(&c.LogLevel, "log-level", c.LogLevel, "log levels, such as info,zds=debug")
+	flags.StringVar(&c.LogFormat, "log-format", c.LogFormat, "plain or json")
+	for len(args) > 0 {
+		if err := flags.Parse(args); err != nil {
+			return Config{}, err
+		}
+		if flags.NArg() == 0 {
+			break
+		}
+		if c.Dir != "" {
+			return Config{}, fmt.Errorf("two folders, %s and %s: want one", c.Dir, flags.Arg(0))
+		}
+		c.Dir, args = flags.Arg(0), flags.Args()[1:]
+	}
+	return c.complete()
+}
+
+// complete fills in what depends on other settings and refuses what can't work.
+func (c Config) complete() (Config, error) {
+	switch {
+	case c.Source != "files":
+		return Config{}, fmt.Errorf("unknown source %q: want files", c.Source)
+	case c.Dir == "":
+		return Config{}, errors.New("which folder? want: --source files DIR")
+	case c.Node == "" || strings.ContainsAny(c.Node, "/\x00") || c.Node == "." || c.Node == "..":
+		return Config{}, fmt.Errorf("node name %q: want --node NAME, as in spec.nodeName", c.Node)
+	case c.WithdrawGrace < 0 || c.DrainTimeout < 0:
+		return Config{}, errors.New("durations can't be negative")
+	case c.LogFormat != "plain" && c.LogFormat != "json":
+		return Config{}, fmt.Errorf("unknown log format %q: want plain or json", c.LogFormat)
+	}
+	if c.Status == "" {
+		c.Status = filepath.Join(filepath.Dir(filepath.Clean(c.Dir)), "status")
+	}
+	return c, nil
+}

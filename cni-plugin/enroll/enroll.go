@@ -1,0 +1,235 @@
+// Package enroll takes pods into the mesh and out of it, in the order in which no connection is lost.
+//
+// In:  the proxy opens its listeners in the pod → it acknowledges → rules → capture is on → the state is published.
+// Out: the state is withdrawn → peers get time to notice → no new captures → live captured connections end, bounded →
+// the proxy leaves → the rules are removed.
+//
+// Every step is idempotent, so either way can be abandoned half-way for the other.
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
+	"github.com/tulle-mesh/tulle/cni-plugin/zds"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+// Pod is what is enrolled: a workload living in a network namespace.
+type Pod struct {
+	zds.Workload
+	Netns *socket.Netns // stays the caller's
+}
+
+// Key is how the pod is published and logged.
+func (p Pod) Key() string { return p.Namespace + "/" + p.Name }
+
+// Config has an Enroller's parts. All are required, the durations may be zero.
+type Config struct {
+	Proxies  *zds.Server
+	Statuses *Statuses
+	Log      *slog.Logger
+	// WithdrawGrace is how long peers have to notice a withdrawn state before captures stop.
+	WithdrawGrace time.Duration
+	// DrainTimeout bounds the wait for captured connections to end; what is left then is cut.
+	DrainTimeout time.Duration
+}
+
+// Enroller enrols and un-enrols. Calls for different pods may overlap, those for one pod must not.
+type Enroller struct {
+	cfg Config
+}
+
+// New makes an Enroller.
+func New(cfg Config) *Enroller { return &Enroller{cfg: cfg} }
+
+const (
+	drainPoll    = 250 * time.Millisecond
+	undoDeadline = 5 * time.Second
+)
+
+// Adopt takes over what an earlier agent left in the pod's namespace, whatever that agent published: if there is
+// anything of ours, the proxies will be told of the pod in their next snapshot, without which they'd cut its
+// connections; and if all is in place and the pod is still wanted, it's enabled. It tells whether there was anything.
+func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
+	state, err := redirect.Current(pod.Netns)
+	if err != nil || state == redirect.Removed {
+		return false, err
+	}
+	file, err := netnsFile(pod.Netns)
+	if err != nil {
+		return true, err
+	}
+	e.cfg.Proxies.Register(pod.Workload, file)
+	if wanted && state == redirect.Capture {
+		return true, e.cfg.Statuses.Set(pod, Enabled)
+	}
+	return true, nil
+}
+
+// Enrol takes the pod in. It may be repeated, after errors and for pods that are in already, and then ends an
+// interrupted Unenrol. While no proxy takes the pod it's published as pending, unless it's enabled already.
+func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
+	log := e.cfg.Log.With("pod", pod.Key())
+	before, err := redirect.Current(pod.Netns)
+	if err != nil {
+		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
+	}
+	if before != redirect.Capture {
+		// Not captured whatever was published: tell peers before they dial a tunnel that isn't there.
+		if err := e.cfg.Statuses.Set(pod, Pending); err != nil {
+			return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
+		}
+	}
+	file, err := netnsFile(pod.Netns)
+	if err != nil {
+		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
+	}
+	if err := e.cfg.Proxies.Add(ctx, pod.Workload, file); err != nil {
+		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
+	}
+	log.Debug("step", "step", "proxy acknowledged")
+	if err := redirect.Set(pod.Netns, redirect.Capture); err != nil {
+		e.undo(ctx, pod, before)
+		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
+	}
+	log.Debug("step", "step", "capture on")
+	if err := e.cfg.Statuses.Set(pod, Enabled); err != nil {
+		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
+	}
+	log.Debug("step", "step", "published enabled")
+	if before != redirect.Capture {
+		log.Info("pod enrolled")
+	}
+	return nil
+}
+
+// undo takes a pod back from the proxy whose rules failed, unless it was served before and has connections to lose.
+func (e *Enroller) undo(ctx context.Context, pod Pod, before redirect.State) {
+	if before != redirect.Removed {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoDeadline)
+	defer cancel()
+	err := errors.Join(redirect.Set(pod.Netns, redirect.Removed), e.cfg.Proxies.Del(ctx, pod.UID))
+	if err != nil {
+		e.cfg.Log.Warn("undo a failed enrolment; it will be retried", "pod", pod.Key(), "err", err)
+	}
+}
+
+// Unenrol takes a living pod out. When ctx ends half-way the pod is left serving, for Enrol or another Unenrol.
+func (e *Enroller) Unenrol(ctx context.Context, pod Pod) error {
+	log := e.cfg.Log.With("pod", pod.Key())
+	state, err := redirect.Current(pod.Netns)
+	if err != nil {
+		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
+	}
+	if err := e.cfg.Statuses.Remove(pod); err != nil {
+		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
+	}
+	log.Debug("step", "step", "published withdrawn")
+	if state != redirect.Removed {
+		if err := e.drain(ctx, pod, state); err != nil {
+			return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
+		}
+	}
+	if err := e.cfg.Proxies.Del(ctx, pod.UID); err != nil {
+		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
+	}
+	log.Debug("step", "step", "proxy left")
+	if err := redirect.Set(pod.Netns, redirect.Removed); err != nil {
+		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
+	}
+	log.Debug("step", "step", "rules removed")
+	if state != redirect.Removed {
+		log.Info("pod un-enrolled")
+	}
+	return nil
+}
+
+// drain stops new captures and waits for the live ones.
+func (e *Enroller) drain(ctx context.Context, pod Pod, state redirect.State) error {
+	log := e.cfg.Log.With("pod", pod.Key())
+	if state != redirect.Draining {
+		if err := wait(ctx, e.cfg.WithdrawGrace); err != nil {
+			return err
+		}
+		log.Debug("step", "step", "peers had time")
+		if err := redirect.Set(pod.Netns, redirect.Draining); err != nil {
+			return err
+		}
+		log.Debug("step", "step", "capture off")
+	}
+	left, err := e.waitForConnections(ctx, pod)
+	if err != nil {
+		return err
+	}
+	if left > 0 {
+		log.Warn("captured connections outlived the drain timeout and are cut", "connections", left, "timeout", e.cfg.DrainTimeout)
+	}
+	log.Debug("step", "step", "drained")
+	return nil
+}
+
+// waitForConnections returns how many are left: zero, found twice running because one may be just changing hands, or
+// more after the timeout.
+func (e *Enroller) waitForConnections(ctx context.Context, pod Pod) (int, error) {
+	deadline := time.Now().Add(e.cfg.DrainTimeout)
+	idle := 0
+	for {
+		live, err := redirect.Connections(pod.Netns)
+		if err != nil {
+			return 0, err
+		}
+		if idle++; live > 0 {
+			idle = 0
+		}
+		if idle == 2 || !time.Now().Before(deadline) {
+			return live, nil
+		}
+		if err := wait(ctx, min(drainPoll, max(0, time.Until(deadline)))); err != nil {
+			return live, err
+		}
+	}
+}
+
+// Forget drops a pod whose namespace is gone.
+func (e *Enroller) Forget(ctx context.Context, pod Pod) error {
+	if err := e.cfg.Statuses.Remove(pod); err != nil {
+		return fmt.Errorf("forget pod %s: %w", pod.Key(), err)
+	}
+	if err := e.cfg.Proxies.Del(ctx, pod.UID); err != nil {
+		return fmt.Errorf("forget pod %s: %w", pod.Key(), err)
+	}
+	e.cfg.Log.Info("pod gone", "pod", pod.Key())
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// netnsFile opens the namespace once more, for the proxy server to keep.
+func netnsFile(ns *socket.Netns) (*os.File, error) {
+	var file *os.File
+	err := ns.Do(func() (err error) {
+		file, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the pod's network namespace: %w", err)
+	}
+	return file, nil
+}

@@ -1,0 +1,135 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+)
+
+// handlerDeadline leaves time for the answer to reach the plugin before it gives up.
+const handlerDeadline = deadline - 500*time.Millisecond
+
+// maxRequests bounds the plugins served at once; more wait in the socket's backlog.
+const maxRequests = 128
+
+// Handler is the agent's side of the verbs. The contexts end before the plugin gives up.
+type Handler struct {
+	Add   func(context.Context, Request) (Reply, error)
+	Check func(context.Context, Request) error
+	Del   func(context.Context, Request) error
+	Ready func() error // nil when pods can be taken in
+}
+
+// Serve answers plugins on the socket at path until ctx ends. It refuses to take the socket from an agent that still
+// answers there.
+func Serve(ctx context.Context, path string, handler Handler, log *slog.Logger) error {
+	listener, err := listen(path)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler:           http.MaxBytesHandler(http.TimeoutHandler(handler.mux(log), deadline, "the node agent is too slow"), maxBody),
+		ReadHeaderTimeout: deadline, ReadTimeout: deadline, WriteTimeout: 2 * deadline, IdleTimeout: deadline, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	var group sync.WaitGroup
+	defer group.Wait()
+	stop := make(chan struct{})
+	defer close(stop)
+	group.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-stop:
+		}
+		shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), deadline)
+		defer cancel()
+		if server.Shutdown(shutdown) != nil {
+			server.Close()
+		}
+	})
+	if err := server.Serve(netutil.LimitListener(listener, maxRequests)); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve plugins: %w", err)
+	}
+	return nil
+}
+
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, fmt.Errorf("make the folder of the plugins' socket: %w", err)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("listen for plugins on %s: another agent answers there: stop it first", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove a dead agent's socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen for plugins: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("protect the plugins' socket: %w", err)
+	}
+	return listener, nil
+}
+
+func (h Handler) mux(log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST "+pathAdd, answering(log, "ADD", h.Add))
+	mux.Handle("POST "+pathCheck, answering(log, "CHECK", without(h.Check)))
+	mux.Handle("POST "+pathDel, answering(log, "DEL", without(h.Del)))
+	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, _ *http.Request) {
+		if err := h.Ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
+	return mux
+}
+
+// without gives a verb that has no reply an empty one.
+func without(f func(context.Context, Request) error) func(context.Context, Request) (Reply, error) {
+	return func(ctx context.Context, r Request) (Reply, error) { return Reply{}, f(ctx, r) }
+}
+
+func answering(log *slog.Logger, verb string, f func(context.Context, Request) (Reply, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		request, err := readRequest(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), handlerDeadline)
+		defer cancel()
+		reply, err := f(ctx, request)
+		log.Info("plugin", "verb", verb, "pod", request.PodNamespace+"/"+request.PodName, "netns", request.Netns, "enrolled", reply.Enrolled, "err", err)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(reply) // a plugin that is gone needs no answer
+	})
+}
+
+func readRequest(r *http.Request) (Request, error) {
+	var request Request
+	if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+		return request, fmt.Errorf("request: %w", err)
+	}
+	if request.PodName == "" || request.PodNamespace == "" {
+		return request, fmt.Errorf("request: which pod? want PodName and PodNamespace")
+	}
+	return request, nil
+}

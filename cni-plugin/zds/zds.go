@@ -1,0 +1,257 @@
+// Package zds is the node agent's end of the socket over which the node's tunnel proxies learn which pods they serve.
+//
+// Each request is one packet and is answered before the next one is sent. A proxy that connects is first told of every
+// pod (a snapshot), then of changes. Several proxies may be connected while one replaces another: the newest gets
+// the pods, all hear of removals.
+package zds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Workload is a pod as proxies know it.
+type Workload struct {
+	UID, Namespace, Name, ServiceAccount string
+}
+
+// ErrNoProxy says that no proxy is connected, or that the last one went away before it answered.
+var ErrNoProxy = errors.New("no tunnel proxy is connected to the agent: is ztunnel running on this node?")
+
+// RefusedError is a proxy's answer that it can't do what was asked. The connection stays.
+type RefusedError struct {
+	Reason string // the proxy's words
+}
+
+// Error quotes the proxy.
+func (e *RefusedError) Error() string { return "the tunnel proxy refused: " + e.Reason }
+
+const (
+	maxPacket      = 1024                   // bytes; both sides' buffers
+	answerTimeout  = 5 * time.Second        // for each packet in either direction
+	acceptInterval = 200 * time.Millisecond // at most five connections a second
+	maxConnections = 16
+)
+
+// Server serves the socket. Its methods may be called from any goroutine.
+type Server struct {
+	log       *slog.Logger
+	snapshots chan struct{}
+
+	mu          sync.Mutex
+	pods        map[string]pod
+	connections []*connection // oldest first
+}
+
+// pod is a workload that proxies should serve, with its network namespace.
+type pod struct {
+	workload Workload
+	netns    *os.File // owned by the server
+}
+
+// NewServer makes a server without a socket: pods can be registered before Serve lets proxies in.
+func NewServer(log *slog.Logger) *Server {
+	return &Server{log: log, snapshots: make(chan struct{}, 1), pods: map[string]pod{}}
+}
+
+// Snapshots receives a value after a proxy has taken a snapshot, which is a good moment to retry what failed. Several
+// snapshots may be one value.
+func (s *Server) Snapshots() <-chan struct{} { return s.snapshots }
+
+// Connected is the number of proxies.
+func (s *Server) Connected() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.connections)
+}
+
+// Registered lists the pods a snapshot would name, by UID.
+func (s *Server) Registered() []Workload {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var workloads []Workload
+	for _, pod := range s.pods {
+		workloads = append(workloads, pod.workload)
+	}
+	slices.SortFunc(workloads, func(a, b Workload) int { return strings.Compare(a.UID, b.UID) })
+	return workloads
+}
+
+// Register names a pod in snapshots from now on, without telling connected proxies. It takes netns over. A restarted
+// agent registers what was enrolled before it calls Serve: a snapshot without a pod ends its connections.
+func (s *Server) Register(w Workload, netns *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.registerLocked(w, netns)
+}
+
+func (s *Server) registerLocked(w Workload, netns *os.File) {
+	if old, ok := s.pods[w.UID]; ok {
+		old.netns.Close()
+	}
+	s.pods[w.UID] = pod{workload: w, netns: netns}
+}
+
+// Add registers a pod and returns when the newest proxy has opened its listeners in it; when that proxy goes away
+// meanwhile, the one before it is asked. It takes netns over. The error is a *RefusedError, ErrNoProxy or ctx's; the pod
+// stays registered after an error, until Del.
+func (s *Server) Add(ctx context.Context, w Workload, netns *os.File) error {
+	request, err := addRequest(w)
+	if err != nil {
+		netns.Close()
+		return fmt.Errorf("add pod %s/%s to the proxy: %w", w.Namespace, w.Name, err)
+	}
+	s.mu.Lock()
+	s.registerLocked(w, netns)
+	s.mu.Unlock()
+	for {
+		newest := s.newest()
+		if newest == nil {
+			return fmt.Errorf("add pod %s/%s to the proxy: %w", w.Namespace, w.Name, ErrNoProxy)
+		}
+		err := newest.ask(ctx, request, w.UID)
+		if errors.Is(err, errGone) {
+			s.drop(newest)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("add pod %s/%s to the proxy: %w", w.Namespace, w.Name, err)
+		}
+		return nil
+	}
+}
+
+// Del forgets a pod and returns when every connected proxy has ended its connections. It is no error if a proxy, or all
+// of them, didn't know the pod or went away.
+func (s *Server) Del(ctx context.Context, uid string) error {
+	s.mu.Lock()
+	if old, ok := s.pods[uid]; ok {
+		old.netns.Close()
+		delete(s.pods, uid)
+	}
+	connections := slices.Clone(s.connections)
+	s.mu.Unlock()
+	request, err := delRequest(uid)
+	if err != nil {
+		return fmt.Errorf("remove pod %s from the proxy: %w", uid, err)
+	}
+	var group sync.WaitGroup
+	failures := make([]error, len(connections))
+	for i, c := range connections {
+		group.Go(func() {
+			if err := c.ask(ctx, request, ""); err != nil && !errors.Is(err, errGone) {
+				failures[i] = fmt.Errorf("remove pod %s from the proxy: %w", uid, err)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(failures...)
+}
+
+// dupNetns duplicates a registered pod's namespace descriptor; ok is false when the pod is no longer registered.
+func (s *Server) dupNetns(uid string) (file *os.File, ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pod, ok := s.pods[uid]
+	if !ok {
+		return nil, false, nil
+	}
+	raw, err := pod.netns.SyscallConn()
+	if err != nil {
+		return nil, true, err
+	}
+	var fd int
+	var dupErr error
+	if err := raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, true, err
+	}
+	if dupErr != nil {
+		return nil, true, fmt.Errorf("duplicate the namespace's descriptor: %w", dupErr)
+	}
+	return os.NewFile(uintptr(fd), pod.netns.Name()), true, nil
+}
+
+func (s *Server) newest() *connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.connections) == 0 {
+		return nil
+	}
+	return s.connections[len(s.connections)-1]
+}
+
+func (s *Server) drop(c *connection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.connections = slices.DeleteFunc(s.connections, func(other *connection) bool { return other == c })
+}
+
+// Serve accepts proxies on the socket at path until ctx ends, then disconnects them, which they survive, and waits for
+// its goroutines. It refuses to take the socket from an agent that still answers there.
+func (s *Server) Serve(ctx context.Context, path string) error {
+	listener, err := listen(path)
+	if err != nil {
+		return err
+	}
+	var group sync.WaitGroup
+	defer group.Wait()
+	stop := context.AfterFunc(ctx, func() { listener.Close() })
+	defer stop()
+	defer listener.Close()
+	for {
+		conn, err := listener.AcceptUnix()
+		if ctx.Err() != nil {
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			s.log.Warn("accept a tunnel proxy", "err", err)
+		} else if s.Connected() >= maxConnections {
+			s.log.Warn("too many tunnel proxies connected, refusing another", "connected", maxConnections)
+			conn.Close()
+		} else {
+			group.Go(func() { s.serve(ctx, conn) })
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(acceptInterval):
+		}
+	}
+}
+
+// listen makes the socket, root's only, in the place of a dead agent's.
+func listen(path string) (*net.UnixListener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder of the proxies' socket: %w", err)
+	}
+	addr := &net.UnixAddr{Name: path, Net: "unixpacket"}
+	if conn, err := net.DialUnix("unixpacket", nil, addr); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("listen for tunnel proxies on %s: another agent answers there: stop it first", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove a dead agent's socket: %w", err)
+	}
+	listener, err := net.ListenUnix("unixpacket", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for tunnel proxies: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("protect the proxies' socket: %w", err)
+	}
+	return listener, nil
+}
