@@ -3,10 +3,23 @@
 package controlplane
 
 import (
-	"errors"
+	"context"
+	"fmt"
 	"log/slog"
+	"net"
+	"strings"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+)
+
+const (
+	maxMessage     = 200 << 20 // one push can hold a whole mesh
+	connectTimeout = 5 * time.Second
+	pingAfter      = 30 * time.Second // of silence
+	pingTimeout    = 10 * time.Second
 )
 
 // Config is where the control plane is and how both sides prove who they are.
@@ -26,7 +39,68 @@ type Config struct {
 	Headers map[string]string
 }
 
-// Dial returns a channel to the control plane. It connects when it is first used and reconnects by itself.
+// Dial returns a channel to the control plane. It connects when it is first used and reconnects by itself, after 10 ms
+// at first and 15 s at most. Files that can't be read yet are no error but logged: they may come later, and until then
+// calls fail and say so.
 func Dial(config Config, log *slog.Logger) (*grpc.ClientConn, error) {
-	return nil, errors.New("not there yet")
+	target, err := target(config.Address)
+	if err != nil {
+		return nil, err
+	}
+	roots := newRoots(config.RootCA)
+	if _, err := roots.load(); err != nil {
+		if !roots.mayMend() {
+			return nil, err
+		}
+		log.Warn("can't connect to the control plane yet", "address", config.Address, "err", err)
+	}
+	calls := newCallHeaders(config)
+	if _, err := calls.GetRequestMetadata(context.Background()); err != nil {
+		log.Warn("can't call the control plane yet", "address", config.Address, "err", err)
+	}
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(transport{roots: roots, serverName: config.ServerName}),
+		grpc.WithPerRPCCredentials(calls),
+		grpc.WithContextDialer(dial),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: 15 * time.Second},
+			MinConnectTimeout: connectTimeout,
+		}),
+	}
+	if config.ServerName != "" {
+		options = append(options, grpc.WithAuthority(config.ServerName))
+	}
+	conn, err := grpc.NewClient(target, options...)
+	if err != nil {
+		return nil, fmt.Errorf("control plane %s: %w", config.Address, err)
+	}
+	return conn, nil
+}
+
+// target returns the address in gRPC's form.
+func target(address string) (string, error) {
+	hostPort, scheme := address, "https"
+	if before, after, found := strings.Cut(address, "://"); found {
+		scheme, hostPort = before, strings.TrimSuffix(after, "/")
+	}
+	host, port, err := net.SplitHostPort(hostPort)
+	switch {
+	case scheme != "https":
+		return "", fmt.Errorf("control plane address %q: tokens are sent over TLS only, so it has to begin with https://", address)
+	case err != nil || host == "" || port == "":
+		return "", fmt.Errorf("control plane address %q: want https://host:port", address)
+	}
+	return "dns:///" + hostPort, nil
+}
+
+func dial(ctx context.Context, address string) (net.Conn, error) {
+	dialer := net.Dialer{
+		Timeout:         connectTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 300 * time.Second, Interval: 75 * time.Second, Count: 9},
+	}
+	return dialer.DialContext(ctx, "tcp", address)
 }

@@ -4,10 +4,24 @@ package xds
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"maps"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+)
+
+const (
+	// openTimeout is how long to wait for a connection before saying why there is none. The channel itself goes on
+	// trying meanwhile, by its own back-off.
+	openTimeout = 10 * time.Second
+	// sendTimeout is how long a server may leave our requests unread.
+	sendTimeout = 30 * time.Second
+	// unsent is how many acknowledgements may wait to be sent.
+	unsent = 16
 )
 
 // Config is what a Client subscribes to and who takes it.
@@ -42,37 +56,139 @@ type Resource struct {
 type Event struct {
 	Kind    EventKind
 	TypeURL string // of a push
-	Bytes   int    // size of a push on the wire, uncompressed
+	Bytes   int    // size of a push, uncompressed
 	Err     error  // why a stream ended
 }
 
 // EventKind is the kind of an Event.
 type EventKind uint8
 
-// The kinds of events, and for ends of streams the reasons that istio_xds_connection_terminations_total counts.
+// The kinds of events; all but Pushed are the reasons which istio_xds_connection_terminations_total counts.
 const (
 	Pushed          EventKind = iota // a message came
-	ConnectionError                  // the stream could not be opened or broke with its connection
-	Reconnect                        // the server or a proxy between ended it in a way that calls for opening it anew at once
-	Error                            // any other error
+	ConnectionError                  // the stream could not be opened, or broke with its connection
+	Error                            // the server refused it
+	Reconnect                        // it ended in a way that calls for opening it anew at once
 	Complete                         // the server ended it properly
 )
 
-// Client keeps a stream open. Its zero value is of no use; NewClient makes one.
+// Client keeps a stream open. NewClient makes one.
 type Client struct {
-	ready chan struct{}
+	service discoveryv3.AggregatedDiscoveryServiceClient
+	config  Config
+	ready   chan struct{}
+
+	// Run owns the following.
+
+	// versions has the resources of each type that the server may think we hold, by name. One that was refused has no
+	// version, so that a new stream brings it again, or its removal: an older one of its name may still be in force.
+	versions map[string]map[string]string
+	// unanswered has the types of which no push has come yet.
+	unanswered map[string]bool
 }
 
 // NewClient returns a client that does nothing before Run.
 func NewClient(conn grpc.ClientConnInterface, config Config) *Client {
-	return &Client{ready: make(chan struct{})}
-}
-
-// Run keeps the stream open until ctx ends, and returns ctx's error.
-func (c *Client) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return ctx.Err()
+	c := &Client{
+		service:    discoveryv3.NewAggregatedDiscoveryServiceClient(conn),
+		config:     config,
+		ready:      make(chan struct{}),
+		versions:   map[string]map[string]string{},
+		unanswered: map[string]bool{},
+	}
+	for _, typeURL := range config.Types {
+		c.versions[typeURL] = map[string]string{}
+		c.unanswered[typeURL] = true
+	}
+	return c
 }
 
 // Ready returns a channel that is closed once a push of each type was handled.
 func (c *Client) Ready() <-chan struct{} { return c.ready }
+
+// Run keeps the stream open until ctx ends, and returns ctx's error.
+func (c *Client) Run(ctx context.Context) error {
+	var pause backoff
+	for {
+		began := time.Now()
+		err := c.stream(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		kind := classify(err)
+		delay := pause.after(kind, time.Since(began))
+		c.event(Event{Kind: kind, Err: err})
+		c.config.Log.Warn("xds stream ended", "err", err, "retry", delay)
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *Client) event(e Event) {
+	if c.config.Event != nil {
+		c.config.Event(e)
+	}
+}
+
+// stream opens one stream and serves it until it ends. The error is never nil.
+func (c *Client) stream(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.open(ctx, cancel)
+	if err != nil {
+		return err
+	}
+	s := newSender(ctx, stream)
+	defer s.wait()
+	defer cancel()
+	for i, typeURL := range c.config.Types {
+		if err := s.send(c.subscription(typeURL, i == 0)); err != nil {
+			return err
+		}
+	}
+	for {
+		response, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if err := s.send(c.take(response)); err != nil {
+			return err
+		}
+	}
+}
+
+// open waits for a connection, but not for ever, so that its absence is reported.
+func (c *Client) open(ctx context.Context, cancel func()) (discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, error) {
+	timeout := time.AfterFunc(openTimeout, cancel)
+	stream, err := c.service.DeltaAggregatedResources(ctx, grpc.WaitForReady(true))
+	if inTime := timeout.Stop(); !inTime {
+		if err == nil {
+			err = context.DeadlineExceeded
+		}
+		return nil, &openError{fmt.Errorf("no connection to the control plane after %s: %w", openTimeout, err)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open stream to the control plane: %w", err)
+	}
+	return stream, nil
+}
+
+// openError says that there is no connection. The time for it is already over.
+type openError struct{ err error }
+
+func (e *openError) Error() string { return e.err.Error() }
+
+// subscription is the first request for a type; no names mean all resources.
+func (c *Client) subscription(typeURL string, first bool) *discoveryv3.DeltaDiscoveryRequest {
+	request := &discoveryv3.DeltaDiscoveryRequest{
+		TypeUrl:                 typeURL,
+		InitialResourceVersions: maps.Clone(c.versions[typeURL]),
+	}
+	if first {
+		request.Node = c.config.Node
+	}
+	return request
+}
