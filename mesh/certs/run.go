@@ -70,6 +70,7 @@ func (m *Manager) dispatchLocked(ctx context.Context, fetches *sync.WaitGroup) (
 // fetch makes one try and takes its result over.
 func (m *Manager) fetch(ctx context.Context, e *entry) {
 	credential, err := m.ask(ctx, e)
+	cancelled := ctx.Err() == context.Canceled // forgotten, or Run is ending
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -77,8 +78,8 @@ func (m *Manager) fetch(ctx context.Context, e *entry) {
 	m.running--
 	e.cancel()
 	e.cancel = nil
-	if m.entries[e.id] != e || m.stopped {
-		return // forgotten meanwhile
+	if cancelled {
+		return
 	}
 	e.priority = background
 	if err == nil {
