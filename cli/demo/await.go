@@ -2,9 +2,15 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
+
+// hopeless is the error of a check that can't succeed any more.
+type hopeless struct{ error }
+
+func (h hopeless) Unwrap() error { return h.error }
 
 // Await calls check until it returns nil, at first often, then four times a second, and never past ctx's deadline. Its
 // error names what was waited for and why the last check failed.
@@ -15,6 +21,9 @@ func Await(ctx context.Context, what string, check func(context.Context) error) 
 		last := check(ctx)
 		if last == nil {
 			return nil
+		}
+		if errors.As(last, &hopeless{}) {
+			return fmt.Errorf("no use to wait for %s: %w", what, last)
 		}
 		timer := time.NewTimer(pause)
 		select {

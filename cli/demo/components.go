@@ -149,12 +149,9 @@ func (c *Cluster) startPod(pod Pod) error {
 
 // awaitURL waits until a process answers 200, and gives up at once when it has died.
 func (c *Cluster) awaitURL(ctx context.Context, process, place, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	err := Await(ctx, process+" to be ready", func(ctx context.Context) error {
+	err := AwaitWithin(ctx, 30*time.Second, process+" to be ready", func(ctx context.Context) error {
 		if _, err := c.Process(process); err != nil {
-			cancel()
-			return err
+			return hopeless{err}
 		}
 		_, err := c.Get(ctx, place, url)
 		return err

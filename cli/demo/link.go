@@ -97,9 +97,12 @@ func joinFabric(fabricNs, node *Netns, name string, index int) error {
 	})
 }
 
-// routeNodes tells node number index the way to the pods of all others.
+// routeNodes tells node number index the way to the pods of all others, and to the world.
 func routeNodes(node *Netns, index, count int) error {
 	return links(node, func(handle *netlink.Handle) error {
+		if err := route(handle, "eth0", everywhere(), FabricAddrs()); err != nil {
+			return err
+		}
 		for other := range count {
 			if other == index {
 				continue
@@ -138,8 +141,7 @@ func joinNode(node, pod *Netns, host string, gateway4 netip.Addr, addrs []netip.
 		if err := bringUp(handle, "eth0", withBits(addrs, 32, 128)...); err != nil {
 			return err
 		}
-		everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-		return route(handle, "eth0", everywhere, []netip.Addr{gateway4, netip.MustParseAddr(gatewayV6)})
+		return route(handle, "eth0", everywhere(), []netip.Addr{gateway4, netip.MustParseAddr(gatewayV6)})
 	})
 }
 
@@ -186,6 +188,10 @@ func forward() error {
 		}
 	}
 	return nil
+}
+
+func everywhere() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 }
 
 // withBits gives a list of an IPv4 and an IPv6 address their prefix lengths.

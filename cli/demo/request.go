@@ -140,6 +140,9 @@ func (c *Cluster) Hold(ctx context.Context, pod string, to netip.AddrPort, pause
 	h := &Held{conn: conn, url: "http://" + to.String() + "/", done: make(chan struct{}), stop: make(chan struct{})}
 	go h.loop(pause)
 	if err := AwaitWithin(ctx, 5*time.Second, "the first answer on the held connection", func(context.Context) error {
+		if err := h.Err(); err != nil {
+			return hopeless{err}
+		}
 		if h.Exchanges() == 0 {
 			return errors.New("no answer yet")
 		}
@@ -215,7 +218,7 @@ func (h *Held) Fresh(ctx context.Context) error {
 	before := h.Exchanges()
 	return AwaitWithin(ctx, 10*time.Second, "an answer on the held connection", func(context.Context) error {
 		if err := h.Err(); err != nil {
-			return fmt.Errorf("it broke: %w", err)
+			return hopeless{fmt.Errorf("it broke: %w", err)}
 		}
 		if h.Exchanges() < before+2 { // One of them may have begun before the call.
 			return errors.New("no fresh answer yet")

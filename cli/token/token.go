@@ -53,7 +53,7 @@ func Sign(key ed25519.PrivateKey, c Claims) (string, error) {
 		IssuedAt: jwt.NewNumericDate(now),
 		Expiry:   jwt.NewNumericDate(now.Add(c.TTL)),
 	}
-	ours := map[string]string{"node": c.Node, "account": c.Account}
+	ours := map[string]any{"node": c.Node, "account": c.Account}
 	text, err := jwt.Signed(signer).Claims(standard).Claims(ours).Serialize()
 	if err != nil {
 		return "", fmt.Errorf("sign a token: %w", err)
