@@ -49,4 +49,6 @@ type StatusError struct {
 	Status int
 }
 
-func (e *StatusError) Error() string { return fmt.Sprintf("peer refused the connection: http status %d", e.Status) }
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("peer refused the connection: http status %d", e.Status)
+}

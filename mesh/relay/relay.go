@@ -2,8 +2,11 @@
 package relay
 
 import (
+	"io"
 	"net"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Result is how a relayed connection ended.
@@ -35,10 +38,88 @@ func (s *Session) AddSent(n int) { s.sent.Add(uint64(n)) }
 // AddReceived counts n more bytes from b to a. It is for the relay's driver.
 func (s *Session) AddReceived(n int) { s.received.Add(uint64(n)) }
 
+// past is a deadline that is over, to wake whoever waits for a socket.
+var past = time.Unix(1, 0)
+
+// pair is a running Join.
+type pair struct {
+	a, b    *net.TCPConn
+	session *Session
+
+	mu    sync.Mutex
+	err   error // the first thing that went wrong
+	ended bool  // too late for Cut
+}
+
 // Join takes both connections over, relays between them and returns at once. It calls done exactly once, from a goroutine
-// of its own, when both directions have ended and both connections are closed.
+// of its own, when both directions have ended and both connections are closed. What one side did is done to the other: FIN
+// to FIN, reset to reset.
 func Join(a, b *net.TCPConn, done func(Result)) *Session {
-	s := NewSession(func(error) { _ = a.Close(); _ = b.Close() })
-	go done(Result{})
-	return s
+	p := &pair{a: a, b: b}
+	p.session = NewSession(p.fail)
+	go p.run(done)
+	return p.session
+}
+
+// run moves a to b, has another goroutine move b to a, and closes both.
+func (p *pair) run(done func(Result)) {
+	err := p.relay()
+	if err != nil {
+		reset(p.a)
+		reset(p.b)
+	} else {
+		_ = p.a.Close()
+		_ = p.b.Close()
+	}
+	sent, received := p.session.Counts()
+	done(Result{Sent: sent, Received: received, Err: err})
+}
+
+func (p *pair) relay() error {
+	a, err := NewSocket(p.a)
+	if err != nil {
+		return err
+	}
+	b, err := NewSocket(p.b)
+	if err != nil {
+		return err
+	}
+	var back sync.WaitGroup
+	back.Go(func() { p.move(b, a, p.session.AddReceived) })
+	p.move(a, b, p.session.AddSent)
+	back.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = true
+	return p.err
+}
+
+// move relays one direction until its end.
+func (p *pair) move(from, to *Socket, count func(int)) {
+	s := splicer{from: from, to: to}
+	defer s.close()
+	for {
+		n, err := s.next()
+		count(n)
+		switch {
+		case err == io.EOF:
+			// That to has gone shows when it is read.
+			_ = to.CloseWrite()
+			return
+		case err != nil:
+			p.fail(err)
+			return
+		}
+	}
+}
+
+// fail makes err the end, unless there is one already, and wakes both directions.
+func (p *pair) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil && !p.ended {
+		p.err = err
+		_ = p.a.SetDeadline(past)
+		_ = p.b.SetDeadline(past)
+	}
 }

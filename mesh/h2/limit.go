@@ -1,0 +1,38 @@
+package h2
+
+// What a peer may make us do for nothing between two Ticks, in points. A peer that behaves comes nowhere near: it sends one PING
+// in 10 s and resets an unanswered stream when a user gives up. What it may do is small beside the cost of a TLS handshake.
+const (
+	budgetPerTick  = 20_000
+	costEmptyFrame = 5   // DATA that carries nothing and ends nothing, CONTINUATION that carries nothing
+	costUnknown    = 1   // frames that mean nothing to us
+	costPing       = 20  // has to be answered
+	costSettings   = 100 // has to be answered, touches every stream
+	costReset      = 20  // a stream that was reset before it was answered (CVE-2023-44487)
+	costBadStream  = 20  // a stream that we had to refuse or reset
+)
+
+const (
+	maxReplies       = 1000 // answers that wait because the peer doesn't read
+	maxContinuations = 32   // frames of one header block
+	maxSettings      = 64   // entries of one SETTINGS frame
+)
+
+// Tick renews what the peer may waste. The driver calls it every 10 s or so.
+func (c *Conn) Tick() { c.budget = budgetPerTick }
+
+// spend takes points; without any left the connection ends (RFC 9113 section 10.5).
+func (c *Conn) spend(points int, what string) error {
+	if c.budget -= points; c.budget < 0 {
+		return c.fail(EnhanceYourCalm, "too many "+what)
+	}
+	return nil
+}
+
+// reply counts a frame that the peer made us send.
+func (c *Conn) reply() error {
+	if c.replies++; c.replies > maxReplies {
+		return c.fail(EnhanceYourCalm, "the peer does not read our answers")
+	}
+	return nil
+}

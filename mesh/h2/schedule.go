@@ -1,0 +1,97 @@
+package h2
+
+// quantum is how much a stream may send in its turn when others wait: as much as fills a TLS record, less the frame header.
+const quantum = 16<<10 - FrameHeaderLen
+
+// ring is the queue of streams that have data and an open window; each sends in turn, then queues again.
+type ring struct {
+	first, last *stream
+}
+
+func (r *ring) push(s *stream) {
+	if s.queued {
+		return
+	}
+	s.queued = true
+	s.prev, s.next = r.last, nil
+	if r.last != nil {
+		r.last.next = s
+	} else {
+		r.first = s
+	}
+	r.last = s
+}
+
+func (r *ring) remove(s *stream) {
+	if !s.queued {
+		return
+	}
+	s.queued = false
+	if s.prev != nil {
+		s.prev.next = s.next
+	} else {
+		r.first = s.next
+	}
+	if s.next != nil {
+		s.next.prev = s.prev
+	} else {
+		r.last = s.prev
+	}
+	s.prev, s.next = nil, nil
+}
+
+// Ready says that the stream has data to send. It stays so until AppendData takes some; call it again when there is more.
+func (c *Conn) Ready(id uint32) {
+	if s := c.streams[id]; s != nil && !s.localEnd {
+		s.wants = true
+		c.queue(s)
+	}
+}
+
+// Unready takes Ready back.
+func (c *Conn) Unready(id uint32) {
+	if s := c.streams[id]; s != nil {
+		s.wants = false
+		c.ready.remove(s)
+	}
+}
+
+func (c *Conn) queue(s *stream) {
+	if s.wants && s.send > 0 {
+		c.ready.push(s)
+	}
+}
+
+// Next returns the stream whose turn it is and how many bytes of it may be sent as one frame now; 0 means that nothing can be
+// sent. It changes nothing: AppendData does.
+func (c *Conn) Next() (id uint32, budget int) {
+	s := c.ready.first
+	if s == nil || c.send <= 0 || c.err != nil {
+		return 0, 0
+	}
+	budget = int(min(s.send, c.send))
+	budget = min(budget, int(c.peer.maxFrameSize))
+	if s.next != nil {
+		budget = min(budget, quantum)
+	}
+	return s.id, budget
+}
+
+// AppendData appends the header of a DATA frame with n bytes of the stream to dst; the caller puts those bytes after it. n must
+// be at most the budget that Next gave. The stream's turn is over: Ready queues it again. end makes it the last frame.
+func (c *Conn) AppendData(dst []byte, id uint32, n int, end bool) []byte {
+	s := c.streams[id]
+	if s == nil || s.localEnd {
+		return dst
+	}
+	s.send -= sendWindow(n)
+	c.send -= sendWindow(n)
+	s.wants = false
+	c.ready.remove(s)
+	h := frameHeader{length: uint32(n), kind: frameData, stream: id}
+	if end {
+		h.flags = flagEndStream
+		c.endLocal(s)
+	}
+	return appendFrameHeader(dst, h)
+}

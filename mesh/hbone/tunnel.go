@@ -1,0 +1,320 @@
+package hbone
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/identity"
+)
+
+const (
+	handshakeTimeout = 10 * time.Second
+	settingsTimeout  = 10 * time.Second
+	pingInterval     = 10 * time.Second // from the answer to the next
+	pingTimeout      = 20 * time.Second
+)
+
+var (
+	errUnprocessed = errors.New("the peer did not process the request")
+	errClosed      = errors.New("tunnel closed")
+	errIdle        = errors.New("tunnel idle")
+	errPing        = errors.New("peer does not answer pings")
+	errSettings    = errors.New("peer sends no HTTP/2 settings")
+)
+
+// errReset is what the application on the other side did, or what was done to it.
+func errReset(code h2.Code) error {
+	return fmt.Errorf("peer reset the stream with %s: %w", code, syscall.ECONNRESET)
+}
+
+// tunnel is one connection with its streams. Its fields are guarded by mu but for those before it, which never change.
+type tunnel struct {
+	tunnelConfig
+	gone chan struct{} // closed when the last goroutine has ended
+
+	mu       sync.Mutex
+	core     *h2.Conn
+	streams  map[uint32]*Stream
+	handlers int  // of accept that run
+	running  int  // goroutines
+	left     bool // gone is closed
+	flushing bool
+	draining bool  // ends when the last stream does
+	ending   bool  // the socket is closed once everything is sent
+	closed   bool  // the socket is closed
+	err      error // why the tunnel is dead, nil while it lives
+
+	born      time.Time
+	idleSince time.Time // zero while there are streams
+	pinged    bool      // a PING is unanswered
+	pingTime  time.Time // when it was sent, or when the next is due
+}
+
+// tunnelConfig is what a tunnel is made of. The functions are called without the tunnel's mu.
+type tunnelConfig struct {
+	socket *packed
+	conn   net.Conn // TLS over socket
+	peer   identity.Workload
+	max    int                    // streams at once that we open, or allow
+	idle   time.Duration          // client: how long to live without streams
+	accept func(*Stream, Request) // server: decides a CONNECT, in a goroutine of its own
+	fault  func(error)            // server: hears of requests that are none
+	ended  func(*tunnel)          // hears of the end
+}
+
+// newTunnel starts a tunnel on a connection whose handshake is done.
+func newTunnel(cfg tunnelConfig) *tunnel {
+	now := time.Now()
+	core := h2.Config{Role: h2.Client}
+	if cfg.accept != nil {
+		core = h2.Config{Role: h2.Server, MaxStreams: uint32(cfg.max)}
+	}
+	t := &tunnel{
+		tunnelConfig: cfg, gone: make(chan struct{}), core: h2.New(core), streams: make(map[uint32]*Stream),
+		born: now, idleSince: now, pingTime: now.Add(pingInterval),
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.schedule()
+	t.spawn(func() {
+		err := t.readAll()
+		t.mu.Lock()
+		t.die(err)
+		t.mu.Unlock()
+		t.ended(t)
+	})
+	t.kick()
+	return t
+}
+
+// spawn runs f in a goroutine that the tunnel's owner waits for. It is called with mu held.
+func (t *tunnel) spawn(f func()) {
+	t.running++
+	go func() {
+		f()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.running--; t.running == 0 && t.err != nil && !t.left {
+			t.left = true
+			close(t.gone)
+		}
+	}()
+}
+
+// die makes err the end of the tunnel and of all its streams. It is called with mu held.
+func (t *tunnel) die(err error) {
+	if t.err != nil {
+		t.close()
+		return
+	}
+	t.err = err
+	code := h2.NoError
+	var fault *h2.ConnError
+	switch {
+	case errors.As(err, &fault):
+		code = fault.Code
+	case errors.Is(err, errSettings):
+		code = h2.SettingsTimeout
+	}
+	t.core.Close(code, "")
+	for _, s := range t.streams {
+		s.fail(fmt.Errorf("tunnel ended: %w", err))
+	}
+	t.end()
+}
+
+// end closes the socket as soon as what waits is sent, GOAWAY last.
+func (t *tunnel) end() {
+	t.ending = true
+	_ = t.socket.Conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+	t.kick()
+}
+
+// shutdown lets the running streams end and takes no new ones.
+func (t *tunnel) shutdown() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil && !t.draining {
+		t.draining = true
+		t.core.Shutdown()
+		t.kick()
+		t.endIfDrained()
+	}
+}
+
+// cut ends the tunnel at once.
+func (t *tunnel) cut(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil {
+		t.die(err)
+	}
+}
+
+// endIfDrained ends a tunnel that has nothing more to do. A server that announced its end waits for the round trip that lets no
+// stream get lost.
+func (t *tunnel) endIfDrained() {
+	if t.err == nil && t.draining && len(t.streams) == 0 && t.core.GoneAway() {
+		t.die(errClosed)
+	}
+}
+
+// handle acts on an event. It is called with mu held, which it may let go of while it writes to an application.
+func (t *tunnel) handle(ev h2.Event) {
+	s := t.streams[ev.Stream]
+	switch ev.Kind {
+	case h2.EventHeaders:
+		switch {
+		case s == nil && t.accept != nil:
+			t.acceptStream(ev)
+		case s != nil && !s.answered && t.accept == nil:
+			s.response(ev)
+		default: // RFC 9113 section 8.5: a connected stream carries data only
+			t.core.Reset(ev.Stream, h2.ProtocolError)
+			if s != nil {
+				s.fail(errors.New("peer sent headers on a connected stream"))
+			}
+		}
+	case h2.EventData:
+		if s != nil {
+			s.deliver(ev.Data, ev.EndStream)
+		} else {
+			t.core.Reset(ev.Stream, h2.Cancel)
+		}
+	case h2.EventReset:
+		if s != nil {
+			s.peerReset(ev)
+		}
+	case h2.EventGoAway:
+		t.leave(ev.Stream)
+	case h2.EventPong:
+		t.pinged = false
+		t.pingTime = time.Now().Add(pingInterval)
+		t.schedule()
+	case h2.EventSettings:
+		t.schedule()
+	}
+}
+
+// leave obeys a GOAWAY: streams above last were not processed and are safe to try elsewhere.
+func (t *tunnel) leave(last uint32) {
+	if t.accept != nil {
+		return // we open no streams
+	}
+	t.draining = true
+	t.core.Shutdown()
+	for id, s := range t.streams {
+		if id > last {
+			s.fail(errUnprocessed)
+			t.forget(s)
+		}
+	}
+}
+
+// acceptStream takes a new request.
+func (t *tunnel) acceptStream(ev h2.Event) {
+	req, err := parseRequest(ev.Fields)
+	switch {
+	case err != nil:
+		_ = t.core.Headers(ev.Stream, responseFields(400, Baggage{}), true)
+		t.spawn(func() { t.fault(err) })
+		return
+	case t.handlers >= 2*t.max: // handlers of streams that were reset still run
+		t.core.Reset(ev.Stream, h2.RefusedStream)
+		return
+	}
+	s := t.newStream(ev.Stream)
+	s.baggage, s.remoteEnd = req.Baggage, ev.EndStream
+	t.handlers++
+	t.spawn(func() {
+		t.accept(s, req)
+		t.mu.Lock()
+		t.handlers--
+		t.mu.Unlock()
+	})
+}
+
+// forget takes a stream off the tunnel. It is called with mu held.
+func (t *tunnel) forget(s *Stream) {
+	if t.streams[s.id] != s {
+		return
+	}
+	delete(t.streams, s.id)
+	if len(t.streams) == 0 {
+		t.idleSince = time.Now()
+		t.schedule()
+		t.endIfDrained()
+	}
+}
+
+// schedule sets the read deadline to what is due next.
+func (t *tunnel) schedule() {
+	next := t.pingTime
+	if t.pinged {
+		next = t.pingTime.Add(pingTimeout)
+	}
+	earlier := func(due time.Time) {
+		if due.Before(next) {
+			next = due
+		}
+	}
+	if !t.core.Settled() {
+		earlier(t.born.Add(settingsTimeout))
+	}
+	if t.idle > 0 && !t.idleSince.IsZero() {
+		earlier(t.idleSince.Add(t.idle))
+	}
+	_ = t.socket.Conn.SetReadDeadline(next)
+}
+
+// tick does what is due. An error is the tunnel's end.
+func (t *tunnel) tick(now time.Time) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	due := func(at time.Time) bool { return !now.Before(at) }
+	switch {
+	case t.err != nil:
+		return t.err
+	case !t.core.Settled() && due(t.born.Add(settingsTimeout)):
+		return errSettings
+	case t.pinged && due(t.pingTime.Add(pingTimeout)):
+		return errPing
+	case t.idle > 0 && !t.idleSince.IsZero() && due(t.idleSince.Add(t.idle)):
+		return errIdle
+	case !t.pinged && due(t.pingTime):
+		t.pinged, t.pingTime = true, now
+		t.core.Tick()
+		t.core.Ping(uint64(now.UnixNano()))
+		t.kick()
+	}
+	t.schedule()
+	return nil
+}
+
+// fate returns why the tunnel ended, or nil while it lives.
+func (t *tunnel) fate() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
+
+// explain makes a DialError of what broke a tunnel before the peer's settings came: with TLS 1.3 a client learns only then
+// that its certificate was refused.
+func (t *tunnel) explain(err error, addr netip.AddrPort) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil || t.core.Settled() || !errors.Is(err, t.err) {
+		return err
+	}
+	stage := StageHTTP2
+	if isAlert(t.err) {
+		stage = StageTLS
+	}
+	return &DialError{Stage: stage, Addr: addr, Err: t.err}
+}
