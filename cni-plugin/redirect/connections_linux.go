@@ -124,14 +124,21 @@ func parseSocket(msg []byte) (diagSocket, error) {
 		local: address(8, 4), remote: address(24, 6),
 		inode: binary.NativeEndian.Uint32(msg[68:]),
 	}
-	attrs, err := nl.ParseRouteAttr(msg[diagMessageLen:])
-	if err != nil {
-		return diagSocket{}, fmt.Errorf("socket attributes: %w", err)
-	}
-	for _, attr := range attrs {
-		if attr.Attr.Type == diagMark && len(attr.Value) >= 4 {
-			s.mark = binary.NativeEndian.Uint32(attr.Value)
-		}
-	}
+	s.mark = markOf(msg[diagMessageLen:])
 	return s, nil
+}
+
+// markOf finds the mark among a message's attributes: two bytes length, two bytes type, a value, padding to four.
+func markOf(attrs []byte) uint32 {
+	for len(attrs) >= 4 {
+		length, kind := int(binary.NativeEndian.Uint16(attrs)), binary.NativeEndian.Uint16(attrs[2:])
+		if length < 4 || length > len(attrs) {
+			break
+		}
+		if kind == diagMark && length >= 8 {
+			return binary.NativeEndian.Uint32(attrs[4:])
+		}
+		attrs = attrs[min((length+3)&^3, len(attrs)):]
+	}
+	return 0
 }

@@ -71,7 +71,7 @@ func writeTables(found, planned []Table) error {
 	}
 	for _, old := range found {
 		if !slices.ContainsFunc(planned, func(t Table) bool { return sameShape(old, t) }) {
-			conn.DelTable(table(old.Name))
+			conn.DelTable(conn.AddTable(table(old.Name))) // added first, in case another agent was faster
 		}
 	}
 	for _, want := range planned {
