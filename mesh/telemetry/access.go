@@ -46,9 +46,13 @@ func (c *Conn) log(level slog.Level, message string, last []slog.Attr) {
 	}
 	info := &c.info
 	attrs := make([]slog.Attr, 0, 16)
-	attrs = append(attrs, slog.Any("src.addr", info.Src))
+	if info.Src.IsValid() {
+		attrs = append(attrs, slog.Any("src.addr", info.Src))
+	}
 	attrs = appendPeer(attrs, sourceKeys, info.Source, info.MTLS)
-	attrs = append(attrs, slog.Any("dst.addr", info.Dst))
+	if info.Dst.IsValid() {
+		attrs = append(attrs, slog.Any("dst.addr", info.Dst))
+	}
 	if info.HBONEDst != "" {
 		attrs = append(attrs, slog.Any("dst.hbone_addr", address(info.HBONEDst)))
 	}
