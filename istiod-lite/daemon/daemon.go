@@ -1,0 +1,198 @@
+// Package daemon wires the control plane together and runs it.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/ca"
+	"github.com/tulle-mesh/tulle/istiod-lite/config"
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/push"
+	"github.com/tulle-mesh/tulle/istiod-lite/translate"
+	"github.com/tulle-mesh/tulle/istiod-lite/watch"
+	caapi "github.com/tulle-mesh/tulle/mesh/api/ca"
+)
+
+// Daemon is a control plane. It listens from New on and answers from Run on.
+type Daemon struct {
+	cfg      config.Config
+	log      *slog.Logger
+	model    *model.Model
+	pipeline *pipeline
+	resource *push.Log
+	pusher   *push.Server
+	rpc      *grpc.Server
+	debug    *http.Server
+
+	xdsListener, debugListener net.Listener
+
+	trouble  atomic.Pointer[error] // the last file that couldn't be used
+	rejected prometheus.Counter
+}
+
+// Run runs a control plane until the context ends, which isn't an error.
+func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	d, err := New(cfg, log)
+	if err != nil {
+		return err
+	}
+	return d.Run(ctx)
+}
+
+// New opens the authority and the listeners. Whoever doesn't go on to Run leaks them.
+func New(cfg config.Config, log *slog.Logger) (*Daemon, error) {
+	// Nobody is enrolled where no agent has made the folder.
+	if err := os.MkdirAll(cfg.Status, 0o755); err != nil {
+		return nil, fmt.Errorf("make status folder: %w", err)
+	}
+	authority, err := ca.Open(cfg.State, cfg.CACerts, cfg.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	serving, err := ca.NewServing(authority, cfg.ServerNames)
+	if err != nil {
+		return nil, err
+	}
+	registry := prometheus.NewRegistry()
+	d := &Daemon{cfg: cfg, log: log, model: model.New(cfg.RootNamespace), resource: push.NewLog()}
+	mesh := translate.Mesh{TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, Domain: "cluster.local"}
+	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
+	d.register(registry)
+	d.serve(authority, serving, registry)
+	if d.xdsListener, err = net.Listen("tcp", cfg.XDSAddr); err != nil {
+		return nil, fmt.Errorf("listen for proxies: %w", err)
+	}
+	if d.debugListener, err = net.Listen("tcp", cfg.DebugAddr); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen for debug pages: %w", err), d.xdsListener.Close())
+	}
+	return d, nil
+}
+
+// XDSAddr is where proxies are served.
+func (d *Daemon) XDSAddr() net.Addr { return d.xdsListener.Addr() }
+
+// DebugAddr is where the debug pages are.
+func (d *Daemon) DebugAddr() net.Addr { return d.debugListener.Addr() }
+
+// serve makes the servers.
+func (d *Daemon) serve(authority *ca.Authority, serving *ca.Serving, registry *prometheus.Registry) {
+	tokens := ca.NewTokens(d.cfg.TokenKey)
+	d.rpc = grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(serving.Config())),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionAge: 30 * time.Minute, MaxConnectionAgeGrace: 10 * time.Second,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxConcurrentStreams(1000),
+		// A proxy that comes back sends the versions of all that it knows.
+		grpc.MaxRecvMsgSize(16<<20),
+		grpc.MaxHeaderListSize(64<<10),
+		grpc.ChainUnaryInterceptor(d.unary),
+		grpc.ChainStreamInterceptor(d.stream),
+	)
+	d.pusher = push.NewServer(push.Config{
+		Log: d.resource, Registry: registry, Logger: d.log.With("scope", "push"),
+		Authenticate: func(ctx context.Context) (push.Caller, error) {
+			caller, err := tokens.Authenticate(ctx)
+			if err != nil {
+				d.log.Warn("stream refused: caller is not authenticated", "scope", "push", "err", err)
+				return push.Caller{}, status.Error(codes.Unauthenticated, "authentication failure")
+			}
+			return push.Caller(caller), nil
+		},
+	})
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(d.rpc, d.pusher)
+	caapi.RegisterIstioCertificateServiceServer(d.rpc, ca.NewServer(ca.Config{
+		Authority: authority, Tokens: tokens, TrustDomain: d.cfg.TrustDomain, TrustedNodeAccounts: d.cfg.TrustedNodeAccounts,
+		Runs: d.runs, Registry: registry, Logger: d.log.With("scope", "ca"),
+	}))
+	d.debug = &http.Server{Handler: d.pages(registry), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
+}
+
+func (d *Daemon) runs(node, namespace, serviceAccount string) (runs bool) {
+	d.model.View(func() { runs = d.model.Runs(node, model.Name{Namespace: namespace, Name: serviceAccount}) })
+	return runs
+}
+
+// Run follows the objects and serves until the context ends, which isn't an error.
+func (d *Daemon) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group sync.WaitGroup
+	var failures [3]error
+	for i, part := range []func() error{
+		func() error { return d.watch(ctx) },
+		func() error { return d.rpc.Serve(d.xdsListener) },
+		func() error { return d.debug.Serve(d.debugListener) },
+	} {
+		group.Go(func() {
+			defer cancel() // none goes on without the others
+			failures[i] = part()
+		})
+	}
+	d.log.Info("control plane started", "source", d.cfg.Source, "xds", d.XDSAddr().String(), "debug", d.DebugAddr().String(), "roots", d.cfg.State)
+	<-ctx.Done()
+	// Proxies reconnect with what they know, so there is nothing to finish for them.
+	d.rpc.Stop()
+	_ = d.debug.Close()
+	group.Wait()
+	d.pusher.Wait()
+	for i, err := range failures {
+		if errors.Is(err, http.ErrServerClosed) || errors.Is(err, grpc.ErrServerStopped) {
+			failures[i] = nil
+		}
+	}
+	return errors.Join(failures[:]...)
+}
+
+func (d *Daemon) watch(ctx context.Context) error {
+	return watch.Files{
+		Source: d.cfg.Source, Status: d.cfg.Status, Apply: d.pipeline.apply, Report: d.report, Log: d.log.With("scope", "watch"),
+	}.Run(ctx)
+}
+
+// report says what can't be used.
+func (d *Daemon) report(err error) {
+	d.rejected.Inc()
+	d.trouble.Store(&err)
+	if d.pipeline.ready.Load() {
+		d.log.Error("file not used, what it said before stays in force", "scope", "watch", "err", err)
+		return
+	}
+	d.log.Error("file not used, nothing is served until it is mended", "scope", "watch", "err", err)
+}
+
+// Before everything was read once, no proxy may be told anything: the rest would look deleted.
+var errNotReady = status.Error(codes.Unavailable, "the control plane has not read its objects yet")
+
+func (d *Daemon) unary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if !d.pipeline.ready.Load() {
+		return nil, errNotReady
+	}
+	return next(ctx, request)
+}
+
+func (d *Daemon) stream(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if !d.pipeline.ready.Load() {
+		return errNotReady
+	}
+	return next(server, stream)
+}

@@ -1,0 +1,107 @@
+package daemon
+
+import (
+	"log/slog"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/push"
+	"github.com/tulle-mesh/tulle/istiod-lite/translate"
+	"github.com/tulle-mesh/tulle/mesh/api/security"
+)
+
+// pipeline takes changes of objects from the watch through model and translation into the log. apply is for one goroutine
+// at a time.
+type pipeline struct {
+	model *model.Model
+	mesh  translate.Mesh
+	log   *push.Log
+	out   *slog.Logger
+
+	produced map[model.Key][]product // what each object became
+	noted    map[model.Key]string    // what was logged of it
+
+	ready atomic.Bool // everything was taken in once
+}
+
+// product is a published resource.
+type product struct{ typeURL, name string }
+
+func newPipeline(m *model.Model, mesh translate.Mesh, log *push.Log, out *slog.Logger) *pipeline {
+	return &pipeline{
+		model: m, mesh: mesh, log: log, out: out,
+		produced: make(map[model.Key][]product), noted: make(map[model.Key]string),
+	}
+}
+
+// apply takes changes in. Its cost goes by what depends on them, not by what else there is.
+func (p *pipeline) apply(changes []model.Change) {
+	var updates []push.Update
+	for _, key := range p.model.Apply(changes) {
+		result := p.mesh.Object(p.model, key)
+		updates = append(updates, p.differ(key, result.Resources)...)
+		p.note(key, result.Notes)
+	}
+	changed, err := p.log.Publish(updates)
+	if err != nil {
+		p.out.Error("resources not published", "err", err)
+		return
+	}
+	if !p.ready.Swap(true) {
+		p.out.Info("ready", "objects", len(changes), "resources", changed)
+		return
+	}
+	p.out.Debug("change published", "objects", len(changes), "resources", changed)
+}
+
+// differ returns an object's resources, and removals of those that it had and has no more.
+func (p *pipeline) differ(key model.Key, resources []translate.Resource) []push.Update {
+	var updates []push.Update
+	var now []product
+	kept := make(map[product]bool, len(resources))
+	for _, resource := range resources {
+		one := product{typeOf(resource.Message), resource.Name}
+		kept[one] = true
+		now = append(now, one)
+		updates = append(updates, push.Update{Type: one.typeURL, Name: one.name, Message: resource.Message})
+	}
+	for _, old := range p.produced[key] {
+		if !kept[old] {
+			updates = append(updates, push.Update{Type: old.typeURL, Name: old.name})
+		}
+	}
+	if len(now) == 0 {
+		delete(p.produced, key)
+	} else {
+		p.produced[key] = now
+	}
+	return updates
+}
+
+func typeOf(message proto.Message) string {
+	if _, ok := message.(*security.Authorization); ok {
+		return push.Authorization
+	}
+	return push.Address
+}
+
+// note logs what the writer of an object should know, once.
+func (p *pipeline) note(key model.Key, notes []translate.Note) {
+	text := ""
+	for _, note := range notes {
+		text += note.Text + "; "
+	}
+	if text == p.noted[key] {
+		return
+	}
+	delete(p.noted, key)
+	if text == "" {
+		return
+	}
+	p.noted[key] = text
+	for _, note := range notes {
+		p.out.Warn(note.Text, "kind", string(key.Kind), "object", key.Name.String())
+	}
+}

@@ -1,0 +1,94 @@
+package push
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+)
+
+// shown is what the debug page says of a stream.
+type shown struct {
+	proxy, node string
+	connected   time.Time
+	version     string
+
+	lock  sync.Mutex
+	types map[string]typeStatus
+}
+
+// typeStatus is how far a proxy is with a type.
+type typeStatus struct {
+	Sent  string    `json:"sent"`  // version of the log
+	Acked string    `json:"acked"` // the same
+	When  time.Time `json:"when"`  // of the last of both
+	Nack  string    `json:"nack,omitempty"`
+}
+
+func (s *shown) sent(response *discoveryv3.DeltaDiscoveryResponse, now time.Time) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	one := s.types[short(response.TypeUrl)]
+	one.Sent, one.When = response.SystemVersionInfo, now
+	s.types[short(response.TypeUrl)] = one
+}
+
+func (s *shown) acknowledged(response *discoveryv3.DeltaDiscoveryResponse, nack string, now time.Time) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	one := s.types[short(response.TypeUrl)]
+	one.Acked, one.Nack, one.When = response.SystemVersionInfo, nack, now
+	s.types[short(response.TypeUrl)] = one
+}
+
+// MarshalJSON writes the status as it is now.
+func (s *shown) MarshalJSON() ([]byte, error) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	return json.Marshal(struct {
+		Proxy     string                `json:"proxy"`
+		Node      string                `json:"node"`
+		Connected time.Time             `json:"connected"`
+		Types     map[string]typeStatus `json:"types"`
+	}{s.proxy, s.node, s.connected, s.types})
+}
+
+func (s *Server) show(node *corev3.Node, caller Caller) *shown {
+	version := node.GetMetadata().GetFields()["ISTIO_VERSION"].GetStringValue()
+	if version == "" {
+		version = "unknown"
+	}
+	show := &shown{proxy: node.Id, node: caller.Node, connected: time.Now(), version: version, types: make(map[string]typeStatus)}
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.streams[show] = struct{}{}
+	s.metrics.clients.WithLabelValues(version).Inc()
+	return show
+}
+
+func (s *Server) hide(show *shown) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	delete(s.streams, show)
+	s.metrics.clients.WithLabelValues(show.version).Dec()
+}
+
+// ServeHTTP lists the connected proxies and what each was sent and has acknowledged: the page /debug/syncz.
+func (s *Server) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	s.lock.Lock()
+	list := make([]*shown, 0, len(s.streams))
+	for show := range s.streams {
+		list = append(list, show)
+	}
+	s.lock.Unlock()
+	slices.SortFunc(list, func(a, b *shown) int { return cmp.Or(cmp.Compare(a.proxy, b.proxy), a.connected.Compare(b.connected)) })
+	w.Header().Set("Content-Type", "application/json")
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	_ = encoder.Encode(list) // the reader went away
+}

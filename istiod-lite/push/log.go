@@ -1,0 +1,245 @@
+// Package push serves resources to proxies over delta xDS. All of them are kept once, encoded, in a log ordered by their
+// last change; a proxy is a cursor in it, and what it is owed is whatever lies behind the cursor.
+package push
+
+import (
+	"container/list"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// The type URLs that are served.
+const (
+	Address       = "type.googleapis.com/istio.workload.Address"
+	Authorization = "type.googleapis.com/istio.security.Authorization"
+)
+
+// Update is a resource that came or changed, or went if Message is nil.
+type Update struct {
+	Type, Name string
+	Message    proto.Message
+}
+
+// Log holds every resource with the number of the change that made it what it is. It is safe for concurrent use.
+type Log struct {
+	lock    sync.Mutex
+	tables  map[string]*table
+	head    uint64        // number of the last change
+	changed chan struct{} // closed at the next change
+	readers map[*cursor]struct{}
+}
+
+// table holds the resources of one type. Those that went stay behind as graves until every reader has passed them.
+type table struct {
+	byName map[string]*list.Element // of *entry
+	order  *list.List               // by change, oldest first
+	graves int
+}
+
+type entry struct {
+	name     string
+	change   uint64
+	resource *discoveryv3.Resource // nil in a grave; immutable and shared by all streams
+}
+
+// cursor says up to which change a reader knows a type. Guarded by the log's lock.
+type cursor struct{ change uint64 }
+
+// maxGraves is how many resources that went are kept per type before it is looked whether somebody needs them.
+const maxGraves = 1024
+
+// NewLog makes an empty log.
+func NewLog() *Log {
+	l := &Log{tables: make(map[string]*table), changed: make(chan struct{}), readers: make(map[*cursor]struct{})}
+	for _, typeURL := range []string{Authorization, Address} {
+		l.tables[typeURL] = &table{byName: make(map[string]*list.Element), order: list.New()}
+	}
+	return l
+}
+
+// Publish takes in what changed, as one change: readers see all of it or nothing. Resources that are as they were don't
+// count. It returns how many did change.
+func (l *Log) Publish(updates []Update) (int, error) {
+	encoded := make([]*discoveryv3.Resource, len(updates))
+	for i, update := range updates {
+		if update.Message == nil {
+			continue
+		}
+		resource, err := encode(update)
+		if err != nil {
+			return 0, err
+		}
+		encoded[i] = resource
+	}
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	changed := 0
+	for i, update := range updates {
+		if l.tables[update.Type].set(update.Name, encoded[i], l.head+1) {
+			changed++
+		}
+	}
+	if changed > 0 {
+		l.head++
+		l.fill()
+		close(l.changed)
+		l.changed = make(chan struct{})
+	}
+	return changed, nil
+}
+
+// encode marshals in a fixed order, so that equal resources have equal versions on every replica and after a restart.
+func encode(update Update) (*discoveryv3.Resource, error) {
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(update.Message)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", update.Name, err)
+	}
+	return &discoveryv3.Resource{
+		Name:     update.Name,
+		Version:  strconv.FormatUint(xxhash.Sum64(body), 16),
+		Resource: &anypb.Any{TypeUrl: update.Type, Value: body},
+	}, nil
+}
+
+// set stores a resource, or buries it, and tells whether that made a difference.
+func (t *table) set(name string, resource *discoveryv3.Resource, change uint64) bool {
+	element := t.byName[name]
+	if element == nil {
+		if resource == nil {
+			return false
+		}
+		t.byName[name] = t.order.PushBack(&entry{name: name, change: change, resource: resource})
+		return true
+	}
+	e := element.Value.(*entry)
+	if e.resource.GetVersion() == resource.GetVersion() {
+		return false // both live and alike, or both gone
+	}
+	if e.resource == nil {
+		t.graves--
+	}
+	if resource == nil {
+		t.graves++
+	}
+	// Readers may hold the old entry's resource, never the entry.
+	e.resource, e.change = resource, change
+	t.order.MoveToBack(element)
+	return true
+}
+
+// fill removes graves that every reader has passed.
+func (l *Log) fill() {
+	for _, t := range l.tables {
+		if t.graves <= maxGraves {
+			continue
+		}
+		passed := l.head
+		for reader := range l.readers {
+			passed = min(passed, reader.change)
+		}
+		for element := t.order.Front(); element != nil; {
+			e, next := element.Value.(*entry), element.Next()
+			if e.change > passed {
+				break
+			}
+			if e.resource == nil {
+				t.order.Remove(element)
+				delete(t.byName, e.name)
+				t.graves--
+			}
+			element = next
+		}
+	}
+}
+
+// open makes a cursor of a reader that hasn't read; graves behind it are kept as soon as it has.
+func (l *Log) open() *cursor {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	// A first answer has no graves, so from here on is enough.
+	c := &cursor{change: l.head}
+	l.readers[c] = struct{}{}
+	return c
+}
+
+func (l *Log) close(c *cursor) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	delete(l.readers, c)
+}
+
+// Changed returns a channel that is closed at the next change.
+func (l *Log) Changed() <-chan struct{} {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	return l.changed
+}
+
+// Each calls visit with every resource of a type, in the order of their changes, until it returns false.
+func (l *Log) Each(typeURL string, visit func(*discoveryv3.Resource) bool) {
+	for _, resource := range l.all(typeURL) {
+		if !visit(resource) {
+			return
+		}
+	}
+}
+
+func (l *Log) all(typeURL string) []*discoveryv3.Resource {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	t := l.tables[typeURL]
+	all := make([]*discoveryv3.Resource, 0, len(t.byName))
+	for element := t.order.Front(); element != nil; element = element.Next() {
+		if e := element.Value.(*entry); e.resource != nil {
+			all = append(all, e.resource)
+		}
+	}
+	return all
+}
+
+// delta is what a reader of one type is owed.
+type delta struct {
+	resources []*discoveryv3.Resource
+	removed   []string
+}
+
+// since returns what changed behind a change, oldest first.
+func (t *table) since(change uint64) delta {
+	var d delta
+	element := t.order.Back()
+	for element != nil && element.Value.(*entry).change > change {
+		element = element.Prev()
+	}
+	if element == nil {
+		element = t.order.Front()
+	} else {
+		element = element.Next()
+	}
+	for ; element != nil; element = element.Next() {
+		if e := element.Value.(*entry); e.resource != nil {
+			d.resources = append(d.resources, e.resource)
+		} else {
+			d.removed = append(d.removed, e.name)
+		}
+	}
+	return d
+}
+
+// get looks names up; those that aren't there are removed.
+func (t *table) get(names []string) delta {
+	var d delta
+	for _, name := range names {
+		if element := t.byName[name]; element != nil && element.Value.(*entry).resource != nil {
+			d.resources = append(d.resources, element.Value.(*entry).resource)
+		} else {
+			d.removed = append(d.removed, name)
+		}
+	}
+	return d
+}

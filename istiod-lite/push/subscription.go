@@ -1,0 +1,124 @@
+package push
+
+import (
+	"maps"
+	"slices"
+	"sort"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+)
+
+// maxNames bounds what one proxy subscribes to by name. One that wants more asks for everything.
+const maxNames = 100_000
+
+// subscription is what a proxy wants of one type, and how far it was told. It belongs to the goroutine of its stream,
+// but for the cursor.
+type subscription struct {
+	wildcard bool
+	names    map[string]struct{} // without wildcard
+	cursor   *cursor
+
+	started bool              // had its first answer
+	known   map[string]string // versions that the proxy had before it connected; nil after the first answer
+	asked   []string          // names to be answered, changed or not
+	owed    bool              // an answer is due even if it is empty
+}
+
+// request takes in what the proxy asks for, and tells whether that exceeds the limit.
+func (s *subscription) request(first bool, r *discoveryv3.DeltaDiscoveryRequest) (ok bool) {
+	if first {
+		s.owed = true
+		s.known = r.InitialResourceVersions
+		s.wildcard = len(r.ResourceNamesSubscribe) == 0
+		s.names = make(map[string]struct{})
+	}
+	for _, name := range r.ResourceNamesSubscribe {
+		if name == "*" {
+			s.started = s.started && s.wildcard // it wants everything, not only what changes from now on
+			s.wildcard, s.owed = true, true
+			continue
+		}
+		s.names[name] = struct{}{}
+		s.asked = append(s.asked, name)
+		s.owed = true
+	}
+	for _, name := range r.ResourceNamesUnsubscribe {
+		if name == "*" {
+			s.wildcard = false
+			continue
+		}
+		delete(s.names, name)
+	}
+	return len(s.names) <= maxNames && len(s.asked) <= maxNames
+}
+
+// due tells whether there may be something to send now that the log is at head.
+func (s *subscription) due(head uint64) bool { return s.owed || s.started && s.cursor.change < head }
+
+// take returns what is owed and moves the cursor to the log's head. answer is false if nothing has to be sent. The log is
+// locked.
+func (s *subscription) take(t *table, head uint64) (d delta, answer bool) {
+	switch {
+	case !s.started && s.wildcard:
+		d = s.resume(t)
+	case s.wildcard:
+		d = t.since(s.cursor.change)
+		asked := t.get(s.asked) // sent though they didn't change
+		d.resources, d.removed = append(d.resources, asked.resources...), append(d.removed, asked.removed...)
+	default:
+		d = s.pick(t)
+	}
+	answer = s.owed || len(d.resources)+len(d.removed) > 0
+	s.cursor.change = head
+	s.started, s.owed, s.known, s.asked = true, false, nil, nil
+	return d, answer
+}
+
+// resume is the first answer to a proxy that wants everything: what differs from what it had, and what is no more.
+func (s *subscription) resume(t *table) delta {
+	d := t.since(0)
+	d.removed = nil
+	d.resources = slices.DeleteFunc(d.resources, func(r *discoveryv3.Resource) bool {
+		version, known := s.known[r.Name]
+		return known && version == r.Version
+	})
+	for name := range s.known {
+		if element := t.byName[name]; element == nil || element.Value.(*entry).resource == nil {
+			d.removed = append(d.removed, name)
+		}
+	}
+	sort.Strings(d.removed)
+	return d
+}
+
+// pick is what changed of the names subscribed to, and what is asked for now. A name that isn't there is answered as
+// removed, which tells the proxy that it needn't wait.
+func (s *subscription) pick(t *table) delta {
+	wanted := make(map[string]struct{}, len(s.asked))
+	for _, name := range s.asked {
+		if _, still := s.names[name]; still {
+			wanted[name] = struct{}{}
+		}
+	}
+	if s.started {
+		changed := t.since(s.cursor.change)
+		for _, resource := range changed.resources {
+			s.want(wanted, resource.Name)
+		}
+		for _, name := range changed.removed {
+			s.want(wanted, name)
+		}
+	}
+	d := t.get(slices.Sorted(maps.Keys(wanted)))
+	d.resources = slices.DeleteFunc(d.resources, func(r *discoveryv3.Resource) bool {
+		version, known := s.known[r.Name]
+		return known && version == r.Version
+	})
+	return d
+}
+
+func (s *subscription) want(wanted map[string]struct{}, name string) {
+	if _, ok := s.names[name]; ok {
+		wanted[name] = struct{}{}
+	}
+}

@@ -1,0 +1,106 @@
+// Package watch reads the objects of the mesh from where they are kept and tells what changed. Nothing above it knows
+// their source.
+package watch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"reflect"
+	"sync"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/mesh/folder"
+)
+
+// Files is a folder of Kubernetes objects as YAML, and beside it a folder in which the node agents say what is enrolled.
+type Files struct {
+	// Source and Status are paths; both folders must be there.
+	Source, Status string
+	// Apply takes what changed. Its first call has everything, and comes only when both folders were read without an
+	// error. Calls don't overlap.
+	Apply func([]model.Change)
+	// Report takes what can't be used, and why.
+	Report func(error)
+	Log    *slog.Logger
+}
+
+// Run follows both folders until the context ends, which isn't an error.
+func (f Files) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	j := &join{apply: f.Apply, waiting: 2}
+	d := decoder{log: f.Log, ignored: make(map[string]bool)}
+	var failures [2]error
+	var group sync.WaitGroup
+	group.Go(func() {
+		defer cancel()
+		failures[0] = folder.Watch(ctx, f.Source, folder.Config[model.Object]{
+			Decode: d.object, Apply: j.input(), Report: f.Report,
+		})
+	})
+	group.Go(func() {
+		defer cancel()
+		failures[1] = folder.Watch(ctx, f.Status, folder.Config[model.Object]{
+			Decode: enrolment, Apply: j.input(), Report: f.Report, Plain: true,
+		})
+	})
+	group.Wait()
+	return errors.Join(failures[:]...)
+}
+
+// join makes one stream of changes of several sets of objects.
+type join struct {
+	apply func([]model.Change)
+
+	lock    sync.Mutex // held during apply, so that calls don't overlap
+	waiting int        // sets that weren't heard of
+	held    []model.Change
+}
+
+// input returns a function that takes one whole set after the other.
+func (j *join) input() func([]model.Object) {
+	var last map[model.Key]model.Object
+	return func(objects []model.Object) {
+		changes, now := compare(last, objects)
+		first := last == nil
+		last = now
+		j.add(changes, first)
+	}
+}
+
+func (j *join) add(changes []model.Change, first bool) {
+	j.lock.Lock()
+	defer j.lock.Unlock()
+	j.held = append(j.held, changes...)
+	if first {
+		j.waiting--
+	}
+	if j.waiting > 0 || !first && len(changes) == 0 {
+		return
+	}
+	held := j.held
+	j.held = nil
+	j.apply(held)
+}
+
+// compare tells what changed between two sets.
+func compare(last map[model.Key]model.Object, objects []model.Object) ([]model.Change, map[model.Key]model.Object) {
+	var changes []model.Change
+	now := make(map[model.Key]model.Object, len(objects))
+	for _, object := range objects {
+		key := object.Key()
+		if old, known := last[key]; known && (old == object || reflect.DeepEqual(old, object)) {
+			now[key] = old
+			continue
+		}
+		now[key] = object
+		changes = append(changes, model.Change{Key: key, Object: object})
+	}
+	for key := range last {
+		if now[key] == nil {
+			changes = append(changes, model.Change{Key: key})
+		}
+	}
+	return changes, now
+}

@@ -1,0 +1,166 @@
+package watch
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	istio "istio.io/api/security/v1beta1"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/mesh/folder"
+)
+
+// ruleReader reads the rules of one AuthorizationPolicy. What can't be meant is an error here, so that translation has
+// nothing to guess.
+type ruleReader struct {
+	document  folder.Document
+	namespace string
+}
+
+func (r *ruleReader) rule(path string, o *istio.Rule) (model.Rule, error) {
+	var rule model.Rule
+	for i, from := range o.GetFrom() {
+		source, err := r.source(fmt.Sprintf("%s.from[%d].source", path, i), from.GetSource())
+		if err != nil {
+			return rule, err
+		}
+		rule.From = append(rule.From, source)
+	}
+	for i, to := range o.GetTo() {
+		operation, err := r.operation(fmt.Sprintf("%s.to[%d].operation", path, i), to.GetOperation())
+		if err != nil {
+			return rule, err
+		}
+		rule.To = append(rule.To, operation)
+	}
+	for i, when := range o.GetWhen() {
+		condition, err := r.condition(fmt.Sprintf("%s.when[%d]", path, i), when)
+		if err != nil {
+			return rule, err
+		}
+		rule.When = append(rule.When, condition)
+	}
+	return rule, nil
+}
+
+// field is a list of values by its name in the YAML.
+type field struct {
+	name   string
+	values []string
+}
+
+// inUse returns the names of the fields that have values. An empty value is an error: it would match nothing, or all.
+func (r *ruleReader) inUse(path string, fields ...field) ([]string, error) {
+	var names []string
+	for _, f := range fields {
+		for i, value := range f.values {
+			if value == "" {
+				return nil, r.document.At(fmt.Sprintf("%s.%s[%d]", path, f.name, i), errors.New("an empty value"))
+			}
+		}
+		if len(f.values) > 0 {
+			names = append(names, f.name)
+		}
+	}
+	return names, nil
+}
+
+func (r *ruleReader) source(path string, o *istio.Source) (model.Source, error) {
+	s := model.Source{
+		Principals: o.GetPrincipals(), NotPrincipals: o.GetNotPrincipals(),
+		Namespaces: o.GetNamespaces(), NotNamespaces: o.GetNotNamespaces(),
+	}
+	l4, err := r.inUse(path, field{"principals", s.Principals}, field{"notPrincipals", s.NotPrincipals},
+		field{"namespaces", s.Namespaces}, field{"notNamespaces", s.NotNamespaces},
+		field{"serviceAccounts", o.GetServiceAccounts()}, field{"notServiceAccounts", o.GetNotServiceAccounts()},
+		field{"ipBlocks", o.GetIpBlocks()}, field{"notIpBlocks", o.GetNotIpBlocks()})
+	if err != nil {
+		return s, err
+	}
+	s.L7, err = r.inUse(path, field{"requestPrincipals", o.GetRequestPrincipals()}, field{"notRequestPrincipals", o.GetNotRequestPrincipals()},
+		field{"remoteIpBlocks", o.GetRemoteIpBlocks()}, field{"notRemoteIpBlocks", o.GetNotRemoteIpBlocks()})
+	if err != nil {
+		return s, err
+	}
+	if len(l4)+len(s.L7) == 0 {
+		return s, r.document.At(path, errors.New("a source without fields: leave from out to match every source"))
+	}
+	if s.ServiceAccounts, err = r.accounts(path+".serviceAccounts", o.GetServiceAccounts()); err != nil {
+		return s, err
+	}
+	if s.NotServiceAccounts, err = r.accounts(path+".notServiceAccounts", o.GetNotServiceAccounts()); err != nil {
+		return s, err
+	}
+	if s.IPs, err = prefixes(r.document, path+".ipBlocks", o.GetIpBlocks()); err != nil {
+		return s, err
+	}
+	s.NotIPs, err = prefixes(r.document, path+".notIpBlocks", o.GetNotIpBlocks())
+	return s, err
+}
+
+// accounts parses "account", meant in the policy's namespace, and "namespace/account".
+func (r *ruleReader) accounts(path string, texts []string) ([]model.Name, error) {
+	var found []model.Name
+	for i, text := range texts {
+		name := model.Name{Namespace: r.namespace, Name: text}
+		if namespace, account, slash := strings.Cut(text, "/"); slash {
+			name = model.Name{Namespace: namespace, Name: account}
+		}
+		if name.Namespace == "" || name.Name == "" || strings.ContainsAny(name.Name, "/*") || strings.Contains(name.Namespace, "*") {
+			return nil, r.document.At(fmt.Sprintf("%s[%d]", path, i), fmt.Errorf("want account or namespace/account without wildcards, have %q", text))
+		}
+		found = append(found, name)
+	}
+	return found, nil
+}
+
+func (r *ruleReader) operation(path string, o *istio.Operation) (model.Operation, error) {
+	var op model.Operation
+	l7, err := r.inUse(path, field{"hosts", o.GetHosts()}, field{"notHosts", o.GetNotHosts()},
+		field{"methods", o.GetMethods()}, field{"notMethods", o.GetNotMethods()},
+		field{"paths", o.GetPaths()}, field{"notPaths", o.GetNotPaths()})
+	if err != nil {
+		return op, err
+	}
+	op.L7 = l7
+	if op.Ports, err = portNumbers(r.document, path+".ports", o.GetPorts()); err != nil {
+		return op, err
+	}
+	if op.NotPorts, err = portNumbers(r.document, path+".notPorts", o.GetNotPorts()); err != nil {
+		return op, err
+	}
+	if len(op.L7)+len(op.Ports)+len(op.NotPorts) == 0 {
+		return op, r.document.At(path, errors.New("an operation without fields: leave to out to match every operation"))
+	}
+	return op, nil
+}
+
+func (r *ruleReader) condition(path string, o *istio.Condition) (model.Condition, error) {
+	c := model.Condition{Attribute: o.GetKey()}
+	if c.Attribute == "" {
+		return c, r.document.At(path+".key", errors.New("missing"))
+	}
+	used, err := r.inUse(path, field{"values", o.GetValues()}, field{"notValues", o.GetNotValues()})
+	if err != nil {
+		return c, err
+	}
+	if len(used) == 0 {
+		return c, r.document.At(path, errors.New("neither values nor notValues"))
+	}
+	switch c.Attribute {
+	case model.SourceIP, model.DestinationIP:
+		if c.IPs, err = prefixes(r.document, path+".values", o.GetValues()); err != nil {
+			return c, err
+		}
+		c.NotIPs, err = prefixes(r.document, path+".notValues", o.GetNotValues())
+	case model.DestinationPort:
+		if c.Ports, err = portNumbers(r.document, path+".values", o.GetValues()); err != nil {
+			return c, err
+		}
+		c.NotPorts, err = portNumbers(r.document, path+".notValues", o.GetNotValues())
+	default:
+		c.Values, c.Not = o.GetValues(), o.GetNotValues()
+	}
+	return c, err
+}
