@@ -7,4 +7,7 @@ import (
 	"github.com/tulle-mesh/tulle/cli/command"
 )
 
-func main() { os.Exit(command.Main(os.Args[1:], os.Stdout, os.Stderr)) }
+// version is set by the linker: go build -ldflags '-X main.version=v1.2.3'.
+var version string
+
+func main() { os.Exit(command.Main(version, os.Args[1:], os.Stdout, os.Stderr)) }

@@ -8,20 +8,23 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func newVersion() *cobra.Command {
+func newVersion(version string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print what was built, from which commit, with which Go",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			info, _ := debug.ReadBuildInfo()
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tulle %s (%s, %s/%s)\n", revision(info), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			if version == "" {
+				info, _ := debug.ReadBuildInfo()
+				version = revision(info)
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tulle %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
 }
 
-// revision is the release, or else the commit that the program was built from.
+// revision is the commit that the program was built from, or else its module's version.
 func revision(info *debug.BuildInfo) string {
 	if info == nil {
 		return "unknown"

@@ -19,6 +19,9 @@ import (
 // bareSpec is two nodes without a mesh: a caller on the first, a backend on each, and one service over both.
 func bareSpec(t *testing.T) Spec {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs root, so not in short mode")
+	}
 	backend := func(name, node string) Pod {
 		return Pod{
 			Name: name, Namespace: "shop", Account: "backend", Node: node, Labels: map[string]string{"app": "backend"},

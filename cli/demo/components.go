@@ -16,10 +16,10 @@ import (
 
 // Names and places of the control plane, which the fabric's namespace stands for.
 const (
-	Istiod     = "istiod-lite"
-	istiodHost = "istiod.istio-system.svc"
-	xdsPort    = 15012
-	debugPort  = 15014
+	Istiod           = "istiod-lite"
+	ControlPlaneName = "istiod.istio-system.svc"
+	xdsPort          = 15012
+	debugPort        = 15014
 	// ZtunnelAccount is the account of every node's token, which may ask for its pods' certificates.
 	ZtunnelAccount = "istio-system/ztunnel"
 )
@@ -50,7 +50,7 @@ func (c *Cluster) startAll(ctx context.Context) error {
 			return err
 		}
 		for _, node := range c.spec.Nodes {
-			if err := errors.Join(c.startZtunnel(node), c.startAgent(node)); err != nil {
+			if err := errors.Join(c.LaunchZtunnel(node), c.startAgent(node)); err != nil {
 				return err
 			}
 		}
@@ -90,12 +90,13 @@ func (c *Cluster) StartIstiod(ctx context.Context) error {
 	return c.awaitURL(ctx, Istiod, fabric, fmt.Sprintf("http://%s:%d/ready", addr, debugPort))
 }
 
-func (c *Cluster) startZtunnel(node string) error {
+// LaunchZtunnel starts a node's ztunnel and waits for nothing.
+func (c *Cluster) LaunchZtunnel(node string) error {
 	control := c.ControlPlane().String()
 	_, err := c.run(launch{name: Ztunnel(node), netns: c.nets[node], args: []string{c.spec.Programs.Ztunnel, "proxy"}, env: []string{
 		"XDS_ADDRESS=https://" + control, "CA_ADDRESS=https://" + control,
 		"XDS_ROOT_CA=" + c.RootFile(), "CA_ROOT_CA=" + c.RootFile(),
-		"ALT_XDS_HOSTNAME=" + istiodHost, "ALT_CA_HOSTNAME=" + istiodHost,
+		"ALT_XDS_HOSTNAME=" + ControlPlaneName, "ALT_CA_HOSTNAME=" + ControlPlaneName,
 		"AUTH_TOKEN=" + c.TokenFile(node), "NODE_NAME=" + node, "CLUSTER_ID=Kubernetes",
 		"INPOD_UDS=" + c.zdsSocket(node), "LOG_FORMAT=plain", "GORACE=halt_on_error=0",
 	}})
@@ -104,7 +105,7 @@ func (c *Cluster) startZtunnel(node string) error {
 
 // StartZtunnel starts a node's ztunnel and waits until it serves all enrolled pods of its node.
 func (c *Cluster) StartZtunnel(ctx context.Context, node string) error {
-	if err := c.startZtunnel(node); err != nil {
+	if err := c.LaunchZtunnel(node); err != nil {
 		return err
 	}
 	return c.AwaitZtunnel(ctx, node)

@@ -147,7 +147,7 @@ func tell(ctx context.Context, cluster *demo.Cluster, say *teller) error {
 		}
 		say.line("  (%.1f s)", time.Since(began).Seconds())
 	}
-	return s.sum(ctx)
+	return s.Sum(ctx)
 }
 
 // Begin starts the traffic that goes on through all steps.
@@ -188,8 +188,8 @@ func (s *Story) backend() netip.AddrPort {
 	return netip.AddrPortFrom(s.cluster.VIPs("backend")[0], backendPort)
 }
 
-// sum says what became of the traffic of all steps.
-func (s *Story) sum(ctx context.Context) error {
+// Sum says what became of the traffic of all steps.
+func (s *Story) Sum(ctx context.Context) error {
 	s.say.line("\nIn all:")
 	if err := s.noneFailed(0, 0); err != nil {
 		return err
