@@ -13,6 +13,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
+var errNeither = errors.New("the address is neither a workload nor a service")
+
 // decode turns an update into our own values. What can't be used is in rejected.
 func decode(u Update) (c changes, rejected Rejected) {
 	c = changes{removedAddresses: u.RemovedAddresses, removedPolicies: u.RemovedPolicies}
@@ -52,7 +54,7 @@ func (c *changes) addAddress(a *workload.Address) error {
 		}
 		c.services = append(c.services, s)
 	default:
-		return errors.New("the address is neither a workload nor a service")
+		return errNeither
 	}
 	return nil
 }

@@ -39,6 +39,9 @@ func (u *Update) Add(typeURL, name string, body []byte) error {
 		if err := proto.Unmarshal(body, address); err != nil {
 			return fmt.Errorf("decode address: %w", err)
 		}
+		if address.GetType() == nil {
+			return errNeither
+		}
 		if called := addressName(address); called != name {
 			return fmt.Errorf("the resource's name is %q but its body says %q", name, called)
 		}
