@@ -1,0 +1,216 @@
+// Package daemon wires a ztunnel together and runs it.
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tulle-mesh/tulle/mesh/admin"
+	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/drain"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/config"
+	"github.com/tulle-mesh/tulle/ztunnel/enroll"
+)
+
+// Version is what the program says of itself.
+const Version = "0.1.0"
+
+// The readiness tasks, named as operators know them.
+const (
+	taskState = "state manager"
+	taskPods  = "workload proxy manager"
+)
+
+// Run serves the node's pods until d drains, and returns when everything has ended. The log goes to out. An error means
+// that it could not begin, or could not go on.
+func Run(d *drain.Drain, cfg config.Config, out io.Writer) error {
+	levels, err := telemetry.ParseLevels(cfg.Log.Levels)
+	if err != nil {
+		return fmt.Errorf("RUST_LOG: %w", err)
+	}
+	writer := telemetry.NewWriter(out)
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = writer.Close(ctx) // a log that nobody reads holds up no end
+	}()
+	log := telemetry.NewLogger(writer, cfg.Log.Format, levels)
+	announce(log, cfg)
+	if err := checkPrivileges(cfg.Sockets); err != nil {
+		return err
+	}
+	ca, closeCA, err := authority(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer closeCA()
+	z := newZtunnel(d, cfg, ca, log)
+	z.reg.MustRegister(writer.Collector())
+	return z.run(levels)
+}
+
+func announce(log *slog.Logger, cfg config.Config) {
+	log.Info("ztunnel begins", "version", Version, "node", cfg.Node, "cluster", cfg.ClusterID, "threads", cfg.Threads)
+	if len(cfg.NotEffective) > 0 {
+		log.Warn("settings without effect in this version", "variables", strings.Join(cfg.NotEffective, ","))
+	}
+}
+
+// checkPrivileges finds out now, with words, what would fail in every pod.
+func checkPrivileges(s config.Sockets) error {
+	own, err := socket.OpenNetns("/proc/self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	if err := own.Do(func() error { return nil }); err != nil {
+		return fmt.Errorf("ztunnel must be able to enter network namespaces (CAP_SYS_ADMIN): %w", err)
+	}
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	l, err := own.Listen(socket.ListenConfig{Addr: netip.AddrPortFrom(loopback, 0), Mark: s.Mark})
+	if err != nil {
+		return fmt.Errorf("ztunnel must be able to mark packets (CAP_NET_ADMIN): %w", err)
+	}
+	defer l.Close()
+	if s.Source != config.SourceRequired {
+		return nil
+	}
+	conn, err := own.Dial(context.Background(), socket.Unmap(l.Addr()), socket.DialConfig{Source: loopback, Timeout: time.Second})
+	if err != nil {
+		return fmt.Errorf("ENABLE_ORIG_SRC: true, but the client's address can't be kept: %w", err)
+	}
+	return conn.Close()
+}
+
+// ztunnel is the running program.
+type ztunnel struct {
+	shared
+	drain *drain.Drain
+	reg   *prometheus.Registry
+	ready admin.Readiness
+	pods  *pods
+}
+
+func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger) *ztunnel {
+	reg := prometheus.NewRegistry()
+	telemetry.RegisterProcess(reg, "ztunnel", Version)
+	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), log: log}}
+	z.metrics.LogAccess(log)
+	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
+	z.pods = newPods(z.shared, telemetry.NewPods(reg))
+	z.ready.Begin(taskState)
+	if cfg.Proxying {
+		z.ready.Begin(taskPods)
+	}
+	return z
+}
+
+// run goes through the life of the program: servers, state of the mesh, pods, drain.
+func (z *ztunnel) run(levels *telemetry.Levels) error {
+	closeServers, err := z.startServers(levels)
+	if err != nil {
+		return err
+	}
+	defer closeServers()
+	ctx, cancel := context.WithCancel(context.Background())
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	ready, err := z.followState(ctx, &background)
+	if err != nil {
+		return err
+	}
+	background.Go(func() { _ = z.certs.Run(ctx) }) // it only ends with ctx
+	background.Go(func() { z.pods.follow(ctx) })
+	select {
+	case <-ready:
+		z.ready.Done(taskState)
+		z.log.Info("the state of the mesh is known")
+	case <-z.drain.Draining().Done():
+		return nil
+	}
+	return z.servePods()
+}
+
+// servePods follows the node agent until the drain begins, and drains.
+func (z *ztunnel) servePods() error {
+	var err error
+	if z.cfg.Proxying {
+		err = enroll.Run(z.drain.Draining(), enroll.Config{
+			Socket: z.cfg.ZDS, Start: z.pods.start, Stop: z.pods.stop, Status: z.podStatus, Log: z.log.With("scope", "enroll"),
+		})
+	}
+	if err != nil {
+		z.drain.Force(err.Error()) // whoever restarts us ends the disagreement with the agent
+	}
+	<-z.drain.Draining().Done()
+	z.log.Info("drain", "reason", context.Cause(z.drain.Draining()), "deadline", z.cfg.DrainTimeout)
+	z.pods.drain(z.drain.Forced())
+	return err
+}
+
+// followState keeps the store filled, and returns a channel that is closed when it is for the first time.
+func (z *ztunnel) followState(ctx context.Context, background *sync.WaitGroup) (<-chan struct{}, error) {
+	if z.cfg.LocalXDS != (config.Local{}) {
+		return z.followLocal(ctx, background)
+	}
+	conn, err := connect(z.cfg, z.cfg.XDS, z.log)
+	if err != nil {
+		return nil, fmt.Errorf("XDS_ADDRESS: %w", err)
+	}
+	identity, err := node(z.cfg)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	client := subscribe(conn, identity, z.shared, telemetry.NewXDS(z.reg))
+	background.Go(func() {
+		defer conn.Close()
+		_ = client.Run(ctx) // it only ends with ctx
+	})
+	return client.Ready(), nil
+}
+
+// followLocal is followState from a file or a text.
+func (z *ztunnel) followLocal(ctx context.Context, background *sync.WaitGroup) (<-chan struct{}, error) {
+	ready := make(chan struct{})
+	close(ready)
+	if text := z.cfg.LocalXDS.Inline; text != "" {
+		update, err := state.Read([]byte(text))
+		if err == nil {
+			err = z.store.Apply(update)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("LOCAL_XDS: %w", err)
+		}
+		return ready, nil
+	}
+	file := &local{path: z.cfg.LocalXDS.Path, store: z.store, log: z.log}
+	if err := file.load(); err != nil {
+		return nil, err
+	}
+	background.Go(func() { file.follow(ctx) })
+	return ready, nil
+}
+
+// podStatus reports how far the pods are.
+func (z *ztunnel) podStatus(status enroll.Status) {
+	z.pods.counts.Active.Set(float64(status.Active))
+	z.pods.counts.Pending.Set(float64(status.Pending))
+	if status.Ready {
+		z.ready.Done(taskPods)
+	} else {
+		z.ready.Begin(taskPods)
+	}
+}

@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/config"
+	"github.com/tulle-mesh/tulle/ztunnel/enroll"
+	"github.com/tulle-mesh/tulle/ztunnel/inbound"
+	"github.com/tulle-mesh/tulle/ztunnel/outbound"
+)
+
+// selfTimeout is how long a connection waits for the control plane to name the pod that it belongs to.
+const selfTimeout = 5 * time.Second
+
+var errStopped = errors.New("the pod is stopping")
+
+// shared is what all pods use together.
+type shared struct {
+	cfg     config.Config
+	store   *state.Store
+	certs   *certs.Manager
+	metrics *telemetry.Metrics
+	log     *slog.Logger
+}
+
+// pod is one enrolled pod: its listeners, its tunnels both ways, its connections.
+type pod struct {
+	shared
+	info  enroll.Pod
+	guess *state.Workload // what the node agent's word alone makes of it
+
+	ctx       context.Context // ends when the pod stops
+	cancel    context.CancelFunc
+	registry  *capture.Registry
+	pool      *hbone.Pool
+	server    *hbone.Server
+	listeners *capture.Listeners
+}
+
+// startPod opens the pod's listeners. After an error nothing of it is left, and info.Netns is still the caller's.
+func startPod(s shared, info enroll.Pod) (*pod, error) {
+	id, err := identity.New(s.cfg.Self.TrustDomain, info.Namespace, info.ServiceAccount)
+	if err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	p := &pod{shared: s, info: info, registry: capture.NewRegistry(), guess: &state.Workload{
+		UID: info.UID, Name: info.Name, Namespace: info.Namespace, ServiceAccount: info.ServiceAccount, TrustDomain: id.TrustDomain(),
+		Network: s.cfg.Network, Node: s.cfg.Node, ClusterID: s.cfg.ClusterID, Type: state.Pod, Protocol: state.HBONE, Identity: id,
+	}}
+	p.log = s.log.With("pod", info.Namespace+"/"+info.Name)
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.pool = hbone.NewPool(hbone.PoolConfig{
+		Dial:       p.dial,
+		TLS:        p.clientTLS,
+		MaxStreams: s.cfg.Tunnels.MaxStreams, IdleTimeout: s.cfg.Tunnels.IdleTimeout,
+	})
+	if p.listeners, err = p.listen(); err != nil {
+		p.closeTunnels()
+		return nil, err
+	}
+	return p, nil
+}
+
+// listen wires listeners, decisions and the tunnel server.
+func (p *pod) listen() (*capture.Listeners, error) {
+	in := p.inbound()
+	p.server = hbone.NewServer(hbone.ServerConfig{
+		TLS:    p.serverTLS,
+		Handle: func(incoming *hbone.Incoming) { in.HandleTunnel(p.ctx, incoming) },
+		Failed: in.Failed,
+	})
+	cfg := capture.Config{Netns: p.info.Netns, Listener: listener(p.cfg.Sockets), HBONE: p.server.Serve, Log: p.log}
+	if p.info.Netns != nil { // in our own namespace there is no capture, only tunnels to ourselves
+		out := p.outbound()
+		cfg.Outbound = func(conn capture.Conn) { out.Handle(p.ctx, conn) }
+		cfg.Inbound = func(conn capture.Conn) { in.HandlePlain(p.ctx, conn) }
+	}
+	return capture.Open(cfg)
+}
+
+func (p *pod) outbound() *outbound.Handler {
+	return outbound.New(outbound.Config{
+		Self: p.selfOrGuess, Table: p.store.Load, Pool: p.pool, Dial: p.dial, Registry: p.registry, Metrics: p.metrics,
+		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		},
+	})
+}
+
+func (p *pod) inbound() *inbound.Handler {
+	level := slog.LevelDebug
+	if p.cfg.Log.Policies {
+		level = slog.LevelInfo
+	}
+	return inbound.New(inbound.Config{
+		Self: p.self, Known: p.known, Table: p.store.Load, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
+		Registry: p.registry, Metrics: p.metrics, Log: p.log.With("scope", "rbac"), Policies: level,
+	})
+}
+
+// known returns the pod as the control plane describes it, or nil. A pod of that name on another node is another one: an
+// older or newer incarnation.
+func (p *pod) known(t *state.Table) *state.Workload {
+	w := t.ByPod(p.info.Namespace, p.info.Name, p.info.ServiceAccount)
+	if w == nil || (p.cfg.Node != "" && w.Node != "" && w.Node != p.cfg.Node) {
+		return nil
+	}
+	return w
+}
+
+// self waits for the control plane to name the pod.
+func (p *pod) self(ctx context.Context) (*state.Workload, error) {
+	if w := p.known(p.store.Load()); w != nil {
+		return w, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, selfTimeout)
+	defer cancel()
+	t, err := p.store.Wait(ctx, func(t *state.Table) bool { return p.known(t) != nil })
+	if err != nil {
+		return nil, fmt.Errorf("the control plane has not named pod %s/%s yet: %w", p.info.Namespace, p.info.Name, err)
+	}
+	return p.known(t), nil
+}
+
+// selfOrGuess makes do with the node agent's word. For what the pod sends that is safe: the identity is only worth
+// something if the certificate authority agrees that the pod runs here.
+func (p *pod) selfOrGuess(ctx context.Context) (*state.Workload, error) {
+	w, err := p.self(ctx)
+	if err != nil && ctx.Err() == nil {
+		return p.guess, nil
+	}
+	return w, err
+}
+
+// identity returns what the pod proves to be now.
+func (p *pod) identity() identity.Workload {
+	if w := p.known(p.store.Load()); w != nil {
+		return w.Identity
+	}
+	return p.guess.Identity
+}
+
+func (p *pod) clientTLS(ctx context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error) {
+	credential, err := p.certs.Get(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	return mtls.ClientConfig(credential, expected), nil
+}
+
+func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
+	credential, err := p.certs.Get(ctx, p.identity())
+	if err != nil {
+		return nil, err
+	}
+	return mtls.ServerConfig(credential), nil
+}
+
+func (p *pod) dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+	return p.info.Netns.Dial(ctx, to, socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive})
+}
+
+// dialApp appears from the client's address, if the pod is not ourselves and it is wished.
+func (p *pod) dialApp(ctx context.Context, to, source netip.AddrPort) (*net.TCPConn, error) {
+	cfg := socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}
+	if p.info.Netns != nil && p.cfg.Sockets.Source != config.SourceNever {
+		cfg.Source, cfg.SourcePort = source.Addr(), source.Port()
+	}
+	return p.info.Netns.Dial(ctx, to, cfg)
+}
+
+// drain takes nothing new, lets what runs finish until ctx ends, and stops.
+func (p *pod) drain(ctx context.Context) {
+	p.listeners.Close()
+	defer context.AfterFunc(ctx, p.cancel)() // ends decisions, too
+	shutdown := make(chan struct{})
+	go func() { defer close(shutdown); p.server.Shutdown(ctx) }()
+	p.listeners.Wait()
+	if err := p.registry.Wait(ctx); err != nil {
+		p.log.Warn("cut connections at the drain deadline")
+	}
+	<-shutdown
+	p.stop()
+}
+
+// stop ends everything at once, and waits for it.
+func (p *pod) stop() {
+	p.cancel()
+	p.listeners.Close()
+	p.registry.Close(errStopped)
+	p.closeTunnels()
+	p.listeners.Wait()
+	p.info.Netns.Close()
+}
+
+func (p *pod) closeTunnels() {
+	p.cancel()
+	p.server.Close()
+	p.pool.Close()
+}
+
+func listener(s config.Sockets) socket.ListenConfig {
+	addr := netip.IPv6Unspecified()
+	if !s.IPv6 {
+		addr = netip.IPv4Unspecified()
+	}
+	return socket.ListenConfig{
+		Addr: netip.AddrPortFrom(addr, 0), Mark: s.Mark, ReusePort: s.ReusePort, KeepAlive: s.KeepAlive,
+		Transparent: true, // else IPv4 answers from foreign addresses never leave
+	}
+}

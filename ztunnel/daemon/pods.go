@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/enroll"
+)
+
+// pods are the pods of the node that are served now.
+type pods struct {
+	shared
+	counts *telemetry.Pods
+
+	mu         sync.Mutex
+	serving    map[string]*pod // by uid
+	identities []identity.Workload
+	draining   bool
+}
+
+func newPods(s shared, counts *telemetry.Pods) *pods {
+	return &pods{shared: s, counts: counts, serving: map[string]*pod{}}
+}
+
+// start serves a pod from now on.
+func (p *pods) start(info enroll.Pod) error {
+	pod, err := startPod(p.shared, info)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	if p.draining {
+		p.mu.Unlock()
+		pod.info.Netns = nil // still the caller's
+		pod.stop()
+		return errStopped
+	}
+	p.serving[info.UID] = pod
+	p.mu.Unlock()
+	p.counts.Started.Inc()
+	p.log.Info("pod enrolled", "pod", info.Namespace+"/"+info.Name, "uid", info.UID)
+	p.refresh()
+	return nil
+}
+
+// stop ends a pod at once.
+func (p *pods) stop(uid string) {
+	p.mu.Lock()
+	pod := p.serving[uid]
+	delete(p.serving, uid)
+	p.mu.Unlock()
+	if pod == nil {
+		return
+	}
+	pod.stop()
+	p.counts.Stopped.Inc()
+	p.log.Info("pod gone", "pod", pod.info.Namespace+"/"+pod.info.Name, "uid", uid)
+	p.refresh()
+}
+
+// drain lets all connections of all pods finish until ctx ends, then cuts them. No pod can be started any more.
+func (p *pods) drain(ctx context.Context) {
+	p.mu.Lock()
+	p.draining = true
+	p.mu.Unlock()
+	var group sync.WaitGroup
+	for _, pod := range p.list() {
+		group.Go(func() { pod.drain(ctx) })
+	}
+	group.Wait()
+}
+
+// follow reacts to every change of the mesh's state, until ctx ends: it asks running connections' policies again, and
+// sees to certificates.
+func (p *pods) follow(ctx context.Context) {
+	for {
+		changed := p.store.Changed()
+		for _, pod := range p.list() {
+			pod.registry.Recheck()
+		}
+		p.refresh()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// refresh tells the certificate manager which identities the pods have.
+func (p *pods) refresh() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	unique := map[identity.Workload]struct{}{}
+	for _, pod := range p.serving {
+		unique[pod.identity()] = struct{}{}
+	}
+	delete(unique, identity.Workload{})
+	ids := slices.SortedFunc(maps.Keys(unique), func(a, b identity.Workload) int { return strings.Compare(a.String(), b.String()) })
+	if !slices.Equal(ids, p.identities) {
+		p.identities = ids
+		p.certs.Set(ids)
+	}
+}
+
+// list returns the pods ordered by uid.
+func (p *pods) list() []*pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := slices.Collect(maps.Values(p.serving))
+	slices.SortFunc(list, func(a, b *pod) int { return strings.Compare(a.info.UID, b.info.UID) })
+	return list
+}

@@ -1,0 +1,120 @@
+package inbound
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/policy"
+	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/capture"
+)
+
+// arrival is what is known of a connection that wants in. Fields are filled in as the steps go.
+type arrival struct {
+	client   netip.AddrPort    // the TCP peer
+	peer     identity.Workload // proven by the tunnel; zero in plain text
+	accepted netip.AddrPort    // where it arrived
+	target   netip.AddrPort    // of the application
+	request  hbone.Request     // of a tunnel
+	tunnel   bool
+	self     *state.Workload // nil before step 1
+}
+
+// flow is an admitted arrival.
+type flow struct {
+	arrival
+	ctx    context.Context // ends when the entry is cut before the relay begins
+	cancel context.CancelFunc
+	entry  *capture.Entry
+	metric *telemetry.Conn
+}
+
+// deniedError says which policy stands against a connection.
+type deniedError struct {
+	late   bool // the connection had been let in before
+	policy string
+	reason string
+}
+
+func (e *deniedError) Error() string {
+	text := "connection refused by policy"
+	if e.late {
+		text = "connection closed due to policy change"
+	}
+	if e.policy != "" {
+		text += " " + e.policy
+	}
+	return text + ": " + e.reason
+}
+
+// admit registers the arrival and asks the policies, in this order: a policy that changes in between finds it in the
+// registry.
+func (h *Handler) admit(ctx context.Context, a arrival) (*flow, error) {
+	var last atomic.Pointer[state.Workload]
+	last.Store(a.self)
+	entry, err := h.cfg.Registry.Add(h.info(a), func() error { return h.recheck(a, &last) })
+	if err != nil {
+		return nil, err
+	}
+	verdict := h.evaluate(a, a.self)
+	if !verdict.Allowed {
+		entry.Remove()
+		return nil, &deniedError{policy: verdict.Policy, reason: verdict.Reason}
+	}
+	f := &flow{arrival: a, entry: entry, metric: h.cfg.Metrics.Open(h.describe(a))}
+	attempt, cancel := context.WithCancelCause(ctx)
+	f.ctx, f.cancel = attempt, func() { cancel(context.Canceled) }
+	entry.OnCut(cancel)
+	return f, nil
+}
+
+// recheck is admit's question for a running connection. A pod that the control plane no longer names keeps its last
+// description: it may be ending, and its connections with it in their own time.
+func (h *Handler) recheck(a arrival, last *atomic.Pointer[state.Workload]) error {
+	table := h.cfg.Table()
+	self := h.cfg.Known(table)
+	if self == nil {
+		self = last.Load()
+	}
+	last.Store(self)
+	verdict := policy.Evaluate(table, self, a.facts())
+	if verdict.Allowed {
+		return nil
+	}
+	return &deniedError{late: true, policy: verdict.Policy, reason: verdict.Reason}
+}
+
+// evaluate asks the policies for the first time, and logs what they say.
+func (h *Handler) evaluate(a arrival, self *state.Workload) policy.Verdict {
+	verdict := policy.Evaluate(h.cfg.Table(), self, a.facts())
+	if !verdict.Allowed || len(verdict.DryRun) > 0 {
+		h.cfg.Log.Log(context.Background(), h.cfg.Policies, "policy decision", "src", a.client, "dst", a.target,
+			"identity", a.peer.String(), "allowed", verdict.Allowed, "policy", verdict.Policy, "reason", verdict.Reason, "dry_run", verdict.DryRun)
+	}
+	return verdict
+}
+
+func (a *arrival) facts() policy.Facts {
+	return policy.Facts{Peer: a.peer, Source: a.client, Destination: a.target}
+}
+
+func (h *Handler) info(a arrival) capture.Info {
+	info := capture.Info{Direction: capture.Inbound, Src: a.client.String(), Actual: a.target.String(), Protocol: "TCP"}
+	if a.tunnel {
+		info.Original, info.Protocol = a.request.Forwarded.Host, "HBONE"
+	}
+	return info
+}
+
+// flag tells metrics why an arrival was not admitted.
+func flag(err error) string {
+	if errors.As(err, new(*deniedError)) {
+		return telemetry.FlagDenied
+	}
+	return telemetry.FlagConnect
+}

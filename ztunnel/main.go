@@ -1,0 +1,45 @@
+// Ztunnel carries the traffic of a node's pods through mutually authenticated tunnels.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+
+	"github.com/tulle-mesh/tulle/mesh/drain"
+	"github.com/tulle-mesh/tulle/ztunnel/config"
+	"github.com/tulle-mesh/tulle/ztunnel/daemon"
+)
+
+func main() {
+	switch command := append(os.Args[1:], "proxy")[0]; command {
+	case "proxy":
+		if err := proxy(); err != nil {
+			fmt.Fprintln(os.Stderr, "ztunnel:", err)
+			os.Exit(1)
+		}
+	case "version":
+		fmt.Println("ztunnel", daemon.Version)
+	case "help", "-h", "--help":
+		fmt.Println("usage: ztunnel [proxy|version|help]\nproxy, which is meant without any, is told everything by environment variables: see README.md.")
+	default:
+		fmt.Fprintf(os.Stderr, "ztunnel: unknown command %q; try help\n", command)
+		os.Exit(2)
+	}
+}
+
+func proxy() error {
+	cfg, err := config.FromEnv(os.Environ())
+	if err != nil {
+		return err
+	}
+	runtime.GOMAXPROCS(cfg.Threads)
+	d := drain.New(cfg.DrainTimeout)
+	defer d.Force("ended")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go d.Signals(ctx, slog.Default())
+	return daemon.Run(d, cfg, os.Stdout)
+}

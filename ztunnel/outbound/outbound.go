@@ -1,0 +1,202 @@
+// Package outbound carries the connections that a pod's applications make: it decides for each where it goes and how,
+// then brings it there.
+//
+// The steps of a connection, in order; each is one function:
+//
+//  1. self       the pod as a workload, waited for if need be               Config.Self
+//  2. decide     service, endpoint, protocol, expected identities            route.go, from the table alone
+//  3. complete   the endpoint's address, if it only has a name              route.go, DNS
+//  4. open       metrics and registry: from here on it is seen and counted  Handler.open
+//  5. connect    a stream through a pooled tunnel, or a plain connection    Handler.connect
+//  6. relay      bytes both ways; no goroutine of ours is left              flow.join
+//
+// Tunnels are cached by the pool, everything else is decided anew for each connection. A refusal at any step closes the
+// connection with a reset.
+package outbound
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/relay"
+	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/capture"
+)
+
+// connectTimeout bounds everything between the decision and the relay: a peer may wait for its own configuration (5 s)
+// and its application (10 s) before it answers a tunnelled connection.
+const connectTimeout = 30 * time.Second
+
+// Config is what the connections of one pod need. All fields are required.
+type Config struct {
+	// Self returns the pod as a workload. It waits a little for the control plane to name it, and makes do with what
+	// the node agent told otherwise.
+	Self    func(context.Context) (*state.Workload, error)
+	Table   func() *state.Table
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	Pool    *hbone.Pool
+	// Dial connects in plain text from inside the pod.
+	Dial     func(context.Context, netip.AddrPort) (*net.TCPConn, error)
+	Registry *capture.Registry
+	Metrics  *telemetry.Metrics
+	Log      *slog.Logger
+}
+
+// Handler takes the captured connections of one pod.
+type Handler struct{ cfg Config }
+
+// New makes a handler.
+func New(cfg Config) *Handler { return &Handler{cfg: cfg} }
+
+// Handle takes the connection over, and returns when it is relayed or refused. ctx ends when the pod stops.
+func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	from, err := h.cfg.Self(ctx)
+	if err != nil {
+		h.refuse(conn, nil, route{Addr: conn.Original.AddrPort}, fmt.Errorf("who the client is: %w", err))
+		return
+	}
+	r, err := decide(h.cfg.Table(), from, conn.Original)
+	if err == nil {
+		r, err = h.complete(ctx, r, conn.Original)
+	}
+	if err != nil {
+		h.refuse(conn, from, r, err)
+		return
+	}
+	f, err := h.open(conn, from, r)
+	if err != nil {
+		h.refuse(conn, from, r, err)
+		return
+	}
+	f.run(ctx)
+}
+
+// refuse turns a connection away that was not tried.
+func (h *Handler) refuse(conn capture.Conn, from *state.Workload, r route, err error) {
+	conn.Refuse()
+	if !r.Addr.IsValid() {
+		r.Addr = conn.Original.AddrPort
+	}
+	h.cfg.Metrics.Refuse(describe(conn.Client, from, r), telemetry.FlagConnect, err)
+}
+
+// flow is a connection with a route.
+type flow struct {
+	handler *Handler
+	conn    capture.Conn
+	from    *state.Workload
+	route   route
+	entry   *capture.Entry
+	metric  *telemetry.Conn
+}
+
+// open makes the connection known. It fails when the pod is stopping.
+func (h *Handler) open(conn capture.Conn, from *state.Workload, r route) (*flow, error) {
+	protocol := "TCP"
+	if r.Tunnel {
+		protocol = "HBONE"
+	}
+	entry, err := h.cfg.Registry.Add(capture.Info{
+		Direction: capture.Outbound,
+		Src:       conn.Client.String(),
+		Original:  conn.Original.String(),
+		Actual:    r.Addr.String(),
+		Protocol:  protocol,
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	metric := h.cfg.Metrics.Open(describe(conn.Client, from, r))
+	return &flow{handler: h, conn: conn, from: from, route: r, entry: entry, metric: metric}, nil
+}
+
+// run connects and relays. Until the relay has it, cutting the connection ends the attempt.
+func (f *flow) run(ctx context.Context) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	f.entry.OnCut(cancel)
+	stream, upstream, err := f.connect(ctx)
+	if err != nil {
+		f.conn.Refuse()
+		f.end(flag(err), errors.Join(err, f.entry.Reason()))
+		return
+	}
+	f.join(stream, upstream)
+}
+
+// connect returns a stream or a plain connection, as the route says.
+func (f *flow) connect(ctx context.Context) (*hbone.Stream, *net.TCPConn, error) {
+	cfg := f.handler.cfg
+	if !f.route.Tunnel {
+		upstream, err := cfg.Dial(ctx, f.route.Addr)
+		return nil, upstream, err
+	}
+	target := hbone.Target{Source: f.from.Identity, Expected: f.route.Expected, Addr: f.route.Addr}
+	request := hbone.Request{
+		Authority: f.route.Authority,
+		Baggage:   baggage(f.from),
+		Forwarded: hbone.Forwarded{For: f.conn.Client.AddrPort},
+		Trace:     hbone.NewTraceParent(),
+	}
+	if f.route.Service != nil {
+		request.Forwarded.Host = f.route.Service.Hostname
+	}
+	stream, err := cfg.Pool.Connect(ctx, target, request)
+	return stream, nil, err
+}
+
+// join hands both sides to a relay.
+func (f *flow) join(stream *hbone.Stream, upstream *net.TCPConn) {
+	var result relay.Result
+	ended := capture.AfterBoth(func() { f.end(telemetry.FlagNone, result.Err) })
+	done := func(r relay.Result) { result = r; ended() }
+	var session *relay.Session
+	if stream != nil {
+		session = stream.Join(f.conn.TCPConn, done)
+	} else {
+		session = relay.Join(f.conn.TCPConn, upstream, done)
+	}
+	f.metric.Follow(session.Counts)
+	f.entry.OnCut(session.Cut)
+	ended()
+}
+
+func (f *flow) end(flag string, err error) {
+	f.metric.Close(flag, err)
+	f.entry.Remove()
+}
+
+// flag tells metrics why a connection could not be made.
+func flag(err error) string {
+	var status *hbone.StatusError
+	if errors.As(err, &status) {
+		if status.Status == 401 {
+			return telemetry.FlagDenied
+		}
+		return telemetry.FlagConnect
+	}
+	var dial *hbone.DialError
+	if errors.As(err, &dial) {
+		switch dial.Stage {
+		case hbone.StageIdentity:
+			return telemetry.FlagIdentity
+		case hbone.StageTLS:
+			return telemetry.FlagTLS
+		case hbone.StageHTTP2:
+			return telemetry.FlagHTTP2
+		}
+	}
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Timeout() {
+		return telemetry.FlagNetworkPolicy // nothing answered, which mostly means that somebody drops port 15008
+	}
+	return telemetry.FlagConnect
+}
