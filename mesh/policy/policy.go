@@ -43,17 +43,15 @@ func Evaluate(t *state.Table, dst *state.Workload, f Facts) Verdict {
 }
 
 func decide(policies []*state.Policy, missing []string, f *facts) Verdict {
-	// 1. Any DENY that matches, or can't be understood.
+	// 1. Any DENY that hits.
 	restricted := false
 	for _, p := range policies {
 		switch {
 		case p.DryRun:
 		case p.Action == state.Allow:
 			restricted = true
-		case p.Invalid != nil:
-			return denied(p, " is invalid, so it denies: "+p.Invalid.Error())
-		case matches(p, f):
-			return Verdict{Policy: name(p), Reason: "denied by policy " + name(p)}
+		case hits(p, f):
+			return denied(p)
 		}
 	}
 	// 2. What is missing may be a DENY.
@@ -64,31 +62,41 @@ func decide(policies []*state.Policy, missing []string, f *facts) Verdict {
 	if !restricted {
 		return Verdict{Allowed: true}
 	}
-	// 4. Otherwise one of them has to match.
+	// 4. Otherwise one of them has to hit.
 	for _, p := range policies {
-		if !p.DryRun && p.Action == state.Allow && p.Invalid == nil && matches(p, f) {
-			return Verdict{Allowed: true, Policy: name(p)}
+		if !p.DryRun && p.Action == state.Allow && hits(p, f) {
+			return Verdict{Allowed: true, Policy: p.Key().String()}
 		}
 	}
 	return Verdict{Reason: "allow policies exist, but none allowed"}
 }
 
-func denied(p *state.Policy, why string) Verdict {
-	return Verdict{Policy: name(p), Reason: "policy " + name(p) + why}
+func denied(p *state.Policy) Verdict {
+	name := p.Key().String()
+	if p.Invalid != nil {
+		return Verdict{Policy: name, Reason: "policy " + name + " is invalid, so it denies: " + p.Invalid.Error()}
+	}
+	return Verdict{Policy: name, Reason: "denied by policy " + name}
 }
 
-// dryRun names the policies that would have decided, were they in force.
+// dryRun names the policies that would have hit, were they in force.
 func dryRun(policies []*state.Policy, f *facts) []string {
 	var names []string
 	for _, p := range policies {
-		if p.DryRun && p.Invalid == nil && matches(p, f) {
-			names = append(names, name(p))
+		if p.DryRun && hits(p, f) {
+			names = append(names, p.Key().String())
 		}
 	}
 	return names
 }
 
-func name(p *state.Policy) string { return p.Namespace + "/" + p.Name }
+// hits tells whether the policy does what it is for. One that is invalid does so only if that is to deny.
+func hits(p *state.Policy, f *facts) bool {
+	if p.Invalid != nil {
+		return p.Action == state.Deny
+	}
+	return matches(p, f)
+}
 
 // facts are Facts in the form in which attributes are compared.
 type facts struct {
