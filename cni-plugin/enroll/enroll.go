@@ -49,8 +49,9 @@ type Enroller struct {
 func New(cfg Config) *Enroller { return &Enroller{cfg: cfg} }
 
 const (
-	drainPoll    = 250 * time.Millisecond
-	undoDeadline = 5 * time.Second
+	drainPoll = 250 * time.Millisecond
+	// proxyDeadline bounds what is asked of proxies; the protocol's own deadline is shorter, but several may wait in line.
+	proxyDeadline = 20 * time.Second
 )
 
 // Adopt takes over what an earlier agent left in the pod's namespace, whatever that agent published: if there is
@@ -72,13 +73,16 @@ func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 	return true, nil
 }
 
-// Enrol takes the pod in. It may be repeated, after errors and for pods that are in already, and then ends an
-// interrupted Unenrol. While no proxy takes the pod it's published as pending, unless it's enabled already.
+// Enrol takes the pod in. It may be repeated: after errors, as a check of pods that are in, and to call off an Unenrol
+// that was abandoned. While no proxy takes the pod it's published as pending, unless it's enabled already.
 func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	log := e.cfg.Log.With("pod", pod.Key())
 	before, err := redirect.Current(pod.Netns)
 	if err != nil {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
+	}
+	if before == redirect.Capture && e.cfg.Proxies.Has(pod.UID) && e.cfg.Statuses.Enabled(pod) {
+		return nil // a proxy that comes is told of it by its snapshot
 	}
 	if before != redirect.Capture {
 		// Not captured whatever was published: tell peers before they dial a tunnel that isn't there.
@@ -90,7 +94,7 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	if err != nil {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
-	if err := e.cfg.Proxies.Add(ctx, pod.Workload, file); err != nil {
+	if err := e.add(ctx, pod, file); err != nil {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "proxy acknowledged")
@@ -114,9 +118,7 @@ func (e *Enroller) undo(ctx context.Context, pod Pod, before redirect.State) {
 	if before != redirect.Removed {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoDeadline)
-	defer cancel()
-	err := errors.Join(redirect.Set(pod.Netns, redirect.Removed), e.cfg.Proxies.Del(ctx, pod.UID))
+	err := errors.Join(redirect.Set(pod.Netns, redirect.Removed), e.del(context.WithoutCancel(ctx), pod))
 	if err != nil {
 		e.cfg.Log.Warn("undo a failed enrolment; it will be retried", "pod", pod.Key(), "err", err)
 	}
@@ -138,7 +140,7 @@ func (e *Enroller) Unenrol(ctx context.Context, pod Pod) error {
 			return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
 		}
 	}
-	if err := e.cfg.Proxies.Del(ctx, pod.UID); err != nil {
+	if err := e.del(ctx, pod); err != nil {
 		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "proxy left")
@@ -203,11 +205,23 @@ func (e *Enroller) Forget(ctx context.Context, pod Pod) error {
 	if err := e.cfg.Statuses.Remove(pod); err != nil {
 		return fmt.Errorf("forget pod %s: %w", pod.Key(), err)
 	}
-	if err := e.cfg.Proxies.Del(ctx, pod.UID); err != nil {
+	if err := e.del(ctx, pod); err != nil {
 		return fmt.Errorf("forget pod %s: %w", pod.Key(), err)
 	}
 	e.cfg.Log.Info("pod gone", "pod", pod.Key())
 	return nil
+}
+
+func (e *Enroller) add(ctx context.Context, pod Pod, netns *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, proxyDeadline)
+	defer cancel()
+	return e.cfg.Proxies.Add(ctx, pod.Workload, netns)
+}
+
+func (e *Enroller) del(ctx context.Context, pod Pod) error {
+	ctx, cancel := context.WithTimeout(ctx, proxyDeadline)
+	defer cancel()
+	return e.cfg.Proxies.Del(ctx, pod.UID)
 }
 
 func wait(ctx context.Context, d time.Duration) error {

@@ -78,6 +78,13 @@ func (s *Statuses) Remove(pod Pod) error {
 	return s.replaceLocked(changed)
 }
 
+// Enabled tells whether the pod, and not one of the same name, is published as enabled.
+func (s *Statuses) Enabled(pod Pod) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pods[pod.Key()] == entry{uid: pod.UID, status: Enabled}
+}
+
 // All returns a copy of what is published.
 func (s *Statuses) All() map[string]Status {
 	s.mu.Lock()

@@ -88,6 +88,14 @@ func (s *Server) Registered() []Workload {
 	return workloads
 }
 
+// Has tells whether a snapshot would name the pod.
+func (s *Server) Has(uid string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.pods[uid]
+	return ok
+}
+
 // Register names a pod in snapshots from now on, without telling connected proxies. It takes netns over. A restarted
 // agent registers what was enrolled before it calls Serve: a snapshot without a pod ends its connections.
 func (s *Server) Register(w Workload, netns *os.File) {
