@@ -43,7 +43,8 @@ type Conn struct {
 	streams  map[uint32]*stream
 	active   int    // streams that count against the limit
 	nextID   uint32 // of the next stream that we open (client)
-	lastPeer uint32 // highest id that the peer opened (server)
+	seen     uint32 // highest id that the peer opened (server)
+	lastPeer uint32 // highest of those that we took, which GOAWAY names
 	leaving  bool   // the peer sent GOAWAY
 	dropped  [rememberReset]uint32
 	dropNext int

@@ -34,7 +34,7 @@ func (c *Conn) receiveBlock(id uint32, block []byte, end bool) (Event, error) {
 	}
 	s := c.streams[id]
 	switch {
-	case s == nil && c.cfg.Role == Server && id%2 == 1 && id > c.lastPeer:
+	case s == nil && c.cfg.Role == Server && id%2 == 1 && id > c.seen:
 		return c.receiveRequest(id, end)
 	case s == nil && c.idle(id): // section 5.1.1
 		return Event{}, c.fail(ProtocolError, "HEADERS on a stream that the peer must not open")
@@ -63,6 +63,7 @@ func (c *Conn) receiveBlock(id uint32, block []byte, end bool) (Event, error) {
 }
 
 func (c *Conn) receiveRequest(id uint32, end bool) (Event, error) {
+	c.seen = id
 	if c.goneAway { // section 6.8: above the last stream that we named
 		c.remember(id)
 		return Event{}, c.spend(costUnknown, "streams after GOAWAY")

@@ -166,5 +166,5 @@ func (c *Conn) idle(id uint32) bool {
 	if c.cfg.Role == Client {
 		return id%2 == 0 || id >= c.nextID
 	}
-	return id%2 == 0 || id > c.lastPeer
+	return id%2 == 0 || id > c.seen
 }

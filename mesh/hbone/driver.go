@@ -3,6 +3,7 @@ package hbone
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -110,13 +111,29 @@ func (t *tunnel) flush(turns int) {
 		t.mu.Lock()
 		if err != nil {
 			t.die(err)
+			t.closed = true
+			_ = t.socket.Close()
 		}
 	}
-	t.flushing = false
-	if t.ending && !t.core.HasOutput() {
-		t.close()
+	if t.ending && !t.closed && !t.core.HasOutput() {
+		t.sayGoodbye()
 	}
+	t.flushing = false
 	t.kick()
+}
+
+// sayGoodbye ends our direction of the connection. Closing it at once could throw away what the peer has not received; the
+// reading goroutine closes it when the peer has, or at the deadline.
+func (t *tunnel) sayGoodbye() {
+	t.closed = true
+	t.mu.Unlock()
+	defer t.mu.Lock()
+	if half, ok := t.conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	if half, ok := t.socket.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
 }
 
 // fill builds a batch: control frames first, then data, stream by stream.
@@ -142,6 +159,20 @@ func (t *tunnel) fill(batch []byte) []byte {
 		}
 	}
 	return batch
+}
+
+// read is the reading goroutine. After the tunnel's end it waits until the peer has ended too.
+func (t *tunnel) read() {
+	err := t.readAll()
+	t.mu.Lock()
+	t.die(err)
+	err = t.err
+	t.mu.Unlock()
+	if t.fault != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errClosed) {
+		t.fault(err)
+	}
+	_, _ = io.Copy(io.Discard, t.conn)
+	_ = t.socket.Close()
 }
 
 // readAll reads until the tunnel ends. Between frames it waits with a buffer of a frame header's size, so that an idle tunnel
@@ -196,14 +227,6 @@ func (t *tunnel) receive(p []byte) error {
 		}
 	}
 	return nil
-}
-
-// close closes the socket; the reading goroutine notices. It is called with mu held.
-func (t *tunnel) close() {
-	if !t.closed {
-		t.closed = true
-		_ = t.socket.Conn.Close()
-	}
 }
 
 // isAlert tells that the peer ended the connection by a TLS alert, as it does when it doesn't like our certificate.

@@ -21,10 +21,9 @@ type joined struct {
 	session *relay.Session
 
 	// Guarded by the tunnel's mu.
-	writing bool  // the tunnel's reader writes to app, without mu
-	pouring bool  // the backlog's goroutine runs
-	shut    bool  // app got its FIN
-	err     error // app failed
+	writing bool // the tunnel's reader writes to app, without mu
+	pouring bool // the backlog's goroutine runs
+	shut    bool // app got its FIN
 }
 
 // Join relays between the application's connection and the stream, takes both over and returns at once. Sent counts bytes

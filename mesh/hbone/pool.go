@@ -231,10 +231,9 @@ func (p *Pool) dial(target Target) (tunnelConfig, error) {
 func (p *Pool) ended(k key, t *tunnel) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if sh := p.shared[k]; sh != nil && !p.closed {
-		sh.tunnels = slices.DeleteFunc(sh.tunnels, func(other *tunnel) bool { return other == t })
-		p.tidy(k, sh)
-	}
+	sh := p.shared[k]
+	sh.tunnels = slices.DeleteFunc(sh.tunnels, func(other *tunnel) bool { return other == t })
+	p.tidy(k, sh)
 }
 
 func (p *Pool) tidy(k key, sh *share) {
@@ -245,10 +244,11 @@ func (p *Pool) tidy(k key, sh *share) {
 
 // Shutdown opens no more streams, waits for the running ones until ctx ends, and closes the pool.
 func (p *Pool) Shutdown(ctx context.Context) {
-	for _, t := range p.stop() {
+	tunnels := p.stop()
+	for _, t := range tunnels {
 		t.shutdown()
 	}
-	for _, t := range p.stop() {
+	for _, t := range tunnels {
 		select {
 		case <-t.gone:
 		case <-ctx.Done():

@@ -5,11 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
 
+	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 )
 
@@ -86,7 +86,7 @@ func (s *Server) handshake(conn *net.TCPConn) {
 		socket: socket, conn: secured, peer: peer, max: s.cfg.MaxStreams,
 		accept: func(stream *Stream, req Request) { s.handle(stream, req, local, remote) },
 		fault:  func(err error) { s.failed(remote, local, err) },
-		ended:  func(t *tunnel) { s.ended(t, remote, local) },
+		ended:  s.ended,
 	})
 	s.tunnels[t] = struct{}{}
 }
@@ -127,25 +127,21 @@ func (s *Server) failed(remote, local netip.AddrPort, err error) {
 	}
 }
 
-// ended takes a tunnel off; its running streams' goroutines are still to end.
-func (s *Server) ended(t *tunnel, remote, local netip.AddrPort) {
-	if err := t.fate(); !errors.Is(err, io.EOF) && !errors.Is(err, errClosed) {
-		s.failed(remote, local, err)
-	}
+// ended takes a tunnel off.
+func (s *Server) ended(t *tunnel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
-		delete(s.tunnels, t)
-	}
+	delete(s.tunnels, t)
 }
 
 // Shutdown tells every peer to open no more streams, refuses new connections, waits for the running streams until ctx ends, and
 // closes.
 func (s *Server) Shutdown(ctx context.Context) {
-	for _, t := range s.stop() {
+	tunnels := s.stop()
+	for _, t := range tunnels {
 		t.shutdown()
 	}
-	for _, t := range s.stop() {
+	for _, t := range tunnels {
 		select {
 		case <-t.gone:
 		case <-ctx.Done():
@@ -222,23 +218,22 @@ func (s *Stream) respond(status int, b Baggage) error {
 	t := s.t
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if status != 200 || s.err != nil {
-		defer t.forget(s)
-		defer s.cancel()
+	err := s.err
+	if err == nil {
+		err = t.core.Headers(s.id, responseFields(status, b), status != 200)
 	}
-	if s.err != nil {
-		return s.err
-	}
-	if err := t.core.Headers(s.id, responseFields(status, b), status != 200); err != nil {
-		return err
+	if err != nil {
+		t.core.Reset(s.id, h2.InternalError)
+		s.fail(err)
 	}
 	s.answered = true
-	if status != 200 {
-		s.localEnd = true
-		s.in.clear()
-	}
 	t.flushNow()
-	return nil
+	if err != nil || status != 200 {
+		s.in.clear()
+		s.cancel()
+		t.forget(s)
+	}
+	return err
 }
 
 // context makes the context of an Incoming.

@@ -138,7 +138,7 @@ func (s *Stream) peerReset(ev h2.Event) {
 	case ev.Code == h2.RefusedStream && !s.answered:
 		s.fail(errUnprocessed)
 		s.t.forget(s)
-	case ev.EndStream && (ev.Code == h2.NoError || ev.Code == h2.Cancel):
+	case ev.EndStream && s.answered && (ev.Code == h2.NoError || ev.Code == h2.Cancel):
 		s.sendErr = errReset(ev.Code)
 		s.wake()
 	default:
@@ -157,6 +157,18 @@ func (s *Stream) fail(err error) {
 	if s.t.accept == nil && !s.answered {
 		close(s.answer)
 		s.t.forget(s)
+	}
+}
+
+// orphan is what the tunnel's end does to a stream: what the peer sent before it ended may still be read.
+func (s *Stream) orphan(err error) {
+	if !s.remoteEnd || !s.answered {
+		s.fail(err)
+		return
+	}
+	if !s.localEnd && s.sendErr == nil {
+		s.sendErr = err
+		s.wake()
 	}
 }
 

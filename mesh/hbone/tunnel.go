@@ -3,6 +3,7 @@ package hbone
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -49,6 +50,7 @@ type tunnel struct {
 	ending   bool  // the socket is closed once everything is sent
 	closed   bool  // the socket is closed
 	err      error // why the tunnel is dead, nil while it lives
+	farewell error // what the peer's GOAWAY said, if it was unfriendly
 
 	born      time.Time
 	idleSince time.Time // zero while there are streams
@@ -64,8 +66,8 @@ type tunnelConfig struct {
 	max    int                    // streams at once that we open, or allow
 	idle   time.Duration          // client: how long to live without streams
 	accept func(*Stream, Request) // server: decides a CONNECT, in a goroutine of its own
-	fault  func(error)            // server: hears of requests that are none
-	ended  func(*tunnel)          // hears of the end
+	fault  func(error)            // server: hears of requests that are none, and of what broke the tunnel
+	ended  func(*tunnel)          // hears of the end, when every goroutine has ended
 }
 
 // newTunnel starts a tunnel on a connection whose handshake is done.
@@ -82,13 +84,7 @@ func newTunnel(cfg tunnelConfig) *tunnel {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.schedule()
-	t.spawn(func() {
-		err := t.readAll()
-		t.mu.Lock()
-		t.die(err)
-		t.mu.Unlock()
-		t.ended(t)
-	})
+	t.spawn(t.read)
 	t.kick()
 	return t
 }
@@ -99,40 +95,37 @@ func (t *tunnel) spawn(f func()) {
 	go func() {
 		f()
 		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.running--; t.running == 0 && t.err != nil && !t.left {
-			t.left = true
+		t.running--
+		last := t.running == 0 && t.err != nil && !t.left
+		t.left = t.left || last
+		t.mu.Unlock()
+		if last {
+			t.ended(t)
 			close(t.gone)
 		}
 	}()
 }
 
-// die makes err the end of the tunnel and of all its streams. It is called with mu held.
+// die makes err the end of the tunnel and of the streams that need it yet; those whose peer has ended may still be read. It is
+// called with mu held.
 func (t *tunnel) die(err error) {
 	if t.err != nil {
-		t.close()
 		return
+	}
+	if t.farewell != nil && errors.Is(err, io.EOF) {
+		err = t.farewell
 	}
 	t.err = err
 	code := h2.NoError
-	var fault *h2.ConnError
-	switch {
-	case errors.As(err, &fault):
-		code = fault.Code
-	case errors.Is(err, errSettings):
+	if errors.Is(err, errSettings) {
 		code = h2.SettingsTimeout
 	}
-	t.core.Close(code, "")
+	t.core.Close(code, "") // unless the core itself found the fault and said so
 	for _, s := range t.streams {
-		s.fail(fmt.Errorf("tunnel ended: %w", err))
+		s.orphan(fmt.Errorf("tunnel ended: %w", err))
 	}
-	t.end()
-}
-
-// end closes the socket as soon as what waits is sent, GOAWAY last.
-func (t *tunnel) end() {
 	t.ending = true
-	_ = t.socket.Conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+	_ = t.socket.SetDeadline(time.Now().Add(closeTimeout))
 	t.kick()
 }
 
@@ -148,12 +141,13 @@ func (t *tunnel) shutdown() {
 	}
 }
 
-// cut ends the tunnel at once.
+// cut ends the tunnel and all its streams at once.
 func (t *tunnel) cut(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.err == nil {
-		t.die(err)
+	t.die(err)
+	for _, s := range t.streams {
+		s.fail(err)
 	}
 }
 
@@ -192,7 +186,7 @@ func (t *tunnel) handle(ev h2.Event) {
 			s.peerReset(ev)
 		}
 	case h2.EventGoAway:
-		t.leave(ev.Stream)
+		t.leave(ev.Stream, ev.Code)
 	case h2.EventPong:
 		t.pinged = false
 		t.pingTime = time.Now().Add(pingInterval)
@@ -203,7 +197,10 @@ func (t *tunnel) handle(ev h2.Event) {
 }
 
 // leave obeys a GOAWAY: streams above last were not processed and are safe to try elsewhere.
-func (t *tunnel) leave(last uint32) {
+func (t *tunnel) leave(last uint32, code h2.Code) {
+	if code != h2.NoError {
+		t.farewell = fmt.Errorf("peer ended the tunnel with %s", code)
+	}
 	if t.accept != nil {
 		return // we open no streams
 	}
@@ -246,15 +243,21 @@ func (t *tunnel) forget(s *Stream) {
 		return
 	}
 	delete(t.streams, s.id)
-	if len(t.streams) == 0 {
+	if len(t.streams) > 0 {
+		return
+	}
+	if t.idle > 0 {
 		t.idleSince = time.Now()
 		t.schedule()
-		t.endIfDrained()
 	}
+	t.endIfDrained()
 }
 
 // schedule sets the read deadline to what is due next.
 func (t *tunnel) schedule() {
+	if t.err != nil {
+		return
+	}
 	next := t.pingTime
 	if t.pinged {
 		next = t.pingTime.Add(pingTimeout)
@@ -270,7 +273,7 @@ func (t *tunnel) schedule() {
 	if t.idle > 0 && !t.idleSince.IsZero() {
 		earlier(t.idleSince.Add(t.idle))
 	}
-	_ = t.socket.Conn.SetReadDeadline(next)
+	_ = t.socket.SetReadDeadline(next)
 }
 
 // tick does what is due. An error is the tunnel's end.
