@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -14,20 +13,26 @@ import (
 
 	"github.com/tulle-mesh/tulle/istiod-lite/config"
 	"github.com/tulle-mesh/tulle/istiod-lite/daemon"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
 )
 
 func main() {
-	cfg, err := config.Parse(os.Args[1:], os.Stdout)
-	if errors.Is(err, pflag.ErrHelp) {
-		return
-	}
-	if err == nil {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-		defer stop()
-		err = daemon.Run(ctx, cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	}
-	if err != nil {
+	if err := run(); err != nil && !errors.Is(err, pflag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "istiod-lite:", err)
 		os.Exit(1)
 	}
+}
+
+func run() error {
+	cfg, err := config.Parse(os.Args[1:], os.Stdout)
+	if err != nil {
+		return err
+	}
+	levels, err := telemetry.ParseLevels("info")
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return daemon.Run(ctx, cfg, telemetry.NewLogger(os.Stderr, "plain", levels))
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -27,10 +26,11 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/push"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
 	"github.com/tulle-mesh/tulle/istiod-lite/watch"
+	"github.com/tulle-mesh/tulle/mesh/admin"
 	caapi "github.com/tulle-mesh/tulle/mesh/api/ca"
 )
 
-// Daemon is a control plane. It listens from New on and answers from Run on.
+// Daemon is a control plane.
 type Daemon struct {
 	cfg      config.Config
 	log      *slog.Logger
@@ -39,9 +39,8 @@ type Daemon struct {
 	resource *push.Log
 	pusher   *push.Server
 	rpc      *grpc.Server
-	debug    *http.Server
-
-	xdsListener, debugListener net.Listener
+	debug    *admin.Server
+	listener net.Listener // for proxies
 
 	trouble  atomic.Pointer[error] // the last file that couldn't be used
 	rejected prometheus.Counter
@@ -56,7 +55,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	return d.Run(ctx)
 }
 
-// New opens the authority and the listeners. Whoever doesn't go on to Run leaks them.
+// New opens the authority, listens for proxies and shows the debug pages. Whoever doesn't go on to Run leaks them.
 func New(cfg config.Config, log *slog.Logger) (*Daemon, error) {
 	// Nobody is enrolled where no agent has made the folder.
 	if err := os.MkdirAll(cfg.Status, 0o755); err != nil {
@@ -76,22 +75,23 @@ func New(cfg config.Config, log *slog.Logger) (*Daemon, error) {
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.register(registry)
 	d.serve(authority, serving, registry)
-	if d.xdsListener, err = net.Listen("tcp", cfg.XDSAddr); err != nil {
+	if d.listener, err = net.Listen("tcp", cfg.XDSAddr); err != nil {
 		return nil, fmt.Errorf("listen for proxies: %w", err)
 	}
-	if d.debugListener, err = net.Listen("tcp", cfg.DebugAddr); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen for debug pages: %w", err), d.xdsListener.Close())
+	d.debug, err = admin.Start(admin.Config{Addr: cfg.DebugAddr, Handler: d.pages(registry), Log: log.With("scope", "admin")})
+	if err != nil {
+		return nil, errors.Join(err, d.listener.Close())
 	}
 	return d, nil
 }
 
 // XDSAddr is where proxies are served.
-func (d *Daemon) XDSAddr() net.Addr { return d.xdsListener.Addr() }
+func (d *Daemon) XDSAddr() net.Addr { return d.listener.Addr() }
 
 // DebugAddr is where the debug pages are.
-func (d *Daemon) DebugAddr() net.Addr { return d.debugListener.Addr() }
+func (d *Daemon) DebugAddr() net.Addr { return d.debug.Addrs()[0] }
 
-// serve makes the servers.
+// serve makes the server of proxies.
 func (d *Daemon) serve(authority *ca.Authority, serving *ca.Serving, registry *prometheus.Registry) {
 	tokens := ca.NewTokens(d.cfg.TokenKey)
 	d.rpc = grpc.NewServer(
@@ -124,7 +124,6 @@ func (d *Daemon) serve(authority *ca.Authority, serving *ca.Serving, registry *p
 		Authority: authority, Tokens: tokens, TrustDomain: d.cfg.TrustDomain, TrustedNodeAccounts: d.cfg.TrustedNodeAccounts,
 		Runs: d.runs, Registry: registry, Logger: d.log.With("scope", "ca"),
 	}))
-	d.debug = &http.Server{Handler: d.pages(registry), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
 }
 
 func (d *Daemon) runs(node, namespace, serviceAccount string) (runs bool) {
@@ -137,11 +136,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group sync.WaitGroup
-	var failures [3]error
+	var failures [2]error
 	for i, part := range []func() error{
 		func() error { return d.watch(ctx) },
-		func() error { return d.rpc.Serve(d.xdsListener) },
-		func() error { return d.debug.Serve(d.debugListener) },
+		func() error { return d.rpc.Serve(d.listener) },
 	} {
 		group.Go(func() {
 			defer cancel() // none goes on without the others
@@ -152,13 +150,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	<-ctx.Done()
 	// Proxies reconnect with what they know, so there is nothing to finish for them.
 	d.rpc.Stop()
-	_ = d.debug.Close()
 	group.Wait()
 	d.pusher.Wait()
-	for i, err := range failures {
-		if errors.Is(err, http.ErrServerClosed) || errors.Is(err, grpc.ErrServerStopped) {
-			failures[i] = nil
-		}
+	d.debug.Close()
+	if errors.Is(failures[1], grpc.ErrServerStopped) {
+		failures[1] = nil // it hadn't begun
 	}
 	return errors.Join(failures[:]...)
 }

@@ -1,13 +1,11 @@
 package daemon
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"runtime/debug"
 	"time"
 
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -15,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/push"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
+	"github.com/tulle-mesh/tulle/mesh/admin"
 )
 
 // register adds the metrics that belong to no room.
@@ -38,16 +37,20 @@ func (d *Daemon) register(registry *prometheus.Registry) {
 	)
 }
 
-// pages are the debug pages.
+// pages are what people and Prometheus see.
 func (d *Daemon) pages(registry *prometheus.Registry) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.Handle("GET /debug/syncz", d.pusher)
-	mux.HandleFunc("GET /debug/ambientz", d.ambientz)
-	mux.HandleFunc("GET /ready", d.readiness)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, version()) })
-	return mux
+	return admin.Pages("istiod-lite", []admin.Page{
+		{Path: "/metrics", Title: "metrics for Prometheus", Handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{})},
+		admin.JSON("/debug/syncz", "proxies that are connected, and what each was sent and has acknowledged", func() any { return d.pusher.Status() }),
+		admin.JSON("/debug/ambientz", "workloads, services and policies as proxies are told", d.ambientz),
+		{Path: "/ready", Title: "whether proxies are served", Handler: http.HandlerFunc(d.readiness)},
+		{Path: "/healthz", Title: "whether the program runs", Handler: text("ok")},
+		{Path: "/version", Title: "what was built", Handler: text(version())},
+	})
+}
+
+func text(line string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, line) })
 }
 
 // readiness is 200 from the first good read of everything on.
@@ -63,23 +66,19 @@ func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// ambientz dumps everything that proxies are told.
-func (d *Daemon) ambientz(w http.ResponseWriter, _ *http.Request) {
+// ambientz is everything that proxies are told.
+func (d *Daemon) ambientz() any {
 	dump := map[string][]map[string]any{"workloads": {}, "services": {}, "policies": {}}
 	for _, typeURL := range []string{push.Address, push.Authorization} {
-		d.resource.Each(typeURL, func(resource *discoveryv3.Resource) bool {
+		for _, resource := range d.resource.All(typeURL) {
 			kind, fields, err := translate.RenderAny(resource.Resource)
 			if err != nil {
 				kind, fields = "policies", map[string]any{"name": resource.Name, "err": err.Error()}
 			}
 			dump[kind] = append(dump[kind], fields)
-			return true
-		})
+		}
 	}
-	w.Header().Set("Content-Type", "application/json")
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(dump) // the reader went away
+	return dump
 }
 
 // version is what the binary was built from.

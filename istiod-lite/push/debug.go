@@ -3,7 +3,7 @@ package push
 import (
 	"cmp"
 	"encoding/json"
-	"net/http"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -78,17 +78,15 @@ func (s *Server) hide(show *shown) {
 	s.metrics.clients.WithLabelValues(show.version).Dec()
 }
 
-// ServeHTTP lists the connected proxies and what each was sent and has acknowledged: the page /debug/syncz.
-func (s *Server) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+// Status lists the connected proxies, by name, and what each was sent and has acknowledged. It is for JSON.
+func (s *Server) Status() []json.Marshaler {
 	s.lock.Lock()
-	list := make([]*shown, 0, len(s.streams))
-	for show := range s.streams {
-		list = append(list, show)
-	}
+	streams := slices.Collect(maps.Keys(s.streams))
 	s.lock.Unlock()
-	slices.SortFunc(list, func(a, b *shown) int { return cmp.Or(cmp.Compare(a.proxy, b.proxy), a.connected.Compare(b.connected)) })
-	w.Header().Set("Content-Type", "application/json")
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(list) // the reader went away
+	slices.SortFunc(streams, func(a, b *shown) int { return cmp.Or(cmp.Compare(a.proxy, b.proxy), a.connected.Compare(b.connected)) })
+	list := make([]json.Marshaler, len(streams))
+	for i, stream := range streams {
+		list[i] = stream
+	}
+	return list
 }

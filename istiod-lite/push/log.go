@@ -181,16 +181,8 @@ func (l *Log) Changed() <-chan struct{} {
 	return l.changed
 }
 
-// Each calls visit with every resource of a type, in the order of their changes, until it returns false.
-func (l *Log) Each(typeURL string, visit func(*discoveryv3.Resource) bool) {
-	for _, resource := range l.all(typeURL) {
-		if !visit(resource) {
-			return
-		}
-	}
-}
-
-func (l *Log) all(typeURL string) []*discoveryv3.Resource {
+// All returns every resource of a type, in the order of their changes. They are shared: nobody may change them.
+func (l *Log) All(typeURL string) []*discoveryv3.Resource {
 	l.lock.Lock()
 	defer l.lock.Unlock()
 	t := l.tables[typeURL]

@@ -1,0 +1,119 @@
+package translate_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/translate"
+	"github.com/tulle-mesh/tulle/istiod-lite/watch"
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// read runs a file through the watch, as the daemon does.
+func read(t *testing.T, path string) []model.Change {
+	t.Helper()
+	source := t.TempDir()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(source, "objects.yaml"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var all []model.Change
+	err = watch.Files{
+		Source: source, Status: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Apply:  func(changes []model.Change) { all = changes; cancel() },
+		Report: func(err error) { t.Errorf("not read: %v", err); cancel() },
+	}.Run(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// describe translates everything and writes it as a reader would look for it.
+func describe(t *testing.T, changes []model.Change, mesh translate.Mesh) string {
+	t.Helper()
+	m := model.New("istio-system")
+	out := map[string]map[string]any{}
+	var notes []string
+	for _, key := range m.Apply(changes) {
+		result := mesh.Object(m, key)
+		for _, note := range result.Notes {
+			notes = append(notes, fmt.Sprintf("%s %s: %s", note.Object.Kind, note.Object.Name, note.Text))
+		}
+		for _, resource := range result.Resources {
+			kind, message := "policies", resource.Message
+			if address, ok := message.(*workload.Address); ok {
+				kind, message = "services", address.GetService()
+				if w := address.GetWorkload(); w != nil {
+					kind, message = "workloads", w
+				}
+			}
+			fields, err := translate.Render(message)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out[kind] == nil {
+				out[kind] = map[string]any{}
+			}
+			out[kind][resource.Name] = fields
+		}
+	}
+	text, err := yaml.Marshal(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(notes)
+	for _, note := range notes {
+		text = append(text, "# "+note+"\n"...)
+	}
+	return string(text)
+}
+
+// TestGolden translates testdata/<case>.in.yaml and compares with <case>.out.yaml, by resource name. Notes stand at its
+// end as comments.
+func TestGolden(t *testing.T) {
+	inputs, err := filepath.Glob("testdata/*.in.yaml")
+	if err != nil || len(inputs) == 0 {
+		t.Fatal("no cases", err)
+	}
+	mesh := translate.Mesh{TrustDomain: "cluster.local", ClusterID: "Kubernetes", Domain: "cluster.local"}
+	for _, input := range inputs {
+		name := strings.TrimSuffix(filepath.Base(input), ".in.yaml")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := describe(t, read(t, input), mesh)
+			golden := filepath.Join("testdata", name+".out.yaml")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("differs from %s (-want +got), rewrite with -update if that is meant:\n%s", golden, diff)
+			}
+		})
+	}
+}
