@@ -169,7 +169,7 @@ func (z *ztunnel) followState(ctx context.Context, background *sync.WaitGroup) (
 	if err != nil {
 		return nil, fmt.Errorf("XDS_ADDRESS: %w", err)
 	}
-	identity, err := node(z.cfg)
+	identity, err := describeNode(z.cfg)
 	if err != nil {
 		conn.Close()
 		return nil, err

@@ -49,8 +49,8 @@ func authority(cfg config.Config, log *slog.Logger) (certs.CA, func(), error) {
 	return certs.NewIstioCA(conn, true), func() { conn.Close() }, nil
 }
 
-// node tells the control plane who we are.
-func node(cfg config.Config) (*corev3.Node, error) {
+// describeNode tells the control plane who we are.
+func describeNode(cfg config.Config) (*corev3.Node, error) {
 	meta := map[string]any{"NAME": cfg.Self.Name, "NAMESPACE": cfg.Self.Namespace, "INSTANCE_IPS": cfg.Self.IP, "NODE_NAME": cfg.Node}
 	maps.Copy(meta, cfg.Metadata)
 	fields, err := structpb.NewStruct(meta)

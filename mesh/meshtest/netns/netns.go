@@ -167,6 +167,24 @@ func (n *Namespace) Route(to netip.Prefix, via netip.Addr) {
 	n.must(func() error { return netlink.RouteAdd(&netlink.Route{Dst: ipNet(to), Gw: via.AsSlice()}) })
 }
 
+// Neighbour sends packets to prefixes out of a link without a router between.
+func (n *Namespace) Neighbour(link string, to ...netip.Prefix) {
+	n.t.Helper()
+	n.must(func() error {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		for _, prefix := range to {
+			route := &netlink.Route{Dst: ipNet(prefix), LinkIndex: l.Attrs().Index, Scope: netlink.SCOPE_LINK}
+			if err := netlink.RouteAdd(route); err != nil {
+				return fmt.Errorf("route to %s: %w", prefix, err)
+			}
+		}
+		return nil
+	})
+}
+
 // Local makes the namespace accept packets to a prefix that none of its links has.
 func (n *Namespace) Local(to netip.Prefix) {
 	n.t.Helper()
