@@ -1,0 +1,382 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/config"
+	"github.com/tulle-mesh/tulle/istiod-lite/daemon"
+	"github.com/tulle-mesh/tulle/istiod-lite/push"
+)
+
+// patience bounds every wait of these tests.
+const patience = 10 * time.Second
+
+// world is a folder, whose control plane may be started and stopped.
+type world struct {
+	t    *testing.T
+	dir  string
+	key  ed25519.PrivateKey
+	logs *lines
+
+	daemon *daemon.Daemon
+	stop   func()
+}
+
+// lines is a log that can be searched while it is written.
+type lines struct {
+	lock sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) has(text string) bool {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	return strings.Contains(l.text.String(), text)
+}
+
+// newWorld makes a folder with a pod frontend on node1 and a pod backend on node2.
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, dir: t.TempDir(), logs: &lines{}}
+	var public ed25519.PublicKey
+	var err error
+	if public, w.key, err = ed25519.GenerateKey(rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	w.writeKey(public)
+	w.write("objects/pods.yaml", podYAML("frontend", "node1", "10.1.0.1")+"---\n"+podYAML("backend", "node2", "10.1.0.2"))
+	return w
+}
+
+func podYAML(name, node, ip string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Pod
+metadata: {name: %s, namespace: demo, labels: {app: %s}}
+spec: {nodeName: %s, serviceAccountName: %s, containers: [{name: app, image: app}]}
+status: {phase: Running, podIPs: [{ip: %s}], conditions: [{type: Ready, status: "True"}]}
+`, name, name, node, name, ip)
+}
+
+func (w *world) writeKey(public crypto.PublicKey) {
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.write("token-key.pub", string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
+}
+
+// write replaces a file in one step, as a careful editor does.
+func (w *world) write(name, text string) {
+	w.t.Helper()
+	path := filepath.Join(w.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// start runs a control plane over the folder until the test ends, or stop is called.
+func (w *world) start(args ...string) {
+	w.t.Helper()
+	cfg, err := config.Parse(append([]string{
+		"--source", "files", filepath.Join(w.dir, "objects"), "--xds-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0",
+		"--cacerts", filepath.Join(w.dir, "cacerts"),
+	}, args...), io.Discard)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.daemon, err = daemon.New(cfg, slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.daemon.Run(ctx) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				w.t.Error(err)
+			}
+		case <-time.After(patience):
+			w.t.Error("the control plane doesn't end")
+		}
+	})
+	w.t.Cleanup(w.stop)
+}
+
+// ready waits until the control plane serves.
+func (w *world) ready() {
+	w.t.Helper()
+	w.eventually("ready", func() bool { code, _ := w.get("/ready"); return code == http.StatusOK })
+}
+
+func (w *world) get(path string) (int, string) {
+	w.t.Helper()
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get("http://" + w.daemon.DebugAddr().String() + path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+// eventually looks again and again, since what it waits for gives no notice.
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ok() {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("not %s after %s; log:\n%s", what, patience, w.logs.text.String())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// claims are those of a good token of node1's ztunnel.
+func claims() map[string]any {
+	now := time.Now()
+	return map[string]any{
+		"iss": "test", "sub": "system:serviceaccount:istio-system:ztunnel", "aud": []string{"istio-ca"},
+		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "node": "node1", "account": "istio-system/ztunnel",
+	}
+}
+
+// token signs claims; change alters them before.
+func (w *world) token(change func(map[string]any)) string {
+	w.t.Helper()
+	return sign(w.t, w.key, jose.EdDSA, change)
+}
+
+func sign(t *testing.T, key any, algorithm jose.SignatureAlgorithm, change func(map[string]any)) string {
+	t.Helper()
+	all := claims()
+	if change != nil {
+		change(all)
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: key}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := jwt.Signed(signer).Claims(all).Serialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// roots are what clients trust.
+func (w *world) roots() *x509.CertPool {
+	w.t.Helper()
+	data, err := os.ReadFile(filepath.Join(w.dir, "ca", "root-cert.pem"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(data) {
+		w.t.Fatal("no root")
+	}
+	return pool
+}
+
+// dial connects as ztunnel does.
+func (w *world) dial() *grpc.ClientConn {
+	w.t.Helper()
+	connection, err := grpc.NewClient("passthrough:///"+w.daemon.XDSAddr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		RootCAs: w.roots(), ServerName: "istiod.istio-system.svc", MinVersion: tls.VersionTLS13,
+	})))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { connection.Close() })
+	return connection
+}
+
+// as puts a token on calls; an empty one puts none.
+func as(ctx context.Context, token string) context.Context {
+	if token == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+}
+
+// proxy is a client of the delta stream that remembers what it was told, and acknowledges it.
+type proxy struct {
+	t        *testing.T
+	stream   discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
+	versions map[string]map[string]string // by type and name
+	order    []string                     // of what came, as "+name" and "-name"
+}
+
+// connect opens a stream and asks for everything, with what the proxy has already.
+func (w *world) connect(token string, have map[string]map[string]string) *proxy {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	w.t.Cleanup(cancel)
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(w.dial()).DeltaAggregatedResources(as(ctx, token))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p := &proxy{t: w.t, stream: stream, versions: map[string]map[string]string{}}
+	for _, typeURL := range []string{push.Authorization, push.Address} {
+		p.versions[typeURL] = map[string]string{}
+		for name, version := range have[typeURL] {
+			p.versions[typeURL][name] = version
+		}
+		p.send(&discoveryv3.DeltaDiscoveryRequest{Node: node("node1"), TypeUrl: typeURL, InitialResourceVersions: have[typeURL]})
+	}
+	return p
+}
+
+func node(name string) *corev3.Node {
+	return &corev3.Node{
+		Id: "ztunnel~10.0.0.1~ztunnel-x.istio-system~istio-system.svc.cluster.local",
+		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
+			"NODE_NAME": structpb.NewStringValue(name), "NAMESPACE": structpb.NewStringValue("istio-system"),
+			"SERVICE_ACCOUNT": structpb.NewStringValue("ztunnel"),
+		}},
+	}
+}
+
+func (p *proxy) send(request *discoveryv3.DeltaDiscoveryRequest) {
+	p.t.Helper()
+	if err := p.stream.Send(request); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// next returns the next response, without an acknowledgement.
+func (p *proxy) next() *discoveryv3.DeltaDiscoveryResponse {
+	p.t.Helper()
+	type result struct {
+		response *discoveryv3.DeltaDiscoveryResponse
+		err      error
+	}
+	came := make(chan result, 1)
+	go func() {
+		response, err := p.stream.Recv()
+		came <- result{response, err}
+	}()
+	select {
+	case r := <-came:
+		if r.err != nil {
+			p.t.Fatal(r.err)
+		}
+		for _, resource := range r.response.Resources {
+			p.versions[r.response.TypeUrl][resource.Name] = resource.Version
+			p.order = append(p.order, "+"+resource.Name)
+		}
+		for _, name := range r.response.RemovedResources {
+			delete(p.versions[r.response.TypeUrl], name)
+			p.order = append(p.order, "-"+name)
+		}
+		return r.response
+	case <-time.After(patience):
+		p.t.Fatal("nothing came")
+		return nil
+	}
+}
+
+// take returns the next response and acknowledges it.
+func (p *proxy) take() *discoveryv3.DeltaDiscoveryResponse {
+	p.t.Helper()
+	response := p.next()
+	p.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: response.TypeUrl, ResponseNonce: response.Nonce})
+	return response
+}
+
+// until takes responses until the proxy was told all of these, and returns the order of everything since it began.
+func (p *proxy) until(want ...string) []string {
+	p.t.Helper()
+	for {
+		missing := false
+		for _, each := range want {
+			missing = missing || !contains(p.order, each)
+		}
+		if !missing {
+			order := p.order
+			p.order = nil
+			return order
+		}
+		p.take()
+	}
+}
+
+func contains(list []string, one string) bool {
+	for _, each := range list {
+		if each == one {
+			return true
+		}
+	}
+	return false
+}
+
+// csr makes a certificate request; its own names must not matter.
+func csr(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"evil.example.com"}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+}
+
+// newDaemon makes a control plane that isn't expected to come up.
+func newDaemon(w *world) (*daemon.Daemon, error) {
+	cfg, err := config.Parse([]string{
+		"--source", "files", filepath.Join(w.dir, "objects"), "--xds-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0",
+		"--cacerts", filepath.Join(w.dir, "cacerts"),
+	}, io.Discard)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return daemon.New(cfg, slog.New(slog.DiscardHandler))
+}
