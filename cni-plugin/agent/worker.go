@@ -129,6 +129,10 @@ func (w *worker) begin(ctx context.Context) (wish, int, context.Context, context
 	defer w.agent.mu.Unlock()
 	attempt, cancel := context.WithCancel(ctx)
 	w.interrupt = cancel
+	select {
+	case <-w.wake: // whatever it was for, this attempt knows
+	default:
+	}
 	return w.wish, w.asked, attempt, cancel
 }
 

@@ -1,0 +1,387 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+// record is a set of actions that notes what it is asked to do, with the seconds since the test began.
+type record struct {
+	mu    sync.Mutex
+	began time.Time
+	lines []string
+	// found says what Adopt finds; fail, what Enrol says; drain, how long Unenrol takes.
+	found bool
+	fail  error
+	drain time.Duration
+}
+
+func (r *record) note(what string, p Pod) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines = append(r.lines, fmt.Sprintf("%.1fs %s %s", time.Since(r.began).Seconds(), what, p.UID))
+}
+
+func (r *record) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lines := r.lines
+	r.lines = nil
+	return lines
+}
+
+func (r *record) set(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
+func (r *record) actions() Actions {
+	return Actions{
+		Adopt: func(p Pod, _ *socket.Netns, wanted bool) (bool, error) {
+			if r.found {
+				r.note(fmt.Sprintf("adopt(wanted %v)", wanted), p)
+			}
+			return r.found, nil
+		},
+		Enrol: func(_ context.Context, p Pod, _ *socket.Netns) error {
+			r.note("enrol", p)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.fail
+		},
+		Unenrol: func(ctx context.Context, p Pod, _ *socket.Netns) error {
+			r.note("un-enrol", p)
+			select {
+			case <-time.After(r.drain):
+				r.note("un-enrolled", p)
+				return nil
+			case <-ctx.Done():
+				r.note("un-enrolling called off", p)
+				return ctx.Err()
+			}
+		},
+		Forget: func(_ context.Context, p Pod) error { r.note("forget", p); return nil },
+	}
+}
+
+// bubble runs an agent in fake time; its objects come by apply.
+func bubble(t *testing.T, f func(a *Agent, r *record, apply func(...object))) {
+	state := filepath.Join(t.TempDir(), "places")
+	synctest.Test(t, func(t *testing.T) {
+		r := &record{began: time.Now()}
+		a := New(Config{Node: "node1", Actions: r.actions(), Log: slog.New(slog.DiscardHandler), Verify: 10 * time.Second}, state)
+		ctx, cancel := context.WithCancel(t.Context())
+		f(a, r, func(objects ...object) {
+			t.Helper()
+			if err := a.apply(ctx, objects); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		})
+		cancel()
+		a.stop()
+		a.running.Wait()
+	})
+}
+
+func (r *record) want(t *testing.T, lines ...string) {
+	t.Helper()
+	synctest.Wait()
+	if diff := cmp.Diff(lines, r.take()); diff != "" {
+		t.Errorf("actions (-want +got):\n%s", diff)
+	}
+}
+
+const home = "/proc/self/ns/net" // a namespace that is there
+
+func podObject(name string, mode string) object {
+	return object{kind: "Pod", namespace: "demo", name: name, uid: name, node: "node1", netns: home, labels: labels{modeLabel: mode}}
+}
+
+func TestOnlyThisNodesPodsAreEnrolled(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		elsewhere := podObject("b", "ambient")
+		elsewhere.node = "node2"
+		apply(podObject("a", "ambient"), elsewhere, podObject("c", "none"))
+		r.want(t, "0.0s enrol a")
+		var states []string
+		for _, v := range a.Views() {
+			states = append(states, v.UID+" "+v.State)
+		}
+		if diff := cmp.Diff([]string{"a enrolled", "c out"}, states); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestEveryPodIsVerifiedOnATimer(t *testing.T) {
+	bubble(t, func(_ *Agent, r *record, apply func(...object)) {
+		apply(podObject("a", "ambient"))
+		time.Sleep(21 * time.Second)
+		r.want(t, "0.0s enrol a", "10.0s enrol a", "20.0s enrol a")
+	})
+}
+
+func TestFailuresAreRetriedWithBackoff(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		r.set(func() { r.fail = errors.New("no proxy") })
+		apply(podObject("a", "ambient"))
+		time.Sleep(13 * time.Second)
+		r.want(t, "0.0s enrol a", "0.1s enrol a", "0.3s enrol a", "0.7s enrol a", "1.5s enrol a", "3.1s enrol a", "6.3s enrol a", "11.3s enrol a")
+		if v := a.Views()[0]; v.State != "enrolling" || v.Error != "no proxy" || v.Retries != 8 {
+			t.Errorf("view is %+v", v)
+		}
+		r.set(func() { r.fail = nil })
+		a.Retry() // a proxy has come
+		r.want(t, "13.0s enrol a")
+		time.Sleep(5 * time.Second)
+		r.want(t)
+	})
+}
+
+func TestRelabellingWhileDrainingTurnsBack(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		r.drain = time.Minute
+		apply(podObject("a", "ambient"))
+		apply(podObject("a", "none"))
+		time.Sleep(5 * time.Second)
+		if v := a.Views()[0]; v.State != "un-enrolling" {
+			t.Errorf("state is %s", v.State)
+		}
+		apply(podObject("a", "none")) // nothing new: draining goes on
+		apply(podObject("a", "ambient"))
+		r.want(t, "0.0s enrol a", "0.0s un-enrol a", "5.0s un-enrolling called off a", "5.0s enrol a")
+		if v := a.Views()[0]; v.State != "enrolled" {
+			t.Errorf("state is %s", v.State)
+		}
+	})
+}
+
+func TestADeletedPodThatStillLivesIsUnenrolledAndForgotten(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		r.drain = 3 * time.Second
+		apply(podObject("a", "ambient"), podObject("b", "none"))
+		apply()
+		time.Sleep(4 * time.Second)
+		r.want(t, "0.0s enrol a", "0.0s un-enrol a", "3.0s un-enrolled a")
+		if views := a.Views(); len(views) != 0 {
+			t.Errorf("still known: %+v", views)
+		}
+	})
+}
+
+func TestAPodThatReplacesAnotherInItsNamespaceTakesItOver(t *testing.T) {
+	bubble(t, func(_ *Agent, r *record, apply func(...object)) {
+		old := podObject("a", "ambient")
+		apply(old)
+		young := old
+		young.uid = "a2"
+		apply(young)
+		lines := r.take()
+		slices.Sort(lines[1:]) // the two pods' workers are independent
+		if diff := cmp.Diff([]string{"0.0s enrol a", "0.0s enrol a2", "0.0s forget a"}, lines); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestWhatAnEarlierAgentLeftIsAdoptedBeforeAnythingElse(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		r.found = true
+		a.cfg.Loaded = func() error { r.note("loaded", Pod{}); return nil }
+		apply(podObject("a", "ambient"), podObject("b", "none"))
+		lines := r.take()
+		slices.Sort(lines[3:])
+		if diff := cmp.Diff([]string{"0.0s adopt(wanted true) a", "0.0s adopt(wanted false) b", "0.0s loaded ", "0.0s enrol a", "0.0s un-enrol b", "0.0s un-enrolled b"}, lines); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestANamespaceThatVanishesAndComesBack(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "netns")
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		o := podObject("a", "ambient")
+		o.netns = link
+		apply(o)
+		r.want(t)
+		if v := a.Views()[0]; !strings.Contains(v.Error, "no network namespace at") {
+			t.Errorf("view is %+v", v)
+		}
+		if err := os.Symlink(home, link); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if lines := r.take(); len(lines) != 1 || !strings.HasSuffix(lines[0], "enrol a") {
+			t.Errorf("after it came: %q", lines)
+		}
+		if err := os.Remove(link); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(11 * time.Second)
+		if lines := r.take(); len(lines) != 1 || !strings.HasSuffix(lines[0], "forget a") {
+			t.Errorf("after it went: %q", lines)
+		}
+	})
+}
+
+func TestANamespaceThatVanishesEndsDraining(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "netns")
+	if err := os.Symlink(home, link); err != nil {
+		t.Fatal(err)
+	}
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		r.drain = time.Hour
+		o := podObject("a", "ambient")
+		o.netns = link
+		apply(o)
+		apply()
+		if err := os.Remove(link); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		r.want(t, "0.0s enrol a", "0.0s un-enrol a", "1.0s un-enrolling called off a", "1.0s forget a")
+		if len(a.Views()) != 0 {
+			t.Error("still known")
+		}
+	})
+}
+
+func TestWhereAPodLivesMustBeSaid(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		o := podObject("a", "ambient")
+		o.netns = ""
+		apply(o)
+		r.want(t)
+		if v := a.Views()[0]; !strings.Contains(v.Error, "annotate it with tulle.dev/netns") {
+			t.Errorf("error is %q", v.Error)
+		}
+	})
+}
+
+func TestTwoPodsWithOneUIDAreNotMixedUp(t *testing.T) {
+	bubble(t, func(_ *Agent, r *record, apply func(...object)) {
+		second := podObject("a", "none")
+		second.name = "impostor"
+		apply(podObject("a", "ambient"), second)
+		r.want(t, "0.0s enrol a")
+	})
+}
+
+// The runtime's word.
+
+func TestTheRuntimeStartsPods(t *testing.T) {
+	homeless := podObject("a", "ambient")
+	homeless.netns = ""
+	ambientNamespace := object{kind: "Namespace", name: "mesh", labels: labels{modeLabel: "ambient"}}
+	cases := []struct {
+		name, namespace, pod string
+		fail                 error
+		enrolled             bool
+		err                  string
+	}{
+		{"wanted", "demo", "a", nil, true, ""},
+		{"wanted but failing", "demo", "a", errors.New("no proxy"), true, "no proxy"},
+		{"not wanted", "demo", "b", nil, false, ""},
+		{"unknown, outside the mesh", "demo", "unknown", nil, false, ""},
+		{"unknown, in the mesh", "mesh", "unknown", nil, false, "isn't known to the node agent"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(a *Agent, r *record, apply func(...object)) {
+				r.fail = c.fail
+				apply(ambientNamespace, homeless, podObject("b", "none"))
+				enrolled, err := a.Started(context.Background(), c.namespace, c.pod, home)
+				if enrolled != c.enrolled || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+					t.Errorf("enrolled %v, error %v", enrolled, err)
+				}
+			})
+		})
+	}
+}
+
+func TestTheRuntimeIsToldToWaitWhileTheAgentStarts(t *testing.T) {
+	bubble(t, func(a *Agent, _ *record, _ func(...object)) {
+		if _, err := a.Started(context.Background(), "demo", "a", home); !errors.Is(err, errStarting) {
+			t.Errorf("error is %v", err)
+		}
+	})
+}
+
+func TestAPodThatComesJustAfterTheRuntimesCallIsFound(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		namespace := object{kind: "Namespace", name: "demo", labels: labels{modeLabel: "ambient"}}
+		apply(namespace)
+		result := make(chan error, 1)
+		go func() {
+			_, err := a.Started(context.Background(), "demo", "a", home)
+			result <- err
+		}()
+		time.Sleep(50 * time.Millisecond)
+		late := podObject("a", "")
+		late.netns = ""
+		apply(namespace, late)
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTheRuntimesDeadlineHolds(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		apply(podObject("a", "ambient"))
+		r.take()
+		a.cfg.Actions.Enrol = func(ctx context.Context, _ Pod, _ *socket.Netns) error { <-ctx.Done(); return ctx.Err() }
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := a.Verify(ctx, "demo", "a"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error is %v", err)
+		}
+	})
+}
+
+func TestAStoppedPodIsLetGoUntilItStartsAgain(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		apply(podObject("a", "ambient"))
+		if err := a.Stopped(context.Background(), "demo", "a"); err != nil {
+			t.Fatal(err)
+		}
+		r.want(t, "0.0s enrol a", "0.0s forget a")
+		time.Sleep(time.Minute) // its namespace is still there, but not for long
+		r.want(t)
+		if _, err := a.Started(context.Background(), "demo", "a", home); err != nil {
+			t.Fatal(err)
+		}
+		r.want(t, "60.0s enrol a")
+		if err := a.Stopped(context.Background(), "demo", "unknown"); err != nil {
+			t.Errorf("an unknown pod: %v", err)
+		}
+	})
+}
+
+func TestVerifyingAPodOutsideTheMeshIsEasy(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		apply(podObject("b", "none"))
+		if err := a.Verify(context.Background(), "demo", "b"); err != nil {
+			t.Error(err)
+		}
+		if err := a.Verify(context.Background(), "demo", "unknown"); err != nil {
+			t.Error(err)
+		}
+	})
+}
