@@ -1,7 +1,6 @@
 package policy_test
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -56,7 +55,7 @@ func naiveAddress(addr netip.Addr) func(*security.Address) bool {
 			return false
 		}
 		mask := net.CIDRMask(int(m.GetLength()), 8*len(ip))
-		return bytes.Equal(ip.Mask(mask), net.IP(m.GetAddress()).Mask(mask))
+		return ip.Mask(mask).Equal(net.IP(m.GetAddress()).Mask(mask))
 	}
 }
 

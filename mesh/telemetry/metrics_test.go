@@ -41,8 +41,12 @@ func scrape(t testing.TB, g prometheus.Gatherer, accept string) string {
 func value(t testing.TB, text, name string, labels ...string) float64 {
 	t.Helper()
 	found := -1.0
+	sample := regexp.MustCompile(`^` + name + `(\{.*\})? (\S+)\n$`)
 	for line := range strings.Lines(text) {
-		match := regexp.MustCompile(`^` + name + `(\{.*\})? (\S+)\n$`).FindStringSubmatch(line)
+		if !strings.HasPrefix(line, name) {
+			continue
+		}
+		match := sample.FindStringSubmatch(line)
 		if match == nil || !containsAll(match[1], labels) {
 			continue
 		}

@@ -2,6 +2,7 @@
 package testca
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -44,11 +46,9 @@ type Spec struct {
 	URIs []*url.URL
 	// Zero means 2 minutes ago and in 24 hours.
 	NotBefore, NotAfter time.Time
-	// Empty means client and server.
-	ExtKeyUsage []x509.ExtKeyUsage
-	// Intermediates is the number of signing certificates between the root and the leaf.
-	Intermediates int
-	IsCA          bool
+	ExtKeyUsage         []x509.ExtKeyUsage // empty means client and server
+	Intermediates       int                // signing certificates between the root and the leaf
+	IsCA                bool
 }
 
 // New makes an authority with one self-signed root, valid at any time a test could think of.
@@ -79,8 +79,7 @@ func (ca *CA) RootsPEM() string {
 // Rotate makes a new root that signs from now on. The older ones stay in the bundle until Retire.
 func (ca *CA) Rotate() {
 	ca.tb.Helper()
-	template := signingTemplate("root")
-	root, err := issue(template, authority{}, nil)
+	root, err := issue(signingTemplate("root"), authority{}, nil)
 	if err != nil {
 		ca.tb.Fatal(err)
 	}
@@ -106,10 +105,10 @@ func (ca *CA) Credential(id identity.Workload) *mtls.Credential {
 func (ca *CA) Issue(spec Spec) *mtls.Credential {
 	ca.tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		ca.tb.Fatal(err)
+	var chain []string
+	if err == nil {
+		chain, err = ca.sign(spec, key.Public())
 	}
-	chain, err := ca.sign(spec, key.Public())
 	if err != nil {
 		ca.tb.Fatal(err)
 	}
@@ -120,8 +119,7 @@ func (ca *CA) Issue(spec Spec) *mtls.Credential {
 	// The product would not use such a certificate, but a test may show it to the product.
 	credential = &mtls.Credential{Identity: spec.Identity, Roots: x509.NewCertPool(), RootsPEM: chain[len(chain)-1]}
 	credential.Roots.AppendCertsFromPEM([]byte(credential.RootsPEM))
-	credential.Certificate.PrivateKey = key
-	credential.ChainPEM = chain[:len(chain)-1]
+	credential.Certificate.PrivateKey, credential.ChainPEM = key, chain[:len(chain)-1]
 	for _, text := range credential.ChainPEM {
 		block, _ := pem.Decode([]byte(text))
 		credential.Certificate.Certificate = append(credential.Certificate.Certificate, block.Bytes)
@@ -131,19 +129,16 @@ func (ca *CA) Issue(spec Spec) *mtls.Credential {
 
 // Sign signs a request for id as the product's authorities do: leaf first, root bundle last. The names in the request
 // play no part.
-func (ca *CA) Sign(ctx context.Context, id identity.Workload, csrPEM string, ttl time.Duration) ([]string, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+func (ca *CA) Sign(_ context.Context, id identity.Workload, csrPEM string, ttl time.Duration) ([]string, error) {
 	block, _ := pem.Decode([]byte(csrPEM))
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+	if block == nil {
 		return nil, errors.New("no certificate request in PEM form")
 	}
 	request, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = request.CheckSignature()
 	}
-	if err := request.CheckSignature(); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return ca.sign(Spec{Identity: id, NotAfter: time.Now().Add(ttl)}, request.PublicKey)
@@ -165,28 +160,23 @@ func (ca *CA) sign(spec Spec, key crypto.PublicKey) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(append([]string{encode(leaf.cert)}, chain...), roots), nil
+	return slices.Concat([]string{encode(leaf.cert)}, chain, []string{roots}), nil
 }
 
 func leafTemplate(spec Spec) *x509.Certificate {
-	template := &x509.Certificate{
-		NotBefore: spec.NotBefore, NotAfter: spec.NotAfter, URIs: spec.URIs, ExtKeyUsage: spec.ExtKeyUsage,
+	if spec.URIs == nil {
+		spec.URIs = []*url.URL{spec.Identity.URI()}
+	}
+	if spec.ExtKeyUsage == nil {
+		spec.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
+	return &x509.Certificate{
+		NotBefore: cmp.Or(spec.NotBefore, time.Now().Add(-2*time.Minute)),
+		NotAfter:  cmp.Or(spec.NotAfter, time.Now().Add(24*time.Hour)),
+		URIs:      spec.URIs, ExtKeyUsage: spec.ExtKeyUsage,
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		BasicConstraintsValid: true, IsCA: spec.IsCA,
 	}
-	if template.URIs == nil {
-		template.URIs = []*url.URL{spec.Identity.URI()}
-	}
-	if template.NotBefore.IsZero() {
-		template.NotBefore = time.Now().Add(-2 * time.Minute)
-	}
-	if template.NotAfter.IsZero() {
-		template.NotAfter = time.Now().Add(24 * time.Hour)
-	}
-	if template.ExtKeyUsage == nil {
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	}
-	return template
 }
 
 func signingTemplate(name string) *x509.Certificate {
@@ -198,26 +188,21 @@ func signingTemplate(name string) *x509.Certificate {
 }
 
 // issue signs template: with its own new key if there is no signer, and for a new key if public is nil.
-func issue(template *x509.Certificate, signer authority, public crypto.PublicKey) (authority, error) {
-	var made authority
-	var err error
+func issue(template *x509.Certificate, signer authority, public crypto.PublicKey) (made authority, err error) {
 	if public == nil {
 		if made.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-			return authority{}, err
+			return made, err
 		}
 		public = made.key.Public()
 	}
 	if signer.cert == nil {
 		signer = authority{cert: template, key: made.key}
 	}
-	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)); err != nil {
-		return authority{}, err
-	}
+	template.SerialNumber = new(big.Int).SetBytes([]byte(rand.Text()[:16]))
 	der, err := x509.CreateCertificate(rand.Reader, template, signer.cert, public, signer.key)
-	if err != nil {
-		return authority{}, err
+	if err == nil {
+		made.cert, err = x509.ParseCertificate(der)
 	}
-	made.cert, err = x509.ParseCertificate(der)
 	return made, err
 }
 
