@@ -9,7 +9,7 @@ import (
 
 // samples is how many random endpoints are tried before all are looked at. In a service whose endpoints are mostly
 // alike, which is usual, the first one is taken, so that choosing costs the same for ten as for ten thousand.
-const samples = 8
+const samples = 16
 
 // request is what an endpoint is wanted for.
 type request struct {
@@ -127,7 +127,7 @@ func (r *request) reachable(w *state.Workload) bool {
 	if w.Capacity == 0 {
 		return false
 	}
-	if !r.gateway && w.Network != r.from.Network {
+	if w.Network != r.from.Network && (w.NetworkGateway != nil || !r.gateway) {
 		return w.NetworkGateway != nil
 	}
 	if w.Hostname != "" {
