@@ -1,0 +1,135 @@
+package xds_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/tulle-mesh/tulle/mesh/xds"
+)
+
+// script is a server that ends each stream as the script says, in order, and then keeps one open.
+type script struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	ends []error
+
+	mu     sync.Mutex
+	opened []time.Time
+}
+
+func (s *script) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	s.mu.Lock()
+	n := len(s.opened)
+	s.opened = append(s.opened, time.Now())
+	s.mu.Unlock()
+	if n < len(s.ends) {
+		return s.ends[n]
+	}
+	for {
+		request, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if request.GetResponseNonce() == "" {
+			if err := stream.Send(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: request.GetTypeUrl(), Nonce: "1"}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// serve runs the script on a pipe and returns a channel to it.
+func serve(t *testing.T, s *script) *grpc.ClientConn {
+	t.Helper()
+	pipe := bufconn.Listen(1 << 16)
+	server := grpc.NewServer()
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, s)
+	done := make(chan error)
+	go func() { done <- server.Serve(pipe) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return channel(t, pipe.DialContext)
+}
+
+func channel(t *testing.T, dial func(context.Context) (net.Conn, error)) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///pipe", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func TestRefusedStreamsBackOffAndBrokenOnesReconnectAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := new(script)
+		for range 12 {
+			s.ends = append(s.ends, status.Error(codes.PermissionDenied, "not you"))
+		}
+		s.ends = append(s.ends, status.Error(codes.Unknown, "proxy restarted"), nil, status.Error(codes.Canceled, "moved"))
+		client, stop := run(t, serve(t, s), new(holder))
+		defer stop()
+		<-client.Ready()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		want := 10 * time.Millisecond
+		for i := range s.ends {
+			if i >= 12 {
+				want = 10 * time.Millisecond
+			}
+			if got := s.opened[i+1].Sub(s.opened[i]); got < want*8/10 || got > want*12/10 {
+				t.Errorf("stream %d came %s after the one before, want %s give or take a fifth", i+1, got, want)
+			}
+			want = min(2*want, 15*time.Second)
+		}
+	})
+}
+
+func TestSilentControlPlaneIsWaitedForWithoutBusyWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := new(script)
+		client, stop := run(t, serve(t, s), new(holder))
+		<-client.Ready()
+		time.Sleep(24 * time.Hour)
+		stop()
+		if len(s.opened) != 1 {
+			t.Errorf("%d streams in a day, want one", len(s.opened))
+		}
+	})
+}
+
+func TestUnreachableControlPlaneIsReportedWithItsReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(holder)
+		conn := channel(t, func(context.Context) (net.Conn, error) { return nil, errors.New("nobody listens") })
+		_, stop := run(t, conn, h)
+		time.Sleep(time.Minute)
+		stop()
+		if n := len(h.events); n < 5 || n > 6 {
+			t.Errorf("%d reports in a minute, want one each ten seconds", n)
+		}
+		for _, e := range h.events {
+			if e.Kind != xds.ConnectionError || !strings.Contains(e.Err.Error(), "nobody listens") {
+				t.Errorf("event = %+v, want a connection error with its reason", e)
+			}
+		}
+	})
+}
