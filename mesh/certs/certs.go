@@ -176,13 +176,16 @@ func (m *Manager) entryLocked(id identity.Workload, p priority) *entry {
 	return e
 }
 
-// hastenLocked puts an entry that is ready for its turn, or being renewed late, before those nobody waits for.
+// hastenLocked puts an entry without a valid certificate before those nobody waits for. It may even have been put off:
+// its certificate expired early by our clock, which has jumped, or lived shorter than the least delay.
 func (m *Manager) hastenLocked(e *entry) {
-	if e.priority > realTime {
-		e.priority = realTime
-		if e.queue == &m.ready {
-			m.ready.fix(e)
-		}
+	e.priority = realTime
+	switch e.queue {
+	case &m.ready:
+		m.ready.fix(e)
+	case &m.waiting:
+		m.waiting.remove(e)
+		m.readyLocked(e)
 	}
 }
 

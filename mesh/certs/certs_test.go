@@ -292,6 +292,20 @@ func TestWaitersLearnOfAFailureAtOnce(t *testing.T) {
 	})
 }
 
+func TestCertificateThatEndsBeforeItsRenewalIsReplacedOnUse(t *testing.T) {
+	inFakeTimeWith(t, 950*time.Millisecond, func(f *fixture) {
+		// A certificate ends with a whole second: this one lives for 0.4 s, and renewal is due after 0.5 s.
+		time.Sleep(600 * time.Millisecond)
+		id := f.ca.Identity("shop", "cart")
+		first := f.get(id)
+		time.Sleep(460 * time.Millisecond)
+		start := time.Now()
+		if second := f.get(id); second == first || time.Since(start) != 0 {
+			t.Errorf("replaced: %v, after %v", second != first, time.Since(start))
+		}
+	})
+}
+
 func TestRetriesBackOff(t *testing.T) {
 	inFakeTime(t, func(f *fixture) {
 		f.ca.set(0, errOutage)

@@ -23,7 +23,8 @@ func (m *Manager) Run(ctx context.Context) error {
 		m.mu.Unlock()
 		timer.Stop()
 		if ok {
-			timer.Reset(next)
+			// Timers stand still while the machine sleeps, so look at the clock now and then.
+			timer.Reset(min(next, time.Minute))
 		}
 		select {
 		case <-ctx.Done():
@@ -46,7 +47,7 @@ func (m *Manager) stop() {
 
 // dispatchLocked begins as many requests as may run, and returns in how long the next entry is due, if any waits.
 func (m *Manager) dispatchLocked(ctx context.Context, fetches *sync.WaitGroup) (time.Duration, bool) {
-	now := time.Now()
+	now := wallClock()
 	for e := m.waiting.first(); e != nil && !e.due.After(now); e = m.waiting.first() {
 		m.waiting.remove(e)
 		m.sequence++
@@ -71,7 +72,7 @@ func (m *Manager) dispatchLocked(ctx context.Context, fetches *sync.WaitGroup) (
 func (m *Manager) fetch(ctx context.Context, e *entry) {
 	credential, err := m.ask(ctx, e)
 	cancelled := ctx.Err() == context.Canceled // forgotten, or Run is ending
-	now := time.Now()
+	now := wallClock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.signal() // there is room for another request
@@ -100,6 +101,9 @@ func (m *Manager) fetch(ctx context.Context, e *entry) {
 	m.waiting.push(e)
 	e.tellLocked()
 }
+
+// wallClock returns the time by which certificates expire, without the monotonic one, which a sleeping machine stops.
+func wallClock() time.Time { return time.Now().Round(0) }
 
 // tellLocked wakes those who wait for a change.
 func (e *entry) tellLocked() {

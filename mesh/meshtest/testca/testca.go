@@ -12,10 +12,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"math/big"
 	"net/url"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -41,11 +39,9 @@ type authority struct {
 
 // Spec says what the certificate of Issue is like. Only Identity or URIs is needed.
 type Spec struct {
-	Identity identity.Workload
-	// URIs replace the identity's name in the certificate, when set; they may be anything.
-	URIs []*url.URL
-	// Zero means 2 minutes ago and in 24 hours.
-	NotBefore, NotAfter time.Time
+	Identity            identity.Workload
+	URIs                []*url.URL         // instead of the identity, when set; they may be anything
+	NotBefore, NotAfter time.Time          // zero means 2 minutes ago and in 24 hours
 	ExtKeyUsage         []x509.ExtKeyUsage // empty means client and server
 	Intermediates       int                // signing certificates between the root and the leaf
 	IsCA                bool
@@ -63,10 +59,15 @@ func New(tb testing.TB, trustDomain string) *CA {
 func (ca *CA) Identity(namespace, serviceAccount string) identity.Workload {
 	ca.tb.Helper()
 	id, err := identity.New(ca.trustDomain, namespace, serviceAccount)
+	ca.must(err)
+	return id
+}
+
+func (ca *CA) must(err error) {
+	ca.tb.Helper()
 	if err != nil {
 		ca.tb.Fatal(err)
 	}
-	return id
 }
 
 // RootsPEM returns the root bundle that clients trust now.
@@ -80,9 +81,7 @@ func (ca *CA) RootsPEM() string {
 func (ca *CA) Rotate() {
 	ca.tb.Helper()
 	root, err := issue(signingTemplate("root"), authority{}, nil)
-	if err != nil {
-		ca.tb.Fatal(err)
-	}
+	ca.must(err)
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	ca.signer, ca.roots = root, encode(root.cert)+ca.roots
@@ -104,14 +103,8 @@ func (ca *CA) Credential(id identity.Workload) *mtls.Credential {
 // Issue makes a key and a certificate for it as spec says, however wrong that is.
 func (ca *CA) Issue(spec Spec) *mtls.Credential {
 	ca.tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	var chain []string
-	if err == nil {
-		chain, err = ca.sign(spec, key.Public())
-	}
-	if err != nil {
-		ca.tb.Fatal(err)
-	}
+	key, chain, err := ca.sign(spec, nil)
+	ca.must(err)
 	credential, err := mtls.NewCredential(key, chain)
 	if err == nil {
 		return credential
@@ -141,26 +134,28 @@ func (ca *CA) Sign(_ context.Context, id identity.Workload, csrPEM string, ttl t
 	if err != nil {
 		return nil, err
 	}
-	return ca.sign(Spec{Identity: id, NotAfter: time.Now().Add(ttl)}, request.PublicKey)
+	_, chain, err := ca.sign(Spec{Identity: id, NotAfter: time.Now().Add(ttl)}, request.PublicKey)
+	return chain, err
 }
 
-func (ca *CA) sign(spec Spec, key crypto.PublicKey) ([]string, error) {
+// sign certifies the public key, or a new one if it is nil.
+func (ca *CA) sign(spec Spec, public crypto.PublicKey) (*ecdsa.PrivateKey, []string, error) {
 	ca.mu.Lock()
 	signer, roots := ca.signer, ca.roots
 	ca.mu.Unlock()
-	var chain []string
-	for n := range spec.Intermediates {
-		next, err := issue(signingTemplate(fmt.Sprintf("intermediate %d", n+1)), signer, nil)
+	chain := []string{roots}
+	for range spec.Intermediates {
+		next, err := issue(signingTemplate("intermediate"), signer, nil)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		signer, chain = next, append([]string{encode(next.cert)}, chain...)
 	}
-	leaf, err := issue(leafTemplate(spec), signer, key)
+	leaf, err := issue(leafTemplate(spec), signer, public)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return slices.Concat([]string{encode(leaf.cert)}, chain, []string{roots}), nil
+	return leaf.key, append([]string{encode(leaf.cert)}, chain...), nil
 }
 
 func leafTemplate(spec Spec) *x509.Certificate {
