@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/socket"
@@ -13,6 +14,7 @@ import (
 const (
 	minBackoff     = 100 * time.Millisecond
 	maxBackoff     = 5 * time.Second
+	moveInterval   = time.Second      // how often a pod's path is looked at
 	attemptTimeout = 30 * time.Second // of enrolling and forgetting; un-enrolling has limits of its own
 )
 
@@ -107,13 +109,48 @@ func (w *worker) run(ctx context.Context) {
 		if !interrupted {
 			w.tell(wish, asked, retries, err)
 		}
-		select {
-		case <-w.wake:
-		case <-time.After(w.pause(retries)):
-		case <-ctx.Done():
+		if !w.rest(ctx, wish, w.pause(retries)) {
 			return
 		}
 	}
+}
+
+// rest waits for the time of the next attempt, for being woken, or for another namespace under the pod. It returns
+// false when ctx has ended.
+func (w *worker) rest(ctx context.Context, wish wish, pause time.Duration) bool {
+	timer, ticker := time.NewTimer(pause), time.NewTicker(moveInterval)
+	defer timer.Stop()
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if w.moved(wish) {
+				return true
+			}
+		case <-w.wake:
+			return true
+		case <-timer.C:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// moved tells, at the price of one system call, whether the pod's path leads to another namespace than before.
+func (w *worker) moved(wish wish) bool {
+	var here socket.NetnsID
+	var stat syscall.Stat_t
+	switch err := syscall.Stat(wish.path, &stat); {
+	case err == nil:
+		here = socket.NetnsID{Dev: uint64(stat.Dev), Ino: stat.Ino}
+	case !errors.Is(err, fs.ErrNotExist):
+		return false
+	}
+	if here == wish.released {
+		here = socket.NetnsID{}
+	}
+	return here != w.ns.ID()
 }
 
 func (w *worker) pause(retries int) time.Duration {
@@ -222,7 +259,7 @@ func (w *worker) leave(ctx context.Context, wish wish) error {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- w.agent.cfg.Actions.Unenrol(watched, w.pod, w.ns) }()
-	ticker := time.NewTicker(time.Second)
+	ticker := time.NewTicker(moveInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -230,12 +267,10 @@ func (w *worker) leave(ctx context.Context, wish wish) error {
 			w.known = w.known && err != nil
 			return err
 		case <-ticker.C:
-			if here, _ := w.open(wish); here == nil {
+			if w.moved(wish) {
 				cancel()
 				<-ended
 				return w.look(ctx, wish)
-			} else {
-				here.Close()
 			}
 		}
 	}

@@ -102,11 +102,13 @@ func (d *daemon) adopted() error {
 }
 
 func (d *daemon) run(ctx context.Context) error {
+	plugins, err := plugin.Listen(d.cfg.PluginSocket) // before anything is touched that another agent may look after
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.agent.Run(ctx) })
-	group.Go(func() error {
-		return plugin.Serve(ctx, d.cfg.PluginSocket, d.verbs(), d.log.With("scope", "plugin"))
-	})
+	group.Go(func() error { return plugin.Serve(ctx, plugins, d.verbs(), d.log.With("scope", "plugin")) })
 	group.Go(func() error {
 		select {
 		case <-d.loaded:

@@ -30,13 +30,8 @@ type Handler struct {
 	Ready func() error // nil when pods can be taken in
 }
 
-// Serve answers plugins on the socket at path until ctx ends. It refuses to take the socket from an agent that still
-// answers there.
-func Serve(ctx context.Context, path string, handler Handler, log *slog.Logger) error {
-	listener, err := listen(path)
-	if err != nil {
-		return err
-	}
+// Serve answers plugins until ctx ends. It takes the listener over.
+func Serve(ctx context.Context, listener net.Listener, handler Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           http.MaxBytesHandler(http.TimeoutHandler(handler.mux(log), deadline, "the node agent is too slow"), maxBody),
 		ReadHeaderTimeout: deadline, ReadTimeout: deadline, WriteTimeout: 2 * deadline, IdleTimeout: deadline, MaxHeaderBytes: 16 << 10,
@@ -63,7 +58,9 @@ func Serve(ctx context.Context, path string, handler Handler, log *slog.Logger) 
 	return nil
 }
 
-func listen(path string) (net.Listener, error) {
+// Listen makes the agent's socket at path, in the place of a dead agent's. It refuses to take it from an agent that still
+// answers there, so whoever has the socket is the node's only agent.
+func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("make the folder of the plugins' socket: %w", err)
 	}

@@ -1,0 +1,441 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/cni-plugin/config"
+	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/fakeproxy"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
+)
+
+const patience = 20 * time.Second
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// node is a simulated node: a folder of objects, and at times an agent.
+type node struct {
+	t    *testing.T
+	dir  string
+	cfg  config.Config
+	logs *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	root := t.TempDir()
+	n := &node{t: t, dir: filepath.Join(root, "objects"), logs: new(lockedBuffer)}
+	if err := os.Mkdir(n.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.cfg = config.Default()
+	n.cfg.Dir, n.cfg.Node, n.cfg.Status = n.dir, "node1", filepath.Join(root, "status")
+	n.cfg.ZDSSocket, n.cfg.PluginSocket = filepath.Join(root, "ztunnel.sock"), filepath.Join(root, "pluginevent.sock")
+	n.cfg.HealthAddr, n.cfg.WithdrawGrace, n.cfg.DrainTimeout = freeAddress(t), 50*time.Millisecond, 5*time.Second
+	n.cfg.LogLevel = "info,enroll=debug"
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("agent's log:\n%s", n.logs.b.String())
+		}
+	})
+	n.namespace("ambient")
+	return n
+}
+
+func freeAddress(t *testing.T) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// start runs an agent; stop ends it as SIGTERM does.
+func (n *node) start() (stop func()) {
+	n.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, n.cfg, n.logs) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				n.t.Errorf("agent: %v", err)
+			}
+		case <-time.After(patience):
+			n.t.Error("the agent doesn't end")
+		}
+	})
+	n.t.Cleanup(stop)
+	return stop
+}
+
+func (n *node) write(file, text string) {
+	n.t.Helper()
+	temporary := filepath.Join(n.t.TempDir(), "new")
+	if err := os.WriteFile(temporary, []byte(text), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.Rename(temporary, filepath.Join(n.dir, file)); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *node) namespace(mode string) {
+	n.write("namespace.yaml", fmt.Sprintf("{apiVersion: v1, kind: Namespace, metadata: {name: demo, labels: {istio.io/dataplane-mode: %q}}}\n", mode))
+}
+
+// pod writes a pod that lives at a path; "" leaves that to the runtime.
+func (n *node) pod(name, path, mode string) {
+	annotations := ""
+	if path != "" {
+		annotations = ", annotations: {tulle.dev/netns: " + path + "}"
+	}
+	n.write(name+".yaml", fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: demo, labels: {istio.io/dataplane-mode: %q}%s}, spec: {nodeName: node1, serviceAccountName: shop, containers: [{name: app, image: none}]}}`+"\n", name, mode, annotations))
+}
+
+func (n *node) statusFile() string { return filepath.Join(n.cfg.Status, "node1.yaml") }
+
+// published is the status file without its layout.
+func (n *node) published() string {
+	data, err := os.ReadFile(n.statusFile())
+	if err != nil {
+		return "nothing"
+	}
+	_, pods, _ := strings.Cut(string(data), "pods:")
+	return strings.Join(strings.Fields(pods), " ")
+}
+
+// until waits for a sight that the namespace and the status file give together.
+func (n *node) until(ns *netns.Namespace, want string) {
+	n.t.Helper()
+	look := func() string {
+		state, err := redirect.Current(ns.Netns)
+		if err != nil {
+			return err.Error()
+		}
+		return state.String() + ", " + n.published()
+	}
+	n.eventually(want, look)
+}
+
+func (n *node) eventually(want string, look func() string) {
+	n.t.Helper()
+	deadline := time.Now().Add(patience)
+	for look() != want {
+		if time.Now().After(deadline) {
+			n.t.Fatalf("see %q, wait for %q", look(), want)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+const (
+	in      = `capture, "demo/cart": enabled`
+	out     = "removed, {}"
+	pending = `removed, "demo/cart": pending`
+)
+
+func newPod(t *testing.T) *netns.Namespace { return netns.New(t, "tulle-agent-test") }
+
+func TestLabelsComeAndGo(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	n.start()
+	n.until(ns, pending)
+	p := fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	n.namespace("")
+	n.until(ns, out)
+	n.pod("cart", ns.Path, "ambient")
+	n.until(ns, in)
+	n.namespace("ambient")
+	n.pod("cart", ns.Path, "none")
+	n.until(ns, out)
+	want := []string{"add demo/cart demo/cart (shop)", "snapshot", "add demo/cart demo/cart (shop)", "del demo/cart", "add demo/cart demo/cart (shop)", "del demo/cart"}
+	if diff := cmp.Diff(want, p.Log()); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+}
+
+func TestABrokenFileChangesNothing(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	n.start()
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	n.write("cart.yaml", "apiVersion: v1\nkind: [")
+	n.write("other.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: other}}")
+	n.eventually("yes", func() string {
+		n.logs.mu.Lock()
+		defer n.logs.mu.Unlock()
+		return map[bool]string{true: "yes"}[strings.Contains(n.logs.b.String(), "cart.yaml")]
+	})
+	n.until(ns, in)
+}
+
+func TestAnAgentsRestartWithdrawsNothing(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	stop := n.start()
+	p := fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	watch, endWatch := context.WithCancel(context.Background())
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		for watch.Err() == nil {
+			if got := n.published(); got != `"demo/cart": enabled` {
+				t.Errorf("published while the agent restarts: %q", got)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	stop()
+	<-p.Done()
+	n.until(ns, in)
+	n.start()
+	p = fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.eventually("add demo/cart demo/cart (shop) snapshot", func() string { return strings.Join(p.Log(), " ") })
+	n.until(ns, in)
+	endWatch()
+	watcher.Wait()
+}
+
+func TestWhatChangedWhileTheAgentWasDown(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	stop := n.start()
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	stop()
+	n.namespace("")
+	n.start()
+	p := fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, out)
+	if log := p.Log(); log[len(log)-1] != "del demo/cart" {
+		t.Errorf("requests %q", log)
+	}
+}
+
+func TestARebootedNodesStatusIsNotBelieved(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	if err := os.MkdirAll(n.cfg.Status, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(n.statusFile(), []byte("node: node1\npods:\n  \"demo/cart\": enabled\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	n.until(ns, pending)
+}
+
+func TestAPodThatMovesIsEnrolledWhereItIs(t *testing.T) {
+	n, first, second := newNode(t), newPod(t), newPod(t)
+	link := filepath.Join(t.TempDir(), "netns")
+	point := func(to string) {
+		if err := os.Symlink(to, link+".new"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(link+".new", link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	point(first.Path)
+	n.pod("cart", link, "")
+	n.start()
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(first, in)
+	point(second.Path) // the same path, another namespace: the sandbox was made anew
+	n.until(second, in)
+	third := newPod(t)
+	n.pod("cart", third.Path, "")
+	n.until(third, in)
+}
+
+func TestANamespaceThatIsGoneIsWithdrawnAndLetGo(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	n.start()
+	p := fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	ns.Remove()
+	n.eventually("{}", n.published)
+	n.eventually("del demo/cart", func() string { log := p.Log(); return log[len(log)-1] })
+}
+
+func TestAPodDeletedFromTheFolderLeavesTheMesh(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	n.start()
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	if err := os.Remove(filepath.Join(n.dir, "cart.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	n.until(ns, out)
+}
+
+// cni executes the real plugin.
+func (n *node) cni(binary, verb, path string) (string, error) {
+	cmd := exec.Command(binary)
+	cmd.Env = []string{
+		"CNI_COMMAND=" + verb, "CNI_CONTAINERID=c1", "CNI_NETNS=" + path, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
+		"CNI_ARGS=K8S_POD_NAMESPACE=demo;K8S_POD_NAME=cart",
+	}
+	cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"cniVersion":"1.1.0","name":"net","type":"tulle-cni","cni_agent_run_dir":%q,"prevResult":{"cniVersion":"1.1.0","ips":[]}}`, filepath.Dir(n.cfg.PluginSocket)))
+	var output bytes.Buffer
+	cmd.Stdout = &output
+	err := cmd.Run()
+	return output.String(), err
+}
+
+func TestTheRuntimeAddsChecksAndDeletes(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "tulle-cni")
+	if text, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "github.com/tulle-mesh/tulle/cni-plugin").CombinedOutput(); err != nil {
+		t.Fatalf("build the plugin: %v\n%s", err, text)
+	}
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", "", "")
+	stop := n.start()
+	n.eventually("{}", n.published)
+	if text, err := n.cni(binary, "ADD", ns.Path); err == nil || !strings.Contains(text, "is ztunnel running on this node?") {
+		t.Errorf("ADD without a proxy: %v, %s", err, text)
+	}
+	p := fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.eventually("yes", func() string { return map[bool]string{true: "yes"}[len(p.Log()) > 1] })
+	if text, err := n.cni(binary, "ADD", ns.Path); err != nil {
+		t.Fatalf("ADD: %v, %s", err, text)
+	}
+	n.until(ns, in) // at once, in fact
+	if err := redirect.Set(ns.Netns, redirect.Removed); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := n.cni(binary, "CHECK", ns.Path); err != nil {
+		t.Errorf("CHECK: %v, %s", err, text)
+	}
+	n.until(ns, in) // the check has found and mended it
+	stop()
+	if text, err := n.cni(binary, "ADD", ns.Path); err == nil || !strings.Contains(text, "cannot contact the node agent") {
+		t.Errorf("ADD without an agent: %v, %s", err, text)
+	}
+	n.start()
+	p = fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.eventually("add demo/cart demo/cart (shop) snapshot", func() string { return strings.Join(p.Log(), " ") }) // where the pod lives was remembered
+	if text, err := n.cni(binary, "DEL", ns.Path); err != nil {
+		t.Errorf("DEL: %v, %s", err, text)
+	}
+	n.eventually("{}", n.published)
+	n.eventually("del demo/cart", func() string { log := p.Log(); return log[len(log)-1] })
+}
+
+// get reads a page of the health address.
+func (n *node) get(path string) (int, string) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	response, err := client.Get("http://" + n.cfg.HealthAddr + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		n.t.Error(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func TestPagesTellWhatIsGoingOn(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	n.write("broken.yaml", "kind: [")
+	n.start()
+	n.eventually("200", func() string { code, _ := n.get("/healthz"); return fmt.Sprint(code) })
+	if code, body := n.get("/readyz"); code != 500 || !strings.Contains(body, taskObjects) {
+		t.Errorf("ready with a broken folder: %d %s", code, body)
+	}
+	if err := os.Remove(filepath.Join(n.dir, "broken.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	if code, body := n.get("/readyz"); code != 200 {
+		t.Errorf("not ready: %d %s", code, body)
+	}
+	var v view
+	n.eventually("enrolled", func() string {
+		_, body := n.get("/debug/pods")
+		if err := json.Unmarshal([]byte(body), &v); err != nil || len(v.Pods) != 1 {
+			return fmt.Sprint(body, err)
+		}
+		return v.Pods[0].State
+	})
+	if p := v.Pods[0]; p.Pod != "demo/cart" || p.Netns != ns.Path || !p.Wanted || p.Why != "label on the namespace" || v.Proxies != 1 || v.Published["demo/cart"] != "enabled" {
+		t.Errorf("view is %+v", v)
+	}
+	if _, body := n.get("/metrics"); !strings.Contains(body, "tulle_cni_pods{state=\"enrolled\"} 1\n") || !strings.Contains(body, "tulle_cni_pods_failing 0\n") {
+		t.Errorf("metrics:\n%s", body)
+	}
+}
+
+func TestManyPodsAtOnce(t *testing.T) {
+	n := newNode(t)
+	fakes := make([]*netns.Namespace, 12)
+	for i := range fakes {
+		fakes[i] = newPod(t)
+		n.pod(fmt.Sprintf("pod-%d", i), fakes[i].Path, "")
+	}
+	n.start()
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.eventually("12", func() string { return fmt.Sprint(strings.Count(n.published(), "enabled")) })
+	n.namespace("")
+	n.eventually("{}", n.published)
+	for _, ns := range fakes {
+		n.until(ns, out)
+	}
+}
+
+func TestASecondAgentOfTheNodeDoesNothing(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	n.start()
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	second := n.cfg
+	second.HealthAddr = freeAddress(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := Run(ctx, second, io.Discard); err == nil || !strings.Contains(err.Error(), "another agent answers there") {
+		t.Errorf("error is %v", err)
+	}
+	n.until(ns, in)
+}
