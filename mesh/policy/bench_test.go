@@ -46,6 +46,19 @@ func BenchmarkEvaluate(b *testing.B) {
 	}
 }
 
+// One policy each of the mesh, of the namespace and of the workload, so that a list of them has to be made.
+func BenchmarkEvaluateAllScopes(b *testing.B) {
+	never := one(&security.Match{Principals: exact("x")})
+	global, own := deny("g", never), deny("s", never)
+	global.Scope, own.Scope = security.Scope_GLOBAL, security.Scope_WORKLOAD_SELECTOR
+	table, self := mesh(b, []string{"shop/s"}, global, deny("n", never), own)
+	facts := fromFrontend(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		policy.Evaluate(table, self, facts)
+	}
+}
+
 func BenchmarkEvaluateWithoutPolicies(b *testing.B) {
 	table, self := mesh(b, nil)
 	facts := fromFrontend(b)

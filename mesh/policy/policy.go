@@ -24,6 +24,9 @@ type Verdict struct {
 	Policy string
 	// Reason says in words why not; it is "" if Allowed.
 	Reason string
+	// Pending: refused only since Policy is not known yet. A control plane that names a policy before it sends it makes
+	// that so for a moment, in which a new connection may wait and a live one need not be cut.
+	Pending bool
 	// DryRun names the policies that match but are only to be logged.
 	DryRun []string
 }
@@ -56,7 +59,7 @@ func decide(policies []*state.Policy, missing []string, f *facts) Verdict {
 	}
 	// 2. What is missing may be a DENY.
 	if len(missing) > 0 {
-		return Verdict{Policy: missing[0], Reason: "policy " + missing[0] + " is not known yet"}
+		return Verdict{Policy: missing[0], Reason: "policy " + missing[0] + " is not known yet", Pending: true}
 	}
 	// 3. Without ALLOW policies everything else is allowed.
 	if !restricted {
