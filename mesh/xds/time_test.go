@@ -3,6 +3,7 @@ package xds_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tulle-mesh/tulle/mesh/xds"
 )
@@ -50,8 +52,8 @@ func (s *script) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscovery
 	}
 }
 
-// serve runs the script on a pipe and returns a channel to it.
-func serve(t *testing.T, s *script) *grpc.ClientConn {
+// serve runs the server on a pipe and returns a channel to it.
+func serve(t *testing.T, s discoveryv3.AggregatedDiscoveryServiceServer) *grpc.ClientConn {
 	t.Helper()
 	pipe := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
@@ -130,6 +132,56 @@ func TestUnreachableControlPlaneIsReportedWithItsReason(t *testing.T) {
 			if e.Kind != xds.ConnectionError || !strings.Contains(e.Err.Error(), "nobody listens") {
 				t.Errorf("event = %+v, want a connection error with its reason", e)
 			}
+		}
+	})
+}
+
+// talker is a server that never reads while it writes, nor the reverse.
+type talker struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	streams int
+}
+
+func (s *talker) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	s.streams++
+	for range 2 { // subscriptions
+		request, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		push := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: request.GetTypeUrl(), Nonce: "1"}
+		for i := range 20_000 {
+			name := fmt.Sprintf("Kubernetes//Pod/a-namespace-with-a-long-name/%s-%d", strings.Repeat("x", 40), i)
+			push.Resources = append(push.Resources, &discoveryv3.Resource{
+				Name: name, Version: "0123456789abcdef", Resource: &anypb.Any{TypeUrl: request.GetTypeUrl()},
+			})
+		}
+		if err := stream.Send(push); err != nil {
+			return err
+		}
+	}
+	for range 2 { // acknowledgements
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+	}
+	if s.streams == 1 {
+		return status.Error(codes.Unknown, "again")
+	}
+	<-stream.Context().Done()
+	return nil
+}
+
+func TestLargeMeshReconnectsToServerThatDoesNotReadWhileItWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h := new(talker), new(holder)
+		conn := serve(t, s)
+		client, stop := run(t, conn, h)
+		<-client.Ready()
+		time.Sleep(time.Minute)
+		stop()
+		if s.streams != 2 || len(h.pushes) != 4 {
+			t.Errorf("%d pushes on %d streams, want 4 on 2: %v", len(h.pushes), s.streams, h.events)
 		}
 	})
 }

@@ -5,7 +5,6 @@ package fakeistiod
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,35 +25,31 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 )
 
-// Server is the control plane. Its methods may be called from any goroutine.
+// Server is the control plane. New makes one. All methods but Stop and Restart may be called from any goroutine.
 type Server struct {
 	tb       testing.TB
 	ca       *testca.CA // nil: no certificates
 	tls      credentials.TransportCredentials
 	rootFile string
 	address  string
+	grpc     *grpc.Server  // nil while stopped
+	served   chan struct{} // closed when grpc is done
 
 	mu        sync.Mutex
 	changed   chan struct{} // closed and replaced with every change of the following
 	resources map[string]map[string]*discoveryv3.Resource
-	version   int // how often resources changed
+	streams   map[*stream]bool
 	acks      map[string]int
 	nacks     map[string][]string
-	streams   map[*stream]bool
 	opened    []*Stream
 	signed    []metadata.MD
-
-	server *grpc.Server // nil while stopped
-	served chan struct{}
 }
 
 // Stream is what a client said when it opened a stream.
 type Stream struct {
-	Header metadata.MD
-	Node   *corev3.Node
-	Types  []string // in the order of their subscription
-	// Versions are those which the client said to have, by type and name.
-	Versions map[string]map[string]string
+	Node     *corev3.Node
+	Types    []string                     // in the order of their subscription
+	Versions map[string]map[string]string // that the client said to have, by type and name
 }
 
 // New starts a server on a loopback port, for the name istiod.istio-system.svc too. It runs until the test ends. ca may
@@ -63,16 +58,11 @@ func New(tb testing.TB, ca *testca.CA) *Server {
 	tb.Helper()
 	cert, rootPEM := selfSigned(tb)
 	s := &Server{
-		tb:        tb,
-		ca:        ca,
-		tls:       credentials.NewServerTLSFromCert(&cert),
+		tb: tb, ca: ca, tls: credentials.NewServerTLSFromCert(&cert), address: "127.0.0.1:0",
 		rootFile:  filepath.Join(tb.TempDir(), "root-cert.pem"),
-		address:   "127.0.0.1:0",
 		changed:   make(chan struct{}),
 		resources: map[string]map[string]*discoveryv3.Resource{},
-		acks:      map[string]int{},
-		nacks:     map[string][]string{},
-		streams:   map[*stream]bool{},
+		acks:      map[string]int{}, nacks: map[string][]string{}, streams: map[*stream]bool{},
 	}
 	if err := os.WriteFile(s.rootFile, rootPEM, 0o600); err != nil {
 		tb.Fatal(err)
@@ -90,10 +80,10 @@ func (s *Server) RootFile() string { return s.rootFile }
 
 // Stop breaks all connections and takes no new ones. The resources stay.
 func (s *Server) Stop() {
-	if s.server != nil {
-		s.server.Stop()
+	if s.grpc != nil {
+		s.grpc.Stop()
 		<-s.served
-		s.server = nil
+		s.grpc = nil
 	}
 }
 
@@ -106,14 +96,14 @@ func (s *Server) Restart() {
 		s.tb.Fatalf("fake istiod: %v", err)
 	}
 	s.address = listener.Addr().String()
-	s.server = grpc.NewServer(grpc.Creds(s.tls), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(200<<20),
+	server := grpc.NewServer(grpc.Creds(s.tls), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(200<<20),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
-	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s.server, discovery{server: s})
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, discovery{server: s})
 	if s.ca != nil {
-		capb.RegisterIstioCertificateServiceServer(s.server, authority{server: s})
+		capb.RegisterIstioCertificateServiceServer(server, authority{server: s})
 	}
-	served, server := make(chan struct{}), s.server
-	s.served = served
+	served := make(chan struct{})
+	s.grpc, s.served = server, served
 	go func() {
 		defer close(served)
 		if err := server.Serve(listener); err != nil {
@@ -136,8 +126,7 @@ func (s *Server) Set(resources ...proto.Message) {
 		}
 		s.resources[typeURL][resource.GetName()] = resource
 	}
-	s.version++
-	s.notifyLocked()
+	s.pushAllLocked()
 }
 
 // Remove takes resources away by name.
@@ -147,8 +136,7 @@ func (s *Server) Remove(typeURL string, names ...string) {
 	for _, name := range names {
 		delete(s.resources[typeURL], name)
 	}
-	s.version++
-	s.notifyLocked()
+	s.pushAllLocked()
 }
 
 // Acks returns how many pushes of a type were acknowledged.
@@ -165,15 +153,11 @@ func (s *Server) Nacks(typeURL string) []string {
 	return slices.Clone(s.nacks[typeURL])
 }
 
-// Opened returns what the clients said who opened a stream, in order.
-func (s *Server) Opened() []Stream {
+// Opened returns what the clients said who opened a stream, in order. Take it when they are in Sync.
+func (s *Server) Opened() []*Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var list []Stream
-	for _, st := range s.opened {
-		list = append(list, Stream{st.Header, st.Node, slices.Clone(st.Types), maps.Clone(st.Versions)})
-	}
-	return list
+	return slices.Clone(s.opened)
 }
 
 // Signed returns the headers of all calls for a certificate.
@@ -186,23 +170,14 @@ func (s *Server) Signed() []metadata.MD {
 // Sync waits until at least so many clients are connected and all of them have subscribed to addresses and
 // authorizations and answered everything that was Set.
 func (s *Server) Sync(ctx context.Context, clients int) error {
-	return s.wait(ctx, func() bool {
-		for st := range s.streams {
-			if len(st.opened.Types) < 2 || st.version != s.version || st.unanswered > 0 {
-				return false
-			}
-		}
-		return len(s.streams) >= clients
-	})
-}
-
-// wait returns when done, which is called with the lock held, is true.
-func (s *Server) wait(ctx context.Context, done func() bool) error {
 	for {
 		s.mu.Lock()
-		ok, changed := done(), s.changed
+		done, changed := len(s.streams) >= clients, s.changed
+		for st := range s.streams {
+			done = done && len(st.known) >= 2 && st.unanswered == 0
+		}
 		s.mu.Unlock()
-		if ok {
+		if done {
 			return nil
 		}
 		select {

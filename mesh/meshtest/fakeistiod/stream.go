@@ -7,7 +7,6 @@ import (
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -17,121 +16,96 @@ type discovery struct {
 	server *Server
 }
 
-// stream is the server's side of one client.
+// stream is the server's side of one client. Server.mu guards it, sending included.
 type stream struct {
-	opened Stream
-
-	// Guarded by Server.mu.
-	version    int // of the resources when the last pushes were made
-	unanswered int // pushes
-
-	// Owned by DeltaAggregatedResources.
-	known map[string]map[string]string // by type and name, the versions that the client has
-	nonce int
+	discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
+	said       Stream
+	known      map[string]map[string]string // by type and name, the versions that the client has
+	pushed     int
+	unanswered int
 }
 
-// DeltaAggregatedResources pushes whatever the client does not have.
+// DeltaAggregatedResources reads what a client says. Pushes are sent by whoever changes something.
 func (d discovery) DeltaAggregatedResources(grpc discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	s, st := d.server, &stream{known: map[string]map[string]string{}}
-	st.opened.Header, _ = metadata.FromIncomingContext(grpc.Context())
-	requests := make(chan *discoveryv3.DeltaDiscoveryRequest)
-	go func() { // ends with the stream
-		defer close(requests)
-		for {
-			request, err := grpc.Recv()
-			if err != nil {
-				return
-			}
-			select {
-			case requests <- request:
-			case <-grpc.Context().Done():
-				return
-			}
-		}
+	s, st := d.server, &stream{AggregatedDiscoveryService_DeltaAggregatedResourcesServer: grpc, known: map[string]map[string]string{}}
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.streams, st)
+		s.notifyLocked()
 	}()
-	defer s.close(st)
-	first := "" // the type that was just subscribed to
 	for {
-		pushes, changed := s.pushes(st, first)
-		for _, push := range pushes {
-			if err := grpc.Send(push); err != nil {
-				return err
-			}
+		request, err := st.Recv()
+		if err != nil {
+			return nil // the client is gone
 		}
-		first = ""
-		select {
-		case request, open := <-requests:
-			if !open {
-				return nil
-			}
-			if first = s.note(st, request); st.opened.Node.GetId() == "" {
-				return status.Error(codes.InvalidArgument, "the first request has no node id")
-			}
-		case <-changed:
+		if err := s.note(st, request); err != nil {
+			return err
 		}
 	}
 }
 
-// note takes a request and returns its type if it is the first of that type, which has to be answered.
-func (s *Server) note(st *stream, request *discoveryv3.DeltaDiscoveryRequest) (first string) {
+// note takes an answer, or a subscription, which gets its first push even if there is nothing to push.
+func (s *Server) note(st *stream, request *discoveryv3.DeltaDiscoveryRequest) error {
 	typeURL := request.GetTypeUrl()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.notifyLocked()
 	switch {
 	case st.known[typeURL] == nil:
-		if st.opened.Node == nil {
-			st.opened.Node, st.opened.Versions = request.GetNode(), map[string]map[string]string{}
-			s.streams[st], s.opened = true, append(s.opened, &st.opened)
+		if st.said.Node == nil {
+			st.said.Node, st.said.Versions = request.GetNode(), map[string]map[string]string{}
+			s.streams[st], s.opened = true, append(s.opened, &st.said)
+		}
+		if st.said.Node.GetId() == "" {
+			return status.Error(codes.InvalidArgument, "the first request has no node id")
 		}
 		st.known[typeURL] = map[string]string{}
 		maps.Copy(st.known[typeURL], request.GetInitialResourceVersions())
-		st.opened.Types = append(st.opened.Types, typeURL)
-		st.opened.Versions[typeURL] = request.GetInitialResourceVersions()
-		return typeURL
+		st.said.Types = append(st.said.Types, typeURL)
+		st.said.Versions[typeURL] = request.GetInitialResourceVersions()
+		return s.pushLocked(st, typeURL, true)
 	case request.GetErrorDetail() != nil:
 		s.nacks[typeURL] = append(s.nacks[typeURL], request.GetErrorDetail().GetMessage())
 	default:
 		s.acks[typeURL]++
 	}
 	st.unanswered--
-	return ""
+	return nil
 }
 
-// pushes returns what the client lacks, and a channel that is closed when that may change. The type always gets a push.
-func (s *Server) pushes(st *stream, always string) (list []*discoveryv3.DeltaDiscoveryResponse, changed chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, typeURL := range slices.Sorted(maps.Keys(st.known)) { // authorizations before addresses
-		push := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeURL}
-		now, known := s.resources[typeURL], st.known[typeURL]
-		for _, name := range slices.Sorted(maps.Keys(now)) {
-			if version, ok := known[name]; !ok || version != now[name].GetVersion() {
-				push.Resources = append(push.Resources, now[name])
-				known[name] = now[name].GetVersion()
-			}
-		}
-		for _, name := range slices.Sorted(maps.Keys(known)) {
-			if now[name] == nil {
-				push.RemovedResources = append(push.RemovedResources, name)
-				delete(known, name)
-			}
-		}
-		if len(push.GetResources())+len(push.GetRemovedResources()) > 0 || typeURL == always {
-			st.nonce++
-			push.Nonce = strconv.Itoa(st.nonce)
-			st.unanswered++
-			list = append(list, push)
+// pushLocked sends what the client lacks of a type.
+func (s *Server) pushLocked(st *stream, typeURL string, always bool) error {
+	push := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeURL}
+	now, known := s.resources[typeURL], st.known[typeURL]
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		if version, ok := known[name]; !ok || version != now[name].GetVersion() {
+			push.Resources = append(push.Resources, now[name])
+			known[name] = now[name].GetVersion()
 		}
 	}
-	st.version = s.version
-	return list, s.changed
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		if now[name] == nil {
+			push.RemovedResources = append(push.RemovedResources, name)
+			delete(known, name)
+		}
+	}
+	if len(push.GetResources())+len(push.GetRemovedResources()) == 0 && !always {
+		return nil
+	}
+	st.pushed++
+	st.unanswered++
+	push.Nonce = strconv.Itoa(st.pushed)
+	return st.Send(push)
 }
 
-// close forgets the stream.
-func (s *Server) close(st *stream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.streams, st)
+// pushAllLocked sends every client what it lacks, authorizations before addresses. A client that is just leaving gets
+// nothing, which is no error.
+func (s *Server) pushAllLocked() {
+	for st := range s.streams {
+		for _, typeURL := range slices.Sorted(maps.Keys(st.known)) {
+			_ = s.pushLocked(st, typeURL, false)
+		}
+	}
 	s.notifyLocked()
 }
