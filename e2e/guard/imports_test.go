@@ -45,7 +45,9 @@ var mayImport = map[string][]string{
 	"cni-plugin/enroll":   {"cni-plugin/redirect", "cni-plugin/zds", "mesh/socket"},
 
 	"cli/command": {"cli/", "mesh/"},
-	"cli/demo":    {"mesh/", "cli/shop"},
+	"cli/story":   {"cli/demo", "mesh/"},
+	"cli/demo":    {"mesh/", "cli/token"},
+	"cli/token":   {},
 	"cli/shop":    {},
 }
 
