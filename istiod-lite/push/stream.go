@@ -31,7 +31,6 @@ type stream struct {
 	log     *Log
 	metrics *metrics
 	logger  *slog.Logger
-	caller  Caller
 
 	requests <-chan *discoveryv3.DeltaDiscoveryRequest
 	send     chan<- []*discoveryv3.DeltaDiscoveryResponse
