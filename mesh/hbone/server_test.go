@@ -1,0 +1,164 @@
+package hbone
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
+)
+
+// newForeigner makes a credential that trusts the bed's server but is of another authority.
+func newForeigner(t *testing.T, b *bed) *mtls.Credential {
+	t.Helper()
+	other := testca.New(t, "cluster.local")
+	credential := *other.Credential(b.client.Identity)
+	credential.Roots = b.client.Roots
+	return &credential
+}
+
+func TestServerSeesTheRequest(t *testing.T) {
+	b := newBed(t)
+	want := Request{
+		Authority: AuthorityFromAddr(netip.MustParseAddrPort("[fd00::1]:443")),
+		Baggage: Baggage{Cluster: "c", Namespace: "shop", WorkloadType: "deployment", WorkloadName: "w", Service: "s", Revision: "v1",
+			Region: "r", Zone: "z"},
+		Forwarded: Forwarded{For: netip.MustParseAddrPort("10.1.2.3:4567"), Host: "cart.shop.svc.cluster.local"},
+		Trace:     NewTraceParent(),
+		Network:   "east",
+	}
+	seen := make(chan *Incoming, 1)
+	b.onConnect(func(in *Incoming) {
+		seen <- in
+		in.Refuse(503)
+	})
+	_, _ = b.pool.Connect(t.Context(), b.target(), want)
+	in := <-seen
+	if in.Request != want {
+		t.Errorf("request %+v, want %+v", in.Request, want)
+	}
+	if in.Peer != b.client.Identity || in.Local != b.target().Addr || !in.Remote.Addr().IsLoopback() {
+		t.Errorf("peer %v, local %v, remote %v", in.Peer, in.Local, in.Remote)
+	}
+}
+
+func TestHandlerThatForgetsToAnswerRefuses(t *testing.T) {
+	b := newBed(t)
+	b.onConnect(func(*Incoming) {})
+	_, err := b.pool.Connect(t.Context(), b.target(), b.request())
+	var status *StatusError
+	if !errors.As(err, &status) || status.Status != 503 {
+		t.Errorf("Connect = %v, want status 503", err)
+	}
+}
+
+func TestShutdownOfTheServer(t *testing.T) {
+	b := newBed(t)
+	e := b.tunnelled()
+	exchange(t, e)
+	ended := make(chan struct{})
+	go func() {
+		b.srv.Shutdown(context.Background())
+		close(ended)
+	}()
+	// The client hears of it: its tunnel takes no more streams.
+	client := clientTunnel(b)
+	for draining := false; !draining; {
+		client.mu.Lock()
+		draining = client.draining
+		client.mu.Unlock()
+	}
+	if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); err == nil {
+		t.Error("a server that shuts down took a connection")
+	}
+	exchange(t, e)
+	_ = e.near.CloseWrite()
+	_ = e.far.CloseWrite()
+	if r := result(t, e.farEnd); r.Err != nil {
+		t.Errorf("result %+v", r)
+	}
+	<-ended
+	<-client.gone
+	if len(b.srv.tunnels) != 0 {
+		t.Error("the server keeps a tunnel")
+	}
+}
+
+func clientTunnel(b *bed) *tunnel {
+	b.pool.mu.Lock()
+	defer b.pool.mu.Unlock()
+	for _, sh := range b.pool.shared {
+		return sh.tunnels[0]
+	}
+	b.tb.Fatal("the pool has no tunnel")
+	return nil
+}
+
+func TestShutdownOfTheServerCutsAtTheDeadline(t *testing.T) {
+	b := newBed(t)
+	e := b.tunnelled()
+	exchange(t, e)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	b.srv.Shutdown(ctx)
+	if near, far := result(t, e.nearEnd), result(t, e.farEnd); near.Err == nil || !errors.Is(far.Err, errClosed) {
+		t.Errorf("results %+v and %+v", near, far)
+	}
+}
+
+// What was sent before a graceful end arrives, also when its reader is slow.
+func TestShutdownLosesNoTail(t *testing.T) {
+	b := newBed(t)
+	e := b.tunnelled()
+	content := noise(3<<20, 5)
+	go func() {
+		_, _ = e.far.Write(content)
+		_ = e.far.CloseWrite()
+	}()
+	_ = e.near.CloseWrite()
+	if r := result(t, e.farEnd); r.Err != nil {
+		t.Fatalf("result %+v", r)
+	}
+	b.srv.Shutdown(t.Context())
+	got, err := io.ReadAll(e.near)
+	if err != nil || string(got) != string(content) {
+		t.Errorf("%d bytes arrived, %v, want %d", len(got), err, len(content))
+	}
+	if r := result(t, e.nearEnd); r.Err != nil {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// reported waits until the server told of a failure with these words.
+func (b *bed) reported(words string) bool {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		b.mu.Lock()
+		found := slices.ContainsFunc(b.failures, func(err error) bool { return strings.Contains(err.Error(), words) })
+		b.mu.Unlock()
+		if found {
+			return true
+		}
+	}
+	b.tb.Errorf("no failure with %q was reported but %v", words, b.failures)
+	return false
+}
+
+func TestStrangersGetNoTunnel(t *testing.T) {
+	b := newBed(t)
+	b.onConnect(func(*Incoming) { t.Error("a stranger's request was handled") })
+	pool := b.newPool(PoolConfig{})
+	defer pool.Close()
+	other := testca.New(t, "elsewhere.example")
+	b.client = other.Credential(other.Identity("shop", "client"))
+	b.client.Roots = b.server.Roots
+	if _, err := pool.Connect(t.Context(), b.target(), b.request()); err == nil {
+		t.Error("a peer of another authority got a connection")
+	}
+	b.reported("TLS handshake")
+}
