@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -92,7 +92,7 @@ func (m *mesh) up(pods ...*testPod) {
 	for _, p := range pods {
 		m.describe(p, nil)
 		capturePod(m.t, p.Namespace)
-		p.node = startNode(m.t, m.config(p), m.ca)
+		p.node = startNode(m.t, m.config(p))
 		p.node.enrol(p)
 	}
 	for _, p := range pods {
@@ -133,7 +133,7 @@ type node struct {
 	agent *agent
 }
 
-func startNode(t *testing.T, cfg config.Config, _ *testca.CA) *node {
+func startNode(t *testing.T, cfg config.Config) *node {
 	t.Helper()
 	n := &node{t: t, drain: drain.New(cfg.DrainTimeout), log: &logBuffer{}, ended: make(chan error, 1), agent: newAgent(t, cfg.ZDS)}
 	go func() { n.ended <- Run(n.drain, cfg, n.log) }()
@@ -147,6 +147,37 @@ func startNode(t *testing.T, cfg config.Config, _ *testca.CA) *node {
 		}
 	})
 	return n
+}
+
+// waitLog waits for a line with all of these words.
+func (n *node) waitLog(words ...string) {
+	n.t.Helper()
+	n.eventually(fmt.Sprintf("log %q", words), func() bool {
+		for line := range strings.Lines(n.log.String()) {
+			if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// metric sums the series of a name that have all of these labels.
+func (n *node) metric(name string, labels ...string) float64 {
+	n.t.Helper()
+	_, text := n.get("metrics", "/metrics")
+	var sum float64
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, name+"{") || slices.ContainsFunc(labels, func(label string) bool { return !strings.Contains(line, label) }) {
+			continue
+		}
+		var value float64
+		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, '}')+1:], &value); err != nil {
+			n.t.Errorf("metric %q: %v", line, err)
+		}
+		sum += value
+	}
+	return sum
 }
 
 // wait returns how ztunnel ended.
@@ -396,4 +427,32 @@ func readLine(conn net.Conn) (string, error) {
 	}
 }
 
-var discard = slog.New(slog.DiscardHandler)
+// waitWorkload waits until a node knows something that it can only have from the control plane.
+func (n *node) waitWorkload(word string) {
+	n.t.Helper()
+	n.eventually("hear of "+word, func() bool {
+		_, text := n.get("administration", "/config_dump")
+		return strings.Contains(text, `"`+word+`"`)
+	})
+}
+
+// established tells that somebody is connected to ztunnel in the pod.
+func established(t *testing.T, p *testPod) bool {
+	t.Helper()
+	var table []byte
+	err := p.Do(func() error {
+		var err error
+		table, err = os.ReadFile("/proc/thread-self/net/tcp6")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) > 3 && strings.HasSuffix(fields[1], fmt.Sprintf(":%04X", 15006)) && fields[3] == "01" {
+			return true
+		}
+	}
+	return false
+}

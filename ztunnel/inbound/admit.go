@@ -34,22 +34,17 @@ type flow struct {
 	metric *telemetry.Conn
 }
 
-// deniedError says which policy stands against a connection.
+// deniedError says what stands against a connection.
 type deniedError struct {
-	late   bool // the connection had been let in before
-	policy string
-	reason string
+	late   bool   // the connection had been let in before
+	reason string // with the policy's name, if it was a single one
 }
 
 func (e *deniedError) Error() string {
-	text := "connection refused by policy"
 	if e.late {
-		text = "connection closed due to policy change"
+		return "connection closed due to policy change: " + e.reason
 	}
-	if e.policy != "" {
-		text += " " + e.policy
-	}
-	return text + ": " + e.reason
+	return "connection refused by policy: " + e.reason
 }
 
 // admit registers the arrival and asks the policies, in this order: a policy that changes in between finds it in the
@@ -64,7 +59,7 @@ func (h *Handler) admit(ctx context.Context, a arrival) (*flow, error) {
 	verdict := h.evaluate(a, a.self)
 	if !verdict.Allowed {
 		entry.Remove()
-		return nil, &deniedError{policy: verdict.Policy, reason: verdict.Reason}
+		return nil, &deniedError{reason: verdict.Reason}
 	}
 	f := &flow{arrival: a, entry: entry, metric: h.cfg.Metrics.Open(h.describe(a))}
 	attempt, cancel := context.WithCancelCause(ctx)
@@ -86,7 +81,7 @@ func (h *Handler) recheck(a arrival, last *atomic.Pointer[state.Workload]) error
 	if verdict.Allowed {
 		return nil
 	}
-	return &deniedError{late: true, policy: verdict.Policy, reason: verdict.Reason}
+	return &deniedError{late: true, reason: verdict.Reason}
 }
 
 // evaluate asks the policies for the first time, and logs what they say.

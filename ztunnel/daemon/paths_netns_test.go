@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
+)
+
+func TestPodsTalkThroughATunnel(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	for _, family := range []struct{ to, from netip.Addr }{{m.server.v4, m.client.v4}, {m.server.v6, m.client.v6}} {
+		seen, conn, err := m.client.call(netip.AddrPortFrom(family.to, 8080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		if seen != family.from.String() {
+			t.Errorf("the application sees %s, want the client %s", seen, family.from)
+		}
+		authority := netip.AddrPortFrom(family.to, 8080).String()
+		m.server.node.waitLog("connection complete", "dst.hbone_addr="+authority, `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/demo/sa/client"`, "bytes_recv=5")
+		m.client.node.waitLog("connection complete", "dst.hbone_addr="+authority, `direction="outbound"`, `dst.identity="spiffe://cluster.local/ns/demo/sa/server"`, "bytes_sent=5")
+	}
+	for _, n := range []struct {
+		node     *node
+		reporter string
+	}{{m.client.node, "source"}, {m.server.node, "destination"}} {
+		labels := []string{`reporter="` + n.reporter + `"`, `source_workload="client"`, `destination_workload="server"`, `connection_security_policy="mutual_tls"`, `response_flags="-"`}
+		for name, want := range map[string]float64{"istio_tcp_connections_opened_total": 2, "istio_tcp_connections_closed_total": 2, "istio_tcp_received_bytes_total": 10} {
+			if got := n.node.metric(name, labels...); got != want {
+				t.Errorf("%s of %s is %v, want %v", name, n.reporter, got, want)
+			}
+		}
+	}
+}
+
+func TestServiceAddressLeadsToAnEndpoint(t *testing.T) {
+	m := newMesh(t)
+	m.istiod.Set(&workload.Service{
+		Name: "web", Namespace: "demo", Hostname: "web.demo.svc.cluster.local",
+		Addresses: []*workload.NetworkAddress{{Address: []byte{10, 96, 0, 1}}}, Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}},
+	})
+	m.up(m.client, m.server)
+	m.describe(m.server, func(w *workload.Workload) {
+		w.Services = map[string]*workload.PortList{"demo/web.demo.svc.cluster.local": {Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}}}}
+	})
+	m.sync()
+	m.client.Neighbour("eth0", netip.MustParsePrefix("10.96.0.0/16"))
+	m.server.serve(t, 8080)
+	_, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.1:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	m.client.node.waitLog("connection complete", "dst.hbone_addr=10.91.0.2:8080", `dst.service="web.demo.svc.cluster.local"`)
+	m.server.node.waitLog("connection complete", `dst.service="web.demo.svc.cluster.local"`) // told by the client
+}
+
+func TestPlainTextArrives(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.server)
+	m.server.serve(t, 8080)
+	for _, family := range []struct{ to, from netip.Addr }{{m.server.v4, m.outside.v4}, {m.server.v6, m.outside.v6}} {
+		for range 20 { // ports of the application's side and the client's must not clash
+			seen, conn, err := m.outside.call(netip.AddrPortFrom(family.to, 8080))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+			if seen != family.from.String() {
+				t.Errorf("the application sees %s, want the client %s", seen, family.from)
+			}
+		}
+	}
+	m.server.node.waitLog("connection complete", "src.addr=10.91.0.3:", "dst.addr=10.91.0.2:8080", `direction="inbound"`)
+	if got := m.server.node.metric("istio_tcp_connections_opened_total", `reporter="destination"`, `connection_security_policy="unknown"`, `source_workload="unknown"`); got != 40 {
+		t.Errorf("%v plain connections counted, want 40", got)
+	}
+}
+
+func TestUnknownDestinationsPassThrough(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client)
+	m.outside.serve(t, 8080)
+	for _, family := range []struct{ to, from netip.Addr }{{m.outside.v4, m.client.v4}, {m.outside.v6, m.client.v6}} {
+		seen, conn, err := m.client.call(netip.AddrPortFrom(family.to, 8080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		if seen != family.from.String() {
+			t.Errorf("the destination sees %s, want the client %s", seen, family.from)
+		}
+	}
+	m.client.node.waitLog("connection complete", "dst.addr=10.91.0.3:8080", `direction="outbound"`)
+}
+
+func TestHalfClosedConnectionsStayHalfOpen(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	_, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("last\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := readLine(conn); err != nil || line != "last" {
+		t.Errorf("after the half close: %q, %v", line, err)
+	}
+}
+
+func TestConfigDump(t *testing.T) {
+	m := newMesh(t)
+	m.istiod.Set(&workload.Service{
+		Name: "web", Namespace: "demo", Hostname: "web.demo", Addresses: []*workload.NetworkAddress{{Address: []byte{10, 96, 0, 1}}},
+		Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}},
+	}, denyAll("block", "nobody"))
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	_, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	status, text := m.server.node.get("administration", "/config_dump")
+	var got struct {
+		Workloads []struct {
+			UID, Protocol, Status string
+			WorkloadIPs           []string `json:"workloadIps"`
+		}
+		Services []struct {
+			Hostname string
+			VIPs     []string
+			Ports    map[string]int
+		}
+		Policies []struct {
+			Name, Action, Scope string
+			Rules               [][][]map[string]any
+		}
+		Certificates []struct {
+			Identity, State string
+			CertChain       []struct{ SerialNumber, ValidFrom, ExpirationTime, PEM string }
+			RootCerts       []any
+		}
+		WorkloadState map[string]struct {
+			State       string
+			Info        struct{ Name, Namespace, ServiceAccount string }
+			Connections struct {
+				Inbound, Outbound []struct{ Src, ActualDst, Protocol string }
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &got); err != nil || status != 200 {
+		t.Fatalf("%d, %v:\n%s", status, err, text)
+	}
+	if len(got.Workloads) != 2 || got.Workloads[1].UID != "Kubernetes//Pod/demo/server" || got.Workloads[1].Protocol != "HBONE" ||
+		got.Workloads[1].Status != "Healthy" || got.Workloads[1].WorkloadIPs[0] != "10.91.0.2" {
+		t.Errorf("workloads %+v", got.Workloads)
+	}
+	if len(got.Services) != 1 || got.Services[0].VIPs[0] != "/10.96.0.1" || got.Services[0].Ports["80"] != 8080 {
+		t.Errorf("services %+v", got.Services)
+	}
+	if len(got.Policies) != 1 || got.Policies[0].Action != "Deny" || got.Policies[0].Scope != "Namespace" || len(got.Policies[0].Rules) != 1 {
+		t.Errorf("policies %+v", got.Policies)
+	}
+	if len(got.Certificates) != 1 || got.Certificates[0].Identity != "spiffe://cluster.local/ns/demo/sa/server" || got.Certificates[0].State != "Available" ||
+		len(got.Certificates[0].CertChain) != 1 || len(got.Certificates[0].RootCerts) != 1 || !strings.HasSuffix(got.Certificates[0].CertChain[0].ValidFrom, "Z") {
+		t.Errorf("certificates %+v", got.Certificates)
+	}
+	pod := got.WorkloadState["server-uid"]
+	if pod.State != "Up" || pod.Info.Name != "server" || len(pod.Connections.Inbound) != 1 || pod.Connections.Inbound[0].Protocol != "HBONE" || pod.Connections.Inbound[0].ActualDst != "10.91.0.2:8080" {
+		t.Errorf("pod %+v", pod)
+	}
+	if strings.Contains(text, "PRIVATE KEY") {
+		t.Error("the dump shows a private key")
+	}
+}

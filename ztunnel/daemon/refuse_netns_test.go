@@ -1,0 +1,227 @@
+package daemon
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/api/security"
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
+)
+
+// denyAll denies a service account everything in the namespace.
+func denyAll(name, serviceAccount string) *security.Authorization {
+	return &security.Authorization{
+		Name: name, Namespace: "demo", Scope: security.Scope_NAMESPACE, Action: security.Action_DENY,
+		Groups: []*security.Group{{Rules: []*security.Rules{{Matches: []*security.Match{{
+			Principals: []*security.StringMatch{{MatchType: &security.StringMatch_Exact{Exact: "cluster.local/ns/demo/sa/" + serviceAccount}}},
+		}}}}}},
+	}
+}
+
+// strict denies plain text, as the control plane writes PeerAuthentication STRICT.
+func strict(scope security.Scope) *security.Authorization {
+	return &security.Authorization{
+		Name: "strict", Namespace: "demo", Scope: scope, Action: security.Action_DENY,
+		Groups: []*security.Group{{Rules: []*security.Rules{{Matches: []*security.Match{{
+			NotPrincipals: []*security.StringMatch{{MatchType: &security.StringMatch_Presence{}}},
+		}}}}}},
+	}
+}
+
+func TestTunnelRequestsAreAnsweredByTheirFaults(t *testing.T) {
+	m := newMesh(t)
+	m.istiod.Set(denyAll("no-outsiders", "denied"))
+	m.up(m.server)
+	m.server.serve(t, 8080)
+	good := m.asker(m.outside, m.ca.Credential(m.ca.Identity("demo", "outside")))
+	denied := m.asker(m.outside, m.ca.Credential(m.ca.Identity("demo", "denied")))
+	for _, test := range []struct {
+		name      string
+		asker     *asker
+		authority string
+		want      int
+		log       string
+	}{
+		{"allowed", good, "10.91.0.2:8080", 200, ""},
+		{"denied by policy", denied, "10.91.0.2:8080", 401, "denied by policy demo/no-outsiders"},
+		{"another address", good, "10.91.0.77:8080", 400, "ip mismatch"},
+		{"loopback", good, "127.0.0.1:8080", 400, "ip mismatch"},
+		{"loopback's own server", good, "127.0.0.1:15000", 400, "ip mismatch"},
+		{"outbound port", good, "10.91.0.2:15001", 503, "ztunnel's own ports"},
+		{"plain-text port", good, "10.91.0.2:15006", 503, "ztunnel's own ports"},
+		{"tunnel port", good, "10.91.0.2:15008", 503, "ztunnel's own ports"},
+		{"unknown host", good, "nobody.example:80", 503, "nobody knows the host"},
+		{"nobody listens", good, "10.91.0.2:9999", 503, "connection refused"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			status, err := m.ask(test.asker, m.server, test.authority)
+			if err != nil || status != test.want {
+				t.Errorf("answered %d, %v; want %d", status, err, test.want)
+			}
+			if test.log != "" {
+				m.server.node.waitLog("dst.hbone_addr="+test.authority, test.log)
+			}
+		})
+	}
+	if got := m.server.node.metric("istio_tcp_connections_failed_total", `response_flags="DENY"`, `reporter="destination"`); got != 1 {
+		t.Errorf("%v denials counted, want 1", got)
+	}
+}
+
+func TestPeersThatCantProveWhoTheyAre(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.server)
+	m.server.serve(t, 8080)
+	id := m.ca.Identity("demo", "outside")
+	stranger := testca.New(t, "cluster.local")
+	foreign := testca.New(t, "other.domain")
+	for name, credential := range map[string]*mtls.Credential{
+		"expired":            m.ca.Issue(testca.Spec{Identity: id, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)}),
+		"not yet valid":      m.ca.Issue(testca.Spec{Identity: id, NotBefore: time.Now().Add(time.Hour), NotAfter: time.Now().Add(2 * time.Hour)}),
+		"unknown authority":  stranger.Credential(id),
+		"other trust domain": foreign.Credential(foreign.Identity("demo", "outside")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			credential.Roots = m.ca.Credential(id).Roots // the server is not in doubt
+			if status, err := m.ask(m.asker(m.outside, credential), m.server, "10.91.0.2:8080"); err == nil {
+				t.Errorf("answered %d, want no tunnel", status)
+			}
+		})
+	}
+	m.server.node.eventually("count the failures", func() bool {
+		return m.server.node.metric("istio_tcp_connections_failed_total", `response_flags="TLS_FAILURE"`) == 4
+	})
+}
+
+func TestPeerWithoutCertificateGetsNoTunnel(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.server)
+	bare := m.ca.Credential(m.ca.Identity("demo", "outside"))
+	bare.Certificate.Certificate = nil
+	if status, err := m.ask(m.asker(m.outside, bare), m.server, "10.91.0.2:8080"); err == nil {
+		t.Errorf("answered %d, want no tunnel", status)
+	}
+}
+
+func TestServerThatIsSomebodyElseIsNotTrusted(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	m.describe(m.server, func(w *workload.Workload) { w.ServiceAccount = "the-real-one" })
+	m.client.node.waitWorkload("the-real-one")
+	if _, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080)); err == nil {
+		conn.Close()
+		t.Fatal("the client talks to a pod that isn't who the control plane says")
+	}
+	m.client.node.waitLog("connection complete", "TLS handshake", `direction="outbound"`)
+	if got := m.client.node.metric("istio_tcp_connections_failed_total", `response_flags="TLS_FAILURE"`, `reporter="source"`); got != 1 {
+		t.Errorf("%v failures counted, want 1", got)
+	}
+}
+
+func TestStrictRefusesPlainTextOnly(t *testing.T) {
+	m := newMesh(t)
+	m.istiod.Set(strict(security.Scope_NAMESPACE))
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	if _, conn, err := m.outside.call(netip.AddrPortFrom(m.server.v4, 8080)); err == nil {
+		conn.Close()
+		t.Error("plain text gets in")
+	}
+	m.server.node.waitLog("connection failed", "denied by policy demo/strict", "src.addr=10.91.0.3:")
+	_, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080))
+	if err != nil {
+		t.Fatalf("a tunnel doesn't: %v", err)
+	}
+	conn.Close()
+}
+
+// The ports of ztunnel itself are no way in, whoever calls and by whatever address.
+func TestZtunnelsOwnPortsLeadNowhere(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	for _, from := range []*testPod{m.client, m.server, m.outside} {
+		for _, to := range []netip.Addr{m.server.v4, m.server.v6, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")} {
+			for _, port := range []uint16{15001, 15006, 15008} {
+				if to.IsLoopback() && from == m.outside {
+					continue // nothing of ours is there
+				}
+				seen, conn, err := from.call(netip.AddrPortFrom(to, port))
+				if err == nil {
+					conn.Close()
+					t.Errorf("%s reaches %s through %s:%d", from.name, seen, to, port)
+				}
+			}
+		}
+	}
+	if _, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080)); err != nil {
+		t.Errorf("afterwards nothing works any more: %v", err)
+	} else {
+		conn.Close()
+	}
+}
+
+func TestWaypointsAreNeverGoneRound(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	m.describe(m.server, func(w *workload.Workload) {
+		w.CanonicalName = "guarded"
+		w.Waypoint = &workload.GatewayAddress{HboneMtlsPort: 15008, Destination: &workload.GatewayAddress_Hostname{Hostname: &workload.NamespacedHostname{Namespace: "demo", Hostname: "waypoint"}}}
+	})
+	m.client.node.waitWorkload("guarded")
+	if _, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080)); err == nil {
+		conn.Close()
+		t.Error("the client reaches the server without its waypoint")
+	}
+	m.client.node.waitLog("connection failed", "waypoint")
+}
+
+func TestPodThatTheControlPlaneDoesNotKnow(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client)
+	capturePod(t, m.server.Namespace)
+	m.server.node = startNode(t, m.config(m.server))
+	m.server.node.enrol(m.server)
+	m.server.node.waitReady()
+	m.server.serve(t, 8080)
+	m.client.serve(t, 8080)
+	start := time.Now()
+	status, err := m.ask(m.asker(m.outside, m.ca.Credential(m.ca.Identity("demo", "outside"))), m.server, "10.91.0.2:8080")
+	if err != nil || status != 503 || time.Since(start) < 4*time.Second {
+		t.Errorf("after %s answered %d, %v; want 503 after 5 s of waiting", time.Since(start), status, err)
+	}
+	// What it sends is safe: the certificate authority vouches for it.
+	_, conn, err := m.server.call(netip.AddrPortFrom(m.client.v4, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	m.client.node.waitLog("connection complete", `src.identity="spiffe://cluster.local/ns/demo/sa/server"`)
+}
+
+func TestArrivalsWaitForTheControlPlane(t *testing.T) {
+	m := newMesh(t)
+	capturePod(t, m.server.Namespace)
+	m.server.node = startNode(t, m.config(m.server))
+	m.server.node.enrol(m.server)
+	m.server.node.waitReady()
+	m.server.serve(t, 8080)
+	answered := make(chan error, 1)
+	go func() {
+		_, conn, err := m.outside.call(netip.AddrPortFrom(m.server.v4, 8080))
+		if err == nil {
+			conn.Close()
+		}
+		answered <- err
+	}()
+	m.server.node.eventually("accept the connection", func() bool { return established(t, m.server) })
+	m.describe(m.server, nil)
+	if err := <-answered; err != nil {
+		t.Errorf("the connection that waited failed: %v", err)
+	}
+}
