@@ -92,7 +92,7 @@ metadata:
   labels:
     kubernetes.io/service-name: {{$.Service.Name}}
 addressType: IPv{{if $family}}6{{else}}4{{end}}
-endpoints:{{range $.Endpoints}}
+endpoints:{{if not $.Endpoints}} []{{end}}{{range $.Endpoints}}
 - addresses: [{{printf "%q" (index .Addrs $family).String}}]
   conditions: {ready: true}
   nodeName: {{.Pod.Node}}

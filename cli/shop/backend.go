@@ -6,17 +6,14 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
 
 // Backend answers with what it sees of the caller. Its pages:
 //
-//	GET  /        its version and host, the peer's address, the request's line and headers
-//	GET  /stream  a line every `every` (a duration, 100 ms unless told), as long as the caller stays
-//	POST /echo    the request's body, sent back while it is still being read
-//	GET  /bytes   `n` bytes of Pattern, at most 1 GiB
+//	GET /        its version and host, the peer's address, the request's line and headers
+//	GET /stream  a line every `every` (a duration, 100 ms unless told), as long as the caller stays
 func Backend(version, host string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
@@ -24,8 +21,6 @@ func Backend(version, host string) http.Handler {
 		io.WriteString(w, describe(version, host, r))
 	})
 	mux.HandleFunc("GET /stream", stream)
-	mux.HandleFunc("POST /echo", echo)
-	mux.HandleFunc("GET /bytes", pattern)
 	return mux
 }
 
@@ -64,59 +59,4 @@ func stream(w http.ResponseWriter, r *http.Request) {
 		case <-ticker.C:
 		}
 	}
-}
-
-func echo(w http.ResponseWriter, r *http.Request) {
-	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	io.Copy(w, r.Body) // An error here is the caller's leaving.
-}
-
-func pattern(w http.ResponseWriter, r *http.Request) {
-	n, err := strconv.ParseInt(r.FormValue("n"), 10, 64)
-	if err != nil || n < 0 || n > 1<<30 {
-		http.Error(w, "n: want a number of bytes up to 1 GiB", http.StatusBadRequest)
-		return
-	}
-	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-	io.CopyN(w, &Pattern{}, n)
-}
-
-// Pattern is an endless reader of bytes that never repeat within 16 MiB in step, so that a lost or doubled piece of a
-// transfer shows. The zero value starts at the beginning.
-type Pattern struct {
-	at uint64
-}
-
-// Read never fails.
-func (p *Pattern) Read(b []byte) (int, error) {
-	for i := range b {
-		b[i] = byteAt(p.at)
-		p.at++
-	}
-	return len(b), nil
-}
-
-// byteAt is the pattern's byte at an offset: the offset's own bytes, one after the other, stirred.
-func byteAt(at uint64) byte {
-	word := at / 4 * 0x9e3779b1
-	return byte(word >> (8 * (at % 4)))
-}
-
-// Check is a writer that compares what it gets with Pattern, and fails at the first byte that differs.
-type Check struct {
-	Size uint64 // so far
-}
-
-// Write fails at the first wrong byte and names its offset.
-func (c *Check) Write(b []byte) (int, error) {
-	for i, got := range b {
-		if want := byteAt(c.Size); got != want {
-			return i, fmt.Errorf("byte %d is %#02x, want %#02x", c.Size, got, want)
-		}
-		c.Size++
-	}
-	return len(b), nil
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
-	"github.com/tulle-mesh/tulle/cli/shop"
 )
 
 // Each path that bytes can take through ztunnel: through a tunnel, and plain on either side.
@@ -111,13 +110,13 @@ func TestBulkBothWays(t *testing.T) {
 	both := func(conn *net.TCPConn) error {
 		sent := make(chan error, 1)
 		go func() {
-			_, err := io.CopyN(conn, &shop.Pattern{}, size)
+			_, err := io.CopyN(conn, &pattern{}, size)
 			sent <- errors.Join(err, conn.CloseWrite())
 		}()
-		check := &shop.Check{}
+		check := &checker{}
 		_, err := io.Copy(check, conn)
-		if err == nil && check.Size != size {
-			err = fmt.Errorf("%d bytes came, want %d", check.Size, size)
+		if err == nil && check.size != size {
+			err = fmt.Errorf("%d bytes came, want %d", check.size, size)
 		}
 		return errors.Join(err, <-sent)
 	}
@@ -152,11 +151,11 @@ func TestSlowReaderBoundsMemory(t *testing.T) {
 	release := make(chan struct{})
 	serve(t, c, far, raw, func(conn *net.TCPConn) {
 		<-release
-		check := &shop.Check{}
+		check := &checker{}
 		if _, err := io.Copy(check, conn); err != nil {
 			t.Errorf("after a stall: %v", err)
 		}
-		fmt.Fprintf(conn, "%d", check.Size)
+		fmt.Fprintf(conn, "%d", check.size)
 	})
 	defer sync.OnceFunc(func() { close(release) })()
 	before := memory(t, c)
@@ -189,10 +188,10 @@ func TestSlowReaderBoundsMemory(t *testing.T) {
 
 // fill writes until nobody takes any more for a second, and returns how much was taken.
 func fill(t *testing.T, conn *net.TCPConn, most int64) int64 {
-	pattern, written := &shop.Pattern{}, int64(0)
+	source, written := &pattern{}, int64(0)
 	chunk := make([]byte, 64<<10)
 	for written < most {
-		pattern.Read(chunk)
+		source.Read(chunk)
 		conn.SetWriteDeadline(time.Now().Add(time.Second))
 		n, err := conn.Write(chunk)
 		written += int64(n)
