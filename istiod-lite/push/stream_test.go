@@ -1,0 +1,258 @@
+package push
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+func TestAnEmptyMeshIsAnsweredForEachType(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address)
+		b.take(Address)
+		b.subscribe(Authorization)
+		b.take(Authorization)
+		b.silent(time.Hour)
+	})
+}
+
+func TestAChangeIsSentAtOnceAndABurstAtTheWindowsEnd(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1", "w/b=1")
+		b.subscribe(Address)
+		b.take(Address, "w/a", "w/b")
+		b.silent(time.Minute)
+		publish(t, b.log, "w/a=2")
+		if took := b.take(Address, "w/a"); took != 0 {
+			t.Errorf("the first change waited for %s", took)
+		}
+		for i := range 5 {
+			publish(t, b.log, fmt.Sprint("w/a=", 3+i), fmt.Sprint("w/c=", i))
+			time.Sleep(time.Millisecond)
+		}
+		publish(t, b.log, "w/b")
+		if took := b.take(Address, "w/a", "w/c", "-w/b"); took != 5*time.Millisecond {
+			t.Errorf("the burst waited for %s more, the window is %s", took, window)
+		}
+		// A resource that came and went in between isn't mentioned but as gone.
+		publish(t, b.log, "w/d=1")
+		publish(t, b.log, "w/d")
+		b.take(Address, "-w/d")
+		b.silent(time.Minute)
+	})
+}
+
+func TestPoliciesComeFirstAndGoLast(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address, Authorization)
+		b.take(Address)
+		b.take(Authorization)
+		publish(t, b.log, "w/a=1", "p/x=1", "p/y=1")
+		b.take(Authorization, "p/x", "p/y")
+		b.take(Address, "w/a")
+		publish(t, b.log, "p/y=2", "p/x", "w/a=2")
+		b.take(Authorization, "p/y")
+		b.take(Address, "w/a")
+		b.take(Authorization, "-p/x")
+		publish(t, b.log, "p/y")
+		b.take(Authorization, "-p/y")
+		b.silent(time.Minute)
+	})
+}
+
+func TestNothingMoreIsSentBeforeTheLastWasAcknowledged(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address)
+		first, _ := b.next()
+		publish(t, b.log, "w/a=1")
+		b.silent(patience / 2)
+		publish(t, b.log, "w/a=2")
+		b.ack(first)
+		b.take(Address, "w/a")
+		if got := b.metric("pilot_xds_pushes"); got != 2 {
+			t.Errorf("%v pushes", got)
+		}
+		synctest.Wait()
+		if got := b.metric("pilot_proxy_convergence_time"); got != 1 {
+			t.Errorf("%v convergences", got)
+		}
+	})
+}
+
+func TestAProxyThatDoesNotAcknowledgeIsCutOff(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address)
+		b.next()
+		start := time.Now()
+		b.wantEnd("Aborted: a push was not acknowledged within 30s")
+		if took := time.Since(start); took != patience {
+			t.Errorf("after %s", took)
+		}
+		if got := b.metric("pilot_xds_write_timeout"); got != 1 {
+			t.Errorf("%v cut off", got)
+		}
+	})
+}
+
+func TestAProxyThatDoesNotReadIsCutOffAndCostsNothing(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address)
+		b.take(Address)
+		for i := range 1000 {
+			publish(t, b.log, fmt.Sprint("w/", i, "=1"))
+			time.Sleep(time.Millisecond)
+		}
+		// One round is under way, the rest is but a cursor.
+		if got := b.metric("pilot_xds_pushes"); got != 2 {
+			t.Errorf("%v pushes", got)
+		}
+		b.wantEnd("Aborted: a push was not acknowledged within 30s")
+		synctest.Wait()
+		if got := b.metric("pilot_xds"); got != 0 {
+			t.Errorf("%v clients", got)
+		}
+		b.log.lock.Lock()
+		defer b.log.lock.Unlock()
+		if len(b.log.readers) != 0 {
+			t.Errorf("%d cursors are left", len(b.log.readers))
+		}
+	})
+}
+
+func TestARejectionIsLoggedAndCountedAndNotRepeated(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address)
+		b.take(Address)
+		publish(t, b.log, "w/a=1", "w/b=1")
+		response, _ := b.next()
+		b.send(nack(response, "w/a: bad address"))
+		b.silent(time.Minute)
+		if got := b.metric("pilot_total_xds_rejects"); got != 1 {
+			t.Errorf("%v rejects", got)
+		}
+		for _, want := range []string{"w/a: bad address", "resources=\"[w/a w/b]\"", "type=wds", "proxy=ztunnel~1.1.1.1~z.istio-system~x"} {
+			if !strings.Contains(b.logged.String(), want) {
+				t.Errorf("no %s in %s", want, b.logged)
+			}
+		}
+		publish(t, b.log, "w/a=2")
+		b.take(Address, "w/a")
+	})
+}
+
+func TestAStaleNonceIsIgnored(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address)
+		first, _ := b.next()
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResponseNonce: "7"})
+		publish(t, b.log, "w/a=1")
+		b.silent(time.Second)
+		b.ack(first)
+		b.take(Address, "w/a")
+		b.ack(first)
+		synctest.Wait()
+		if got := b.metric("pilot_xds_expired_nonce"); got != 2 {
+			t.Errorf("%v expired", got)
+		}
+		b.silent(time.Hour)
+	})
+}
+
+func TestAReconnectGetsOnlyWhatDiffers(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1", "w/b=1", "w/c=1", "w/gone=1")
+		versions := map[string]string{"w/never": "1"}
+		for _, resource := range b.log.All(Address) {
+			versions[resource.Name] = resource.Version
+		}
+		publish(t, b.log, "w/gone", "w/b=2", "w/new=1")
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, InitialResourceVersions: versions})
+		b.take(Address, "w/b", "w/new", "-w/gone", "-w/never")
+		publish(t, b.log, "w/a")
+		b.take(Address, "-w/a")
+	})
+}
+
+func TestASubscriptionByName(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1", "w/b=1", "w/c=1")
+		// Ztunnel's way of saying that it doesn't want everything.
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: []string{"*"}, ResourceNamesUnsubscribe: []string{"*"}})
+		b.take(Address)
+		publish(t, b.log, "w/a=2")
+		b.silent(time.Second)
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: []string{"w/b", "w/a", "w/not-yet"}})
+		b.take(Address, "w/a", "w/b", "-w/not-yet")
+		publish(t, b.log, "w/c=2", "w/not-yet=1", "w/a")
+		b.take(Address, "w/not-yet", "-w/a")
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesUnsubscribe: []string{"w/b"}})
+		publish(t, b.log, "w/b=3")
+		b.silent(time.Second)
+		// Asked for again, it is answered though nothing changed.
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: []string{"w/not-yet"}})
+		b.take(Address, "w/not-yet")
+		// And then everything after all.
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: []string{"*"}})
+		b.take(Address, "w/c", "w/not-yet", "w/b")
+	})
+}
+
+func TestASubscriptionByNameResumes(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1", "w/b=1")
+		known := b.log.All(Address)[0]
+		b.send(&discoveryv3.DeltaDiscoveryRequest{
+			TypeUrl: Address, ResourceNamesSubscribe: []string{"w/a", "w/b", "w/gone"},
+			InitialResourceVersions: map[string]string{known.Name: known.Version, "w/gone": "1"},
+		})
+		b.take(Address, "w/b", "-w/gone")
+	})
+}
+
+func TestANameBesideEverythingIsAnswered(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1")
+		b.subscribe(Address)
+		b.take(Address, "w/a")
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: []string{"w/a", "w/none"}})
+		b.take(Address, "w/a", "-w/none")
+	})
+}
+
+func TestTooManyNamesEndTheStream(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		names := make([]string, maxNames+1)
+		for i := range names {
+			names[i] = fmt.Sprint(i)
+		}
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: names})
+		b.wantEnd("ResourceExhausted: more than 100000 names subscribed to: subscribe to *")
+	})
+}
+
+func TestStreamsThatDoNotBeginWellAreRefused(t *testing.T) {
+	metadata := func(field, value string) *structpb.Struct {
+		return &structpb.Struct{Fields: map[string]*structpb.Value{field: structpb.NewStringValue(value)}}
+	}
+	for want, request := range map[string]*discoveryv3.DeltaDiscoveryRequest{
+		"DeadlineExceeded: no request within 10s":                                             nil,
+		"InvalidArgument: the first request must have a node with an id":                      {TypeUrl: Address, Node: &corev3.Node{}},
+		`InvalidArgument: proxies of type "sidecar" are not served here`:                      {TypeUrl: Address, Node: &corev3.Node{Id: "sidecar~1"}},
+		`InvalidArgument: resources of type "cds" are not served here`:                        {TypeUrl: "cds"},
+		`PermissionDenied: NODE_NAME is "other" in the request, but "node1" in the token`:     {TypeUrl: Address, Node: &corev3.Node{Id: "ztunnel~1", Metadata: metadata("NODE_NAME", "other")}},
+		`PermissionDenied: SERVICE_ACCOUNT is "x" in the request, but "ztunnel" in the token`: {TypeUrl: Address, Node: &corev3.Node{Id: "ztunnel~1", Metadata: metadata("SERVICE_ACCOUNT", "x")}},
+	} {
+		inBubble(t, func(b *bench) {
+			if request != nil {
+				b.send(request)
+			}
+			b.wantEnd(want)
+		})
+	}
+}
