@@ -14,9 +14,6 @@ import (
 	"github.com/tulle-mesh/tulle/cli/story"
 )
 
-// runDir is where a demo lives unless told.
-const runDir = "/run/tulle-demo"
-
 func newDemo() *cobra.Command {
 	var dir string
 	var keep bool
@@ -28,7 +25,7 @@ six steps, with the evidence, what the mesh does. Nothing outside of those names
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, dir, keep) },
 	}
-	cmd.PersistentFlags().StringVar(&dir, "dir", runDir, "the demo's folder; it must not exist yet")
+	cmd.PersistentFlags().StringVar(&dir, "dir", story.DefaultDir, "the demo's folder; it must not exist yet")
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything up at the end, to play with")
 	cmd.AddCommand(newDemoExec(&dir), newDemoDown(&dir), newDemoStatus(&dir), newDemoEnter())
 	return cmd

@@ -147,6 +147,8 @@ func (c *Cluster) places() []string {
 
 func (c *Cluster) netnsName(place string) string { return "tulle-" + c.spec.Name + "-" + place }
 
+func (c *Cluster) netnsPath(place string) string { return filepath.Join(netnsDir, c.netnsName(place)) }
+
 func (c *Cluster) path(name string) string { return filepath.Join(c.spec.Dir, name) }
 
 func (c *Cluster) logDir() string { return c.path("log") }
@@ -186,9 +188,16 @@ func (c *Cluster) Spec() Spec { return c.spec }
 
 func (c *Cluster) makeNamespaces(context.Context) error {
 	c.spec.Say(fmt.Sprintf("making %d nodes and %d pods as network namespaces", len(c.spec.Nodes), len(c.spec.Pods)))
+	var names []string
 	for _, place := range c.places() {
-		c.record.Namespaces = append(c.record.Namespaces, c.netnsName(place))
+		names = append(names, c.netnsName(place))
+		// One that exists belongs to somebody else, and must not get into our state file, which removes it.
+		if _, err := os.Lstat(c.netnsPath(place)); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s exists: another demo is up from another folder, or its folder was deleted (then: ip netns delete %s)",
+				c.netnsPath(place), c.netnsName(place))
+		}
 	}
+	c.record.Namespaces = names
 	if err := c.record.save(); err != nil {
 		return err
 	}

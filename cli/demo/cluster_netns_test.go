@@ -226,6 +226,19 @@ func TestSecondStartAndCleaningAfterACrash(t *testing.T) {
 	}
 }
 
+// Two clusters of one name in two folders would remove each other's namespaces.
+func TestNamespacesOfOthersAreLeftAlone(t *testing.T) {
+	first := up(t, bareSpec(t))
+	spec := bareSpec(t)
+	if _, err := Up(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "another demo is up") {
+		t.Errorf("a second cluster of the same name: %v", err)
+	}
+	if _, err := os.Stat(spec.Dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its folder is left: %v", err)
+	}
+	eventually(t, first, "caller", "http://"+netip.AddrPortFrom(first.PodAddrs("far")[0], 8080).String()+"/")
+}
+
 func TestFailedStartLeavesNothing(t *testing.T) {
 	spec := bareSpec(t)
 	broken := filepath.Join(t.TempDir(), "tulle")

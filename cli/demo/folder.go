@@ -151,7 +151,7 @@ func (c *Cluster) writePod(pod Pod) error {
 	}
 	maps.Copy(labels, c.labels[pod.Namespace+"/"+pod.Name])
 	return c.writeManifest("pod-"+pod.Name, "pod", map[string]any{
-		"Pod": pod, "Labels": labels, "Netns": filepath.Join(netnsDir, c.netnsName(pod.Name)),
+		"Pod": pod, "Labels": labels, "Netns": c.netnsPath(pod.Name),
 		"Addrs": c.PodAddrs(pod.Name), "Host": nodeAddrs(c.spec.nodeIndex(pod.Node))[0],
 	})
 }

@@ -6,13 +6,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net/netip"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
 )
+
+// DefaultDir is where a demo lives unless told.
+const DefaultDir = "/run/tulle-demo"
 
 // Config says how to tell it.
 type Config struct {
@@ -43,7 +48,7 @@ func Cluster(dir string, programs demo.Programs) demo.Spec {
 		}
 	}
 	return demo.Spec{
-		Name: "demo", Dir: dir, Programs: programs,
+		Name: name(dir), Dir: dir, Programs: programs,
 		Nodes: []string{"node1", "node2"},
 		Pods: []demo.Pod{
 			{
@@ -59,6 +64,14 @@ func Cluster(dir string, programs demo.Programs) demo.Spec {
 			{Name: "backend", Namespace: shopNamespace, Selector: map[string]string{"app": "backend"}, Ports: map[uint16]uint16{backendPort: 8080}},
 		},
 	}
+}
+
+// name tells demos in different folders apart, so that they can be up at the same time.
+func name(dir string) string {
+	if filepath.Clean(dir) == DefaultDir {
+		return "demo"
+	}
+	return fmt.Sprintf("demo%08x", crc32.ChecksumIEEE([]byte(dir)))
 }
 
 // Story is one run of the demo: the cluster with the traffic that goes on through all steps.
