@@ -182,6 +182,7 @@ func TestWaypointsAreNeverGoneRound(t *testing.T) {
 }
 
 func TestPodThatTheControlPlaneDoesNotKnow(t *testing.T) {
+	t.Parallel() // it waits for seconds
 	m := newMesh(t)
 	m.up(m.client)
 	capturePod(t, m.server.Namespace)

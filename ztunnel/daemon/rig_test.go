@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
@@ -29,6 +30,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 10 * time.Second // of every wait in these tests
 
@@ -168,11 +171,11 @@ func (n *node) metric(name string, labels ...string) float64 {
 	_, text := n.get("metrics", "/metrics")
 	var sum float64
 	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, name+"{") || slices.ContainsFunc(labels, func(label string) bool { return !strings.Contains(line, label) }) {
+		if (!strings.HasPrefix(line, name+"{") && !strings.HasPrefix(line, name+" ")) || slices.ContainsFunc(labels, func(label string) bool { return !strings.Contains(line, label) }) {
 			continue
 		}
 		var value float64
-		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, '}')+1:], &value); err != nil {
+		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &value); err != nil {
 			n.t.Errorf("metric %q: %v", line, err)
 		}
 		sum += value

@@ -83,6 +83,7 @@ func TestReconnectKeepsPodsAndSnapshotEndsTheOthers(t *testing.T) {
 }
 
 func TestPodThatCantStartIsTriedAgain(t *testing.T) {
+	t.Parallel() // it waits for seconds
 	r, a := newRig(t), newNetns(t)
 	r.failStarts(errors.New("address already in use"))
 	r.accept()

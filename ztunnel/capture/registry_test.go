@@ -1,0 +1,163 @@
+package capture_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/ztunnel/capture"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func add(t *testing.T, r *capture.Registry, info capture.Info, check func() error) *capture.Entry {
+	t.Helper()
+	e, err := r.Add(info, check)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestCutReachesAConnectionWheneverItBegins(t *testing.T) {
+	first, second := errors.New("first"), errors.New("second")
+	t.Run("before there is anything to cut", func(t *testing.T) {
+		e := add(t, capture.NewRegistry(), capture.Info{}, nil)
+		e.Cut(first)
+		e.Cut(second)
+		var got error
+		e.OnCut(func(reason error) { got = reason })
+		if got != first || e.Reason() != first {
+			t.Errorf("cut by %v, reason %v", got, e.Reason())
+		}
+	})
+	t.Run("while it runs", func(t *testing.T) {
+		e := add(t, capture.NewRegistry(), capture.Info{}, nil)
+		var got []error
+		e.OnCut(func(error) { t.Error("the attempt is over, the relay must be cut") })
+		e.OnCut(func(reason error) { got = append(got, reason) })
+		e.Cut(first)
+		e.Cut(second)
+		if len(got) != 1 || got[0] != first {
+			t.Errorf("cut by %v, want once by the first reason", got)
+		}
+	})
+}
+
+func TestRecheckCutsOnlyWhatMayNotGoOn(t *testing.T) {
+	r := capture.NewRegistry()
+	denied := errors.New("denied")
+	var verdict error
+	fickle := add(t, r, capture.Info{}, func() error { return verdict })
+	good := add(t, r, capture.Info{}, func() error { return nil })
+	unasked := add(t, r, capture.Info{}, nil)
+	r.Recheck()
+	verdict = denied
+	r.Recheck()
+	if fickle.Reason() != denied || good.Reason() != nil || unasked.Reason() != nil {
+		t.Errorf("reasons %v, %v, %v", fickle.Reason(), good.Reason(), unasked.Reason())
+	}
+}
+
+func TestClosedRegistry(t *testing.T) {
+	r := capture.NewRegistry()
+	stopped := errors.New("stopped")
+	e := add(t, r, capture.Info{}, nil)
+	r.Close(stopped)
+	if e.Reason() != stopped {
+		t.Errorf("reason %v", e.Reason())
+	}
+	if _, err := r.Add(capture.Info{}, nil); err != stopped {
+		t.Errorf("a connection is taken although the registry is closed: %v", err)
+	}
+}
+
+func TestWaitForTheLastConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := capture.NewRegistry()
+		if err := r.Wait(t.Context()); err != nil {
+			t.Errorf("nothing to wait for: %v", err)
+		}
+		a, b := add(t, r, capture.Info{}, nil), add(t, r, capture.Info{}, nil)
+		var waiters sync.WaitGroup
+		for range 2 {
+			waiters.Go(func() {
+				if err := r.Wait(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		a.Remove()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := r.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("one is left, but Wait returns %v", err)
+		}
+		b.Remove()
+		b.Remove()
+		waiters.Wait()
+	})
+}
+
+func TestListIsPerDirectionAndOrdered(t *testing.T) {
+	r := capture.NewRegistry()
+	for _, info := range []capture.Info{
+		{Direction: capture.Inbound, Src: "b"}, {Direction: capture.Outbound, Src: "x"}, {Direction: capture.Inbound, Src: "a"},
+	} {
+		add(t, r, info, nil)
+	}
+	in := r.List(capture.Inbound)
+	if len(in) != 2 || in[0].Src != "a" || in[1].Src != "b" || len(r.List(capture.Outbound)) != 1 {
+		t.Errorf("inbound %+v, outbound %+v", in, r.List(capture.Outbound))
+	}
+}
+
+func TestRegistryUnderLoad(t *testing.T) {
+	r := capture.NewRegistry()
+	denied := errors.New("denied")
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 200 {
+				e, err := r.Add(capture.Info{}, func() error { return denied })
+				if err != nil {
+					return
+				}
+				cut := make(chan struct{}, 2)
+				e.OnCut(func(error) { cut <- struct{}{} })
+				<-cut
+				e.Remove()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { group.Wait(); close(done) }()
+	for running := true; running; {
+		r.Recheck()
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+	}
+	if err := r.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAfterBothRunsOnce(t *testing.T) {
+	runs := 0
+	f := capture.AfterBoth(func() { runs++ })
+	for range 3 {
+		f()
+	}
+	if runs != 1 {
+		t.Errorf("ran %d times", runs)
+	}
+}

@@ -1,0 +1,166 @@
+package daemon
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/api/zds"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+func contains(text, word string) bool { return strings.Contains(text, word) }
+
+func TestDrainLetsConnectionsFinish(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	to := netip.AddrPortFrom(m.server.v4, 8080)
+	tunnelled, plain := mustCall(t, m.client, to), mustCall(t, m.outside, to)
+	m.server.node.drain.Start("test")
+	m.server.node.eventually("stop taking connections", func() bool {
+		_, conn, err := m.outside.call(to)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	alive(t, tunnelled)
+	alive(t, plain)
+	tunnelled.Close()
+	plain.Close()
+	if err := m.server.node.wait(); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestDrainDeadlineCuts(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	to := netip.AddrPortFrom(m.server.v4, 8080)
+	tunnelled, plain := mustCall(t, m.client, to), mustCall(t, m.outside, to)
+	m.server.node.drain.Start("test")
+	m.server.node.waitLog("drain", "reason=")
+	alive(t, tunnelled)
+	m.server.node.drain.Force("deadline")
+	cut(t, tunnelled)
+	cut(t, plain)
+	if err := m.server.node.wait(); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestClientSideDrainLetsConnectionsFinish(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	conn := mustCall(t, m.client, netip.AddrPortFrom(m.server.v4, 8080))
+	m.client.node.drain.Start("test")
+	m.client.node.waitLog("drain", "reason=")
+	alive(t, conn)
+	conn.Close()
+	if err := m.client.node.wait(); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestQuitPageDrains(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.server)
+	addr := m.server.node.server("administration")
+	response, err := http.Post("http://"+addr+"/quitquitquit", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if err := m.server.node.wait(); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestDeletedPodIsCutAtOnce(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	to := netip.AddrPortFrom(m.server.v4, 8080)
+	tunnelled, plain := mustCall(t, m.client, to), mustCall(t, m.outside, to)
+	if text := m.server.node.agent.del(m.server); text != "" {
+		t.Errorf("del is answered %q", text)
+	}
+	cut(t, tunnelled)
+	cut(t, plain)
+	if _, conn, err := m.outside.call(to); err == nil {
+		conn.Close()
+		t.Error("the pod still takes connections")
+	}
+	m.server.node.eventually("forget the identity", func() bool {
+		_, text := m.server.node.get("administration", "/config_dump")
+		return !contains(text, `"identity": "spiffe://cluster.local/ns/demo/sa/server"`)
+	})
+}
+
+func TestAgentRestartCutsNothing(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	to := netip.AddrPortFrom(m.server.v4, 8080)
+	before := mustCall(t, m.client, to)
+	n := m.server.node
+	n.agent.conn.Close()
+	n.eventually("be unready without an agent", func() bool {
+		status, text := n.get("readiness", "/healthz/ready")
+		return status == 500 && contains(text, "workload proxy manager")
+	})
+	alive(t, before)
+	n.agent.accept()
+	n.enrol(m.server)
+	n.waitReady()
+	alive(t, before)
+	mustCall(t, m.client, to)
+	// The next agent doesn't know the pod any more.
+	n.agent.conn.Close()
+	n.agent.accept()
+	n.agent.send(&zds.WorkloadRequest{Payload: &zds.WorkloadRequest_SnapshotSent{SnapshotSent: &zds.SnapshotSent{}}}, nil)
+	cut(t, before)
+}
+
+func TestPodWhosePortsAreTakenIsPending(t *testing.T) {
+	t.Parallel() // it waits for seconds
+	m := newMesh(t)
+	m.describe(m.server, nil)
+	taken, err := m.server.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:15006")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	m.server.node = startNode(t, m.config(m.server))
+	if text := m.server.node.agent.add(m.server); !contains(text, "address already in use") {
+		t.Errorf("add is answered %q", text)
+	}
+	m.server.node.agent.send(&zds.WorkloadRequest{Payload: &zds.WorkloadRequest_SnapshotSent{SnapshotSent: &zds.SnapshotSent{}}}, nil)
+	if status, text := m.server.node.get("readiness", "/healthz/ready"); status != 500 {
+		t.Errorf("readiness is %d %q", status, text)
+	}
+	taken.Close()
+	m.server.node.waitReady() // tried again
+}
+
+func TestManyPodsOnANode(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.server)
+	start := time.Now()
+	for i := range 20 {
+		extra := &testPod{Namespace: netns.New(t, "tulle-ztunnel-test"), name: "extra-" + string(rune('a'+i))}
+		if text := m.server.node.agent.add(extra); text != "" {
+			t.Fatal(text)
+		}
+	}
+	t.Logf("20 pods enrolled in %s", time.Since(start))
+	if got := m.server.node.metric("workload_manager_active_proxy_count"); got != 21 {
+		t.Errorf("%v pods are active, want 21", got)
+	}
+}
