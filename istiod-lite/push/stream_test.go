@@ -133,6 +133,7 @@ func TestARejectionIsLoggedAndCountedAndNotRepeated(t *testing.T) {
 		response, _ := b.next()
 		b.send(nack(response, "w/a: bad address"))
 		b.silent(time.Minute)
+		synctest.Wait()
 		if got := b.metric("pilot_total_xds_rejects"); got != 1 {
 			t.Errorf("%v rejects", got)
 		}
