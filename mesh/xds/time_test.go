@@ -52,11 +52,14 @@ func (s *script) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscovery
 	}
 }
 
+// window keeps gRPC from hiding who waits for whom: it would grow its windows to megabytes.
+const window = 1 << 16
+
 // serve runs the server on a pipe and returns a channel to it.
 func serve(t *testing.T, s discoveryv3.AggregatedDiscoveryServiceServer) *grpc.ClientConn {
 	t.Helper()
 	pipe := bufconn.Listen(1 << 16)
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, s)
 	done := make(chan error)
 	go func() { done <- server.Serve(pipe) }()
@@ -72,6 +75,7 @@ func serve(t *testing.T, s discoveryv3.AggregatedDiscoveryServiceServer) *grpc.C
 func channel(t *testing.T, dial func(context.Context) (net.Conn, error)) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///pipe", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +91,7 @@ func TestRefusedStreamsBackOffAndBrokenOnesReconnectAtOnce(t *testing.T) {
 			s.ends = append(s.ends, status.Error(codes.PermissionDenied, "not you"))
 		}
 		s.ends = append(s.ends, status.Error(codes.Unknown, "proxy restarted"), nil, status.Error(codes.Canceled, "moved"))
-		client, stop := run(t, serve(t, s), new(holder))
+		client, stop := run(t, serve(t, s), new(holder), policies, addresses)
 		defer stop()
 		<-client.Ready()
 		s.mu.Lock()
@@ -108,7 +112,7 @@ func TestRefusedStreamsBackOffAndBrokenOnesReconnectAtOnce(t *testing.T) {
 func TestSilentControlPlaneIsWaitedForWithoutBusyWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := new(script)
-		client, stop := run(t, serve(t, s), new(holder))
+		client, stop := run(t, serve(t, s), new(holder), policies, addresses)
 		<-client.Ready()
 		time.Sleep(24 * time.Hour)
 		stop()
@@ -122,7 +126,7 @@ func TestUnreachableControlPlaneIsReportedWithItsReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := new(holder)
 		conn := channel(t, func(context.Context) (net.Conn, error) { return nil, errors.New("nobody listens") })
-		_, stop := run(t, conn, h)
+		_, stop := run(t, conn, h, policies, addresses)
 		time.Sleep(time.Minute)
 		stop()
 		if n := len(h.events); n < 5 || n > 6 {
@@ -144,7 +148,7 @@ type talker struct {
 
 func (s *talker) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	s.streams++
-	for range 2 { // subscriptions
+	for range 3 { // subscriptions
 		request, err := stream.Recv()
 		if err != nil {
 			return err
@@ -156,11 +160,13 @@ func (s *talker) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscovery
 				Name: name, Version: "0123456789abcdef", Resource: &anypb.Any{TypeUrl: request.GetTypeUrl()},
 			})
 		}
-		if err := stream.Send(push); err != nil {
-			return err
+		for range 2 {
+			if err := stream.Send(push); err != nil {
+				return err
+			}
 		}
 	}
-	for range 2 { // acknowledgements
+	for range 6 { // acknowledgements
 		if _, err := stream.Recv(); err != nil {
 			return err
 		}
@@ -175,13 +181,12 @@ func (s *talker) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscovery
 func TestLargeMeshReconnectsToServerThatDoesNotReadWhileItWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, h := new(talker), new(holder)
-		conn := serve(t, s)
-		client, stop := run(t, conn, h)
+		client, stop := run(t, serve(t, s), h, policies, addresses, "type.googleapis.com/third")
 		<-client.Ready()
 		time.Sleep(time.Minute)
 		stop()
-		if s.streams != 2 || len(h.pushes) != 4 {
-			t.Errorf("%d pushes on %d streams, want 4 on 2: %v", len(h.pushes), s.streams, h.events)
+		if s.streams != 2 || len(h.pushes) != 12 {
+			t.Errorf("%d pushes on %d streams, want 12 on 2: %v", len(h.pushes), s.streams, h.events)
 		}
 	})
 }

@@ -91,7 +91,7 @@ func start(t *testing.T, server *fakeistiod.Server, h *holder) *xds.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, stop := run(t, conn, h)
+	client, stop := run(t, conn, h, policies, addresses)
 	t.Cleanup(func() {
 		stop()
 		if err := conn.Close(); err != nil {
@@ -101,10 +101,10 @@ func start(t *testing.T, server *fakeistiod.Server, h *holder) *xds.Client {
 	return client
 }
 
-func run(t *testing.T, conn grpc.ClientConnInterface, h *holder) (client *xds.Client, stop func()) {
+func run(t *testing.T, conn grpc.ClientConnInterface, h *holder, types ...string) (client *xds.Client, stop func()) {
 	client = xds.NewClient(conn, xds.Config{
 		Node:  &corev3.Node{Id: "ztunnel~10.0.0.1~z.istio-system~istio-system.svc.cluster.local"},
-		Types: []string{policies, addresses}, Handle: h.handle, Event: h.event, Log: slog.New(slog.DiscardHandler),
+		Types: types, Handle: h.handle, Event: h.event, Log: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
