@@ -154,7 +154,7 @@ func (s *talker) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscovery
 			return err
 		}
 		push := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: request.GetTypeUrl(), Nonce: "1"}
-		for i := range 20_000 {
+		for i := range 4_000 {
 			name := fmt.Sprintf("Kubernetes//Pod/a-namespace-with-a-long-name/%s-%d", strings.Repeat("x", 40), i)
 			push.Resources = append(push.Resources, &discoveryv3.Resource{
 				Name: name, Version: "0123456789abcdef", Resource: &anypb.Any{TypeUrl: request.GetTypeUrl()},
