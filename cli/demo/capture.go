@@ -93,7 +93,7 @@ func openCapture(netns *Netns, link string) (int, error) {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-// loop reads until the capture is stopped: a last empty read after that proves that nothing is left in the queue.
+// loop reads until the capture is stopped and an empty read after that shows that nothing is left in the queue.
 func (w *Capture) loop() {
 	defer close(w.ended)
 	buffer := make([]byte, snapLength)
@@ -191,9 +191,12 @@ func (r Report) Seen(marker string) []Sighting {
 // Stop ends the capture after it has read every packet that came before, and returns its report. It must be called
 // once. A capture that missed packets is an error, since it can't prove that something was not on the wire.
 func (w *Capture) Stop() (Report, error) {
+	// A filter that takes nothing, so that the queue gets empty however much goes on on the link.
+	nothing := &unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET}}
+	filterErr := unix.SetsockoptSockFprog(w.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, nothing)
 	close(w.stop)
 	<-w.ended
-	r, err := w.Report(), w.err
+	r, err := w.Report(), errors.Join(filterErr, w.err)
 	if err == nil && r.Missed > 0 {
 		err = fmt.Errorf("the capture missed %d packets", r.Missed)
 	}

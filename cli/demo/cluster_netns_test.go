@@ -121,6 +121,11 @@ func TestCaptureFindsWhatIsReadableOnTheWire(t *testing.T) {
 	near := netip.AddrPortFrom(c.PodAddrs("near")[0], 8080)
 	eventually(t, c, "caller", "http://"+far.String()+"/")
 	eventually(t, c, "caller", "http://"+near.String()+"/")
+	load, err := c.StartLoad(t.Context(), "caller", "http://"+far.String()+"/", 2, time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer load.Stop() // The capture ends all the same.
 	watch, err := c.Watch("node1", "WORD-ABROAD", "WORD-AT-HOME")
 	if err != nil {
 		t.Fatal(err)

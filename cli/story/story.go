@@ -169,13 +169,16 @@ func Begin(ctx context.Context, cluster *demo.Cluster, out io.Writer) (*Story, e
 	s.curl, _ = exec.LookPath("curl")
 	vip := cluster.VIPs("backend")[0]
 	url := fmt.Sprintf("http://%s:%d/", vip, backendPort)
-	err := demo.AwaitWithin(ctx, 10*time.Second, "the application to answer", func(ctx context.Context) error {
-		_, err := cluster.Get(ctx, visitor, fmt.Sprintf("http://%s/", cluster.VIPs("frontend")[0]))
-		return err
-	})
-	if err != nil {
-		return nil, err
+	for _, pod := range []string{frontend, "backend-v1", "backend-v2"} {
+		err := demo.AwaitWithin(ctx, 10*time.Second, pod+" to answer", func(ctx context.Context) error {
+			_, err := cluster.Get(ctx, visitor, fmt.Sprintf("http://%s:8080/", cluster.PodAddrs(pod)[0]))
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
+	var err error
 	if s.load, err = cluster.StartLoad(ctx, frontend, url, 2, 20*time.Millisecond); err != nil {
 		return nil, err
 	}
