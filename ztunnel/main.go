@@ -13,6 +13,8 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/daemon"
 )
 
+var version = "dev" // the linker sets it
+
 func main() {
 	switch command := append(os.Args[1:], "proxy")[0]; command {
 	case "proxy":
@@ -21,9 +23,9 @@ func main() {
 			os.Exit(1)
 		}
 	case "version":
-		fmt.Println("ztunnel", daemon.Version)
+		fmt.Println("ztunnel", version)
 	case "help", "-h", "--help":
-		fmt.Println("usage: ztunnel [proxy|version|help]\nproxy, which is meant without any, is told everything by environment variables: see README.md.")
+		fmt.Println("usage: ztunnel [proxy|version|help]\nproxy, which is meant without any, is told everything by environment variables: see ztunnel/README.md.")
 	default:
 		fmt.Fprintf(os.Stderr, "ztunnel: unknown command %q; try help\n", command)
 		os.Exit(2)
@@ -35,11 +37,12 @@ func proxy() error {
 	if err != nil {
 		return err
 	}
-	runtime.GOMAXPROCS(cfg.Threads)
+	runtime.GOMAXPROCS(cfg.Threads) // the limit of open files needs nothing: Go raises it by itself
 	d := drain.New(cfg.DrainTimeout)
-	defer d.Force("ended")
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go d.Signals(ctx, slog.Default())
-	return daemon.Run(d, cfg, os.Stdout)
+	watched := make(chan struct{})
+	go func() { defer close(watched); d.Signals(context.Background(), slog.Default()) }()
+	err = daemon.Run(d, cfg, version, os.Stdout)
+	d.Force("ended")
+	<-watched
+	return err
 }

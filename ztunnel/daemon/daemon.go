@@ -23,9 +23,6 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 )
 
-// Version is what the program says of itself.
-const Version = "0.1.0"
-
 // The readiness tasks, named as operators know them.
 const (
 	taskState = "state manager"
@@ -34,7 +31,7 @@ const (
 
 // Run serves the node's pods until d drains, and returns when everything has ended. The log goes to out. An error means
 // that it could not begin, or could not go on.
-func Run(d *drain.Drain, cfg config.Config, out io.Writer) error {
+func Run(d *drain.Drain, cfg config.Config, version string, out io.Writer) error {
 	levels, err := telemetry.ParseLevels(cfg.Log.Levels)
 	if err != nil {
 		return fmt.Errorf("RUST_LOG: %w", err)
@@ -46,7 +43,7 @@ func Run(d *drain.Drain, cfg config.Config, out io.Writer) error {
 		_ = writer.Close(ctx) // a log that nobody reads holds up no end
 	}()
 	log := telemetry.NewLogger(writer, cfg.Log.Format, levels)
-	announce(log, cfg)
+	announce(log, cfg, version)
 	if err := checkPrivileges(cfg.Sockets); err != nil {
 		return err
 	}
@@ -56,12 +53,14 @@ func Run(d *drain.Drain, cfg config.Config, out io.Writer) error {
 	}
 	defer closeCA()
 	z := newZtunnel(d, cfg, ca, log)
+	z.version = version
+	telemetry.RegisterProcess(z.reg, "ztunnel", version)
 	z.reg.MustRegister(writer.Collector())
 	return z.run(levels)
 }
 
-func announce(log *slog.Logger, cfg config.Config) {
-	log.Info("ztunnel begins", "version", Version, "node", cfg.Node, "cluster", cfg.ClusterID, "threads", cfg.Threads)
+func announce(log *slog.Logger, cfg config.Config, version string) {
+	log.Info("ztunnel begins", "version", version, "node", cfg.Node, "cluster", cfg.ClusterID, "threads", cfg.Threads)
 	if len(cfg.NotEffective) > 0 {
 		log.Warn("settings without effect in this version", "variables", strings.Join(cfg.NotEffective, ","))
 	}
@@ -96,15 +95,15 @@ func checkPrivileges(s config.Sockets) error {
 // ztunnel is the running program.
 type ztunnel struct {
 	shared
-	drain *drain.Drain
-	reg   *prometheus.Registry
-	ready admin.Readiness
-	pods  *pods
+	version string
+	drain   *drain.Drain
+	reg     *prometheus.Registry
+	ready   admin.Readiness
+	pods    *pods
 }
 
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
-	telemetry.RegisterProcess(reg, "ztunnel", Version)
 	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), log: log}}
 	z.metrics.LogAccess(log)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)

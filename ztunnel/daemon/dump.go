@@ -67,7 +67,7 @@ func (z *ztunnel) dump() dump {
 	t := z.store.Load()
 	d := dump{
 		Workloads: []workloadDump{}, Services: []serviceDump{}, Policies: []policyDump{}, Certificates: []identityDump{},
-		WorkloadState: map[string]podDump{}, Version: map[string]string{"version": Version},
+		WorkloadState: map[string]podDump{}, Version: map[string]string{"version": z.version},
 		Config: redacted(z.cfg), StaticConfig: map[string]struct{}{},
 	}
 	for _, w := range t.Workloads() {

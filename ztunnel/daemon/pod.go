@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/certs"
@@ -50,6 +51,15 @@ type pod struct {
 	pool      *hbone.Pool
 	server    *hbone.Server
 	listeners *capture.Listeners
+
+	judged judgement // only pods.follow uses it
+}
+
+// judgement is everything of the mesh's state that policies decide by for one pod.
+type judgement struct {
+	self     *state.Workload
+	policies []*state.Policy
+	missing  []string
 }
 
 // startPod opens the pod's listeners. After an error nothing of it is left, and info.Netns is still the caller's.
@@ -135,6 +145,19 @@ func (p *pod) self(ctx context.Context) (*state.Workload, error) {
 		return nil, fmt.Errorf("the control plane has not named pod %s/%s yet: %w", p.info.Namespace, p.info.Name, err)
 	}
 	return p.known(t), nil
+}
+
+// recheck asks the policies about running connections again, if anything that they decide by has changed.
+func (p *pod) recheck(t *state.Table) {
+	now := judgement{self: p.known(t)}
+	if now.self != nil {
+		now.policies, now.missing = t.PoliciesFor(now.self)
+		if now.self == p.judged.self && slices.Equal(now.policies, p.judged.policies) && slices.Equal(now.missing, p.judged.missing) {
+			return
+		}
+	}
+	p.judged = now
+	p.registry.Recheck()
 }
 
 // selfOrGuess makes do with the node agent's word. For what the pod sends that is safe: the identity is only worth

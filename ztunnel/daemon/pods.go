@@ -80,8 +80,9 @@ func (p *pods) drain(ctx context.Context) {
 func (p *pods) follow(ctx context.Context) {
 	for {
 		changed := p.store.Changed()
+		table := p.store.Load()
 		for _, pod := range p.list() {
-			pod.registry.Recheck()
+			pod.recheck(table)
 		}
 		p.refresh()
 		select {

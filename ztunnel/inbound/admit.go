@@ -47,16 +47,17 @@ func (e *deniedError) Error() string {
 	return "connection refused by policy: " + e.reason
 }
 
-// admit registers the arrival and asks the policies, in this order: a policy that changes in between finds it in the
-// registry.
+// admit registers the arrival and asks the policies, in this order and about the newest state: whatever changes in between
+// finds the arrival in the registry, or is heeded here.
 func (h *Handler) admit(ctx context.Context, a arrival) (*flow, error) {
-	var last atomic.Pointer[state.Workload]
-	last.Store(a.self)
-	entry, err := h.cfg.Registry.Add(h.info(a), func() error { return h.recheck(a, &last) })
+	j := &judge{handler: h, arrival: a}
+	j.last.Store(a.self)
+	entry, err := h.cfg.Registry.Add(h.info(a), j.recheck)
 	if err != nil {
 		return nil, err
 	}
-	verdict := h.evaluate(a, a.self)
+	verdict := j.verdict()
+	h.log(a, verdict)
 	if !verdict.Allowed {
 		entry.Remove()
 		return nil, &deniedError{reason: verdict.Reason}
@@ -68,30 +69,39 @@ func (h *Handler) admit(ctx context.Context, a arrival) (*flow, error) {
 	return f, nil
 }
 
-// recheck is admit's question for a running connection. A pod that the control plane no longer names keeps its last
+// judge asks the policies about an arrival, again and again. A pod that the control plane no longer names keeps its last
 // description: it may be ending, and its connections with it in their own time.
-func (h *Handler) recheck(a arrival, last *atomic.Pointer[state.Workload]) error {
-	table := h.cfg.Table()
-	self := h.cfg.Known(table)
-	if self == nil {
-		self = last.Load()
-	}
-	last.Store(self)
-	verdict := policy.Evaluate(table, self, a.facts())
-	if verdict.Allowed {
-		return nil
-	}
-	return &deniedError{late: true, reason: verdict.Reason}
+type judge struct {
+	handler *Handler
+	arrival arrival
+	last    atomic.Pointer[state.Workload]
 }
 
-// evaluate asks the policies for the first time, and logs what they say.
-func (h *Handler) evaluate(a arrival, self *state.Workload) policy.Verdict {
-	verdict := policy.Evaluate(h.cfg.Table(), self, a.facts())
-	if !verdict.Allowed || len(verdict.DryRun) > 0 {
-		h.cfg.Log.Log(context.Background(), h.cfg.Policies, "policy decision", "src", a.client, "dst", a.target,
-			"identity", a.peer.String(), "allowed", verdict.Allowed, "policy", verdict.Policy, "reason", verdict.Reason, "dry_run", verdict.DryRun)
+func (j *judge) verdict() policy.Verdict {
+	table := j.handler.cfg.Table()
+	self := j.handler.cfg.Known(table)
+	if self == nil {
+		self = j.last.Load()
 	}
-	return verdict
+	j.last.Store(self)
+	return policy.Evaluate(table, self, j.arrival.facts())
+}
+
+// recheck is the registry's question.
+func (j *judge) recheck() error {
+	if verdict := j.verdict(); !verdict.Allowed {
+		return &deniedError{late: true, reason: verdict.Reason}
+	}
+	return nil
+}
+
+// log tells what the policies said, unless they said nothing.
+func (h *Handler) log(a arrival, verdict policy.Verdict) {
+	if verdict.Allowed && len(verdict.DryRun) == 0 {
+		return
+	}
+	h.cfg.Log.Log(context.Background(), h.cfg.Policies, "policy decision", "src", a.client, "dst", a.target,
+		"identity", a.peer.String(), "allowed", verdict.Allowed, "policy", verdict.Policy, "reason", verdict.Reason, "dry_run", verdict.DryRun)
 }
 
 func (a *arrival) facts() policy.Facts {

@@ -127,7 +127,10 @@ func (f *flow) run(ctx context.Context) {
 	stream, upstream, err := f.connect(ctx)
 	if err != nil {
 		f.conn.Refuse()
-		f.end(flag(err), errors.Join(err, f.entry.Reason()))
+		if reason := f.entry.Reason(); reason != nil {
+			err = reason
+		}
+		f.end(flag(err), err)
 		return
 	}
 	f.join(stream, upstream)

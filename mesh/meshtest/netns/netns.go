@@ -29,9 +29,13 @@ type Namespace struct {
 	t    testing.TB
 }
 
-// New makes a namespace called prefix-<pid>-<number>. It fails the test where it isn't run as root.
+// New makes a namespace called prefix-<pid>-<number>. It fails the test where it isn't run as root, and skips it with
+// -short, which means without root.
 func New(t testing.TB, prefix string) *Namespace {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("this test makes network namespaces: run it as root and without -short")
+	}
 	if os.Geteuid() != 0 {
 		t.Fatal("this test makes network namespaces: run it as root")
 	}
