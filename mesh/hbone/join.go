@@ -39,9 +39,8 @@ func (s *Stream) Join(app *net.TCPConn, done func(relay.Result)) *relay.Session 
 	}
 	j.app = socket
 	s.joined = j
-	if s.err == nil {
-		j.pour()
-	}
+	j.pour()
+	j.interrupt() // if the stream ended before this
 	s.t.spawn(func() { j.run(app, done) })
 	return j.session
 }
@@ -123,7 +122,9 @@ func (j *joined) deliver(p []byte) (rest []byte) {
 	j.s.t.core.Consumed(j.s.id, n)
 	if err != nil {
 		j.abort(err)
-		j.s.changed.Broadcast()
+	}
+	if j.s.err != nil {
+		j.s.changed.Broadcast() // run may wait for the end of this
 		return nil
 	}
 	return p[n:]
