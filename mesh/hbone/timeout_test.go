@@ -75,8 +75,8 @@ func TestPingsKeepATunnelAndFindADeadPeer(t *testing.T) {
 		tunnel, framer, theirs := fakeTunnel(t, tunnelConfig{})
 		_, _ = io.ReadFull(theirs, make([]byte, len(http2.ClientPreface)))
 		alive := time.Now().Add(time.Hour)
-		go answer(framer, func() bool { return time.Now().Before(alive) })
 		_ = framer.WriteSettings()
+		go answer(framer, func() bool { return time.Now().Before(alive) })
 		age, err := lifetime(tunnel)
 		if dead := age - time.Hour; dead < pingTimeout || dead > pingTimeout+pingInterval+2*time.Second || !errors.Is(err, errPing) {
 			t.Errorf("the tunnel ended %v after its peer, with %v", dead, err)
@@ -99,8 +99,8 @@ func TestIdleEviction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tunnel, framer, theirs := fakeTunnel(t, tunnelConfig{idle: 5 * time.Minute})
 		_, _ = io.ReadFull(theirs, make([]byte, len(http2.ClientPreface)))
-		go answer(framer, func() bool { return true })
 		_ = framer.WriteSettings()
+		go answer(framer, func() bool { return true })
 		stream, err := tunnel.open(Request{}.fields())
 		if err != nil {
 			t.Fatal(err)

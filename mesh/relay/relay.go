@@ -96,7 +96,7 @@ func (p *pair) relay() error {
 
 // move relays one direction until its end.
 func (p *pair) move(from, to *Socket, count func(int)) {
-	s := splicer{from: from, to: to}
+	s := newSplicer(from, to)
 	defer s.close()
 	for {
 		n, err := s.next()

@@ -19,9 +19,18 @@ type splicer struct {
 	from, to *Socket
 	r, w     int // the pipe's ends, 0 when there is none
 
-	// Between next and the callbacks.
-	moved int
-	err   error
+	// Between splice and the callbacks.
+	fill, drain func(fd uintptr) bool
+	left        int // bytes in the pipe
+	moved       int
+	err         error
+}
+
+func newSplicer(from, to *Socket) *splicer {
+	s := &splicer{from: from, to: to}
+	s.fill = func(fd uintptr) bool { return s.step(int(fd), s.w, pipeSize) }
+	s.drain = func(fd uintptr) bool { return s.step(s.r, int(fd), s.left) }
+	return s
 }
 
 // next waits for bytes and moves them. It returns io.EOF after the FIN, and how many bytes have reached to in any case.
@@ -61,28 +70,30 @@ func (s *splicer) close() {
 
 // splice moves what is there through the pipe, which is empty before and, unless something failed, afterwards.
 func (s *splicer) splice() (n int, err error) {
-	err = s.from.raw.Read(func(fd uintptr) bool { return s.step(int(fd), s.w, pipeSize) })
-	if err == nil {
+	if err = s.from.raw.Read(s.fill); err == nil {
 		err = s.err
 	}
 	if err != nil {
 		return 0, err
 	}
-	filled := s.moved
-	if filled == 0 {
+	if s.left = s.moved; s.left == 0 {
 		return 0, io.EOF
 	}
-	for n < filled && err == nil {
-		err = s.to.raw.Write(func(fd uintptr) bool { return s.step(s.r, int(fd), filled-n) })
-		if err == nil {
-			n += s.moved
+	bulk := s.left >= spliceTo
+	for s.left > 0 {
+		if err = s.to.raw.Write(s.drain); err == nil {
 			err = s.err
 		}
+		if err != nil {
+			return n, err
+		}
+		n += s.moved
+		s.left -= s.moved
 	}
-	if filled < spliceTo && n == filled {
+	if !bulk {
 		s.close()
 	}
-	return n, err
+	return n, nil
 }
 
 // step makes one system call, and tells whether it need not wait.
