@@ -112,7 +112,10 @@ func (s *Story) outage(ctx context.Context) error {
 		return fmt.Errorf("changes don't flow again: %w", err)
 	}
 	s.holds("changes flow again: the visitor is served, %.1f s after the change", time.Since(began).Seconds())
-	return s.noneFailed(finished, failed)
+	if err := s.noneFailed(finished, failed); err != nil {
+		return err
+	}
+	return s.lives(ctx, s.carried, "opened through the mesh")
 }
 
 // unlabelled is step 6: the pods leave the mesh, and nothing breaks.

@@ -204,7 +204,7 @@ func (s *Story) policy(ctx context.Context) error {
 	if err := s.shows(ctx, frontend, "hello"); err != nil {
 		return err
 	}
-	if err := s.explains(ctx, "shop/frontend-only"); err != nil {
+	if err := s.explains(ctx); err != nil {
 		return err
 	}
 	if err := s.keepsOn(ctx, 20); err != nil {
@@ -214,7 +214,7 @@ func (s *Story) policy(ctx context.Context) error {
 }
 
 // explains shows the log line and the metric that say why the visitor is refused.
-func (s *Story) explains(ctx context.Context, policy string) error {
+func (s *Story) explains(ctx context.Context) error {
 	line, err := s.logged(ctx, node2, "access", `src.workload="visitor"`, "error=", "policy")
 	if err != nil {
 		return err
@@ -231,7 +231,7 @@ func (s *Story) explains(ctx context.Context, policy string) error {
 	}
 	s.does("the metrics of %s:", demo.Ztunnel(node2))
 	s.evidence("%s", shorten(lines[0]))
-	s.holds("log and metric say why (policy %s)", policy)
+	s.holds("log and metric say why")
 	return nil
 }
 
