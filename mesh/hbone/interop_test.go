@@ -11,8 +11,6 @@ import (
 	"sync"
 	"testing"
 
-	"golang.org/x/net/http2"
-
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -23,7 +21,6 @@ func TestOurClientWithAnotherServer(t *testing.T) {
 	b := newBed(t)
 	l := listen(t)
 	asked := make(chan *http.Request, 1)
-	server := &http2.Server{}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r
 		w.Header().Set("baggage", "service.name=other")
@@ -32,19 +29,9 @@ func TestOurClientWithAnotherServer(t *testing.T) {
 		_ = control.Flush()
 		_, _ = io.Copy(flushing{w, control}, r.Body)
 	})
+	server := &http.Server{Handler: handler, TLSConfig: mtls.ServerConfig(b.server), Protocols: onlyHTTP2()}
 	var serving sync.WaitGroup
-	serving.Go(func() {
-		conn, err := l.AcceptTCP()
-		if err != nil {
-			return
-		}
-		secured := tls.Server(conn, mtls.ServerConfig(b.server))
-		if err := secured.Handshake(); err != nil {
-			t.Error(err)
-			return
-		}
-		server.ServeConn(secured, &http2.ServeConnOpts{Handler: handler})
-	})
+	serving.Go(func() { _ = server.ServeTLS(l, "", "") })
 	target := b.target()
 	target.Addr = l.Addr().(*net.TCPAddr).AddrPort()
 	request := b.request()
@@ -62,7 +49,14 @@ func TestOurClientWithAnotherServer(t *testing.T) {
 	}
 	echo(t, s.Conn())
 	b.pool.Close()
+	_ = server.Close()
 	serving.Wait()
+}
+
+func onlyHTTP2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP2(true)
+	return p
 }
 
 type flushing struct {
@@ -112,8 +106,8 @@ func TestAnotherClientWithOurServer(t *testing.T) {
 		_, _ = io.Copy(c, c)
 		_ = c.Close()
 	})
-	transport := &http2.Transport{
-		TLSClientConfig: mtls.ClientConfig(b.client, []identity.Workload{b.server.Identity}),
+	transport := &http.Transport{
+		TLSClientConfig: mtls.ClientConfig(b.client, []identity.Workload{b.server.Identity}), Protocols: onlyHTTP2(),
 	}
 	defer transport.CloseIdleConnections()
 	ask := func(authority string, body io.Reader) *http.Response {
