@@ -15,13 +15,12 @@ import (
 
 // asker opens tunnels to a pod by hand, past any ztunnel of its own: what a hostile or broken peer could do.
 type asker struct {
-	from       *testPod
 	credential *mtls.Credential
 	pool       *hbone.Pool
 }
 
-func (m *mesh) asker(from *testPod, credential *mtls.Credential) *asker {
-	a := &asker{from: from, credential: credential}
+func (m *mesh) asker(from *socket.Netns, credential *mtls.Credential) *asker {
+	a := &asker{credential: credential}
 	a.pool = hbone.NewPool(hbone.PoolConfig{
 		Dial: func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
 			return from.Dial(ctx, addr, socket.DialConfig{Mark: socket.Mark})

@@ -145,6 +145,11 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 // servePods follows the node agent until the drain begins, and drains.
 func (z *ztunnel) servePods() error {
 	var err error
+	if self := z.cfg.Self; z.cfg.Proxying && self.Name != "" && self.Namespace != "" && self.ServiceAccount != "" {
+		if err := z.pods.startOwn(self); err != nil {
+			return err
+		}
+	}
 	if z.cfg.Proxying {
 		err = enroll.Run(z.drain.Draining(), enroll.Config{
 			Socket: z.cfg.ZDS, Start: z.pods.start, Stop: z.pods.stop, Status: z.podStatus, Log: z.log.With("scope", "enroll"),

@@ -83,6 +83,9 @@ func (z *ztunnel) dump() dump {
 		d.Certificates = append(d.Certificates, dumpIdentity(status))
 	}
 	for _, pod := range z.pods.list() {
+		if pod.own {
+			continue // nobody enrolled it
+		}
 		d.WorkloadState[pod.info.UID] = podDump{
 			State: "Up",
 			Info:  podInfoDump{pod.info.Name, pod.info.Namespace, pod.info.ServiceAccount},

@@ -2,11 +2,16 @@ package daemon
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/mesh/api/zds"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/ztunnel/config"
 )
 
 func TestPodsTalkThroughATunnel(t *testing.T) {
@@ -184,5 +189,86 @@ func TestConfigDump(t *testing.T) {
 	}
 	if strings.Contains(text, "PRIVATE KEY") {
 		t.Error("the dump shows a private key")
+	}
+}
+
+// Meshed clients can ask ztunnel itself, too: its pod isn't captured but takes tunnels.
+func TestOwnPodTakesTunnels(t *testing.T) {
+	m := newMesh(t)
+	own := &testPod{name: "ztunnel", v4: netip.MustParseAddr("127.0.0.1"), v6: netip.IPv6Loopback()}
+	m.describe(own, nil)
+	cfg := m.config(own)
+	cfg.Self = config.Self{Name: "ztunnel", Namespace: "demo", ServiceAccount: "ztunnel", TrustDomain: "cluster.local"}
+	n := startNode(t, cfg)
+	n.agent.send(&zds.WorkloadRequest{Payload: &zds.WorkloadRequest_SnapshotSent{SnapshotSent: &zds.SnapshotSent{}}}, nil)
+	n.waitReady()
+	stream, err := m.connect(m.asker(nil, m.ca.Credential(m.ca.Identity("demo", "prometheus"))), own, n.server("metrics"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := stream.Conn()
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /metrics HTTP/1.0\r\n\r\n")
+	if text, err := io.ReadAll(conn); err != nil || !strings.Contains(string(text), "istio_build") {
+		t.Errorf("metrics through a tunnel: %.200q, %v", text, err)
+	}
+	for _, port := range []uint16{15001, 15006} {
+		if conn, err := (*socket.Netns)(nil).Dial(t.Context(), netip.AddrPortFrom(own.v4, port), socket.DialConfig{}); err == nil {
+			conn.Close()
+			t.Errorf("port %d is open although nothing is captured", port)
+		}
+	}
+}
+
+// A pod that calls its own service may reach itself; then there is no other address to appear from.
+func TestPodReachesItselfThroughItsService(t *testing.T) {
+	m := newMesh(t)
+	m.istiod.Set(&workload.Service{
+		Name: "web", Namespace: "demo", Hostname: "web.demo", Addresses: []*workload.NetworkAddress{{Address: []byte{10, 96, 0, 1}}},
+		Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}},
+	})
+	m.up(m.server)
+	m.describe(m.server, func(w *workload.Workload) {
+		w.Services = map[string]*workload.PortList{"demo/web.demo": {Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}}}}
+	})
+	m.sync()
+	m.server.Neighbour("eth0", netip.MustParsePrefix("10.96.0.0/16"))
+	m.server.serve(t, 8080)
+	seen, conn, err := m.server.call(netip.MustParseAddrPort("10.96.0.1:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if seen != m.server.v4.String() {
+		t.Errorf("the application sees %s", seen)
+	}
+	m.server.node.waitLog("connection complete", `direction="inbound"`, "dst.hbone_addr=10.91.0.2:8080")
+}
+
+func TestWithoutCertificatesOnlyPlainTextFlows(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.server)
+	m.describe(m.client, nil)
+	capturePod(t, m.client.Namespace)
+	cfg := m.config(m.client)
+	cfg.CA.Address = ""
+	m.client.node = startNode(t, cfg)
+	m.client.node.enrol(m.client)
+	m.client.node.waitReady()
+	m.client.node.waitWorkload("Kubernetes//Pod/demo/server")
+	m.server.serve(t, 8080)
+	m.outside.serve(t, 8080)
+	if _, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080)); err == nil {
+		conn.Close()
+		t.Error("a meshed destination is reached without a certificate")
+	}
+	m.client.node.waitLog("set CA_ADDRESS")
+	if got := m.client.node.metric("istio_tcp_connections_failed_total", `response_flags="IDENTITY_ERROR"`); got != 1 {
+		t.Errorf("%v failures counted, want 1", got)
+	}
+	if _, conn, err := m.client.call(netip.AddrPortFrom(m.outside.v4, 8080)); err != nil {
+		t.Error(err)
+	} else {
+		conn.Close()
 	}
 }

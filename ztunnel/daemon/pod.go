@@ -43,6 +43,7 @@ type shared struct {
 type pod struct {
 	shared
 	info  enroll.Pod
+	own   bool            // ztunnel's own pod: there is no capture in it, only tunnels arrive
 	guess *state.Workload // what the node agent's word alone makes of it
 
 	ctx       context.Context // ends when the pod stops
@@ -63,12 +64,12 @@ type judgement struct {
 }
 
 // startPod opens the pod's listeners. After an error nothing of it is left, and info.Netns is still the caller's.
-func startPod(s shared, info enroll.Pod) (*pod, error) {
+func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 	id, err := identity.New(s.cfg.Self.TrustDomain, info.Namespace, info.ServiceAccount)
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
-	p := &pod{shared: s, info: info, registry: capture.NewRegistry(), guess: &state.Workload{
+	p := &pod{shared: s, info: info, own: own, registry: capture.NewRegistry(), guess: &state.Workload{
 		UID: info.UID, Name: info.Name, Namespace: info.Namespace, ServiceAccount: info.ServiceAccount, TrustDomain: id.TrustDomain(),
 		Network: s.cfg.Network, Node: s.cfg.Node, ClusterID: s.cfg.ClusterID, Type: state.Pod, Protocol: state.HBONE, Identity: id,
 	}}
@@ -95,7 +96,7 @@ func (p *pod) listen() (*capture.Listeners, error) {
 		Failed: in.Failed,
 	})
 	cfg := capture.Config{Netns: p.info.Netns, Listener: listener(p.cfg.Sockets), HBONE: p.server.Serve, Log: p.log}
-	if p.info.Netns != nil { // in our own namespace there is no capture, only tunnels to ourselves
+	if !p.own {
 		out := p.outbound()
 		cfg.Outbound = func(conn capture.Conn) { out.Handle(p.ctx, conn) }
 		cfg.Inbound = func(conn capture.Conn) { in.HandlePlain(p.ctx, conn) }
@@ -198,10 +199,10 @@ func (p *pod) dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error)
 	return p.info.Netns.Dial(ctx, to, socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive})
 }
 
-// dialApp appears from the client's address, if the pod is not ourselves and it is wished.
+// dialApp appears from the client's address if that is wished. In our own pod answers to it would not come back to us.
 func (p *pod) dialApp(ctx context.Context, to, source netip.AddrPort) (*net.TCPConn, error) {
 	cfg := socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}
-	if p.info.Netns != nil && p.cfg.Sockets.Source != config.SourceNever {
+	if !p.own && p.cfg.Sockets.Source != config.SourceNever {
 		cfg.Source, cfg.SourcePort = source.Addr(), source.Port()
 	}
 	return p.info.Netns.Dial(ctx, to, cfg)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 )
 
@@ -20,7 +22,6 @@ type pods struct {
 	mu         sync.Mutex
 	serving    map[string]*pod // by uid
 	identities []identity.Workload
-	draining   bool
 }
 
 func newPods(s shared, counts *telemetry.Pods) *pods {
@@ -29,21 +30,31 @@ func newPods(s shared, counts *telemetry.Pods) *pods {
 
 // start serves a pod from now on.
 func (p *pods) start(info enroll.Pod) error {
-	pod, err := startPod(p.shared, info)
+	if err := p.add(info, false); err != nil {
+		return err
+	}
+	p.counts.Started.Inc()
+	p.log.Info("pod enrolled", "pod", info.Namespace+"/"+info.Name, "uid", info.UID)
+	return nil
+}
+
+// startOwn serves ztunnel's own pod, so that meshed clients can ask for its metrics.
+func (p *pods) startOwn(self config.Self) error {
+	info := enroll.Pod{UID: "ztunnel's own pod", Name: self.Name, Namespace: self.Namespace, ServiceAccount: self.ServiceAccount}
+	if err := p.add(info, true); err != nil {
+		return fmt.Errorf("serve ztunnel's own pod (POD_NAME, POD_NAMESPACE, SERVICE_ACCOUNT): %w", err)
+	}
+	return nil
+}
+
+func (p *pods) add(info enroll.Pod, own bool) error {
+	pod, err := startPod(p.shared, info, own)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
-	if p.draining {
-		p.mu.Unlock()
-		pod.info.Netns = nil // still the caller's
-		pod.stop()
-		return errStopped
-	}
 	p.serving[info.UID] = pod
 	p.mu.Unlock()
-	p.counts.Started.Inc()
-	p.log.Info("pod enrolled", "pod", info.Namespace+"/"+info.Name, "uid", info.UID)
 	p.refresh()
 	return nil
 }
@@ -63,11 +74,8 @@ func (p *pods) stop(uid string) {
 	p.refresh()
 }
 
-// drain lets all connections of all pods finish until ctx ends, then cuts them. No pod can be started any more.
+// drain lets all connections of all pods finish until ctx ends, then cuts them. No pod may be started any more.
 func (p *pods) drain(ctx context.Context) {
-	p.mu.Lock()
-	p.draining = true
-	p.mu.Unlock()
 	var group sync.WaitGroup
 	for _, pod := range p.list() {
 		group.Go(func() { pod.drain(ctx) })

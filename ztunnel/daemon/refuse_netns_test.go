@@ -36,8 +36,8 @@ func TestTunnelRequestsAreAnsweredByTheirFaults(t *testing.T) {
 	m.istiod.Set(denyAll("no-outsiders", "denied"))
 	m.up(m.server)
 	m.server.serve(t, 8080)
-	good := m.asker(m.outside, m.ca.Credential(m.ca.Identity("demo", "outside")))
-	denied := m.asker(m.outside, m.ca.Credential(m.ca.Identity("demo", "denied")))
+	good := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside")))
+	denied := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "denied")))
 	for _, test := range []struct {
 		name      string
 		asker     *asker
@@ -86,7 +86,7 @@ func TestPeersThatCantProveWhoTheyAre(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			credential.Roots = m.ca.Credential(id).Roots // the server is not in doubt
-			if status, err := m.ask(m.asker(m.outside, credential), m.server, "10.91.0.2:8080"); err == nil {
+			if status, err := m.ask(m.asker(m.outside.Netns, credential), m.server, "10.91.0.2:8080"); err == nil {
 				t.Errorf("answered %d, want no tunnel", status)
 			}
 		})
@@ -101,7 +101,7 @@ func TestPeerWithoutCertificateGetsNoTunnel(t *testing.T) {
 	m.up(m.server)
 	bare := m.ca.Credential(m.ca.Identity("demo", "outside"))
 	bare.Certificate.Certificate = nil
-	if status, err := m.ask(m.asker(m.outside, bare), m.server, "10.91.0.2:8080"); err == nil {
+	if status, err := m.ask(m.asker(m.outside.Netns, bare), m.server, "10.91.0.2:8080"); err == nil {
 		t.Errorf("answered %d, want no tunnel", status)
 	}
 }
@@ -192,7 +192,7 @@ func TestPodThatTheControlPlaneDoesNotKnow(t *testing.T) {
 	m.server.serve(t, 8080)
 	m.client.serve(t, 8080)
 	start := time.Now()
-	status, err := m.ask(m.asker(m.outside, m.ca.Credential(m.ca.Identity("demo", "outside"))), m.server, "10.91.0.2:8080")
+	status, err := m.ask(m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside"))), m.server, "10.91.0.2:8080")
 	if err != nil || status != 503 || time.Since(start) < 4*time.Second {
 		t.Errorf("after %s answered %d, %v; want 503 after 5 s of waiting", time.Since(start), status, err)
 	}
