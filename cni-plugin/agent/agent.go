@@ -144,8 +144,7 @@ func (a *Agent) wishLocked(objects []object) []*worker {
 		}
 	}
 	var fresh []*worker
-	present := map[string]bool{}
-	claimed := map[string]bool{}
+	present, claimed := map[string]bool{}, map[string]bool{}
 	for _, o := range objects {
 		if o.kind != "Pod" || o.node != a.cfg.Node {
 			continue
@@ -155,8 +154,6 @@ func (a *Agent) wishLocked(objects []object) []*worker {
 			a.cfg.Log.Error("two pods have the same uid, the second is left out", "uid", pod.UID, "pod", pod.Key())
 			continue
 		}
-		present[pod.UID] = true
-		wanted, why := eligible(o, a.namespaces[o.namespace])
 		w, ok := a.workers[pod.UID]
 		if !ok {
 			w = newWorker(a, pod)
@@ -167,18 +164,26 @@ func (a *Agent) wishLocked(objects []object) []*worker {
 		if path == "" {
 			path = o.netns
 		}
-		claimed[path] = path != ""
+		present[pod.UID], claimed[path] = true, path != ""
+		wanted, why := eligible(o, a.namespaces[o.namespace])
 		w.setLocked(wish{path: path, wanted: wanted, why: why})
 	}
-	for uid, w := range a.workers {
-		if !present[uid] {
-			if err := a.paths.forget(uid); err != nil {
-				a.cfg.Log.Warn("forget where a pod lived", "pod", w.pod.Key(), "err", err)
-			}
-			w.setLocked(wish{path: w.wish.path, gone: true, why: "pod deleted", taken: claimed[w.wish.path]})
-		}
-	}
+	a.dismissLocked(present, claimed)
 	return fresh
+}
+
+// dismissLocked tells the workers of pods that are no longer present to come to an end. A namespace that a present pod
+// claims isn't theirs to clear up.
+func (a *Agent) dismissLocked(present, claimed map[string]bool) {
+	for uid, w := range a.workers {
+		if present[uid] {
+			continue
+		}
+		if err := a.paths.forget(uid); err != nil {
+			a.cfg.Log.Warn("forget where a pod lived", "pod", w.pod.Key(), "err", err)
+		}
+		w.setLocked(wish{path: w.wish.path, gone: true, why: "pod deleted", taken: claimed[w.wish.path]})
+	}
 }
 
 // retire ends a worker whose pod is gone, unless the pod came back meanwhile.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/fakeproxy"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 const patience = 20 * time.Second
@@ -245,6 +247,50 @@ func TestWhatChangedWhileTheAgentWasDown(t *testing.T) {
 	if log := p.Log(); log[len(log)-1] != "del demo/cart" {
 		t.Errorf("requests %q", log)
 	}
+}
+
+func TestDrainingGoesOnAfterAnAgentsRestart(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "")
+	stop := n.start()
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	app, proxied := hold(t, ns)
+	n.namespace("")
+	n.until(ns, "draining, {}")
+	stop()
+	n.until(ns, "draining, {}")
+	n.start()
+	p := fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.eventually("add demo/cart demo/cart (shop) snapshot", func() string { return strings.Join(p.Log(), " ") }) // without it, the proxy would cut the connection
+	n.until(ns, "draining, {}")
+	if _, err := app.Write([]byte("x")); err != nil {
+		t.Errorf("the connection died: %v", err)
+	}
+	app.Close()
+	proxied.Close()
+	n.until(ns, out)
+}
+
+// hold makes a captured connection: the app's end, and the one that the proxy would have.
+func hold(t *testing.T, ns *netns.Namespace) (app, proxied *net.TCPConn) {
+	t.Helper()
+	listener, err := ns.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("0.0.0.0:15001"), Mark: socket.Mark})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	neighbour := newPod(t)
+	netns.Connect(ns, neighbour, "eth0", []netip.Prefix{netip.MustParsePrefix("10.79.0.1/24")}, []netip.Prefix{netip.MustParsePrefix("10.79.0.2/24")})
+	if app, err = ns.Dial(context.Background(), netip.MustParseAddrPort("10.79.0.2:80"), socket.DialConfig{Timeout: patience}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { app.Close() })
+	if proxied, err = listener.AcceptTCP(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { proxied.Close() })
+	return app, proxied
 }
 
 func TestARebootedNodesStatusIsNotBelieved(t *testing.T) {
