@@ -125,6 +125,9 @@ func (c *Conn) ending() bool {
 	return c.err != nil || c.leaving || c.goneAway || c.nextID > maxStreamID
 }
 
+// Unread returns the bytes of all streams that came and that nobody has consumed.
+func (c *Conn) Unread() int64 { return c.recv.unread }
+
 // Settled tells that the peer's settings came.
 func (c *Conn) Settled() bool { return c.settled }
 

@@ -110,7 +110,7 @@ func checkHostname(host string) error {
 		}
 		for i := range len(label) {
 			switch c := label[i]; {
-			case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '_', c == '*':
+			case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '_':
 				letters = true
 			case '0' <= c && c <= '9', c == '-':
 			default:

@@ -21,6 +21,14 @@ type backlog struct {
 
 func (b *backlog) empty() bool { return b.first == nil }
 
+// size returns the number of bytes.
+func (b *backlog) size() (n int) {
+	for c := b.first; c != nil; c = c.next {
+		n += c.end - c.start
+	}
+	return n
+}
+
 func (b *backlog) push(p []byte) {
 	for len(p) > 0 {
 		if b.last == nil || b.last.end == chunkSize {

@@ -1,5 +1,13 @@
 // Package hbone carries TCP connections through mutually authenticated HTTP/2 CONNECT tunnels: a client pool, a server, and the
 // streams between them.
+//
+//	Connect   pool.go   a tunnel that has room, or a dial that all who wait share       request.go and its headers
+//	Serve     server.go handshake, then a goroutine per CONNECT that accepts or refuses
+//	          tunnel.go one connection: streams, end, clocks, on the state machine of mesh/h2
+//	          stream.go one tunnelled connection; joined to an application's (join.go) or read as a net.Conn (conn.go)
+//	          driver.go how bytes move; nothing outside knows
+//
+// Locks: a pool's or server's mu may be held when a tunnel's is taken, never the other way round.
 package hbone
 
 import (

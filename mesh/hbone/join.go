@@ -39,6 +39,7 @@ func (s *Stream) Join(app *net.TCPConn, done func(relay.Result)) *relay.Session 
 	}
 	j.app = socket
 	s.joined = j
+	_ = app.SetDeadline(time.Time{}) // whatever came before is over
 	j.pour()
 	j.interrupt() // if the stream ended before this
 	s.t.spawn(func() { j.run(app, done) })

@@ -66,6 +66,20 @@ func (p *rawPeer) next() (http2.Frame, error) {
 	}
 }
 
+// request returns the stream of the next request.
+func (p *rawPeer) request() uint32 {
+	for {
+		f, err := p.next()
+		if err != nil {
+			p.tb.Error(err)
+			return 0
+		}
+		if _, ok := f.(*http2.MetaHeadersFrame); ok {
+			return f.Header().StreamID
+		}
+	}
+}
+
 // rawClient connects to the bed's server.
 func (b *bed) rawClient() *rawPeer {
 	b.tb.Helper()

@@ -20,7 +20,8 @@ import (
 const (
 	maxStreams     = 100 // Envoy's limit, which no tunnel exceeds
 	connectTimeout = 10 * time.Second
-	maxAttempts    = 4 // tunnels that a request tries when each says that it did not process it
+	maxAttempts    = 4  // tunnels that a request tries when each says that it did not process it
+	maxRounds      = 20 // dials that a request waits for when others are faster to take the room that they make
 )
 
 // Target names the tunnel that a connection needs.
@@ -76,6 +77,7 @@ func (t Target) key() key {
 type share struct {
 	tunnels []*tunnel
 	dials   []*dial
+	room    int // streams that a tunnel takes, as far as is known
 }
 
 // dial is one attempt to open a tunnel. All who wait for it share its outcome.
@@ -124,7 +126,7 @@ func (p *Pool) Connect(ctx context.Context, target Target, req Request) (*Stream
 
 // open opens a stream on a tunnel that has room, and waits for one if there is none.
 func (p *Pool) open(ctx context.Context, k key, target Target, fields []hpack.HeaderField) (*Stream, error) {
-	for {
+	for range maxRounds {
 		s, d, err := p.checkout(k, target, fields)
 		if s != nil || err != nil {
 			return s, err
@@ -141,6 +143,7 @@ func (p *Pool) open(ctx context.Context, k key, target Target, fields []hpack.He
 			return nil, d.tunnel.explain(err, target.Addr)
 		}
 	}
+	return nil, &DialError{Stage: StageHTTP2, Addr: target.Addr, Err: h2.ErrMaxStreams}
 }
 
 // checkout opens a stream on a tunnel that has room, or else gives a dial to wait for. One dial serves as many waiters as its
@@ -153,7 +156,7 @@ func (p *Pool) checkout(k key, target Target, fields []hpack.HeaderField) (*Stre
 	}
 	sh := p.shared[k]
 	if sh == nil {
-		sh = &share{}
+		sh = &share{room: p.cfg.MaxStreams}
 		p.shared[k] = sh
 	}
 	for _, t := range sh.tunnels {
@@ -161,12 +164,15 @@ func (p *Pool) checkout(k key, target Target, fields []hpack.HeaderField) (*Stre
 		if err == nil {
 			return s, nil, nil
 		}
-		if errors.Is(err, h2.ErrHeaderLimit) {
+		switch {
+		case errors.Is(err, h2.ErrHeaderLimit):
 			return nil, nil, err
+		case errors.Is(err, h2.ErrMaxStreams):
+			sh.room = t.room()
 		}
 	}
 	for _, d := range sh.dials {
-		if d.waiters < p.cfg.MaxStreams {
+		if d.waiters < sh.room {
 			d.waiters++
 			return nil, d, nil
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
 )
 
 // maxHandshakes bounds the handshakes that a server has under way; each may cost 10 seconds of memory and a signature.
@@ -54,14 +55,21 @@ func NewServer(cfg ServerConfig) *Server {
 // Serve takes the connection over and returns at once.
 func (s *Server) Serve(conn *net.TCPConn) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || s.handshakes >= maxHandshakes {
-		_ = conn.SetLinger(0)
-		_ = conn.Close()
+	closed, full := s.closed, s.handshakes >= maxHandshakes
+	if !closed && !full {
+		s.handshakes++
+		s.wait.Go(func() { s.handshake(conn) })
+	}
+	s.mu.Unlock()
+	if !closed && !full {
 		return
 	}
-	s.handshakes++
-	s.wait.Go(func() { s.handshake(conn) })
+	local, remote := addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
+	if !closed {
+		s.failed(remote, local, errors.New("too many handshakes are under way"))
+	}
 }
 
 // handshake makes a tunnel of a connection.
@@ -115,10 +123,8 @@ func shake(ctx context.Context, conn *tls.Conn) (identity.Workload, error) {
 		return identity.Workload{}, errors.New("TLS handshake: the peer does not speak TLS 1.3")
 	case state.NegotiatedProtocol != "h2":
 		return identity.Workload{}, errors.New("TLS handshake: the peer does not offer h2")
-	case len(state.PeerCertificates) == 0:
-		return identity.Workload{}, errors.New("TLS handshake: the peer has no certificate")
 	}
-	return identity.FromCertificate(state.PeerCertificates[0])
+	return mtls.PeerIdentity(state)
 }
 
 func (s *Server) failed(remote, local netip.AddrPort, err error) {
@@ -229,6 +235,7 @@ func (s *Stream) respond(status int, b Baggage) error {
 	s.answered = true
 	t.flushNow()
 	if err != nil || status != 200 {
+		t.core.Consumed(s.id, s.in.size())
 		s.in.clear()
 		s.cancel()
 		t.forget(s)

@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"sync"
@@ -89,9 +90,9 @@ func (s *Stream) await(ctx context.Context) error {
 	if s.status != 200 {
 		if s.remoteEnd {
 			s.t.core.Finish(s.id)
-		} else {
-			s.t.core.Reset(s.id, h2.Cancel)
 		}
+		s.t.core.Reset(s.id, h2.Cancel) // nobody reads what came with the refusal
+		s.in.clear()
 		s.t.forget(s)
 		s.t.kick()
 		return &StatusError{Status: s.status}
@@ -132,15 +133,17 @@ func (s *Stream) deliver(p []byte, end bool) {
 
 // peerReset takes an RST_STREAM.
 func (s *Stream) peerReset(ev h2.Event) {
-	switch {
-	case ev.Local:
-		s.fail(&h2.ConnError{Code: ev.Code, Reason: "the peer broke a rule on the stream"})
-	case ev.Code == h2.RefusedStream && !s.answered:
-		s.fail(errUnprocessed)
-		s.t.forget(s)
-	case ev.EndStream && s.answered && (ev.Code == h2.NoError || ev.Code == h2.Cancel):
+	if ev.EndStream && s.answered && (ev.Code == h2.NoError || ev.Code == h2.Cancel) {
 		s.sendErr = errReset(ev.Code)
 		s.wake()
+		return
+	}
+	s.t.core.Reset(s.id, h2.Cancel) // nobody reads what came before
+	switch {
+	case ev.Local:
+		s.fail(fmt.Errorf("peer broke a rule on the stream: %s", ev.Code))
+	case ev.Code == h2.RefusedStream && !s.answered:
+		s.fail(errUnprocessed)
 	default:
 		s.fail(errReset(ev.Code))
 	}

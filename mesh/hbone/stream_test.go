@@ -194,9 +194,7 @@ func (b *bed) serverTunnel() *tunnel {
 // backlogOf sums what a tunnel's streams hold.
 func backlogOf(t *tunnel) (n int) {
 	for _, s := range t.streams {
-		for c := s.in.first; c != nil; c = c.next {
-			n += c.end - c.start
-		}
+		n += s.in.size()
 	}
 	return n
 }

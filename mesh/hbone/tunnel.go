@@ -307,6 +307,13 @@ func (t *tunnel) fate() error {
 	return t.err
 }
 
+// room returns how many streams the tunnel takes in all.
+func (t *tunnel) room() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return min(t.max, t.core.Limit())
+}
+
 // explain makes a DialError of what broke a tunnel before the peer's settings came: with TLS 1.3 a client learns only then
 // that its certificate was refused.
 func (t *tunnel) explain(err error, addr netip.AddrPort) error {

@@ -56,6 +56,8 @@ type pair struct {
 // to FIN, reset to reset.
 func Join(a, b *net.TCPConn, done func(Result)) *Session {
 	p := &pair{a: a, b: b}
+	_ = a.SetDeadline(time.Time{}) // whatever came before is over
+	_ = b.SetDeadline(time.Time{})
 	p.session = NewSession(p.fail)
 	go p.run(done)
 	return p.session

@@ -1,0 +1,294 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/relay"
+)
+
+// Many connections at once that end in every way leave nothing behind: no stream, no byte of a window, no goroutine.
+func TestStress(t *testing.T) {
+	b := newBed(t)
+	b.onConnect(func(in *Incoming) {
+		if in.Request.Authority.Port() == 1 {
+			in.Refuse(401)
+			return
+		}
+		s, err := in.Accept(Baggage{})
+		if err != nil {
+			return
+		}
+		app, inner := tcpPair(t)
+		s.Join(inner, func(relay.Result) {})
+		switch in.Request.Authority.Port() {
+		case 2:
+			_, _ = app.Read(make([]byte, 100))
+			_ = app.SetLinger(0)
+		case 3:
+			_, _ = app.Read(make([]byte, 100)) // closes with unread bytes
+		default:
+			_, _ = io.Copy(app, app)
+			_ = app.CloseWrite()
+		}
+		_ = app.Close()
+	})
+	var workers sync.WaitGroup
+	for worker := range 32 {
+		workers.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(worker), 1))
+			for range 15 {
+				b.stress(t, r)
+			}
+		})
+	}
+	workers.Wait()
+	for _, tunnel := range append(b.allTunnels(), clientTunnel(b)) {
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			tunnel.mu.Lock()
+			streams, active, unread := len(tunnel.streams), tunnel.core.Active(), tunnel.core.Unread()
+			tunnel.mu.Unlock()
+			if streams == 0 && active == 0 && unread == 0 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("a tunnel keeps %d streams, %d in its core, and %d unread bytes", streams, active, unread)
+			}
+		}
+	}
+}
+
+// stress makes one connection and ends it in some way.
+func (b *bed) stress(t *testing.T, r *rand.Rand) {
+	request := b.request()
+	request.Authority, _ = ParseAuthority([]string{"a:1", "a:2", "a:3", "a:4", "a:4", "a:4"}[r.IntN(6)])
+	s, err := b.pool.Connect(t.Context(), b.target(), request)
+	if request.Authority.Port() == 1 {
+		var status *StatusError
+		if !errors.As(err, &status) {
+			t.Errorf("Connect = %v, want a refusal", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	app, inner := tcpPair(t)
+	done := make(chan relay.Result, 1)
+	session := s.Join(inner, func(r relay.Result) { done <- r })
+	content := noise(1+r.IntN(300_000), r.Uint64())
+	way := r.IntN(4)
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		_, _ = app.Write(content)
+		_ = app.CloseWrite()
+	})
+	switch {
+	case way == 0:
+		session.Cut(errors.New("stress"))
+	case way == 1:
+		_, _ = app.Read(make([]byte, 10))
+		_ = app.SetLinger(0)
+		_ = app.Close()
+	default:
+		got, err := io.ReadAll(app)
+		if request.Authority.Port() == 4 && (err != nil || string(got) != string(content)) {
+			t.Errorf("echoed %d bytes, %v, want %d", len(got), err, len(content))
+		}
+	}
+	writer.Wait()
+	_ = app.Close()
+	result(t, done)
+}
+
+func (b *bed) allTunnels() (all []*tunnel) {
+	b.srv.mu.Lock()
+	defer b.srv.mu.Unlock()
+	for t := range b.srv.tunnels {
+		all = append(all, t)
+	}
+	return all
+}
+
+// countingConn counts system calls.
+type countingConn struct {
+	net.Conn
+	writes atomic.Int32
+}
+
+func (c *countingConn) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+func TestABatchIsOneWrite(t *testing.T) {
+	b := newBed(t)
+	near, far := tcpPair(t)
+	counting := &countingConn{Conn: near}
+	socket := &packed{Conn: counting}
+	client := tls.Client(socket, mtls.ClientConfig(b.client, []identity.Workload{b.server.Identity}))
+	server := tls.Server(far, mtls.ServerConfig(b.server))
+	got := make(chan error, 1)
+	go func() {
+		_, err := io.ReadFull(server, make([]byte, batchSize))
+		got <- err
+	}()
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	before := counting.writes.Load()
+	if err := socket.writeBatch(client, make([]byte, batchSize)); err != nil {
+		t.Fatal(err)
+	}
+	if n := counting.writes.Load() - before; n != 1 {
+		t.Errorf("a batch took %d writes", n)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+// A refusal with a body, and data sent before a refusal, cost the window nothing.
+func TestRefusalsGiveTheWindowBack(t *testing.T) {
+	b := newBed(t)
+	target := b.target()
+	target.Addr = b.rawServer(func(p *rawPeer) {
+		for _, end := range []bool{true, false} {
+			id := p.request()
+			p.headers(id, false, ":status", "503")
+			_ = p.WriteData(id, end, make([]byte, 5000))
+		}
+	})
+	for range 2 {
+		_, err := b.pool.Connect(t.Context(), target, b.request())
+		var status *StatusError
+		if !errors.As(err, &status) {
+			t.Fatalf("Connect = %v", err)
+		}
+	}
+	checkUnread(t, clientTunnel(b))
+
+	refuse := make(chan struct{})
+	b.onConnect(func(in *Incoming) {
+		<-refuse
+		in.Refuse(401)
+	})
+	p := b.rawClient()
+	p.headers(1, false, ":method", "CONNECT", ":authority", "a:1")
+	_ = p.WriteData(1, false, make([]byte, 5000))
+	_ = p.WritePing(false, [8]byte{1})
+	for {
+		f, err := p.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ping, ok := f.(*http2.PingFrame); ok && ping.IsAck() {
+			break // so the data has arrived
+		}
+	}
+	close(refuse)
+	_, _ = p.next()
+	_ = p.WriteData(1, true, make([]byte, 5000))
+	checkUnread(t, b.serverTunnel())
+}
+
+// checkUnread waits until a tunnel has no unread bytes, and no more come.
+func checkUnread(t *testing.T, tunnel *tunnel) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		tunnel.mu.Lock()
+		unread, streams := tunnel.core.Unread(), len(tunnel.streams)
+		tunnel.mu.Unlock()
+		if unread == 0 && streams == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes are unread, %d streams are left", unread, streams)
+		}
+	}
+}
+
+// Peers that take fewer streams than we would open get as many tunnels as that needs, and one that takes none is given up.
+func TestPeersWithASmallLimit(t *testing.T) {
+	b := newBed(t)
+	b.srv.cfg.MaxStreams = 5
+	b.onConnect(accepting)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := b.tunnels(); n < 4 {
+		t.Errorf("%d tunnels for 20 connections", n)
+	}
+	none := func(p *rawPeer) {
+		_ = p.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
+		for {
+			f, err := p.next()
+			if err != nil {
+				return
+			}
+			_ = p.WriteRSTStream(f.Header().StreamID, http2.ErrCodeRefusedStream)
+		}
+	}
+	scripts := make([]func(*rawPeer), 100)
+	for i := range scripts {
+		scripts[i] = func(p *rawPeer) { go none(p) }
+	}
+	target := b.target()
+	target.Addr = b.rawServer(scripts...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err := b.pool.Connect(ctx, target, b.request())
+	if !errors.Is(err, errUnprocessed) && !errors.Is(err, h2.ErrMaxStreams) {
+		t.Errorf("Connect = %v", err)
+	}
+}
+
+// A peer that ends before it has sent its settings is told apart from one that refused our certificate.
+func TestPeerThatIsNoHTTP2(t *testing.T) {
+	for name, script := range map[string]func(*tls.Conn){
+		"closes":          func(c *tls.Conn) {},
+		"speaks HTTP/1.1": func(c *tls.Conn) { _, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			l := listen(t)
+			b.accepts.Go(func() {
+				conn, err := l.AcceptTCP()
+				if err != nil {
+					return
+				}
+				secured := tls.Server(conn, mtls.ServerConfig(b.server))
+				_, _ = secured.Read(make([]byte, 1))
+				script(secured)
+				_ = secured.Close()
+			})
+			target := b.target()
+			target.Addr = l.Addr().(*net.TCPAddr).AddrPort()
+			_, err := b.pool.Connect(t.Context(), target, b.request())
+			var dial *DialError
+			if !errors.As(err, &dial) || dial.Stage != StageHTTP2 {
+				t.Errorf("Connect = %v, want stage %q", err, StageHTTP2)
+			}
+		})
+	}
+}
