@@ -22,6 +22,8 @@ type Config struct {
 	Sockets  Sockets
 	Tunnels  Tunnels
 
+	LocalhostAppTunnel bool // applications that want PROXY headers listen on loopback
+
 	XDS          ControlPlane // Address is "" with LocalXDS
 	CA           ControlPlane // Address is "" where there are no certificates
 	Token        string       // path of a service-account token, or the token itself; "" sends none
@@ -98,7 +100,10 @@ func FromEnv(environ []string) (Config, error) {
 		Network:       e.text("NETWORK", ""),
 		ClusterDomain: e.text("CLUSTER_DOMAIN", "cluster.local"),
 		Proxying:      e.boolean("ENABLE_PROXY", true),
-		ZDS:           e.text("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
+
+		LocalhostAppTunnel: e.boolean("LOCALHOST_APP_TUNNEL", true),
+
+		ZDS: e.text("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
 		Self: Self{
 			Name: e.text("POD_NAME", ""), Namespace: e.text("POD_NAMESPACE", ""), ServiceAccount: e.text("SERVICE_ACCOUNT", ""),
 			TrustDomain: e.text("TRUST_DOMAIN", "cluster.local"), IP: e.text("INSTANCE_IP", ""),

@@ -22,11 +22,12 @@ func TestDefaults(t *testing.T) {
 	}
 	plane := config.ControlPlane{Address: "https://localhost:15012", RootCA: "./var/run/secrets/istio/root-cert.pem", Headers: map[string]string{}}
 	want := config.Config{
-		ClusterID:     "Kubernetes",
-		ClusterDomain: "cluster.local",
-		Self:          config.Self{TrustDomain: "cluster.local"},
-		Proxying:      true,
-		ZDS:           "/var/run/ztunnel/ztunnel.sock",
+		ClusterID:          "Kubernetes",
+		ClusterDomain:      "cluster.local",
+		Self:               config.Self{TrustDomain: "cluster.local"},
+		Proxying:           true,
+		LocalhostAppTunnel: true,
+		ZDS:                "/var/run/ztunnel/ztunnel.sock",
 		Sockets: config.Sockets{IPv6: true, Mark: 1337, ReusePort: true, KeepAlive: net.KeepAliveConfig{
 			Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9}},
 		Tunnels:      config.Tunnels{MaxStreams: 100, IdleTimeout: 5 * time.Minute, ResponseBaggage: true},
@@ -59,6 +60,7 @@ func TestVariables(t *testing.T) {
 		{"CLUSTER_DOMAIN=corp", func(c config.Config) any { return c.ClusterDomain }, "corp"},
 		{"POD_NAME=p POD_NAMESPACE=n SERVICE_ACCOUNT=s TRUST_DOMAIN=td INSTANCE_IP=10.0.0.9", func(c config.Config) any { return c.Self },
 			config.Self{Name: "p", Namespace: "n", ServiceAccount: "s", TrustDomain: "td", IP: "10.0.0.9"}},
+		{"LOCALHOST_APP_TUNNEL=false", func(c config.Config) any { return c.LocalhostAppTunnel }, false},
 		{"ENABLE_PROXY=false", func(c config.Config) any { return c.Proxying }, false},
 		{"INPOD_UDS=/tmp/z", func(c config.Config) any { return c.ZDS }, "/tmp/z"},
 		{"IPV6_ENABLED=false", func(c config.Config) any { return c.Sockets.IPv6 }, false},

@@ -104,7 +104,6 @@ func notEffective(e *env) []string {
 		{"COMPLIANCE_POLICY", ""},
 		{"TRUST_DOMAINS", ""},
 		{"USER_TIMEOUT_ENABLED", "false"},
-		{"LOCALHOST_APP_TUNNEL", "true"},
 		{"PROXY_WORKLOAD_INFO", ""},
 		{"HTTP2_STREAM_WINDOW_SIZE", "4194304"},
 		{"HTTP2_CONNECTION_WINDOW_SIZE", "16777216"},

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"bytes"
+	"io"
 	"net/netip"
 	"testing"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // denyAll denies a service account everything in the namespace.
@@ -224,5 +227,47 @@ func TestArrivalsWaitForTheControlPlane(t *testing.T) {
 	m.describe(m.server, nil)
 	if err := <-answered; err != nil {
 		t.Errorf("the connection that waited failed: %v", err)
+	}
+}
+
+// A proxy that takes its connections through ztunnel learns by a header who calls whom.
+func TestApplicationTunnelIsToldWhoCalls(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.server)
+	m.describe(m.server, func(w *workload.Workload) {
+		w.CanonicalName = "sandwich"
+		w.ApplicationTunnel = &workload.ApplicationTunnel{Protocol: workload.ApplicationTunnel_PROXY, Port: 15088}
+	})
+	m.server.node.waitWorkload("sandwich")
+	l, err := m.server.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("127.0.0.1:15088")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	stream, err := m.connect(m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside"))), m.server, "10.96.0.7:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := stream.Conn()
+	defer conn.Close()
+	if _, err := conn.Write([]byte("payload")); err != nil {
+		t.Fatal(err)
+	}
+	app, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.Close()
+	app.SetDeadline(time.Now().Add(patience))
+	const id = "spiffe://cluster.local/ns/demo/sa/outside"
+	got := make([]byte, 16+12+3+len(id)+len("payload"))
+	if _, err := io.ReadFull(app, got); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got[16:24], []byte{10, 91, 0, 3, 10, 96, 0, 7}) || !bytes.HasSuffix(got, []byte(id+"payload")) {
+		t.Errorf("the proxy reads %q", got)
+	}
+	if from := socket.Unmap(app.RemoteAddr()).Addr(); !from.IsLoopback() {
+		t.Errorf("the proxy is called from %s, want loopback", from)
 	}
 }

@@ -19,8 +19,8 @@ type arrival struct {
 	client   netip.AddrPort    // the TCP peer
 	peer     identity.Workload // proven by the tunnel; zero in plain text
 	accepted netip.AddrPort    // where it arrived
-	target   netip.AddrPort    // of the application
-	request  hbone.Request     // of a tunnel
+	target   target
+	request  hbone.Request // of a tunnel
 	tunnel   bool
 	self     *state.Workload // nil before step 1
 }
@@ -100,12 +100,12 @@ func (h *Handler) log(a arrival, verdict policy.Verdict) {
 	if verdict.Allowed && len(verdict.DryRun) == 0 {
 		return
 	}
-	h.cfg.Log.Log(context.Background(), h.cfg.Policies, "policy decision", "src", a.client, "dst", a.target,
+	h.cfg.Log.Log(context.Background(), h.cfg.Policies, "policy decision", "src", a.client, "dst", a.target.AddrPort,
 		"identity", a.peer.String(), "allowed", verdict.Allowed, "policy", verdict.Policy, "reason", verdict.Reason, "dry_run", verdict.DryRun)
 }
 
 func (a *arrival) facts() policy.Facts {
-	return policy.Facts{Peer: a.peer, Source: a.client, Destination: a.target}
+	return policy.Facts{Peer: a.peer, Source: a.client, Destination: a.target.AddrPort}
 }
 
 func (h *Handler) info(a arrival) capture.Info {

@@ -23,7 +23,7 @@ const (
 // arrival is to port 15008, so it can't clash, and the kernel chooses best.
 func (h *Handler) dialFor(f *flow) (*net.TCPConn, error) {
 	source := f.client.Addr()
-	if source == f.target.Addr() {
+	if source == f.target.dial.Addr() || f.target.dial.Addr().IsLoopback() {
 		return h.dial(f, netip.AddrPort{})
 	}
 	if f.tunnel {
@@ -40,7 +40,7 @@ func (h *Handler) dialFor(f *flow) (*net.TCPConn, error) {
 }
 
 func (h *Handler) dial(f *flow, source netip.AddrPort) (*net.TCPConn, error) {
-	conn, err := h.cfg.Dial(f.ctx, f.target, source)
+	conn, err := h.cfg.Dial(f.ctx, f.target.dial, source)
 	if err != nil {
 		if reason := f.entry.Reason(); reason != nil {
 			return nil, reason

@@ -43,6 +43,7 @@ type Config struct {
 	Dial     func(ctx context.Context, to, source netip.AddrPort) (*net.TCPConn, error)
 	Network  string // ours
 	Baggage  bool   // describe the pod to its peers
+	Loopback bool   // an application that wants PROXY headers listens on loopback only
 	Registry *capture.Registry
 	Metrics  *telemetry.Metrics
 	Log      *slog.Logger
@@ -60,7 +61,8 @@ func New(cfg Config) *Handler { return &Handler{cfg: cfg} }
 func (h *Handler) HandlePlain(ctx context.Context, conn capture.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, decisionTimeout)
 	defer cancel()
-	a := arrival{client: conn.Client.AddrPort, target: conn.Original.AddrPort, accepted: conn.Original.AddrPort}
+	to := conn.Original.AddrPort
+	a := arrival{client: conn.Client.AddrPort, target: target{AddrPort: to, dial: to}, accepted: to}
 	if capture.Illegal(a.target.Port()) {
 		conn.Refuse()
 		h.refuse(a, telemetry.FlagConnect, errIllegalPort)

@@ -15,7 +15,7 @@ var (
 	errMismatch    = errors.New("ip mismatch: the connection is for somebody else's address")
 	errNoPort      = errors.New("the destination names no port of this pod")
 	errIllegalPort = errors.New("the destination is one of ztunnel's own ports")
-	errAppTunnel   = errors.New("the pod takes connections through an application tunnel, which this ztunnel can't do yet")
+	errNoVIP       = errors.New("the destination has no address to tell the application")
 )
 
 // validate checks that a tunnelled connection which arrived at local is for this pod. A hostname is checked when it is
@@ -68,30 +68,85 @@ func isGateway(t *state.Table, gw *state.Gateway, self *state.Workload, local ne
 	return false
 }
 
-// resolve returns what to dial: always an address of this very pod, whatever the authority says, and its port.
-func resolve(t *state.Table, self *state.Workload, local netip.Addr, authority hbone.Authority) (netip.AddrPort, error) {
-	port := authority.Port()
-	if _, isAddr := authority.Addr(); !isAddr {
-		var err error
-		if port, err = portOf(t, self, authority); err != nil {
-			return netip.AddrPort{}, err
-		}
-	}
-	if self.AppTunnel != nil {
-		return netip.AddrPort{}, errAppTunnel
-	}
-	if capture.Illegal(port) {
-		return netip.AddrPort{}, fmt.Errorf("%w: %d", errIllegalPort, port)
-	}
-	return netip.AddrPortFrom(local, port), nil
+// target is what an arrival leads to.
+type target struct {
+	netip.AddrPort                // the pod's own address, and the port that policies are about
+	dial           netip.AddrPort // where the application is
+	proxied        netip.AddrPort // valid if a PROXY header must tell this as the destination
 }
 
-// portOf maps the port of a service, named by its host, to the pod's own.
-func portOf(t *state.Table, self *state.Workload, authority hbone.Authority) (uint16, error) {
-	svc := bestService(t, self.Namespace, authority.Host())
-	if svc == nil {
-		return 0, fmt.Errorf("%w: nobody knows the host %s", errNoPort, authority.Host())
+// resolve returns what to dial: always this very pod, whatever the authority says.
+func (h *Handler) resolve(t *state.Table, self *state.Workload, local netip.Addr, authority hbone.Authority) (target, error) {
+	port, svc := authority.Port(), (*state.Service)(nil)
+	if _, isAddr := authority.Addr(); !isAddr {
+		svc = bestService(t, self.Namespace, authority.Host())
+		if svc == nil {
+			return target{}, fmt.Errorf("%w: nobody knows the host %s", errNoPort, authority.Host())
+		}
 	}
+	tunnel := self.AppTunnel
+	switch {
+	case tunnel != nil && tunnel.Port != 0:
+		port = tunnel.Port
+	case svc != nil:
+		var err error
+		if port, err = portOf(t, self, svc, authority); err != nil {
+			return target{}, err
+		}
+	}
+	if capture.Illegal(port) {
+		return target{}, fmt.Errorf("%w: %d", errIllegalPort, port)
+	}
+	to := target{AddrPort: netip.AddrPortFrom(local, port), dial: netip.AddrPortFrom(local, port)}
+	if tunnel == nil || !tunnel.PROXY {
+		return to, nil
+	}
+	return h.proxied(to, svc, authority)
+}
+
+// proxied completes a target that is told by a PROXY header: mostly it listens on loopback only.
+func (h *Handler) proxied(to target, svc *state.Service, authority hbone.Authority) (target, error) {
+	if h.cfg.Loopback {
+		loopback := netip.IPv6Loopback()
+		if to.Addr().Is4() {
+			loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		to.dial = netip.AddrPortFrom(loopback, to.Port())
+	}
+	if to.proxied, _ = authority.Addr(); svc == nil {
+		return to, nil
+	}
+	vip, ok := bestVIP(svc, h.cfg.Network)
+	if !ok {
+		return target{}, fmt.Errorf("%w: %s", errNoVIP, authority)
+	}
+	to.proxied = netip.AddrPortFrom(vip, authority.Port())
+	return to, nil
+}
+
+// bestVIP returns a virtual address of our network if there is one, and IPv4 rather than IPv6.
+func bestVIP(svc *state.Service, network string) (netip.Addr, bool) {
+	var best state.NetworkAddress
+	rank := func(vip state.NetworkAddress) int {
+		r := 1
+		if vip.Network == network {
+			r += 2
+		}
+		if vip.Addr.Is4() {
+			r++
+		}
+		return r
+	}
+	for _, vip := range svc.VIPs {
+		if !best.Addr.IsValid() || rank(vip) > rank(best) {
+			best = vip
+		}
+	}
+	return best.Addr, best.Addr.IsValid()
+}
+
+// portOf maps the port of a service to the pod's own.
+func portOf(t *state.Table, self *state.Workload, svc *state.Service, authority hbone.Authority) (uint16, error) {
 	if endpoint, serves := t.Endpoint(svc, self); serves {
 		if port, ok := state.FindPort(endpoint.Ports, authority.Port()); ok && port.Target != 0 {
 			return port.Target, nil

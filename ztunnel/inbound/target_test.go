@@ -20,7 +20,10 @@ workloads:
 - {uid: byvip, name: byvip, namespace: demo, workloadIps: [10.0.0.6], protocol: HBONE, waypoint: {destination: /10.1.0.9, hboneMtlsPort: 15008}}
 - {uid: lost, name: lost, namespace: demo, workloadIps: [10.0.0.7], protocol: HBONE, waypoint: {destination: demo/nothing.demo, hboneMtlsPort: 15008}}
 - {uid: tunnelled, name: tunnelled, namespace: demo, workloadIps: [10.0.0.8], protocol: HBONE, applicationTunnel: {protocol: PROXY, port: 15088}}
+- {uid: tunnelled6, name: tunnelled6, namespace: demo, workloadIps: ["fd00::9"], protocol: HBONE, applicationTunnel: {protocol: PROXY}}
+- {uid: renumbered, name: renumbered, namespace: demo, workloadIps: [10.0.0.10], protocol: HBONE, applicationTunnel: {protocol: NONE, port: 9999}}
 services:
+- {name: headless, namespace: demo, hostname: headless.demo, vips: [], ports: {80: 80}}
 - {name: web, namespace: demo, hostname: web.demo, vips: [/10.1.0.1], ports: {80: 80}}
 - {name: named, namespace: demo, hostname: named.demo, vips: [/10.1.0.2], ports: {80: 0, 81: 0, 82: 7070, 83: 15006}}
 - {name: gw, namespace: demo, hostname: gw.demo, vips: [/10.1.0.9], ports: {15008: 15008}}
@@ -42,6 +45,15 @@ func table(t *testing.T) *state.Table {
 		t.Fatal(err)
 	}
 	return store.Load()
+}
+
+// show writes a target as one line: what policies see, and what is dialled and announced if that is something else.
+func show(to target) string {
+	text := to.String()
+	if to.proxied.IsValid() {
+		text += " dial " + to.dial.String() + " as " + to.proxied.String()
+	}
+	return text
 }
 
 func TestValidateAndResolve(t *testing.T) {
@@ -76,7 +88,13 @@ func TestValidateAndResolve(t *testing.T) {
 		{"somebody else's waypoint", "server", "10.0.0.2", "10.0.0.4:80", "", errMismatch},
 		{"somebody else's waypoint, by address", "server", "10.0.0.2", "10.0.0.5:80", "", errMismatch},
 		{"waypoint that isn't there", "gw", "10.0.0.9", "10.0.0.7:80", "", errMismatch},
-		{"application tunnel", "tunnelled", "10.0.0.8", "10.0.0.4:80", "", errAppTunnel},
+		{"application tunnel, any address", "tunnelled", "10.0.0.8", "192.0.2.1:80", "10.0.0.8:15088 dial 127.0.0.1:15088 as 192.0.2.1:80", nil},
+		{"application tunnel, hostname", "tunnelled", "10.0.0.8", "web.demo:80", "10.0.0.8:15088 dial 127.0.0.1:15088 as 10.1.0.1:80", nil},
+		{"application tunnel, hostname without address", "tunnelled", "10.0.0.8", "headless.demo:80", "", errNoVIP},
+		{"application tunnel, hostname nobody knows", "tunnelled", "10.0.0.8", "nothing.demo:80", "", errNoPort},
+		{"application tunnel by IPv6", "tunnelled", "fd00::8", "192.0.2.1:80", "[fd00::8]:15088 dial [::1]:15088 as 192.0.2.1:80", nil},
+		{"application tunnel not on loopback", "tunnelled6", "fd00::9", "192.0.2.1:80", "[fd00::9]:80 dial [fd00::9]:80 as 192.0.2.1:80", nil},
+		{"application tunnel without header", "renumbered", "10.0.0.10", "192.0.2.1:80", "10.0.0.10:9999", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			authority, err := hbone.ParseAuthority(test.authority)
@@ -84,15 +102,16 @@ func TestValidateAndResolve(t *testing.T) {
 				t.Fatal(err)
 			}
 			self, local := world.Workload(test.self), netip.MustParseAddr(test.local)
-			var target netip.AddrPort
+			h := New(Config{Loopback: test.self != "tunnelled6"})
+			var to target
 			if err = validate(world, self, local, authority); err == nil {
-				target, err = resolve(world, self, local, authority)
+				to, err = h.resolve(world, self, local, authority)
 			}
 			if !errors.Is(err, test.err) {
 				t.Fatalf("error %v, want %v", err, test.err)
 			}
-			if err == nil && target.String() != test.want {
-				t.Errorf("target %s, want %s", target, test.want)
+			if got := show(to); err == nil && got != test.want {
+				t.Errorf("target %s, want %s", got, test.want)
 			}
 		})
 	}
@@ -112,7 +131,7 @@ func TestServiceIsGuessed(t *testing.T) {
 		{"nothing fits", "", 5432, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			a := arrival{self: world.Workload("server"), target: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), test.port)}
+			a := arrival{self: world.Workload("server"), target: target{AddrPort: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), test.port)}}
 			a.request.Forwarded.Host = test.forwarded
 			var got string
 			if svc := guessService(world, a); svc != nil {

@@ -40,6 +40,12 @@ func (h *Handler) HandleTunnel(ctx context.Context, in *hbone.Incoming) {
 		f.fail(telemetry.FlagNone, err)
 		return
 	}
+	if err := f.announce(app); err != nil {
+		app.Close()
+		stream.Reset()
+		f.fail(telemetry.FlagConnect, err)
+		return
+	}
 	f.join(func(done func(relay.Result)) *relay.Session { return stream.Join(app, done) })
 }
 
@@ -69,7 +75,7 @@ func (h *Handler) aim(ctx context.Context, a arrival) (_ arrival, status int, er
 	if err := validate(table, a.self, a.accepted.Addr(), a.request.Authority); err != nil {
 		return a, statusBadRequest, err
 	}
-	if a.target, err = resolve(table, a.self, a.accepted.Addr(), a.request.Authority); err != nil {
+	if a.target, err = h.resolve(table, a.self, a.accepted.Addr(), a.request.Authority); err != nil {
 		return a, statusUnavailable, err
 	}
 	return a, 0, nil
