@@ -66,6 +66,9 @@ func newDemoExec(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if os.Geteuid() != 0 {
+				return errors.New("needs root to enter network namespaces: sudo tulle demo exec")
+			}
 			run, err := cluster.Command(args[0], args[1:])
 			if err != nil {
 				return err

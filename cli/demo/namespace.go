@@ -60,21 +60,40 @@ func makeNamespace(name string) (*Netns, error) {
 	return netns, nil
 }
 
-// bindNew unshares a fresh thread's network namespace and pins it to path. The thread is never unlocked, so it dies
-// with its goroutine instead of serving others from the wrong namespace.
+// bindNew makes a namespace and pins it to path.
 func bindNew(path string) error {
+	return elsewhere(func() error {
+		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount: %w", err)
+		}
+		return nil
+	})
+}
+
+// elsewhere runs f in a new network namespace, which goes when f ends unless f has pinned it. The thread comes back
+// home: to let it die instead, as is usual, doesn't work for a process's first thread, which then stays there for good.
+func elsewhere(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			result <- fmt.Errorf("open the process's own network namespace: %w", err)
+			return
+		}
+		defer home.Close()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread()
 			result <- fmt.Errorf("unshare: %w", err)
 			return
 		}
-		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
-			result <- fmt.Errorf("mount: %w", err)
-			return
+		err = f()
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+			result <- errors.Join(err, fmt.Errorf("leave network namespace: %w", back))
+			return // Still locked, so the thread serves nobody from there.
 		}
-		result <- nil
+		runtime.UnlockOSThread()
+		result <- err
 	}()
 	return <-result
 }

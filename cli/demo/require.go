@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -29,17 +28,11 @@ func Require(spec Spec) error {
 			return fmt.Errorf("no program %s; build it with: make build", path)
 		}
 	}
-	result := make(chan error, 1)
-	go func() {
-		// The thread dies with this goroutine, and its namespace with the thread.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
-			result <- fmt.Errorf("can't make namespaces (%w); in a container, run it with --privileged", err)
-			return
-		}
-		result <- probe()
-	}()
-	return <-result
+	var lack error
+	if err := elsewhere(func() error { lack = probe(); return nil }); err != nil {
+		return fmt.Errorf("can't make namespaces (%w); in a container, run it with --privileged", err)
+	}
+	return lack
 }
 
 // probe tries each kernel feature in the calling thread's fresh network namespace.

@@ -120,7 +120,7 @@ func inside(namespaces []string) []*Process {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil {
+		if err != nil || pid == os.Getpid() { // Our own thread may be there for a moment.
 			continue
 		}
 		if start, err := startTime(pid); err == nil {
