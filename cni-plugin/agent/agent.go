@@ -164,6 +164,10 @@ func (a *Agent) wishLocked(objects []object) []*worker {
 		if path == "" {
 			path = o.netns
 		}
+		if claimed[path] {
+			a.cfg.Log.Error("two pods live in one network namespace, the second is taken for homeless", "netns", path, "pod", pod.Key())
+			path = "" // whose identity would its traffic have?
+		}
 		present[pod.UID], claimed[path] = true, path != ""
 		wanted, why := eligible(o, a.namespaces[o.namespace])
 		w.setLocked(wish{path: path, wanted: wanted, why: why})

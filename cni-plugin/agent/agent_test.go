@@ -204,7 +204,9 @@ func TestWhatAnEarlierAgentLeftIsAdoptedBeforeAnythingElse(t *testing.T) {
 	bubble(t, func(a *Agent, r *record, apply func(...object)) {
 		r.found = true
 		a.cfg.Loaded = func() error { r.note("loaded", Pod{}); return nil }
-		apply(podObject("a", "ambient"), podObject("b", "none"))
+		b := podObject("b", "none")
+		b.netns = "/proc/thread-self/ns/net"
+		apply(podObject("a", "ambient"), b)
 		lines := r.take()
 		slices.Sort(lines[3:])
 		if diff := cmp.Diff([]string{"0.0s adopt(wanted true) a", "0.0s adopt(wanted false) b", "0.0s loaded ", "0.0s enrol a", "0.0s un-enrol b", "0.0s un-enrolled b"}, lines); diff != "" {
@@ -280,6 +282,16 @@ func TestTwoPodsWithOneUIDAreNotMixedUp(t *testing.T) {
 		second.name = "impostor"
 		apply(podObject("a", "ambient"), second)
 		r.want(t, "0.0s enrol a")
+	})
+}
+
+func TestTwoPodsInOneNamespaceAreNotMixedUp(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		apply(podObject("a", "ambient"), podObject("b", "none"), podObject("c", "ambient"))
+		r.want(t, "0.0s enrol a")
+		if v := a.Views()[2]; v.Netns != "" || v.Error == "" {
+			t.Errorf("view of the second is %+v", v)
+		}
 	})
 }
 

@@ -6,8 +6,11 @@
 package redirect
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
@@ -70,6 +73,9 @@ func Set(ns *socket.Netns, desired State) error {
 	if desired < Removed || desired > Capture {
 		return fmt.Errorf("set redirection to %s: not a state to wish for", desired)
 	}
+	if err := refuseOwn(ns); err != nil {
+		return err
+	}
 	return ns.Do(func() error {
 		found, err := read()
 		if err != nil {
@@ -85,6 +91,18 @@ func Set(ns *socket.Netns, desired State) error {
 	})
 }
 
+// refuseOwn keeps the agent from redirecting the traffic of the node itself.
+func refuseOwn(ns *socket.Netns) error {
+	var own unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
+		return fmt.Errorf("look at the agent's own network namespace: %w", err)
+	}
+	if ns == nil || ns.ID() == (socket.NetnsID{Dev: uint64(own.Dev), Ino: own.Ino}) {
+		return errors.New("this is the node's own network namespace, not a pod's: refused")
+	}
+	return nil
+}
+
 // confirm reads the namespace again: what the kernel accepted must be what was meant.
 func confirm(desired State) error {
 	found, err := read()
@@ -98,8 +116,11 @@ func confirm(desired State) error {
 	return nil
 }
 
-// Current tells in which state the namespace is, by its content alone.
+// Current tells in which state the namespace is, by its content alone. The node's own namespace is an error.
 func Current(ns *socket.Netns) (State, error) {
+	if err := refuseOwn(ns); err != nil {
+		return Removed, err
+	}
 	state := Removed
 	err := ns.Do(func() error {
 		found, err := read()

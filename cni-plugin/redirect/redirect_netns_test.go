@@ -454,6 +454,22 @@ func TestLoopbackThatIsDownIsNamed(t *testing.T) {
 	set(t, ns, redirect.Removed)
 }
 
+func TestTheNodesOwnNamespaceIsRefused(t *testing.T) {
+	own, err := socket.OpenNetns("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	for name, ns := range map[string]*socket.Netns{"by path": own, "by default": nil} {
+		if err := redirect.Set(ns, redirect.Capture); err == nil || !strings.Contains(err.Error(), "the node's own network namespace") {
+			t.Errorf("%s: Set says %v", name, err)
+		}
+		if _, err := redirect.Current(ns); err == nil {
+			t.Errorf("%s: Current took it", name)
+		}
+	}
+}
+
 func TestDamagedIsNoStateToWishFor(t *testing.T) {
 	if err := redirect.Set(nil, redirect.Damaged); err == nil {
 		t.Error("Set took Damaged")
