@@ -103,6 +103,14 @@ func TestConnectionsRunInsideTheirNamespaces(t *testing.T) {
 	}
 }
 
+func TestWildcardListensWhereIPv6IsOff(t *testing.T) {
+	a, b := pair(t)
+	b.Sysctl("net.ipv6.conf.all.disable_ipv6", "1")
+	b.Sysctl("net.ipv6.conf.lo.disable_ipv6", "1")
+	l := listen(t, b.Netns, socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:0"), Transparent: true, ReusePort: true})
+	join(t, a.Netns, l, netip.AddrPortFrom(b4, port(l)), socket.DialConfig{})
+}
+
 func TestSocketsCarryMarksAndKeepAlive(t *testing.T) {
 	a, b := pair(t)
 	l := listen(t, b.Netns, socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:0"), Mark: socket.Mark, Transparent: true, ReusePort: true})

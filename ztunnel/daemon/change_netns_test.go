@@ -172,6 +172,8 @@ policies:
 	m.server.node.waitLog("closed due to policy change", "allow policies exist, but none allowed")
 	write("workloads: [")
 	m.server.node.waitLog("file not taken")
+	write(pods + "policies:\n- {name: broken, namespace: demo, scope: Namespace, action: Allow, rules: [[[{sourceIps: [nonsense]}]]]}\n")
+	m.server.node.waitLog("file not taken", "nonsense")
 	if _, again, err := m.client.call(to); err == nil {
 		again.Close()
 		t.Error("a broken file put the policies out of force")

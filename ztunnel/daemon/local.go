@@ -28,6 +28,9 @@ func (l *local) load() error {
 	}
 	l.seen = fmt.Sprint(info.Size(), info.ModTime())
 	update, err := state.ReadFile(l.path)
+	if err == nil {
+		err = state.NewStore().Apply(update) // a store takes what is good of an update; here it is all or nothing
+	}
 	if err != nil {
 		return fmt.Errorf("LOCAL_XDS_PATH: %w", err)
 	}

@@ -82,9 +82,14 @@ func TestPlainTextArrives(t *testing.T) {
 			}
 		}
 	}
+	open := mustCall(t, m.outside, netip.AddrPortFrom(m.server.v4, 8080))
+	sockets := func() float64 { return m.server.node.metric("istio_tcp_sockets_open", `reporter="destination"`) }
+	m.server.node.eventually("count the open socket alone", func() bool { return sockets() == 1 })
+	open.Close()
+	m.server.node.eventually("count the closed socket", func() bool { return sockets() == 0 })
 	m.server.node.waitLog("connection complete", "src.addr=10.91.0.3:", "dst.addr=10.91.0.2:8080", `direction="inbound"`)
-	if got := m.server.node.metric("istio_tcp_connections_opened_total", `reporter="destination"`, `connection_security_policy="unknown"`, `source_workload="unknown"`); got != 40 {
-		t.Errorf("%v plain connections counted, want 40", got)
+	if got := m.server.node.metric("istio_tcp_connections_opened_total", `reporter="destination"`, `connection_security_policy="unknown"`, `source_workload="unknown"`); got != 41 {
+		t.Errorf("%v plain connections counted, want 41", got)
 	}
 }
 

@@ -32,6 +32,8 @@ type flow struct {
 	cancel context.CancelFunc
 	entry  *capture.Entry
 	metric *telemetry.Conn
+
+	sockets func(n int) // counts accepted sockets; a tunnel's arrival has none of its own
 }
 
 // deniedError says what stands against a connection.
@@ -62,7 +64,11 @@ func (h *Handler) admit(ctx context.Context, a arrival) (*flow, error) {
 		entry.Remove()
 		return nil, &deniedError{reason: verdict.Reason}
 	}
-	f := &flow{arrival: a, entry: entry, metric: h.cfg.Metrics.Open(h.describe(a))}
+	f := &flow{arrival: a, entry: entry, metric: h.cfg.Metrics.Open(h.describe(a)), sockets: func(int) {}}
+	if !a.tunnel {
+		f.sockets = func(n int) { h.cfg.Metrics.Sockets(telemetry.Destination).Add(float64(n)) }
+	}
+	f.sockets(1)
 	attempt, cancel := context.WithCancelCause(ctx)
 	f.ctx, f.cancel = attempt, func() { cancel(context.Canceled) }
 	entry.OnCut(cancel)

@@ -118,5 +118,6 @@ func (f *flow) end(err error) {
 func (f *flow) fail(flag string, err error) {
 	f.cancel()
 	f.metric.Close(flag, err)
+	f.sockets(-1)
 	f.entry.Remove()
 }

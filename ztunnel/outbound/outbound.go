@@ -116,6 +116,7 @@ func (h *Handler) open(conn capture.Conn, from *state.Workload, r route) (*flow,
 		return nil, err
 	}
 	metric := h.cfg.Metrics.Open(describe(conn.Client, from, r))
+	h.cfg.Metrics.Sockets(telemetry.Source).Inc()
 	return &flow{handler: h, conn: conn, from: from, route: r, entry: entry, metric: metric}, nil
 }
 
@@ -175,6 +176,7 @@ func (f *flow) join(stream *hbone.Stream, upstream *net.TCPConn) {
 
 func (f *flow) end(flag string, err error) {
 	f.metric.Close(flag, err)
+	f.handler.cfg.Metrics.Sockets(telemetry.Source).Dec()
 	f.entry.Remove()
 }
 
