@@ -170,15 +170,15 @@ func TestHeldConnectionAndLoad(t *testing.T) {
 	if held.Err() == nil || held.Fresh(t.Context()) == nil {
 		t.Error("a broken connection counts as alive")
 	}
-	err = AwaitWithin(t.Context(), 10*time.Second, "failures", func(context.Context) error {
-		if _, failed := load.Count(); failed == 0 {
-			return errors.New("none")
+	err = AwaitWithin(t.Context(), 10*time.Second, "requests to a dead server to be refused", func(context.Context) error {
+		if _, failed := load.Count(); failed == 0 || !errors.Is(load.Err(), unix.ECONNREFUSED) {
+			return fmt.Errorf("%d failed, the last with %w", failed, load.Err())
 		}
 		return nil
 	})
 	load.Stop()
-	if err != nil || !errors.Is(load.Err(), unix.ECONNREFUSED) {
-		t.Errorf("requests to a dead server: %v, %v", err, load.Err())
+	if err != nil {
+		t.Error(err)
 	}
 }
 
