@@ -3,6 +3,7 @@ package hbone
 import (
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -93,6 +94,42 @@ func BenchmarkRoundTrip(b *testing.B) {
 	_ = e.near.CloseWrite()
 	echo.Wait()
 	result(b, e.nearEnd)
+}
+
+// BenchmarkIdle tells what an idle connection costs in memory, both ends of it together.
+func BenchmarkIdle(b *testing.B) {
+	const connections = 400
+	bed := newBed(b)
+	used := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	for b.Loop() {
+		before := used()
+		all := make([]*ends, connections)
+		for i := range all {
+			all[i] = bed.tunnelled()
+			exchangeOnce(b, all[i])
+		}
+		b.ReportMetric(float64(used()-before)/connections, "B/connection")
+		for _, e := range all {
+			_ = e.near.CloseWrite()
+			_ = e.far.CloseWrite()
+			result(b, e.nearEnd)
+		}
+	}
+}
+
+func exchangeOnce(b *testing.B, e *ends) {
+	if _, err := e.near.Write([]byte("ping")); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := io.ReadFull(e.far, make([]byte, 4)); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // BenchmarkConnect opens and closes streams on a tunnel that is there.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -223,9 +224,8 @@ func TestContentArrivesBothWays(t *testing.T) {
 		_ = c.CloseWrite()
 	}
 	expect := func(c *net.TCPConn, want []byte) {
-		got, err := io.ReadAll(c)
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("got %d bytes, error %v, want the %d bytes that were sent", len(got), err, len(want))
+		if err := same(c, want); err != nil {
+			t.Error(err)
 		}
 	}
 	wg.Go(func() { send(e.near, up) })
@@ -250,5 +250,23 @@ func TestRefusalGivesTheStatus(t *testing.T) {
 	var status *StatusError
 	if !errors.As(err, &status) || status.Status != 401 {
 		t.Errorf("Connect = %v, want status 401", err)
+	}
+}
+
+// same reads until FIN and tells where the content differs from what it should be.
+func same(r io.Reader, want []byte) error {
+	p := make([]byte, 64<<10)
+	for at := 0; ; {
+		n, err := r.Read(p)
+		if n > len(want)-at || !bytes.Equal(p[:n], want[at:at+n]) {
+			return fmt.Errorf("other content within the %d bytes after %d", n, at)
+		}
+		at += n
+		switch {
+		case err == io.EOF && at == len(want):
+			return nil
+		case err != nil:
+			return fmt.Errorf("%d bytes of %d, then %w", at, len(want), err)
+		}
 	}
 }

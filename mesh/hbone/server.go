@@ -156,7 +156,8 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.Close()
 }
 
-// Close cuts every tunnel and waits for the server's goroutines. It must not be called by Handle or Failed.
+// Close cuts every tunnel and waits for the server's goroutines. It must not be called by Handle, Failed or a
+// function that was given to Join.
 func (s *Server) Close() {
 	tunnels := s.stop()
 	s.cancel()

@@ -162,3 +162,19 @@ func TestStrangersGetNoTunnel(t *testing.T) {
 	}
 	b.reported("TLS handshake")
 }
+
+func TestHandshakesUnderWayAreBounded(t *testing.T) {
+	b := newBed(t)
+	b.srv.mu.Lock()
+	b.srv.handshakes += maxHandshakes
+	b.srv.mu.Unlock()
+	if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); err == nil {
+		t.Error("one handshake too many was made")
+	}
+	b.reported("too many handshakes")
+	b.srv.mu.Lock()
+	b.srv.handshakes -= maxHandshakes
+	b.srv.mu.Unlock()
+	b.onConnect(accepting)
+	b.connect()
+}

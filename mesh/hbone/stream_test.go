@@ -155,9 +155,8 @@ func TestSlowReaderStopsItsSenderOnly(t *testing.T) {
 		t.Fatalf("%d tunnels, want both streams on one", b.tunnels())
 	}
 	exchange(t, other)
-	got, err := io.ReadAll(slow.far)
-	if err != nil || !bytes.Equal(got, content) {
-		t.Errorf("after the stall %d bytes came, %v, want all %d", len(got), err, len(content))
+	if err := same(slow.far, content); err != nil {
+		t.Errorf("after the stall: %v", err)
 	}
 	if err := <-written; err != nil {
 		t.Error(err)

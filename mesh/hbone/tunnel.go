@@ -188,9 +188,11 @@ func (t *tunnel) handle(ev h2.Event) {
 	case h2.EventGoAway:
 		t.leave(ev.Stream, ev.Code)
 	case h2.EventPong:
-		t.pinged = false
-		t.pingTime = time.Now().Add(pingInterval)
-		t.schedule()
+		if t.pinged && ev.Ping == uint64(t.pingTime.UnixNano()) {
+			t.pinged = false
+			t.pingTime = time.Now().Add(pingInterval)
+			t.schedule()
+		}
 	case h2.EventSettings:
 		t.schedule()
 	}

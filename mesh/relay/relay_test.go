@@ -86,9 +86,8 @@ func TestContentArrivesBothWays(t *testing.T) {
 				_ = c.CloseWrite()
 			}
 			expect := func(c *net.TCPConn, want []byte) {
-				got, err := io.ReadAll(c)
-				if err != nil || !bytes.Equal(got, want) {
-					t.Errorf("got %d bytes, %v, want %d", len(got), err, len(want))
+				if err := same(c, want); err != nil {
+					t.Error(err)
 				}
 			}
 			wg.Go(func() { send(j.a, up) })
@@ -124,9 +123,8 @@ func TestBulkAndSmallTakeTurns(t *testing.T) {
 			}
 			_ = j.a.CloseWrite()
 		}()
-		got, err := io.ReadAll(j.b)
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("got %d bytes, %v, want %d", len(got), err, len(want))
+		if err := same(j.b, want); err != nil {
+			t.Error(err)
 		}
 		_ = j.b.CloseWrite()
 		j.result(t)
@@ -310,4 +308,22 @@ func BenchmarkJoin(b *testing.B) {
 	reader.Wait()
 	_ = j.b.CloseWrite()
 	j.result(b)
+}
+
+// same reads until FIN and tells where the content differs from what it should be.
+func same(r io.Reader, want []byte) error {
+	p := make([]byte, 64<<10)
+	for at := 0; ; {
+		n, err := r.Read(p)
+		if n > len(want)-at || !bytes.Equal(p[:n], want[at:at+n]) {
+			return fmt.Errorf("other content within the %d bytes after %d", n, at)
+		}
+		at += n
+		switch {
+		case err == io.EOF && at == len(want):
+			return nil
+		case err != nil:
+			return fmt.Errorf("%d bytes of %d, then %w", at, len(want), err)
+		}
+	}
 }
