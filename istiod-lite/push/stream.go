@@ -56,16 +56,7 @@ func (s *stream) run(ctx context.Context) error {
 	for {
 		changed := s.log.Changed()
 		if s.idle() && len(s.subscriptions) > 0 {
-			wait, due := s.next()
-			if due && wait <= 0 {
-				s.round()
-				deadline.Reset(patience)
-			} else {
-				deadline.Stop()
-			}
-			if due && wait > 0 {
-				wake.Reset(wait)
-			}
+			s.proceed(deadline, wake)
 		}
 		select {
 		case <-ctx.Done():
@@ -90,6 +81,20 @@ func (s *stream) run(ctx context.Context) error {
 			return s.cut()
 		}
 	}
+}
+
+// proceed begins the next round, or sets the timer to when it may begin. A round has a deadline, waiting has none.
+func (s *stream) proceed(deadline, wake *time.Timer) {
+	wait, due := s.next()
+	switch {
+	case due && wait <= 0:
+		s.round()
+		deadline.Reset(patience)
+		return
+	case due:
+		wake.Reset(wait)
+	}
+	deadline.Stop()
 }
 
 // idle tells whether the last round is over.
@@ -146,6 +151,10 @@ func (s *stream) round() {
 	if len(responses) == 0 {
 		return
 	}
+	s.dispatch(responses)
+}
+
+func (s *stream) dispatch(responses []*discoveryv3.DeltaDiscoveryResponse) {
 	s.lastRound = time.Now()
 	for _, response := range responses {
 		s.outstanding[response.Nonce] = response

@@ -1,0 +1,96 @@
+package model
+
+import (
+	"slices"
+	"testing"
+)
+
+// town is a mesh in which everything has to do with something, and a bystander.
+func town(t *testing.T) *Model {
+	t.Helper()
+	m := New("istio-system")
+	app := map[string]string{"app": "a"}
+	var changes []Change
+	for _, object := range []Object{
+		&Namespace{Name: "demo"},
+		&Node{Name: "node1"},
+		&Pod{Namespace: "demo", Name: "a", Labels: app, Node: "node1", ServiceAccount: "s"},
+		&Pod{Namespace: "demo", Name: "by-hand", Node: "node2", ServiceAccount: "s"},
+		&Pod{Namespace: "demo", Name: "bystander", Labels: map[string]string{"app": "b"}, Node: "node3", ServiceAccount: "s"},
+		&Pod{Namespace: "other", Name: "a", Labels: app, Node: "node3"},
+		&Service{Namespace: "demo", Name: "svc", Selector: app},
+		&Service{Namespace: "demo", Name: "bare"},
+		&EndpointSlice{Namespace: "demo", Name: "slice", Service: "bare", Endpoints: []Endpoint{
+			{Pod: Name{"demo", "by-hand"}}, {Node: "node2"},
+		}},
+	} {
+		changes = append(changes, Change{Key: object.Key(), Object: object})
+	}
+	m.Apply(changes)
+	return m
+}
+
+func TestAChangeTouchesOnlyWhatDependsOnIt(t *testing.T) {
+	app := map[string]string{"app": "a"}
+	for name, c := range map[string]struct {
+		object Object
+		want   []string // beside the object itself
+	}{
+		"a pod":                      {&Pod{Namespace: "demo", Name: "a", Node: "node9"}, nil},
+		"a node":                     {&Node{Name: "node1"}, []string{"Pod demo/a"}},
+		"a node of endpoints":        {&Node{Name: "node2"}, []string{"EndpointSlice demo/slice", "Pod demo/by-hand"}},
+		"a namespace":                {&Namespace{Name: "demo"}, []string{"Service demo/bare", "Service demo/svc"}},
+		"a service":                  {&Service{Namespace: "demo", Name: "svc", Selector: app}, []string{"Pod demo/a"}},
+		"a service of other pods":    {&Service{Namespace: "demo", Name: "svc", Selector: map[string]string{"app": "b"}}, []string{"Pod demo/a", "Pod demo/bystander"}},
+		"a service with a slice":     {&Service{Namespace: "demo", Name: "bare"}, []string{"EndpointSlice demo/slice", "Pod demo/by-hand"}},
+		"a slice":                    {&EndpointSlice{Namespace: "demo", Name: "slice", Service: "bare"}, []string{"Pod demo/by-hand"}},
+		"a slice of chosen pods":     {&EndpointSlice{Namespace: "demo", Name: "new", Service: "svc", Endpoints: []Endpoint{{Pod: Name{"demo", "a"}}}}, nil},
+		"a policy":                   {&AuthorizationPolicy{Namespace: "demo", Name: "p", Selected: true, Selector: app}, []string{"Pod demo/a"}},
+		"a policy about a namespace": {&AuthorizationPolicy{Namespace: "demo", Name: "p"}, nil},
+		"a policy of a gateway":      {&AuthorizationPolicy{Namespace: "demo", Name: "p", Selected: true, Selector: app, Targeted: true}, nil},
+		"a policy of the root":       {&AuthorizationPolicy{Namespace: "istio-system", Name: "p", Selected: true, Selector: app}, []string{"Pod demo/a", "Pod other/a"}},
+		"strictness of pods":         {&PeerAuthentication{Namespace: "demo", Name: "p", Selected: true, Selector: app}, []string{"Pod demo/a", "StaticStrict /"}},
+		"strictness of a namespace":  {&PeerAuthentication{Namespace: "other", Name: "p"}, []string{"Pod other/a", "StaticStrict /"}},
+		"an enrolment":               {&Enrolment{Node: "node1", Pods: map[Name]bool{{"demo", "a"}: true}}, []string{"Pod demo/a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, key := range town(t).Apply([]Change{{Key: c.object.Key(), Object: c.object}}) {
+				if key != c.object.Key() {
+					got = append(got, string(key.Kind)+" "+key.Name.String())
+				}
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, c.want) {
+				t.Errorf("want %v, have %v", c.want, got)
+			}
+		})
+	}
+}
+
+func TestRunsGoesByNodeAndAccount(t *testing.T) {
+	m := town(t)
+	account := Name{"demo", "s"}
+	if !m.Runs("node1", account) || m.Runs("node9", account) || m.Runs("node1", Name{"other", "s"}) {
+		t.Error("not by node and account")
+	}
+	m.Apply([]Change{{Key: Key{KindPod, Name{"demo", "a"}}, Object: &Pod{Namespace: "demo", Name: "a", Node: "node1", ServiceAccount: "s", Ended: true}}})
+	if m.Runs("node1", account) {
+		t.Error("an ended pod runs")
+	}
+	m.Apply([]Change{{Key: Key{KindPod, Name{"demo", "by-hand"}}}})
+	if m.Runs("node2", account) {
+		t.Error("a pod that went runs")
+	}
+}
+
+func TestCountsAreOfEachKind(t *testing.T) {
+	m := town(t)
+	for kind, want := range map[Kind]int{KindNamespace: 1, KindNode: 1, KindPod: 4, KindService: 2, KindEndpointSlice: 1, KindAuthorizationPolicy: 0, KindPeerAuthentication: 0, KindEnrolment: 0, KindStaticStrict: 0} {
+		m.View(func() {
+			if got := m.Count(kind); got != want {
+				t.Errorf("%s: want %d, have %d", kind, want, got)
+			}
+		})
+	}
+}
