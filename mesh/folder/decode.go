@@ -14,18 +14,24 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decode fills into, a pointer to a struct, from a mapping.
-func decode(file string, node *yaml.Node, into any) error {
+// decode fills into, a pointer to a struct, from a document.
+func decode(document Document, into any) error {
 	target := reflect.ValueOf(into)
 	if target.Kind() != reflect.Pointer || target.IsNil() {
-		return fmt.Errorf("decode %s: want a pointer, have %T", file, into)
+		return fmt.Errorf("decode %s: want a pointer, have %T", document.File, into)
 	}
-	d := decoder{file: file}
-	return d.value(node, target.Elem(), "", node.Line)
+	d := decoder{file: document.File, fields: document.fields}
+	return d.value(document.root, target.Elem(), "", document.root.Line)
 }
 
 // decoder goes down the YAML tree and the Go type side by side, so it knows the line of whatever doesn't fit.
-type decoder struct{ file string }
+type decoder struct {
+	file   string
+	fields fieldCache
+}
+
+// fieldCache keeps where a struct's fields are, by their JSON names.
+type fieldCache map[reflect.Type]map[string][]int
 
 func (d decoder) fail(line int, path, format string, args ...any) error {
 	return &Error{File: d.file, Line: line, Field: path, Err: fmt.Errorf(format, args...)}
@@ -88,7 +94,7 @@ func (d decoder) object(node *yaml.Node, into reflect.Value, path string, line i
 	if node.Kind != yaml.MappingNode {
 		return d.fail(line, path, "want an object, have %s", describe(node))
 	}
-	fields := fieldsOf(into.Type())
+	fields := d.fields.of(into.Type())
 	seen := make(map[string]bool, len(node.Content)/2)
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key := node.Content[i]
@@ -193,8 +199,11 @@ func (d decoder) scalar(node *yaml.Node, into reflect.Value, path string, line i
 	return nil
 }
 
-// fieldsOf lists a struct's fields by their JSON names, those of embedded structs included.
-func fieldsOf(t reflect.Type) map[string][]int {
+// of lists a struct's fields by their JSON names, those of embedded structs included.
+func (c fieldCache) of(t reflect.Type) map[string][]int {
+	if known, ok := c[t]; ok {
+		return known
+	}
 	fields := make(map[string][]int, t.NumField())
 	for _, field := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
@@ -209,6 +218,7 @@ func fieldsOf(t reflect.Type) map[string][]int {
 			fields[name] = field.Index
 		}
 	}
+	c[t] = fields
 	return fields
 }
 

@@ -45,13 +45,14 @@ type Document struct {
 	// APIVersion, Kind, Namespace and Name are as written, so each may be empty in a plain document.
 	APIVersion, Kind, Namespace, Name string
 
-	root *yaml.Node // a mapping
+	root   *yaml.Node // a mapping
+	fields fieldCache // of the whole file
 }
 
 // Decode fills a struct from the document, by its JSON tags. It is strict: an unknown or repeated field is an error, and
 // so is a value of another type. The error is an *Error with the line of the offending field. Types with an UnmarshalJSON
 // of their own get their part as JSON whose line breaks are those of the file.
-func (d Document) Decode(into any) error { return decode(d.File, d.root, into) }
+func (d Document) Decode(into any) error { return decode(d, into) }
 
 // At makes an error of the reason why a field's value can't be used, with the line of that field or, where it isn't
 // written, of the nearest that holds it. The path is as in spec.rules[0].from[1].source.

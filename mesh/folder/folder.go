@@ -83,9 +83,9 @@ func (w *watcher[T]) run(ctx context.Context) {
 			w.complain(fmt.Errorf("watch folder %s: %w", w.dir, err))
 			w.schedule()
 		case <-ticker.C:
-			w.read()
+			w.read(ctx)
 		case <-w.timer.C:
-			w.read()
+			w.read(ctx)
 		}
 	}
 }
@@ -99,11 +99,14 @@ func (w *watcher[T]) schedule() {
 	w.timer.Reset(min(quiet, max(0, w.first.Add(impatient).Sub(now))))
 }
 
-func (w *watcher[T]) read() {
+func (w *watcher[T]) read(ctx context.Context) {
 	w.first = time.Time{}
 	err := w.attach()
 	if err == nil {
-		err = w.set.read(w.dir)
+		err = w.set.read(ctx, w.dir)
+	}
+	if ctx.Err() != nil {
+		return
 	}
 	if err != nil {
 		w.complain(fmt.Errorf("read folder %s: %w", w.dir, err))

@@ -25,7 +25,7 @@ func parse(file string, data []byte, plain bool) ([]Document, error) {
 	if err := inspect(file, data); err != nil {
 		return nil, err
 	}
-	p := parser{file: file, plain: plain}
+	p := parser{file: file, plain: plain, fields: make(fieldCache)}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		var document yaml.Node
@@ -83,6 +83,7 @@ type parser struct {
 	file      string
 	plain     bool
 	nodes     int
+	fields    fieldCache
 	documents []Document
 }
 
@@ -98,7 +99,7 @@ func (p *parser) add(node *yaml.Node, depth int) error {
 	if root.Kind != yaml.MappingNode {
 		return p.at(node.Line, "", errors.New("want an object"))
 	}
-	document := Document{File: p.file, Line: node.Line, root: root}
+	document := Document{File: p.file, Line: node.Line, root: root, fields: p.fields}
 	if p.plain {
 		p.documents = append(p.documents, document)
 		return nil

@@ -1,6 +1,7 @@
 package folder
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -55,8 +56,9 @@ func (s *set[T]) touchAll() {
 	}
 }
 
-// read looks at the folder and calls Apply and Report as needed. Its error is about the folder; then nothing changes.
-func (s *set[T]) read(dir string) error {
+// read looks at the folder and calls Apply and Report as needed. Its error is about the folder, or says that the context
+// ended; then nothing changes.
+func (s *set[T]) read(ctx context.Context, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -67,6 +69,9 @@ func (s *set[T]) read(dir string) error {
 		name := entry.Name()
 		if extension := filepath.Ext(name); strings.HasPrefix(name, ".") || extension != ".yaml" && extension != ".yml" {
 			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		present[name] = s.refresh(dir, name)
 	}
