@@ -267,7 +267,7 @@ func TestWithoutCertificatesOnlyPlainTextFlows(t *testing.T) {
 		conn.Close()
 		t.Error("a meshed destination is reached without a certificate")
 	}
-	m.client.node.waitLog("set CA_ADDRESS")
+	m.client.node.waitLog("connection complete", "set CA_ADDRESS")
 	if got := m.client.node.metric("istio_tcp_connections_failed_total", `response_flags="IDENTITY_ERROR"`); got != 1 {
 		t.Errorf("%v failures counted, want 1", got)
 	}
