@@ -270,3 +270,17 @@ func same(r io.Reader, want []byte) error {
 		}
 	}
 }
+
+// eventually waits for a condition that another goroutine brings about.
+func eventually(tb testing.TB, what string, condition func() bool) {
+	tb.Helper()
+	tick, over := time.NewTicker(time.Millisecond), time.After(patience)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-over:
+			tb.Fatalf("waited %v for %s", patience, what)
+		}
+	}
+}

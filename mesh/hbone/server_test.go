@@ -69,11 +69,11 @@ func TestShutdownOfTheServer(t *testing.T) {
 	}()
 	// The client hears of it: its tunnel takes no more streams.
 	client := clientTunnel(b)
-	for draining := false; !draining; {
+	eventually(t, "GOAWAY", func() bool {
 		client.mu.Lock()
-		draining = client.draining
-		client.mu.Unlock()
-	}
+		defer client.mu.Unlock()
+		return client.draining
+	})
 	if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); err == nil {
 		t.Error("a server that shuts down took a connection")
 	}
@@ -136,17 +136,13 @@ func TestShutdownLosesNoTail(t *testing.T) {
 }
 
 // reported waits until the server told of a failure with these words.
-func (b *bed) reported(words string) bool {
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+func (b *bed) reported(words string) {
+	b.tb.Helper()
+	eventually(b.tb, "a failure with "+words, func() bool {
 		b.mu.Lock()
-		found := slices.ContainsFunc(b.failures, func(err error) bool { return strings.Contains(err.Error(), words) })
-		b.mu.Unlock()
-		if found {
-			return true
-		}
-	}
-	b.tb.Errorf("no failure with %q was reported but %v", words, b.failures)
-	return false
+		defer b.mu.Unlock()
+		return slices.ContainsFunc(b.failures, func(err error) bool { return strings.Contains(err.Error(), words) })
+	})
 }
 
 func TestStrangersGetNoTunnel(t *testing.T) {

@@ -272,10 +272,12 @@ func TestWriteDeadlineOfAStalledConn(t *testing.T) {
 		s.Reset()
 	})
 	c := b.connect().Conn()
-	_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-	n, err := c.Write(make([]byte, 8<<20))
-	if !isTimeout(err) || n != 4<<20 {
-		t.Errorf("Write = %d, %v, want the window's 4 MiB and a timeout", n, err)
+	if n, err := c.Write(make([]byte, 4<<20)); n != 4<<20 || err != nil {
+		t.Errorf("Write = %d, %v, want the window's 4 MiB", n, err)
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := c.Write(make([]byte, 4<<20)); n != 0 || !isTimeout(err) {
+		t.Errorf("Write beyond the window = %d, %v, want a timeout", n, err)
 	}
 	close(hold)
 	_ = c.SetWriteDeadline(time.Time{})

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/net/http2"
 
@@ -57,17 +56,7 @@ func TestStress(t *testing.T) {
 	}
 	workers.Wait()
 	for _, tunnel := range append(b.allTunnels(), clientTunnel(b)) {
-		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-			tunnel.mu.Lock()
-			streams, active, unread := len(tunnel.streams), tunnel.core.Active(), tunnel.core.Unread()
-			tunnel.mu.Unlock()
-			if streams == 0 && active == 0 && unread == 0 {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("a tunnel keeps %d streams, %d in its core, and %d unread bytes", streams, active, unread)
-			}
-		}
+		checkUnread(t, tunnel)
 	}
 }
 
@@ -206,20 +195,14 @@ func TestRefusalsGiveTheWindowBack(t *testing.T) {
 	checkUnread(t, b.serverTunnel())
 }
 
-// checkUnread waits until a tunnel has no unread bytes, and no more come.
+// checkUnread waits until a tunnel has no streams and no unread bytes.
 func checkUnread(t *testing.T, tunnel *tunnel) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	eventually(t, "streams to go and all bytes to be given back", func() bool {
 		tunnel.mu.Lock()
-		unread, streams := tunnel.core.Unread(), len(tunnel.streams)
-		tunnel.mu.Unlock()
-		if unread == 0 && streams == 0 {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%d bytes are unread, %d streams are left", unread, streams)
-		}
-	}
+		defer tunnel.mu.Unlock()
+		return tunnel.core.Unread() == 0 && tunnel.core.Active() == 0 && len(tunnel.streams) == 0
+	})
 }
 
 // Peers that take fewer streams than we would open get as many tunnels as that needs, and one that takes none is given up.
