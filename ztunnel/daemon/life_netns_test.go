@@ -164,3 +164,33 @@ func TestManyPodsOnANode(t *testing.T) {
 		t.Errorf("%v pods are active, want 21", got)
 	}
 }
+
+// An attempt that waits for a silent peer ends with its pod, not with its own time limit.
+func TestDeletedPodGivesUpAttempts(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client)
+	silent, err := m.outside.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:15008")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	m.describe(m.outside, nil) // as a pod with tunnels
+	m.client.node.waitWorkload("Kubernetes//Pod/demo/outside")
+	conn, err := m.client.Dial(t.Context(), netip.AddrPortFrom(m.outside.v4, 8080), socket.DialConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	tunnel, err := silent.AcceptTCP() // the handshake begins, and is never answered
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tunnel.Close()
+	start := time.Now()
+	m.client.node.agent.del(m.client)
+	cut(t, conn)
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	m.client.node.waitLog("connection complete", "the pod is stopping")
+}

@@ -119,7 +119,7 @@ func (p *pod) inbound() *inbound.Handler {
 		level = slog.LevelInfo
 	}
 	return inbound.New(inbound.Config{
-		Self: p.self, Known: p.known, Table: p.store.Load, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
+		Self: p.self, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
 		Loopback: p.cfg.LocalhostAppTunnel,
 		Registry: p.registry, Metrics: p.metrics, Log: p.log.With("scope", "rbac"), Policies: level,
 	})

@@ -54,8 +54,7 @@ type testPod struct {
 
 func newMesh(t *testing.T) *mesh {
 	t.Helper()
-	ca := testca.New(t, "cluster.local")
-	m := &mesh{t: t, ca: ca, istiod: fakeistiod.New(t, ca)}
+	m := &mesh{t: t}
 	for i, p := range []**testPod{&m.client, &m.server, &m.outside} {
 		*p = &testPod{
 			Namespace: netns.New(t, "tulle-ztunnel-test"), name: []string{"client", "server", "outside"}[i],
@@ -65,6 +64,8 @@ func newMesh(t *testing.T) *mesh {
 	m.link(m.client, m.server, "eth0")
 	m.link(m.client, m.outside, "eth1")
 	m.link(m.server, m.outside, "eth2")
+	m.ca = testca.New(t, "cluster.local")
+	m.istiod = fakeistiod.New(t, m.ca)
 	return m
 }
 

@@ -58,7 +58,7 @@ func (h *Handler) admit(ctx context.Context, a arrival) (*flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	verdict := j.verdict()
+	verdict := j.settled(ctx)
 	h.log(a, verdict)
 	if !verdict.Allowed {
 		entry.Remove()
@@ -93,9 +93,26 @@ func (j *judge) verdict() policy.Verdict {
 	return policy.Evaluate(table, self, j.arrival.facts())
 }
 
-// recheck is the registry's question.
+// settled is the verdict on a new arrival. Between the update of a pod and that of its policies it may not be there yet;
+// what isn't known even after a wait may be a DENY.
+func (j *judge) settled(ctx context.Context) policy.Verdict {
+	verdict := j.verdict()
+	if !verdict.Pending {
+		return verdict
+	}
+	ctx, cancel := context.WithTimeout(ctx, pendingTimeout)
+	defer cancel()
+	j.handler.cfg.Wait(ctx, func(*state.Table) bool { // When the time is up, the last verdict stands.
+		verdict = j.verdict()
+		return !verdict.Pending
+	})
+	return verdict
+}
+
+// recheck is the registry's question. It was allowed before; while the policies aren't all known that holds, since the
+// update which completes them makes the registry ask again.
 func (j *judge) recheck() error {
-	if verdict := j.verdict(); !verdict.Allowed {
+	if verdict := j.verdict(); !verdict.Allowed && !verdict.Pending {
 		return &deniedError{late: true, reason: verdict.Reason}
 	}
 	return nil

@@ -32,6 +32,9 @@ import (
 // decisionTimeout bounds everything between the arrival and the relay; Self and the dial have shorter limits of their own.
 const decisionTimeout = 20 * time.Second
 
+// pendingTimeout is how long an arrival waits for a policy that its pod is said to have, but that isn't known.
+const pendingTimeout = 2 * time.Second
+
 // Config is what the arrivals of one pod need. All fields are required.
 type Config struct {
 	// Self returns the pod as the control plane describes it. It waits a little for that, then fails: without its
@@ -39,6 +42,8 @@ type Config struct {
 	Self  func(context.Context) (*state.Workload, error)
 	Known func(*state.Table) *state.Workload // Self without waiting: nil if the table hasn't the pod
 	Table func() *state.Table
+	// Wait returns when a table fulfils the condition, or with an error when ctx ends before.
+	Wait func(ctx context.Context, done func(*state.Table) bool) (*state.Table, error)
 	// Dial connects from inside the pod; source is the zero AddrPort, or an address to appear from, with a port or 0.
 	Dial     func(ctx context.Context, to, source netip.AddrPort) (*net.TCPConn, error)
 	Network  string // ours
