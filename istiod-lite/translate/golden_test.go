@@ -23,33 +23,28 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// read runs a file through the watch, as the daemon does.
-func read(t *testing.T, path string) []model.Change {
+// read runs a file's text through the watch, as the daemon does. Its second result says why it can't be used.
+func read(t testing.TB, text []byte) (all []model.Change, refusal error) {
 	t.Helper()
 	source := t.TempDir()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(source, "objects.yaml"), data, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(source, "objects.yaml"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	var all []model.Change
-	err = watch.Files{
+	err := watch.Files{
 		Source: source, Status: t.TempDir(), Log: slog.New(slog.DiscardHandler),
 		Apply:  func(changes []model.Change) { all = changes; cancel() },
-		Report: func(err error) { t.Errorf("not read: %v", err); cancel() },
+		Report: func(err error) { refusal = err; cancel() },
 	}.Run(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return all
+	return all, refusal
 }
 
 // describe translates everything and writes it as a reader would look for it.
-func describe(t *testing.T, changes []model.Change, mesh translate.Mesh) string {
+func describe(t testing.TB, changes []model.Change, mesh translate.Mesh) string {
 	t.Helper()
 	m := model.New("istio-system")
 	out := map[string]map[string]any{}
@@ -100,7 +95,15 @@ func TestGolden(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(input), ".in.yaml")
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := describe(t, read(t, input), mesh)
+			text, err := os.ReadFile(input)
+			if err != nil {
+				t.Fatal(err)
+			}
+			changes, refusal := read(t, text)
+			if refusal != nil {
+				t.Fatal(refusal)
+			}
+			got := describe(t, changes, mesh)
 			golden := filepath.Join("testdata", name+".out.yaml")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -116,4 +119,35 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzObjects: whatever a file holds, it is refused with its name, or translated into resources that are alike each time.
+// Its goroutines make coverage vary, so fuzz with -fuzzminimizetime 1x.
+func FuzzObjects(f *testing.F) {
+	inputs, err := filepath.Glob("testdata/*.in.yaml")
+	if err != nil || len(inputs) == 0 {
+		f.Fatal("no seeds", err)
+	}
+	for _, input := range inputs {
+		text, err := os.ReadFile(input)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for document := range strings.SplitSeq(string(text), "\n---\n") {
+			f.Add([]byte(document))
+		}
+	}
+	mesh := translate.Mesh{TrustDomain: "example.org", ClusterID: "c1", Domain: "cluster.local"}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		changes, refusal := read(t, text)
+		if refusal != nil {
+			if !strings.Contains(refusal.Error(), "objects.yaml") {
+				t.Errorf("no place: %v", refusal)
+			}
+			return
+		}
+		if one, two := describe(t, changes, mesh), describe(t, changes, mesh); one != two {
+			t.Errorf("differs:\n%s\n%s", one, two)
+		}
+	})
 }
