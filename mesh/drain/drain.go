@@ -32,15 +32,6 @@ func New(deadline time.Duration) *Drain {
 	return d
 }
 
-// Deadline returns how long a program may drain that is killed after a grace period: a little less, so that it can
-// still say what it cut, and at least a second.
-func Deadline(grace time.Duration) time.Duration {
-	if grace > 10*time.Second {
-		return grace - 5*time.Second
-	}
-	return max(grace-time.Second, time.Second)
-}
-
 // Start begins to drain and says why. Only the first call counts.
 func (d *Drain) Start(reason string) {
 	d.once.Do(func() {

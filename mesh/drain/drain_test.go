@@ -11,21 +11,6 @@ import (
 	"time"
 )
 
-func TestDeadlineLeavesTimeBeforeTheKill(t *testing.T) {
-	for grace, want := range map[time.Duration]time.Duration{
-		30 * time.Second: 25 * time.Second,
-		11 * time.Second: 6 * time.Second,
-		10 * time.Second: 9 * time.Second,
-		2 * time.Second:  time.Second,
-		1 * time.Second:  time.Second,
-		0:                time.Second,
-	} {
-		if got := Deadline(grace); got != want {
-			t.Errorf("Deadline(%s) = %s, want %s", grace, got, want)
-		}
-	}
-}
-
 func TestDrainIsGracefulUntilTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(25 * time.Second)

@@ -91,14 +91,28 @@ func TestAttachedPolicyCuts(t *testing.T) {
 	alive(t, tunnelled)
 }
 
-func TestPolicyOfUnknownContentCuts(t *testing.T) {
+// A policy that a pod is said to have, but that doesn't come, keeps new connections out: it may be a DENY.
+func TestUnknownPolicyLetsNothingNewIn(t *testing.T) {
+	t.Parallel() // it waits for seconds
 	m := newMesh(t)
 	m.up(m.server)
 	m.server.serve(t, 8080)
-	conn := mustCall(t, m.outside, netip.AddrPortFrom(m.server.v4, 8080))
+	to := netip.AddrPortFrom(m.server.v4, 8080)
+	before := mustCall(t, m.outside, to)
 	m.describe(m.server, func(w *workload.Workload) { w.AuthorizationPolicies = []string{"demo/not-there"} })
-	cut(t, conn)
-	m.server.node.waitLog("closed due to policy change", "demo/not-there is not known")
+	m.server.node.waitWorkload("demo/not-there")
+	if _, conn, err := m.outside.call(to); err == nil {
+		conn.Close()
+		t.Error("a connection gets in although a policy isn't known")
+	}
+	m.server.node.waitLog("connection failed", "demo/not-there is not known")
+	alive(t, before)
+	m.istiod.Set(func() *security.Authorization {
+		p := strict(security.Scope_WORKLOAD_SELECTOR)
+		p.Name = "not-there"
+		return p
+	}())
+	cut(t, before) // now it is known, and denies
 }
 
 // A pod that the control plane forgets may be ending; its connections end in their own time.
