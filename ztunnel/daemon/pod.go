@@ -212,7 +212,7 @@ func (p *pod) dialApp(ctx context.Context, to, source netip.AddrPort) (*net.TCPC
 // drain takes nothing new, lets what runs finish until ctx ends, and stops.
 func (p *pod) drain(ctx context.Context) {
 	p.listeners.Close()
-	defer context.AfterFunc(ctx, p.cancel)() // ends decisions, too
+	defer context.AfterFunc(ctx, p.cut)()
 	shutdown := make(chan struct{})
 	go func() { defer close(shutdown); p.server.Shutdown(ctx) }()
 	p.listeners.Wait()
@@ -225,12 +225,17 @@ func (p *pod) drain(ctx context.Context) {
 
 // stop ends everything at once, and waits for it.
 func (p *pod) stop() {
-	p.cancel()
+	p.cut()
 	p.listeners.Close()
-	p.registry.Close(errStopped)
 	p.closeTunnels()
 	p.listeners.Wait()
 	p.info.Netns.Close()
+}
+
+// cut ends connections, and then decisions, so that the log has the reason.
+func (p *pod) cut() {
+	p.registry.Close(errStopped)
+	p.cancel()
 }
 
 func (p *pod) closeTunnels() {
