@@ -20,6 +20,9 @@ const (
 	patience = 30 * time.Second
 	// greeting is how long a new stream may take to its first request.
 	greeting = 10 * time.Second
+	// gathering is how long the first answers wait for the proxy's other subscriptions, so that their order holds for a
+	// proxy that comes back, too: it asks for one type after the other.
+	gathering = 100 * time.Millisecond
 )
 
 // sending order of a round. What policies a workload names is known before the workload; a policy goes after the
@@ -40,6 +43,7 @@ type stream struct {
 	outstanding   map[string]*discoveryv3.DeltaDiscoveryResponse // by nonce
 	sending       bool
 	nonces        uint64
+	began         time.Time // of the first request
 	lastRound     time.Time
 	noticed       time.Time // of the oldest change in this round; zero if none
 	pending       time.Time // of the oldest change not yet sent; zero if none
@@ -113,6 +117,11 @@ func (s *stream) next() (wait time.Duration, due bool) {
 	head := s.log.head
 	s.log.lock.Unlock()
 	wait = time.Until(s.lastRound.Add(window))
+	if s.lastRound.IsZero() && len(s.subscriptions) < len(order) {
+		if wait = time.Until(s.began.Add(gathering)); wait > 0 {
+			return wait, true
+		}
+	}
 	for _, subscribed := range s.subscriptions {
 		if subscribed.owed {
 			return 0, true
@@ -183,6 +192,9 @@ func (s *stream) request(r *discoveryv3.DeltaDiscoveryRequest) error {
 	}
 	subscribed := s.subscriptions[r.TypeUrl]
 	first := subscribed == nil
+	if len(s.subscriptions) == 0 {
+		s.began = time.Now()
+	}
 	if first {
 		subscribed = &subscription{cursor: s.log.open()}
 		s.subscriptions[r.TypeUrl] = subscribed

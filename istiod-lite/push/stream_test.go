@@ -51,8 +51,8 @@ func TestAChangeIsSentAtOnceAndABurstAtTheWindowsEnd(t *testing.T) {
 func TestPoliciesComeFirstAndGoLast(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.subscribe(Address, Authorization)
-		b.take(Address)
 		b.take(Authorization)
+		b.take(Address)
 		publish(t, b.log, "w/a=1", "p/x=1", "p/y=1")
 		b.take(Authorization, "p/x", "p/y")
 		b.take(Address, "w/a")
@@ -177,6 +177,17 @@ func TestAReconnectGetsOnlyWhatDiffers(t *testing.T) {
 		b.take(Address, "w/b", "w/new", "-w/gone", "-w/never")
 		publish(t, b.log, "w/a")
 		b.take(Address, "-w/a")
+	})
+}
+
+func TestAReconnectKeepsTheOrderOfTypes(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=2")
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Authorization, InitialResourceVersions: map[string]string{"p/x": "1"}})
+		b.silent(gathering / 2)
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, InitialResourceVersions: map[string]string{"w/a": "1"}})
+		b.take(Address, "w/a")
+		b.take(Authorization, "-p/x")
 	})
 }
 
