@@ -56,3 +56,15 @@ func TestGeneratedFilesAreUpToDate(t *testing.T) {
 		t.Errorf("%d generated files compared: %v", files, err)
 	}
 }
+
+// Each module builds alone, so that what one component needs never enters another's go.sum.
+func TestModulesAreTidy(t *testing.T) {
+	for _, module := range modules(t) {
+		cmd := exec.Command("go", "mod", "tidy", "-diff")
+		cmd.Dir = filepath.Join(root, module)
+		cmd.Env = append(os.Environ(), "GOWORK=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v; run GOWORK=off go mod tidy there\n%s", module, err, out)
+		}
+	}
+}
