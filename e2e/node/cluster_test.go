@@ -190,14 +190,15 @@ func eventually(t *testing.T, what string, check func(context.Context) error) {
 	}
 }
 
-// logged waits for a line with all of the words in a program's log.
+// logged waits for a line with all of the words in a program's log; a failure shows the lines with the second of them.
 func logged(t *testing.T, c *demo.Cluster, process string, words ...string) string {
 	t.Helper()
 	var line string
 	eventually(t, fmt.Sprintf("a line with %q in the log of %s", words, process), func(context.Context) error {
 		lines, err := c.LogLines(process, words...)
 		if err == nil && len(lines) == 0 {
-			err = errors.New("there is none")
+			similar, _ := c.LogLines(process, words[:min(2, len(words))]...)
+			err = fmt.Errorf("there is none, but\n%s", strings.Join(similar[max(0, len(similar)-5):], "\n"))
 		}
 		if err == nil {
 			line = lines[len(lines)-1]

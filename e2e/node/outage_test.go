@@ -36,6 +36,32 @@ func restored(t *testing.T, c *demo.Cluster, name string, start func(context.Con
 	})
 }
 
+// secretly runs a load between the nodes through a disturbance, and expects that no request fails nor is ever readable.
+func secretly(t *testing.T, c *demo.Cluster, disturb func()) {
+	t.Helper()
+	const secret = "NEVER-READABLE"
+	watch, err := c.Watch("node1", secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load, err := c.StartLoad(t.Context(), client, "http://"+vip(c, far, 0, 80).String()+"/?"+secret, 2, 5*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disturb()
+	load.Stop()
+	if finished, failed := load.Count(); failed > 0 || finished < 20 {
+		t.Errorf("%d of %d requests failed: %v", failed, finished, load.Err())
+	}
+	report, err := watch.Stop()
+	if err != nil {
+		t.Error(err)
+	}
+	if seen := report.Seen(secret); len(seen) > 0 {
+		t.Errorf("%d requests were readable: %+v", len(seen), seen[0])
+	}
+}
+
 // A ztunnel that is told to stop lets connections finish, takes no new ones, and then goes.
 func TestZtunnelStopDrains(t *testing.T) {
 	c := shared.use(t)
@@ -137,40 +163,37 @@ func TestAgentRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	load, err := c.StartLoad(t.Context(), client, "http://"+vip(c, far, 0, 80).String()+"/", 2, 5*time.Millisecond)
-	if err != nil {
+	secretly(t, c, func() {
+		for _, end := range []func() error{
+			func() error { return c.Kill(t.Context(), name) },
+			func() error { return c.Stop(t.Context(), name, slow) },
+		} {
+			if err := end(); err != nil {
+				t.Fatal(err)
+			}
+			if err := held.Fresh(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if err := c.StartAgent(t.Context(), "node1"); err != nil {
+				t.Fatal(err)
+			}
+			if err := held.Fresh(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		relabel(t, c, stranger, true)
+		relabel(t, c, stranger, false)
+	})
+}
+
+// relabel brings a pod into the mesh or takes it out, and waits until all ztunnels know.
+func relabel(t *testing.T, c *demo.Cluster, pod string, meshed bool) {
+	t.Helper()
+	if err := c.LabelPod(pod, demo.Label, map[bool]string{true: demo.Ambient}[meshed]); err != nil {
 		t.Fatal(err)
 	}
-	defer load.Stop()
-	for _, end := range []func() error{
-		func() error { return c.Kill(t.Context(), name) },
-		func() error { return c.Stop(t.Context(), name, slow) },
-	} {
-		if err := end(); err != nil {
-			t.Fatal(err)
-		}
-		if err := held.Fresh(t.Context()); err != nil {
-			t.Error(err)
-		}
-		if err := c.StartAgent(t.Context(), "node1"); err != nil {
-			t.Fatal(err)
-		}
-		if err := held.Fresh(t.Context()); err != nil {
-			t.Error(err)
-		}
-		own, _ := ask(t, c, client, vip(c, far, 0, 80), "x")
-		checkLogs(t, c, client, far, tunnelled, own)
-	}
-	for _, meshed := range []bool{true, false} {
-		if err := c.LabelPod(stranger, demo.Label, map[bool]string{true: demo.Ambient}[meshed]); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.AwaitMeshed(t.Context(), meshed, stranger); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if finished, failed := load.Count(); failed > 0 {
-		t.Errorf("%d of %d requests failed: %v", failed, finished, load.Err())
+	if err := c.AwaitMeshed(t.Context(), meshed, pod); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -179,12 +202,7 @@ func TestAgentCatchesUp(t *testing.T) {
 	c := shared.use(t)
 	name := demo.Agent("node1")
 	restored(t, c, name, func(ctx context.Context) error { return c.StartAgent(ctx, "node1") })
-	if err := c.LabelPod(stranger, demo.Label, demo.Ambient); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.AwaitMeshed(t.Context(), true, stranger); err != nil {
-		t.Fatal(err)
-	}
+	relabel(t, c, stranger, true)
 	if err := c.Kill(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
@@ -208,26 +226,21 @@ func TestControlPlaneRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	load, err := c.StartLoad(t.Context(), client, "http://"+vip(c, far, 0, 80).String()+"/", 2, 5*time.Millisecond)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer load.Stop()
-	for range 2 {
-		if err := c.Stop(t.Context(), demo.Istiod, slow); err != nil {
-			t.Fatal(err)
+	secretly(t, c, func() {
+		for range 2 {
+			if err := c.Stop(t.Context(), demo.Istiod, slow); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.StartIstiod(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			served(t, c, stranger, vip(c, far, 0, 80))
 		}
-		if err := c.StartIstiod(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 	apply(t, c, "after-restart", denyStranger, 1)
 	refused(t, c, stranger, podAddr(c, far, 0, web))
 	if again, err := os.ReadFile(c.RootFile()); err != nil || string(again) != string(root) {
 		t.Errorf("the root has changed: %v", err)
-	}
-	if finished, failed := load.Count(); failed > 0 || finished < 50 {
-		t.Errorf("%d of %d requests failed: %v", failed, finished, load.Err())
 	}
 }
 
