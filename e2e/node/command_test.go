@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/cli/story"
 )
 
 // tulle runs the command line as a person would, and returns what it printed and its exit code.
@@ -64,14 +65,14 @@ func runDir(t *testing.T) string {
 // The demo is left up, played with, and removed.
 func TestDemoKept(t *testing.T) {
 	dir := runDir(t)
-	story := want(t, 0, []string{
+	told := want(t, 0, []string{
 		"1. Unmeshed", "is readable on the wire", "2. Two namespaces", "handshakes chose TLS 1.3", "spiffe://cluster.local/ns/shop/sa/frontend",
 		"spiffe://cluster.local/ns/guest/sa/visitor", "3. A policy", "istio_tcp_connections_failed_total{", "was cut after", "4. STRICT",
 		"without an identity, is refused", "5. The control plane", "changes flow again", "6. The labels", "all six steps hold",
 		"tulle demo exec frontend -- curl", dir + "/mesh",
 	}, "demo", "--keep", "--dir", dir)
-	if strings.Contains(story, "✗") {
-		t.Errorf("something doesn't hold:\n%s", story)
+	if strings.Contains(told, "✗") {
+		t.Errorf("something doesn't hold:\n%s", told)
 	}
 	want(t, 1, []string{"error: a demo is up already in " + dir, "tulle demo status", "tulle demo down"}, "demo", "--dir", dir)
 	want(t, 0, []string{"frontend", "10.244.1.10", "ztunnel-node1", "runs"}, "demo", "status", "--dir", dir)
@@ -141,7 +142,7 @@ func gone(t *testing.T, dir string) {
 		t.Errorf("the folder is left: %v", err)
 	}
 	for trace := range traces() {
-		if strings.HasPrefix(trace, "/run/netns/tulle-demo") && !strings.HasPrefix(trace, "/run/netns/tulle-demo-") {
+		if strings.Contains(trace, "tulle-"+story.Cluster(dir, programs).Name+"-") || strings.Contains(trace, dir) {
 			t.Errorf("left: %s", trace)
 		}
 	}

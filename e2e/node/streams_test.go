@@ -164,16 +164,17 @@ func TestSlowReaderBoundsMemory(t *testing.T) {
 		most     = 64 << 20 // of one connection in flight: two kernels' buffers on each of three legs, and the windows
 		ztunnels = 128 << 20
 	)
-	release := make(chan struct{})
+	released := make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	defer release()
 	serve(t, c, far, raw, func(conn *net.TCPConn) {
-		<-release
+		<-released
 		check := &checker{}
 		if _, err := io.Copy(check, conn); err != nil {
 			t.Errorf("after a stall: %v", err)
 		}
 		fmt.Fprintf(conn, "%d", check.size)
 	})
-	defer sync.OnceFunc(func() { close(release) })()
 	before := memory(t, c)
 	sizes := make([]atomic.Int64, conns)
 	var writers sync.WaitGroup
@@ -191,8 +192,7 @@ func TestSlowReaderBoundsMemory(t *testing.T) {
 			t.Errorf("%s grew by %d MiB for %d stalled connections", name, (now-before[name])>>20, conns)
 		}
 	}
-	close(release)
-	release = make(chan struct{})
+	release()
 	for i, conn := range all {
 		conn.SetDeadline(time.Now().Add(time.Minute))
 		conn.CloseWrite()
