@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,34 @@ func relayed() []struct{ name, from, to string } {
 		{"through a tunnel", client, far},
 		{"plain to an unmeshed server", client, outpost},
 		{"plain from an unmeshed client", stranger, far},
+	}
+}
+
+// The judge of transfers itself: a lost, doubled or changed piece is noticed.
+func TestCheckerNoticesWhatIsWrong(t *testing.T) {
+	whole, err := io.ReadAll(io.LimitReader(&pattern{}, 2*period+17))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := bytes.Clone(whole)
+	flipped[period+5] ^= 1
+	for name, pieces := range map[string][][]byte{
+		"whole":     {whole},
+		"in pieces": {whole[:1], whole[1:1000], whole[1000:]},
+		"lost":      {whole[:1000], whole[1000+1<<16:]},
+		"doubled":   {whole[:1<<16], whole[1<<15:]},
+		"changed":   {flipped},
+	} {
+		c := &checker{}
+		var wrong error
+		for _, piece := range pieces {
+			if _, err := c.Write(piece); err != nil && wrong == nil {
+				wrong = err
+			}
+		}
+		if good := name == "whole" || name == "in pieces"; good != (wrong == nil) {
+			t.Errorf("%s: %v", name, wrong)
+		}
 	}
 }
 
@@ -207,7 +236,7 @@ func fill(t *testing.T, conn *net.TCPConn, most int64) int64 {
 	source, written := &pattern{}, int64(0)
 	chunk := make([]byte, 64<<10)
 	for written < most {
-		source.Read(chunk)
+		io.ReadFull(source, chunk)
 		conn.SetWriteDeadline(time.Now().Add(time.Second))
 		n, err := conn.Write(chunk)
 		written += int64(n)
