@@ -31,7 +31,8 @@ func Status(out io.Writer, cluster *demo.Cluster) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "\nPOD\tNAMESPACE\tACCOUNT\tNODE\tADDRESSES\n")
 	for _, pod := range spec.Pods {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%v\n", pod.Name, pod.Namespace, pod.Account, pod.Node, cluster.PodAddrs(pod.Name))
+		addrs := cluster.PodAddrs(pod.Name)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s, %s\n", pod.Name, pod.Namespace, pod.Account, pod.Node, addrs[0], addrs[1])
 	}
 	fmt.Fprintf(table, "\nPROGRAM\tPROCESS\tSTATE\tLOG\n")
 	for _, p := range cluster.Processes() {

@@ -41,7 +41,7 @@ func (s *Story) policy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.evidence("visitor$ curl %s: %s", backendURL, said)
+	s.evidence("%s: %s", s.prompt(visitor), said)
 	s.holds("the visitor is refused")
 	select {
 	case <-open.Done():
@@ -119,7 +119,7 @@ func (s *Story) strict(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.evidence("visitor$ curl %s: %s", backendURL, said)
+	s.evidence("%s: %s", s.prompt(visitor), said)
 	line, err := s.logged(ctx, node2, "access", "src.addr="+s.cluster.PodAddrs(visitor)[0].String(), "error=", "strict")
 	if err != nil {
 		return err

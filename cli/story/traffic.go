@@ -18,7 +18,7 @@ import (
 func marker(step string) string { return step + "-" + rand.Text()[:12] }
 
 // fetch requests the backend from a pod with a marker in the query: with curl if there is one, as a person would, else
-// with the demo's own client. quiet doesn't show the command.
+// with the demo's own client.
 func (s *Story) fetch(ctx context.Context, pod, mark string) (string, error) {
 	to := backendURL + "?secret=" + mark
 	if s.curl == "" {
@@ -45,9 +45,18 @@ func (s *Story) fetch(ctx context.Context, pod, mark string) (string, error) {
 	return stdout.String(), nil
 }
 
+// prompt is how a request from a pod is shown.
+func (s *Story) prompt(pod string) string {
+	program := "GET"
+	if s.curl != "" {
+		program = "curl"
+	}
+	return pod + "$ " + program + " " + backendURL
+}
+
 // shows makes a request that must succeed, and shows command and answer.
 func (s *Story) shows(ctx context.Context, pod, mark string) error {
-	s.does("%s$ curl %s?secret=%s", pod, backendURL, mark)
+	s.does("%s?secret=%s", s.prompt(pod), mark)
 	answer, err := s.fetch(ctx, pod, mark)
 	if err != nil {
 		return fmt.Errorf("%s can't reach the backend: %w", pod, err)
