@@ -10,4 +10,4 @@ import (
 // version is set by the linker: go build -ldflags '-X main.version=v1.2.3'.
 var version string
 
-func main() { os.Exit(command.Main(version, os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(command.Main(version, os.Args, os.Stdout, os.Stderr)) }

@@ -14,12 +14,13 @@ import (
 )
 
 // Main runs the command line and returns its exit code: 0 when it did what was asked, 1 when it didn't, and for a
-// program that it ran (tulle demo exec) that program's own. version is what was built, or empty.
-func Main(version string, args []string, stdout, stderr io.Writer) int {
+// program that it ran (tulle demo exec) that program's own. version is what was built, or empty; argv begins with the
+// program's name as it was typed, which hints repeat.
+func Main(version string, argv []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	root := newRoot(version)
-	root.SetArgs(args)
+	root := newRoot(version, argv)
+	root.SetArgs(argv[1:])
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
@@ -35,7 +36,7 @@ func Main(version string, args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-func newRoot(version string) *cobra.Command {
+func newRoot(version string, argv []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "tulle",
 		Short:         "Tulle is an ambient service mesh; this is its tool for the terminal",
@@ -45,6 +46,6 @@ func newRoot(version string) *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newVersion(version), newToken(), newApp(), newDemo())
+	root.AddCommand(newVersion(version), newToken(), newApp(), newDemo(argv))
 	return root
 }

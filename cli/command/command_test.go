@@ -9,7 +9,7 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"tulle": func() { os.Exit(Main("v1.2.3-test", os.Args[1:], os.Stdout, os.Stderr)) },
+		"tulle": func() { os.Exit(Main("v1.2.3-test", os.Args, os.Stdout, os.Stderr)) },
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,8 +15,9 @@ import (
 	"github.com/tulle-mesh/tulle/cli/story"
 )
 
-func newDemo() *cobra.Command {
-	var dir string
+// newDemo builds the verb; argv is the whole command line as typed.
+func newDemo(argv []string) *cobra.Command {
+	this := &story.Invocation{Program: argv[0]}
 	var keep bool
 	cmd := &cobra.Command{
 		Use:   "demo",
@@ -23,51 +25,63 @@ func newDemo() *cobra.Command {
 		Long: `Build two simulated nodes and four pods out of network namespaces, run the mesh's real programs on them, and show in
 six steps, with the evidence, what the mesh does. Nothing outside of those namespaces is touched. Needs root.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, dir, keep) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, *this, keep) },
 	}
-	cmd.PersistentFlags().StringVar(&dir, "dir", story.DefaultDir, "the demo's folder; it must not exist yet")
+	cmd.PersistentFlags().StringVar(&this.Dir, "dir", story.DefaultDir, "the demo's folder; it must not exist yet")
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything up at the end, to play with")
-	cmd.AddCommand(newDemoExec(&dir), newDemoDown(&dir), newDemoStatus(&dir), newDemoEnter())
+	cmd.AddCommand(newDemoExec(this, slices.Contains(argv, "--")), newDemoDown(this), newDemoStatus(this), newDemoEnter())
 	return cmd
 }
 
-func runDemo(cmd *cobra.Command, dir string, keep bool) error {
+func runDemo(cmd *cobra.Command, this story.Invocation, keep bool) error {
+	if err := needRoot("make network namespaces", this.Line("")); err != nil {
+		return err
+	}
 	executable, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the programs: %w", err)
 	}
 	err = story.Tell(cmd.Context(), story.Config{
-		Out: cmd.OutOrStdout(), Dir: dir, Programs: demo.Beside(executable), Keep: keep,
+		Out: cmd.OutOrStdout(), Invocation: this, Programs: demo.Beside(executable), Keep: keep,
 	})
 	if errors.Is(err, demo.ErrUp) {
-		return fmt.Errorf("a demo is up already in %s; see it with: tulle demo status, remove it with: tulle demo down", dir)
+		return fmt.Errorf("a demo is up already in %s; see it with: %s, remove it with: %s", this.Dir, this.Line("status"), this.Line("down"))
 	}
 	return err
 }
 
+// needRoot says what to type where root is missing.
+func needRoot(what, line string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return fmt.Errorf("needs root to %s: sudo %s", what, line)
+}
+
 // find returns the demo that is up, or says how to start one.
-func find(dir string) (*demo.Cluster, error) {
-	cluster, err := demo.Find(dir)
+func find(this *story.Invocation) (*demo.Cluster, error) {
+	cluster, err := demo.Find(this.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no demo is up in %s; start one with: tulle demo --keep", dir)
+		return nil, fmt.Errorf("no demo is up in %s; start one with: %s", this.Dir, this.Line("--keep"))
 	}
 	return cluster, err
 }
 
-func newDemoExec(dir *string) *cobra.Command {
-	return &cobra.Command{
-		Use:   "exec POD -- COMMAND",
+// newDemoExec takes flags behind the pod's name only where -- ends them: else they are the command's own.
+func newDemoExec(this *story.Invocation, dashes bool) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "exec POD [--] COMMAND",
 		Short: "Run a command in a pod of the demo, or on one of its nodes",
 		Example: `  tulle demo exec frontend -- curl -s http://backend:8080/
   tulle demo exec node1 -- curl -s http://localhost:15000/config_dump`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cluster, err := find(*dir)
+			cluster, err := find(this)
 			if err != nil {
 				return err
 			}
-			if os.Geteuid() != 0 {
-				return errors.New("needs root to enter network namespaces: sudo tulle demo exec")
+			if err := needRoot("enter network namespaces", this.Line("exec", args...)); err != nil {
+				return err
 			}
 			run, err := cluster.Command(args[0], args[1:])
 			if err != nil {
@@ -77,23 +91,25 @@ func newDemoExec(dir *string) *cobra.Command {
 			return run.Run()
 		},
 	}
+	cmd.Flags().SetInterspersed(dashes)
+	return cmd
 }
 
-func newDemoDown(dir *string) *cobra.Command {
+func newDemoDown(this *story.Invocation) *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "Remove a demo that was kept, or what a crashed one left behind",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if os.Geteuid() != 0 {
-				return errors.New("needs root to remove network namespaces: sudo tulle demo down")
+			if err := needRoot("remove network namespaces", this.Line("down")); err != nil {
+				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), 30*time.Second)
 			defer cancel()
-			found, err := demo.CleanUp(ctx, *dir)
+			found, err := demo.CleanUp(ctx, this.Dir)
 			switch {
 			case errors.Is(err, demo.ErrUp):
-				return fmt.Errorf("a demo is running in %s; end it with Ctrl-C where it runs", *dir)
+				return fmt.Errorf("a demo is running in %s; end it with Ctrl-C where it runs", this.Dir)
 			case err != nil:
 				return err
 			case !found:
@@ -106,17 +122,17 @@ func newDemoDown(dir *string) *cobra.Command {
 	}
 }
 
-func newDemoStatus(dir *string) *cobra.Command {
+func newDemoStatus(this *story.Invocation) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show the demo that is up: its nodes, pods, programs and folders",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cluster, err := find(*dir)
+			cluster, err := find(this)
 			if err != nil {
 				return err
 			}
-			return story.Status(cmd.OutOrStdout(), cluster)
+			return story.Status(cmd.OutOrStdout(), cluster, *this)
 		},
 	}
 }

@@ -143,7 +143,7 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(string(fields[19]), 10, 64)
 }
 
-// MemoryOf returns a process's resident memory in bytes.
+// Memory returns a process's resident memory in bytes.
 func (p *Process) Memory() (uint64, error) {
 	statm, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.Pid), "statm"))
 	if err != nil {

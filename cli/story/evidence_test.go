@@ -80,9 +80,28 @@ func TestDemosInOtherFoldersHaveOtherNames(t *testing.T) {
 	}
 }
 
+// What is printed to be typed works as it stands.
+func TestLinesToType(t *testing.T) {
+	for _, tc := range []struct {
+		this Invocation
+		verb string
+		rest []string
+		want string
+	}{
+		{Invocation{"tulle", DefaultDir}, "", nil, "tulle demo"},
+		{Invocation{"bin/tulle", DefaultDir}, "down", nil, "bin/tulle demo down"},
+		{Invocation{"bin/tulle", "/tmp/x"}, "", nil, "bin/tulle demo --dir /tmp/x"},
+		{Invocation{"bin/tulle", "/tmp/x"}, "exec", []string{"web", "--", "id"}, "bin/tulle demo exec --dir /tmp/x web -- id"},
+	} {
+		if got := tc.this.Line(tc.verb, tc.rest...); got != tc.want {
+			t.Errorf("got %s, want %s", got, tc.want)
+		}
+	}
+}
+
 func TestTellSaysWhatIsMissing(t *testing.T) {
 	var out bytes.Buffer
-	err := Tell(t.Context(), Config{Out: &out, Dir: t.TempDir() + "/run", Programs: demo.Beside("/no/such/folder/tulle")})
+	err := Tell(t.Context(), Config{Out: &out, Invocation: Invocation{"tulle", t.TempDir() + "/run"}, Programs: demo.Beside("/no/such/folder/tulle")})
 	if err == nil || !strings.Contains(err.Error(), "make build") && !strings.Contains(err.Error(), "sudo tulle demo") || errors.Is(err, demo.ErrUp) {
 		t.Errorf("got %v", err)
 	}

@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
 )
 
 // keep brings the application back into the mesh, leaves the cluster up, and says what can be done with it.
-func keep(ctx context.Context, cluster *demo.Cluster, out io.Writer) error {
+func keep(ctx context.Context, cluster *demo.Cluster, cfg Config) error {
 	for _, namespace := range []string{shopNamespace, guestNamespace} {
 		if err := cluster.LabelNamespace(namespace, demo.Label, demo.Ambient); err != nil {
 			return err
@@ -19,14 +20,14 @@ func keep(ctx context.Context, cluster *demo.Cluster, out io.Writer) error {
 	if err := cluster.AwaitMeshed(ctx, true, frontend, "backend-v1", "backend-v2", visitor); err != nil {
 		return err
 	}
-	if err := Status(out, cluster); err != nil {
+	if err := Status(cfg.Out, cluster, cfg.Invocation); err != nil {
 		return err
 	}
 	return cluster.Keep()
 }
 
 // Status prints what is up and how to play with it.
-func Status(out io.Writer, cluster *demo.Cluster) error {
+func Status(out io.Writer, cluster *demo.Cluster, this Invocation) error {
 	spec := cluster.Spec()
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "\nPOD\tNAMESPACE\tACCOUNT\tNODE\tADDRESSES\n")
@@ -45,16 +46,36 @@ func Status(out io.Writer, cluster *demo.Cluster) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, `
+	fmt.Fprintf(out, `
 The mesh folder, whose YAML is followed live: %s
   a namespace joins or leaves the mesh by its label %s; policies are files beside it
 
-  tulle demo exec frontend -- curl -s http://backend:8080/
-  tulle demo exec visitor -- curl -s http://backend.shop:8080/
-  tulle demo exec node1 -- curl -s http://localhost:15000/config_dump
-  tulle demo exec node2 -- curl -s http://localhost:15020/metrics
-  tulle demo exec fabric -- curl -s http://localhost:15014/ready
-  tulle demo down
 `, cluster.MeshDir(), demo.Label)
+	for _, command := range []string{
+		"frontend -- curl -s http://backend:8080/", "visitor -- curl -s http://backend.shop:8080/",
+		"node1 -- curl -s http://localhost:15000/config_dump", "node2 -- curl -s http://localhost:15020/metrics",
+		"fabric -- curl -s http://localhost:15014/ready",
+	} {
+		fmt.Fprintln(out, " ", this.Line("exec", command))
+	}
+	_, err := fmt.Fprintln(out, " ", this.Line("down"))
 	return err
+}
+
+// Invocation is how the demo was started, for hints that can be typed as they stand.
+type Invocation struct {
+	Program string // as typed
+	Dir     string
+}
+
+// Line is the command line of a verb of this demo; the empty verb is the demo itself.
+func (i Invocation) Line(verb string, rest ...string) string {
+	words := []string{i.Program, "demo"}
+	if verb != "" {
+		words = append(words, verb)
+	}
+	if i.Dir != DefaultDir {
+		words = append(words, "--dir", i.Dir)
+	}
+	return strings.Join(append(words, rest...), " ")
 }

@@ -21,10 +21,10 @@ const DefaultDir = "/run/tulle-demo"
 
 // Config says how to tell it.
 type Config struct {
-	Out      io.Writer
-	Dir      string // the run folder, which Tell makes and removes
-	Programs demo.Programs
-	Keep     bool // leave the cluster up
+	Out        io.Writer
+	Invocation // Dir is the run folder, which Tell makes and removes
+	Programs   demo.Programs
+	Keep       bool // leave the cluster up
 }
 
 // Namespaces, pods and accounts of the story. The frontend and the visitor live on node1, the backends on node2, so that
@@ -132,10 +132,10 @@ func Tell(ctx context.Context, cfg Config) (err error) {
 	}
 	if cfg.Keep {
 		kept = true
-		return errors.Join(err, keep(ctx, cluster, cfg.Out))
+		return errors.Join(err, keep(ctx, cluster, cfg))
 	}
 	if err != nil {
-		err = fmt.Errorf("%w (to look around: tulle demo --keep)", err)
+		err = fmt.Errorf("%w (to look around: %s)", err, cfg.Line("--keep"))
 	}
 	return err
 }

@@ -69,14 +69,15 @@ func TestDemoKept(t *testing.T) {
 		"1. Unmeshed", "is readable on the wire", "2. Two namespaces", "handshakes chose TLS 1.3", "spiffe://cluster.local/ns/shop/sa/frontend",
 		"spiffe://cluster.local/ns/guest/sa/visitor", "3. A policy", "istio_tcp_connections_failed_total{", "was cut after", "4. STRICT",
 		"without an identity, is refused", "5. The control plane", "changes flow again", "6. The labels", "all six steps hold",
-		"tulle demo exec frontend -- curl", dir + "/mesh",
+		"tulle demo exec --dir " + dir + " frontend -- curl", dir + "/mesh",
 	}, "demo", "--keep", "--dir", dir)
 	if strings.Contains(told, "✗") {
 		t.Errorf("something doesn't hold:\n%s", told)
 	}
-	want(t, 1, []string{"error: a demo is up already in " + dir, "tulle demo status", "tulle demo down"}, "demo", "--dir", dir)
+	want(t, 1, []string{"error: a demo is up already in " + dir, "tulle demo status --dir " + dir, "tulle demo down --dir " + dir}, "demo", "--dir", dir)
 	want(t, 0, []string{"frontend", "10.244.1.10", "ztunnel-node1", "runs"}, "demo", "status", "--dir", dir)
 	want(t, 0, []string{"10.96.0.11 backend.shop"}, "demo", "exec", "frontend", "--dir", dir, "--", "cat", "/etc/hosts")
+	want(t, 0, []string{"\t10.96.0.11 backend.shop"}, "demo", "exec", "--dir", dir, "frontend", "cat", "-n", "/etc/hosts")
 	want(t, 7, nil, "demo", "exec", "visitor", "--dir", dir, "--", "sh", "-c", "exit 7")
 	want(t, 1, []string{`error: no "nobody" here`}, "demo", "exec", "nobody", "--dir", dir, "--", "true")
 	want(t, 0, []string{"removed the demo"}, "demo", "down", "--dir", dir)
