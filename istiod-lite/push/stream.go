@@ -87,18 +87,21 @@ func (s *stream) run(ctx context.Context) error {
 	}
 }
 
-// proceed begins the next round, or sets the timer to when it may begin. A round has a deadline, waiting has none.
+// proceed begins the next round, or sets the timer to when it may begin. What was sent has a deadline; waiting has none,
+// nor has a round in which nothing was owed, since what changed isn't what this proxy asked for.
 func (s *stream) proceed(deadline, wake *time.Timer) {
 	wait, due := s.next()
 	switch {
 	case due && wait <= 0:
 		s.round()
-		deadline.Reset(patience)
-		return
 	case due:
 		wake.Reset(wait)
 	}
-	deadline.Stop()
+	if s.idle() {
+		deadline.Stop()
+	} else {
+		deadline.Reset(patience)
+	}
 }
 
 // idle tells whether the last round is over.
@@ -156,10 +159,12 @@ func (s *stream) round() {
 	if farewell != nil {
 		responses = append(responses, farewell)
 	}
-	s.noticed, s.pending = s.pending, time.Time{}
+	noticed := s.pending
+	s.pending = time.Time{}
 	if len(responses) == 0 {
 		return
 	}
+	s.noticed = noticed
 	s.dispatch(responses)
 }
 

@@ -100,6 +100,33 @@ func TestAProxyThatDoesNotAcknowledgeIsCutOff(t *testing.T) {
 	})
 }
 
+func TestAProxyIsNotCutOffWhenWhatItDidNotAskForChanges(t *testing.T) {
+	t.Run("another type", func(t *testing.T) {
+		inBubble(t, func(b *bench) {
+			b.subscribe(Authorization)
+			b.take(Authorization)
+			publish(t, b.log, "w/a=1")
+			b.silent(time.Hour)
+			publish(t, b.log, "p/x=1")
+			b.take(Authorization, "p/x")
+		})
+	})
+	t.Run("another name", func(t *testing.T) {
+		inBubble(t, func(b *bench) {
+			b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: []string{"w/a"}})
+			b.take(Address, "-w/a")
+			publish(t, b.log, "w/b=1")
+			b.silent(time.Hour)
+			publish(t, b.log, "w/a=1")
+			b.take(Address, "w/a")
+			synctest.Wait()
+			if got := b.metric("pilot_proxy_convergence_time"); got != 1 {
+				t.Errorf("%v convergences", got)
+			}
+		})
+	})
+}
+
 func TestAProxyThatDoesNotReadIsCutOffAndCostsNothing(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.subscribe(Address)
