@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tulle-mesh/tulle/cli/token"
+	"github.com/tulle-mesh/tulle/mesh/token"
 )
 
 func newToken() *cobra.Command {

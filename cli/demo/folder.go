@@ -15,7 +15,7 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/tulle-mesh/tulle/cli/token"
+	"github.com/tulle-mesh/tulle/mesh/token"
 )
 
 // tokenTTL is how long the nodes of a demo that was left up can go on.

@@ -11,6 +11,7 @@ import (
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
 	"mesh/identity": {}, "mesh/socket": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {},
+	"mesh/token":        {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
 	// mesh, level 2.
 	"mesh/h2":        {},
@@ -27,15 +28,17 @@ var mayImport = map[string][]string{
 	"ztunnel/config":   {},
 	"ztunnel/enroll":   {"mesh/socket", "mesh/api/"},
 	"ztunnel/capture":  {"mesh/socket"},
-	"ztunnel/outbound": {"ztunnel/capture", "mesh/"},
-	"ztunnel/inbound":  {"ztunnel/capture", "mesh/"},
+	"ztunnel/describe": {"mesh/hbone", "mesh/state", "mesh/telemetry"},
+	"ztunnel/outbound": {"ztunnel/capture", "ztunnel/describe", "mesh/"},
+	"ztunnel/inbound":  {"ztunnel/capture", "ztunnel/describe", "mesh/"},
+	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
 
 	"istiod-lite/config":    {},
 	"istiod-lite/model":     {},
 	"istiod-lite/watch":     {"istiod-lite/model", "mesh/folder"},
 	"istiod-lite/translate": {"istiod-lite/model", "mesh/api/", "mesh/identity"},
 	"istiod-lite/push":      {"mesh/api/"},
-	"istiod-lite/ca":        {"mesh/identity", "mesh/api/"},
+	"istiod-lite/ca":        {"mesh/identity", "mesh/api/", "mesh/token"},
 
 	"cni-plugin/config":   {},
 	"cni-plugin/plugin":   {},
@@ -46,8 +49,7 @@ var mayImport = map[string][]string{
 
 	"cli/command": {"cli/", "mesh/"},
 	"cli/story":   {"cli/demo", "mesh/"},
-	"cli/demo":    {"mesh/", "cli/token"},
-	"cli/token":   {},
+	"cli/demo":    {"mesh/"},
 	"cli/shop":    {},
 }
 

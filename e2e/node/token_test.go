@@ -22,10 +22,10 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
-	"github.com/tulle-mesh/tulle/cli/token"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/controlplane"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/token"
 )
 
 // Neither certificates nor configuration are for callers without a good token.
