@@ -10,7 +10,7 @@ import (
 // with a slash at its end. The daemons, which wire everything of their program together, and mains are not listed.
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
-	"mesh/identity": {}, "mesh/socket": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {},
+	"mesh/identity": {}, "mesh/socket": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
 	"mesh/token":        {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
 	// mesh, level 2.
@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 
 	"istiod-lite/config":    {},
 	"istiod-lite/model":     {},
-	"istiod-lite/watch":     {"istiod-lite/model", "mesh/folder"},
+	"istiod-lite/watch":     {"istiod-lite/model", "mesh/folder", "mesh/status"},
 	"istiod-lite/translate": {"istiod-lite/model", "mesh/api/", "mesh/identity"},
 	"istiod-lite/push":      {"mesh/api/"},
 	"istiod-lite/ca":        {"mesh/identity", "mesh/api/", "mesh/token"},
@@ -45,7 +45,7 @@ var mayImport = map[string][]string{
 	"cni-plugin/agent":    {"mesh/socket", "mesh/folder"},
 	"cni-plugin/redirect": {"mesh/socket"},
 	"cni-plugin/zds":      {"mesh/api/"},
-	"cni-plugin/enroll":   {"cni-plugin/redirect", "cni-plugin/zds", "mesh/socket"},
+	"cni-plugin/enroll":   {"cni-plugin/redirect", "cni-plugin/zds", "mesh/socket", "mesh/status"},
 
 	"cli/command": {"cli/", "mesh/"},
 	"cli/story":   {"cli/demo", "mesh/"},
