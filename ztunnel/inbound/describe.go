@@ -4,9 +4,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/describe"
 )
 
 // describe says for log and metrics what is known of an arrival.
@@ -15,7 +15,7 @@ func (h *Handler) describe(a arrival) telemetry.Connection {
 	c := telemetry.Connection{
 		Reporter:    telemetry.Destination,
 		Source:      h.source(table, a),
-		Destination: peer(a.self),
+		Destination: describe.Peer(a.self),
 		MTLS:        a.tunnel,
 		Src:         a.client,
 		Dst:         a.accepted,
@@ -30,7 +30,7 @@ func (h *Handler) describe(a arrival) telemetry.Connection {
 // source describes the client: what the control plane says about its address wins over what it says of itself, and its
 // identity is the proven one.
 func (h *Handler) source(table *state.Table, a arrival) telemetry.Peer {
-	p := peer(table.WorkloadAt(h.cfg.Network, a.client.Addr()))
+	p := describe.Peer(table.WorkloadAt(h.cfg.Network, a.client.Addr()))
 	for _, gap := range []struct {
 		field *string
 		told  string
@@ -82,23 +82,4 @@ func guessService(table *state.Table, a arrival) *state.Service {
 func hasTarget(svc *state.Service, endpoint []state.Port, port uint16) bool {
 	is := func(p state.Port) bool { return p.Target == port }
 	return slices.ContainsFunc(svc.Ports, is) || slices.ContainsFunc(endpoint, is)
-}
-
-// peer is a workload as telemetry sees it; nil is an unknown one.
-func peer(w *state.Workload) telemetry.Peer {
-	if w == nil {
-		return telemetry.Peer{}
-	}
-	return telemetry.Peer{
-		Pod: w.Name, Workload: w.WorkloadName, CanonicalName: w.CanonicalName, CanonicalRevision: w.CanonicalRevision,
-		Namespace: w.Namespace, Cluster: w.ClusterID, Region: w.Locality.Region, Zone: w.Locality.Zone, Identity: w.Identity,
-	}
-}
-
-// baggage is a workload as we tell the peer about it.
-func baggage(w *state.Workload) hbone.Baggage {
-	return hbone.Baggage{
-		Cluster: w.ClusterID, Namespace: w.Namespace, WorkloadType: w.Type.String(), WorkloadName: w.WorkloadName,
-		Service: w.CanonicalName, Revision: w.CanonicalRevision, Region: w.Locality.Region, Zone: w.Locality.Zone,
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/describe"
 )
 
 // What a CONNECT is answered. Peers act on the exact numbers.
@@ -32,7 +33,7 @@ func (h *Handler) HandleTunnel(ctx context.Context, in *hbone.Incoming) {
 	}
 	var described hbone.Baggage
 	if h.cfg.Baggage {
-		described = baggage(f.self)
+		described = describe.Baggage(f.self)
 	}
 	stream, err := in.Accept(described)
 	if err != nil {

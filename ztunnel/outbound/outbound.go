@@ -18,7 +18,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -28,6 +27,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/describe"
 )
 
 // connectTimeout bounds everything between the decision and the relay: a peer may wait for its own configuration (5 s)
@@ -46,7 +46,6 @@ type Config struct {
 	Dial     func(context.Context, netip.AddrPort) (*net.TCPConn, error)
 	Registry *capture.Registry
 	Metrics  *telemetry.Metrics
-	Log      *slog.Logger
 }
 
 // Handler takes the captured connections of one pod.
@@ -86,7 +85,7 @@ func (h *Handler) refuse(conn capture.Conn, from *state.Workload, r route, err e
 	if !r.Addr.IsValid() {
 		r.Addr = conn.Original.AddrPort
 	}
-	h.cfg.Metrics.Refuse(describe(conn.Client, from, r), telemetry.FlagConnect, err)
+	h.cfg.Metrics.Refuse(record(conn.Client, from, r), telemetry.FlagConnect, err)
 }
 
 // flow is a connection with a route.
@@ -115,7 +114,7 @@ func (h *Handler) open(conn capture.Conn, from *state.Workload, r route) (*flow,
 	if err != nil {
 		return nil, err
 	}
-	metric := h.cfg.Metrics.Open(describe(conn.Client, from, r))
+	metric := h.cfg.Metrics.Open(record(conn.Client, from, r))
 	h.cfg.Metrics.Sockets(telemetry.Source).Inc()
 	return &flow{handler: h, conn: conn, from: from, route: r, entry: entry, metric: metric}, nil
 }
@@ -147,7 +146,7 @@ func (f *flow) connect(ctx context.Context) (*hbone.Stream, *net.TCPConn, error)
 	target := hbone.Target{Source: f.from.Identity, Expected: f.route.Expected, Addr: f.route.Addr}
 	request := hbone.Request{
 		Authority: f.route.Authority,
-		Baggage:   baggage(f.from),
+		Baggage:   describe.Baggage(f.from),
 		Forwarded: hbone.Forwarded{For: f.conn.Client.AddrPort},
 		Trace:     hbone.NewTraceParent(),
 	}

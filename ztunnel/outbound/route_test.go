@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
@@ -134,16 +132,5 @@ func TestNamedEndpointIsResolved(t *testing.T) {
 				t.Errorf("got %s, want %s", show(r), test.want)
 			}
 		})
-	}
-}
-
-func TestBaggageDescribesTheClient(t *testing.T) {
-	w := &state.Workload{
-		ClusterID: "c", Namespace: "ns", Type: state.CronJob, WorkloadName: "w", CanonicalName: "app", CanonicalRevision: "v2",
-		Locality: state.Locality{Region: "r", Zone: "z"},
-	}
-	want := "k8s.cluster.name=c,k8s.namespace.name=ns,k8s.cronjob.name=w,service.name=app,service.version=v2,cloud.region=r,cloud.availability_zone=z"
-	if diff := cmp.Diff(want, baggage(w).String()); diff != "" {
-		t.Error(diff)
 	}
 }

@@ -1,0 +1,27 @@
+// Package describe says who a workload is: to log and metrics, and to the peer of a tunnel.
+package describe
+
+import (
+	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+)
+
+// Peer is a workload as telemetry sees it; nil is an unknown one.
+func Peer(w *state.Workload) telemetry.Peer {
+	if w == nil {
+		return telemetry.Peer{}
+	}
+	return telemetry.Peer{
+		Pod: w.Name, Workload: w.WorkloadName, CanonicalName: w.CanonicalName, CanonicalRevision: w.CanonicalRevision,
+		Namespace: w.Namespace, Cluster: w.ClusterID, Region: w.Locality.Region, Zone: w.Locality.Zone, Identity: w.Identity,
+	}
+}
+
+// Baggage is a workload as we tell the peer about it.
+func Baggage(w *state.Workload) hbone.Baggage {
+	return hbone.Baggage{
+		Cluster: w.ClusterID, Namespace: w.Namespace, WorkloadType: w.Type.String(), WorkloadName: w.WorkloadName,
+		Service: w.CanonicalName, Revision: w.CanonicalRevision, Region: w.Locality.Region, Zone: w.Locality.Zone,
+	}
+}
