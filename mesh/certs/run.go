@@ -71,15 +71,15 @@ func (m *Manager) dispatchLocked(ctx context.Context, fetches *sync.WaitGroup) (
 // fetch makes one try and takes its result over.
 func (m *Manager) fetch(ctx context.Context, e *entry) {
 	credential, err := m.ask(ctx, e)
-	cancelled := ctx.Err() == context.Canceled // forgotten, or Run is ending
 	now := wallClock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	defer m.signal() // there is room for another request
+	ending := ctx.Err() == context.Canceled // looked at before it is cancelled below
+	defer m.signal()                        // there is room for another request
 	m.running--
 	e.cancel()
 	e.cancel = nil
-	if cancelled {
+	if forgotten := m.entries[e.id] != e; forgotten || ending {
 		return
 	}
 	e.priority = background
