@@ -14,6 +14,8 @@ import (
 const (
 	minDelay = 10 * time.Millisecond
 	maxDelay = 15 * time.Second
+	// lasting is how long a stream has to last for the next one to come without a longer delay.
+	lasting = time.Second
 )
 
 // classify tells how a stream ended.
@@ -42,10 +44,11 @@ func classify(err error) EventKind {
 // backoff is the delay before a stream is opened anew. Its zero value is ready.
 type backoff struct{ next time.Duration }
 
-// after returns the delay after a stream that ended so and had lasted so long. It doubles with each short stream; a
-// long one, or a long wait for one, starts anew. It varies by a fifth so that clients of one server don't come back all at once.
-func (b *backoff) after(kind EventKind, lasted time.Duration) time.Duration {
-	if kind == Reconnect || kind == Complete || lasted >= openTimeout {
+// after returns the delay after a stream that lasted so long, the wait for it included. It doubles with each short one,
+// however that ended: a server that ends every stream at once isn't asked for everything a hundred times a second. After
+// a long one it starts anew. It varies by a fifth so that clients of one server don't come back all at once.
+func (b *backoff) after(lasted time.Duration) time.Duration {
+	if lasted >= lasting {
 		b.next = 0
 	}
 	delay := max(b.next, minDelay)

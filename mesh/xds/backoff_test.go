@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-func TestEndsThatReconnectAtOnce(t *testing.T) {
+func TestKindsOfEnds(t *testing.T) {
 	for _, test := range []struct {
 		err  error
 		want EventKind
@@ -37,22 +37,19 @@ func TestEndsThatReconnectAtOnce(t *testing.T) {
 
 func TestDelayDoublesUntilAStreamLasts(t *testing.T) {
 	var b backoff
-	expect := func(kind EventKind, lasted, want time.Duration) {
+	expect := func(lasted, want time.Duration) {
 		t.Helper()
-		got := b.after(kind, lasted)
+		got := b.after(lasted)
 		if got < want*8/10 || got > want*12/10 {
 			t.Errorf("delay = %s, want %s give or take a fifth", got, want)
 		}
 	}
-	expect(ConnectionError, 0, 10*time.Millisecond)
-	expect(Error, time.Second, 20*time.Millisecond)
-	expect(Error, 0, 40*time.Millisecond)
-	expect(Reconnect, 0, 10*time.Millisecond)
-	expect(Complete, 0, 10*time.Millisecond)
-	for want := 20 * time.Millisecond; want < maxDelay; want *= 2 {
-		expect(Error, 0, want)
+	expect(time.Minute, minDelay)
+	for want := 2 * minDelay; want < maxDelay; want *= 2 {
+		expect(lasting-1, want)
 	}
-	expect(Error, 0, maxDelay)
-	expect(Error, 0, maxDelay)
-	expect(Error, time.Minute, 10*time.Millisecond)
+	expect(0, maxDelay)
+	expect(0, maxDelay)
+	expect(lasting, minDelay)
+	expect(0, 2*minDelay)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,7 @@ import (
 type script struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 	ends []error
+	last map[int]time.Duration // how long streams last, by number; the others end at once
 
 	mu     sync.Mutex
 	opened []time.Time
@@ -37,6 +39,7 @@ func (s *script) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscovery
 	s.opened = append(s.opened, time.Now())
 	s.mu.Unlock()
 	if n < len(s.ends) {
+		time.Sleep(s.last[n])
 		return s.ends[n]
 	}
 	for {
@@ -84,29 +87,46 @@ func channel(t *testing.T, dial func(context.Context) (net.Conn, error)) *grpc.C
 	return conn
 }
 
-func TestRefusedStreamsBackOffAndBrokenOnesReconnectAtOnce(t *testing.T) {
+func TestStreamsThatEndAtOnceBackOffHoweverTheyEnd(t *testing.T) {
+	for name, end := range map[string]error{
+		"refused": status.Error(codes.PermissionDenied, "not you"), "complete": nil, "unknown": status.Error(codes.Unknown, "proxy restarted"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &script{ends: slices.Repeat([]error{end}, 12)}
+				client, stop := run(t, serve(t, s), new(holder), policies, addresses)
+				defer stop()
+				<-client.Ready()
+				want := 10 * time.Millisecond
+				for i := range s.ends {
+					s.expectPause(t, i, want)
+					want = min(2*want, 15*time.Second)
+				}
+			})
+		})
+	}
+}
+
+func TestStreamThatLastedIsOpenedAnewAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := new(script)
-		for range 12 {
-			s.ends = append(s.ends, status.Error(codes.PermissionDenied, "not you"))
-		}
-		s.ends = append(s.ends, status.Error(codes.Unknown, "proxy restarted"), nil, status.Error(codes.Canceled, "moved"))
+		s := &script{ends: slices.Repeat([]error{nil}, 5), last: map[int]time.Duration{3: time.Minute}}
 		client, stop := run(t, serve(t, s), new(holder), policies, addresses)
 		defer stop()
 		<-client.Ready()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		want := 10 * time.Millisecond
-		for i := range s.ends {
-			if i >= 12 {
-				want = 10 * time.Millisecond
-			}
-			if got := s.opened[i+1].Sub(s.opened[i]); got < want*8/10 || got > want*12/10 {
-				t.Errorf("stream %d came %s after the one before, want %s give or take a fifth", i+1, got, want)
-			}
-			want = min(2*want, 15*time.Second)
-		}
+		s.expectPause(t, 2, 40*time.Millisecond)
+		s.expectPause(t, 3, 10*time.Millisecond)
+		s.expectPause(t, 4, 20*time.Millisecond)
 	})
+}
+
+// expectPause checks the time between a stream's end and the next one, give or take a fifth.
+func (s *script) expectPause(t *testing.T, stream int, want time.Duration) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if got := s.opened[stream+1].Sub(s.opened[stream]) - s.last[stream]; got < want*8/10 || got > want*12/10 {
+		t.Errorf("stream %d came %s after the end of the one before, want %s", stream+1, got, want)
+	}
 }
 
 func TestSilentControlPlaneIsWaitedForWithoutBusyWork(t *testing.T) {

@@ -68,7 +68,7 @@ const (
 	Pushed          EventKind = iota // a message came
 	ConnectionError                  // the stream could not be opened, or broke with its connection
 	Error                            // the server refused it
-	Reconnect                        // it ended in a way that calls for opening it anew at once
+	Reconnect                        // it ended in a way that is no failure of the server's
 	Complete                         // the server ended it properly
 )
 
@@ -115,9 +115,8 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		kind := classify(err)
-		delay := pause.after(kind, time.Since(began))
-		c.event(Event{Kind: kind, Err: err})
+		delay := pause.after(time.Since(began))
+		c.event(Event{Kind: classify(err), Err: err})
 		c.config.Log.Warn("xds stream ended", "err", err, "retry", delay)
 		select {
 		case <-time.After(delay):
