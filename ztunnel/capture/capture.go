@@ -3,8 +3,7 @@
 package capture
 
 import (
-	"errors"
-	"fmt"
+	"context"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -20,9 +19,6 @@ const (
 	InboundPort  = 15006 // arrivals in plain text
 	HBONEPort    = 15008
 )
-
-// maxDeciding bounds the connections of a pod that were accepted but aren't relayed yet; more wait in the backlog.
-const maxDeciding = 4096
 
 // Illegal tells that a port is one of ztunnel's own: a connection that asks for it would come back to us.
 func Illegal(port uint16) bool {
@@ -63,38 +59,38 @@ type Config struct {
 // Listeners are the open listeners of a pod.
 type Listeners struct {
 	cfg       Config
-	open      []*net.TCPListener
+	open      []*listener
 	accepting sync.WaitGroup
 	deciding  sync.WaitGroup
-	slots     chan struct{} // one per decision
+	closed    chan struct{} // nothing waits for room any more
+	close     func()
 }
 
 // Open opens all listeners, so that capture takes effect, or none. Functions that are nil have no listener.
 func Open(cfg Config) (*Listeners, error) {
-	l := &Listeners{cfg: cfg, slots: make(chan struct{}, maxDeciding)}
-	var handlers []func(*net.TCPConn)
+	l := &Listeners{cfg: cfg, closed: make(chan struct{})}
+	l.close = sync.OnceFunc(l.closeAll)
 	for _, role := range []struct {
 		port   uint16
-		wanted bool
-		handle func(*net.TCPConn)
+		tunnel func(*net.TCPConn)
+		decide func(Conn)
 	}{
-		{OutboundPort, cfg.Outbound != nil, func(conn *net.TCPConn) { l.decide(conn, cfg.Outbound) }},
-		{InboundPort, cfg.Inbound != nil, func(conn *net.TCPConn) { l.decide(conn, cfg.Inbound) }},
-		{HBONEPort, cfg.HBONE != nil, cfg.HBONE},
+		{OutboundPort, nil, cfg.Outbound},
+		{InboundPort, nil, cfg.Inbound},
+		{HBONEPort, cfg.HBONE, nil},
 	} {
-		if !role.wanted {
+		if role.tunnel == nil && role.decide == nil {
 			continue
 		}
-		listener, err := l.listen(role.port)
+		socket, err := l.listen(role.port)
 		if err != nil {
-			l.closeAll()
+			l.close()
 			return nil, err
 		}
-		l.open = append(l.open, listener)
-		handlers = append(handlers, role.handle)
+		l.open = append(l.open, &listener{TCPListener: socket, owner: l, tunnel: role.tunnel, decide: role.decide, slots: make(chan struct{}, maxDeciding)})
 	}
-	for i, listener := range l.open {
-		l.accepting.Go(func() { l.accept(listener, handlers[i]) })
+	for _, open := range l.open {
+		l.accepting.Go(open.accept)
 	}
 	return l, nil
 }
@@ -108,60 +104,34 @@ func (l *Listeners) listen(port uint16) (*net.TCPListener, error) {
 	return l.cfg.Netns.Listen(cfg)
 }
 
-// accept hands connections on until the listener is closed.
-func (l *Listeners) accept(listener *net.TCPListener, handle func(*net.TCPConn)) {
-	for {
-		conn, err := listener.AcceptTCP()
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err != nil: // out of descriptors or memory: what is open may end
-			l.cfg.Log.Error("accept", "listener", listener.Addr().String(), "err", err)
-			time.Sleep(50 * time.Millisecond)
-		default:
-			handle(conn)
-		}
+// restTime bounds Drain.
+const restTime = time.Second
+
+// Drain takes the connections that have arrived but weren't accepted yet, then closes. It takes a second at most, and
+// ends earlier when ctx does.
+func (l *Listeners) Drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, restTime)
+	defer cancel()
+	defer context.AfterFunc(ctx, l.close)()
+	for _, open := range l.open {
+		_ = open.SetDeadline(time.Now()) // fails only on a closed listener
 	}
+	l.accepting.Wait()
+	l.close()
 }
 
-// decide begins a decision as soon as there is room for one.
-func (l *Listeners) decide(conn *net.TCPConn, handle func(Conn)) {
-	l.slots <- struct{}{}
-	l.deciding.Go(func() {
-		defer func() { <-l.slots }()
-		c, err := describe(conn)
-		if err != nil {
-			l.cfg.Log.Warn("connection without addresses", "err", err)
-			conn.Close()
-			return
-		}
-		handle(c)
-	})
-}
-
-func describe(conn *net.TCPConn) (Conn, error) {
-	client := socket.Unmap(conn.RemoteAddr())
-	if !client.IsValid() {
-		return Conn{}, fmt.Errorf("client address %v", conn.RemoteAddr())
-	}
-	original, err := socket.OriginalDst(conn)
-	if err != nil {
-		return Conn{}, err
-	}
-	return Conn{TCPConn: conn, Client: Client{client}, Original: OriginalDst{original}}, nil
-}
-
-// Close stops accepting. Connections that were accepted are not touched.
+// Close stops accepting at once. Connections that were handed on are not touched; one that waits for room is reset.
 func (l *Listeners) Close() {
-	l.closeAll()
+	l.close()
 	l.accepting.Wait()
 }
 
-// Wait returns when every decision has ended. Call it after Close.
+// Wait returns when every decision has ended. Call it after Close or Drain.
 func (l *Listeners) Wait() { l.deciding.Wait() }
 
 func (l *Listeners) closeAll() {
-	for _, listener := range l.open {
-		listener.Close()
+	close(l.closed)
+	for _, open := range l.open {
+		open.Close()
 	}
 }

@@ -211,8 +211,8 @@ func (p *pod) dialApp(ctx context.Context, to, source netip.AddrPort) (*net.TCPC
 
 // drain takes nothing new, lets what runs finish until ctx ends, and stops.
 func (p *pod) drain(ctx context.Context) {
-	p.listeners.Close()
-	defer context.AfterFunc(ctx, p.cut)()
+	defer context.AfterFunc(ctx, p.cut)() // before anything that waits
+	p.listeners.Drain(ctx)
 	shutdown := make(chan struct{})
 	go func() { defer close(shutdown); p.server.Shutdown(ctx) }()
 	p.listeners.Wait()
