@@ -39,6 +39,11 @@ func (n *Netns) Dial(ctx context.Context, to netip.AddrPort, cfg DialConfig) (*n
 	return conn, nil
 }
 
+// errSecondSocket is for the dialer's second try, whose socket would be at home. The dialer only makes one if the kernel
+// found no local port, or took the very one that was dialled.
+var errSecondSocket = fmt.Errorf("no local port is left for this destination; close connections or widen net.ipv4.ip_local_port_range: %w",
+	unix.EADDRNOTAVAIL)
+
 // dialInside uses that a dialer calls its control function right after it made the socket, on the same goroutine: there
 // the thread goes home, before anything waits.
 func (n *Netns) dialInside(ctx context.Context, to netip.AddrPort, cfg DialConfig) (*net.TCPConn, error) {
@@ -55,8 +60,8 @@ func (n *Netns) dialInside(ctx context.Context, to netip.AddrPort, cfg DialConfi
 		}
 		inside := true
 		conn, err := dial(ctx, to, cfg, func() error {
-			if !inside { // the dialer made a second socket, and that one would be at home
-				return errors.New("no socket left to try with")
+			if !inside {
+				return errSecondSocket
 			}
 			inside = false
 			return v.leave()
@@ -100,22 +105,33 @@ func prepareDial(fd int, cfg DialConfig) error {
 	if err := setMark(fd, cfg.Mark); err != nil {
 		return err
 	}
-	if !cfg.Source.IsValid() {
-		return nil
+	if cfg.Source.IsValid() {
+		if err := appearFrom(fd, cfg.SourcePort); err != nil || cfg.SourcePort != 0 {
+			return err
+		}
 	}
+	// The dialer binds the socket even to no address at all. Choose the port when connecting, by the whole 4-tuple: else
+	// 28,000 connections of one source use all ports up.
+	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+		return fmt.Errorf("set IP_BIND_ADDRESS_NO_PORT: %w", err)
+	}
+	return nil
+}
+
+// appearFrom allows the socket a foreign source.
+func appearFrom(fd int, port uint16) error {
 	if err := setTransparent(fd); err != nil {
 		return err
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1); err != nil {
 		return fmt.Errorf("set IP_FREEBIND: %w", err)
 	}
-	if cfg.SourcePort != 0 {
-		// One port serves several destinations.
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if port == 0 {
+		return nil
 	}
-	// Choose the port when connecting, by the whole 4-tuple: else 28,000 connections of one source use all ports up.
-	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-		return fmt.Errorf("set IP_BIND_ADDRESS_NO_PORT: %w", err)
+	// One port serves several destinations.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return fmt.Errorf("set SO_REUSEADDR: %w", err)
 	}
 	return nil
 }

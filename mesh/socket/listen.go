@@ -15,7 +15,8 @@ import (
 // Mark is the packet mark of everything the mesh sends, so that capture leaves it alone.
 const Mark = 0x539
 
-const defaultBacklog = 4096 // the kernel lowers it to the namespace's somaxconn
+// backlog is how many connections may wait to be accepted; the kernel lowers it to the namespace's somaxconn.
+const backlog = 4096
 
 // ListenConfig says how to listen.
 type ListenConfig struct {
@@ -23,7 +24,6 @@ type ListenConfig struct {
 	Mark        uint32              // 0: none
 	Transparent bool                // accept for foreign addresses; best effort, since it needs CAP_NET_ADMIN
 	ReusePort   bool                // share the port with other processes of the same user
-	Backlog     int                 // connections waiting to be accepted; 0 means 4096
 	KeepAlive   net.KeepAliveConfig // of accepted connections; zero means 180 s, 180 s, 9 probes; a negative Idle turns it off
 }
 
@@ -40,6 +40,9 @@ func (n *Netns) Listen(cfg ListenConfig) (*net.TCPListener, error) {
 		return err
 	})
 	if err != nil {
+		if listener != nil { // made, but its thread could not come home
+			listener.Close()
+		}
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Addr, err)
 	}
 	return listener, nil
@@ -62,11 +65,7 @@ func listen(cfg ListenConfig) (*net.TCPListener, error) {
 		return nil, err
 	}
 	listener := l.(*net.TCPListener)
-	backlog := cfg.Backlog
-	if backlog == 0 {
-		backlog = defaultBacklog
-	}
-	if err := setBacklog(listener, backlog); err != nil {
+	if err := setBacklog(listener); err != nil {
 		listener.Close()
 		return nil, err
 	}
@@ -86,7 +85,7 @@ func prepareListener(fd int, cfg ListenConfig) error {
 }
 
 // setBacklog repeats listen(2), which only changes the backlog: the standard library offers no choice of its own.
-func setBacklog(listener *net.TCPListener, backlog int) error {
+func setBacklog(listener *net.TCPListener) error {
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@
 package socket
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -86,7 +87,7 @@ func (n *Netns) Close() error {
 	return n.file.Close()
 }
 
-// Do runs f inside the namespace and returns its error. f must do its work on the calling goroutine and should be
+// Do runs f inside the namespace and returns its error, or why the thread could not leave it again. f must do its work on the calling goroutine and should be
 // short: it occupies a thread.
 func (n *Netns) Do(f func() error) error {
 	if n == nil {
@@ -100,10 +101,7 @@ func (n *Netns) Do(f func() error) error {
 			return
 		}
 		err = f()
-		if back := v.leave(); back != nil && err == nil {
-			err = back
-		}
-		result <- err
+		result <- errors.Join(err, v.leave())
 	}()
 	return <-result
 }

@@ -183,11 +183,40 @@ func TestOneSourceMakesManyConnections(t *testing.T) {
 	a.Sysctl("net.ipv4.ip_local_port_range", "40000 40009")
 	first := listen(t, b.Netns, socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:0")})
 	second := listen(t, b.Netns, socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:0")})
-	for _, l := range []*net.TCPListener{first, second} {
-		for range 8 {
-			join(t, a.Netns, l, netip.AddrPortFrom(b4, port(l)), socket.DialConfig{Source: a4})
+	for _, cfg := range []socket.DialConfig{{Source: a4}, {}} {
+		var open []*net.TCPConn
+		for _, l := range []*net.TCPListener{first, second} {
+			for range 8 {
+				client, _ := join(t, a.Netns, l, netip.AddrPortFrom(b4, port(l)), cfg)
+				open = append(open, client)
+			}
+		}
+		for _, client := range open {
+			abort(t, client)
 		}
 	}
+}
+
+func TestUsedUpLocalPortsAreTold(t *testing.T) {
+	a, b := pair(t)
+	a.Sysctl("net.ipv4.ip_local_port_range", "40000 40000")
+	l := listen(t, b.Netns, socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:0")})
+	for _, cfg := range []socket.DialConfig{{}, {Source: a4}} {
+		client, _ := join(t, a.Netns, l, netip.AddrPortFrom(b4, port(l)), cfg)
+		if _, err := a.Dial(t.Context(), netip.AddrPortFrom(b4, port(l)), cfg); !errors.Is(err, unix.EADDRNOTAVAIL) {
+			t.Errorf("second dial from %s: %v, want EADDRNOTAVAIL", cfg.Source, err)
+		}
+		abort(t, client)
+	}
+}
+
+// abort closes without leaving the port in TIME-WAIT.
+func abort(t *testing.T, conn *net.TCPConn) {
+	t.Helper()
+	if err := conn.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
 }
 
 func TestDialGivesUp(t *testing.T) {
