@@ -63,8 +63,8 @@ func TestControlPlaneNeedsAToken(t *testing.T) {
 		{"nonsense", "nonsense", codes.Unauthenticated, codes.Unauthenticated},
 		{"signed by another key", forged, codes.Unauthenticated, codes.Unauthenticated},
 		{"cut short", good[:len(good)-4], codes.Unauthenticated, codes.Unauthenticated},
-		// Its holder is known, but isn't trusted to ask for others.
-		{"of an ordinary account", mint(other), codes.PermissionDenied, codes.OK},
+		// Its holder is known, but isn't trusted to ask for others, nor about them.
+		{"of an ordinary account", mint(other), codes.PermissionDenied, codes.PermissionDenied},
 		{"expired", expired(t, c), codes.Unauthenticated, codes.Unauthenticated},
 	}
 	for _, tc := range cases {

@@ -21,7 +21,6 @@ import (
 // Config is what a server needs.
 type Config struct {
 	Authority *Authority
-	Tokens    *Tokens
 	// TrustDomain is that of the mesh; identities of others are never signed.
 	TrustDomain string
 	// TrustedNodeAccounts may ask for certificates of the accounts of the pods on their node. Each is "namespace/name".
@@ -50,15 +49,13 @@ type refusal struct{ reason string }
 func (r *refusal) Error() string { return r.reason }
 
 // CreateCertificate signs the caller's key for the caller's own identity or, if it is a node proxy, for that of a pod on
-// its node.
+// its node. The caller is that of the context, see WithCaller.
 func (s *Server) CreateCertificate(ctx context.Context, request *ca.IstioCertificateRequest) (*ca.IstioCertificateResponse, error) {
-	s.metrics.requests.Inc()
-	caller, err := s.cfg.Tokens.Authenticate(ctx)
-	if err != nil {
-		s.metrics.authentication.Inc()
-		s.cfg.Logger.Warn("certificate refused: caller is not authenticated", "err", err)
-		return nil, status.Error(codes.Unauthenticated, "request authentication failure")
+	caller, known := CallerOf(ctx)
+	if !known {
+		return nil, s.Unauthenticated(errors.New("nobody has authenticated the call"))
 	}
+	s.metrics.requests.Inc()
 	log := s.cfg.Logger.With("account", caller.Account(), "node", caller.Node)
 	id, err := s.identify(caller, request.GetMetadata().GetFields()["ImpersonatedIdentity"].GetStringValue())
 	if err != nil {
@@ -80,6 +77,14 @@ func (s *Server) CreateCertificate(ctx context.Context, request *ca.IstioCertifi
 	s.metrics.issued.Inc()
 	log.Debug("certificate signed", "ttl", ttl)
 	return &ca.IstioCertificateResponse{CertChain: chain}, nil
+}
+
+// Unauthenticated notes a request of a caller that Tokens didn't prove, and returns what the caller gets.
+func (s *Server) Unauthenticated(err error) error {
+	s.metrics.requests.Inc()
+	s.metrics.authentication.Inc()
+	s.cfg.Logger.Warn("certificate refused: caller is not authenticated", "err", err)
+	return status.Error(codes.Unauthenticated, "request authentication failure")
 }
 
 func (s *Server) refuse(log *slog.Logger, err error) error {

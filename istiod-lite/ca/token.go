@@ -25,6 +25,19 @@ type Caller struct {
 // Account returns "namespace/name".
 func (c Caller) Account() string { return c.Namespace + "/" + c.ServiceAccount }
 
+type callerKey struct{}
+
+// WithCaller puts the proven caller of a call into its context.
+func WithCaller(ctx context.Context, caller Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, caller)
+}
+
+// CallerOf returns the proven caller; ok is false if none was.
+func CallerOf(ctx context.Context) (caller Caller, ok bool) {
+	caller, ok = ctx.Value(callerKey{}).(Caller)
+	return caller, ok
+}
+
 // Tokens proves callers by tokens that one key has signed.
 type Tokens struct {
 	path string // of the public key

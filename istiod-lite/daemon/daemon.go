@@ -10,15 +10,9 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/ca"
 	"github.com/tulle-mesh/tulle/istiod-lite/config"
@@ -27,7 +21,6 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
 	"github.com/tulle-mesh/tulle/istiod-lite/watch"
 	"github.com/tulle-mesh/tulle/mesh/admin"
-	caapi "github.com/tulle-mesh/tulle/mesh/api/ca"
 )
 
 // Daemon is a control plane.
@@ -39,6 +32,8 @@ type Daemon struct {
 	resource *push.Log
 	pusher   *push.Server
 	rpc      *grpc.Server
+	tokens   *ca.Tokens
+	signer   *ca.Server
 	debug    *admin.Server
 	listener net.Listener // for proxies
 
@@ -75,8 +70,8 @@ func New(cfg config.Config, log *slog.Logger) (*Daemon, error) {
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.register(registry)
 	d.serve(authority, serving, registry)
-	if d.listener, err = net.Listen("tcp", cfg.XDSAddr); err != nil {
-		return nil, fmt.Errorf("listen for proxies: %w", err)
+	if d.listener, err = listen(cfg.XDSAddr); err != nil {
+		return nil, err
 	}
 	d.debug, err = admin.Start(admin.Config{Addr: cfg.DebugAddr, Handler: d.pages(registry), Log: log.With("scope", "admin")})
 	if err != nil {
@@ -90,41 +85,6 @@ func (d *Daemon) XDSAddr() net.Addr { return d.listener.Addr() }
 
 // DebugAddr is where the debug pages are.
 func (d *Daemon) DebugAddr() net.Addr { return d.debug.Addrs()[0] }
-
-// serve makes the server of proxies.
-func (d *Daemon) serve(authority *ca.Authority, serving *ca.Serving, registry *prometheus.Registry) {
-	tokens := ca.NewTokens(d.cfg.TokenKey)
-	d.rpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(serving.Config())),
-		grpc.ConnectionTimeout(10*time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionAge: 30 * time.Minute, MaxConnectionAgeGrace: 10 * time.Second,
-		}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.MaxConcurrentStreams(1000),
-		// A proxy that comes back sends the versions of all that it knows.
-		grpc.MaxRecvMsgSize(16<<20),
-		grpc.MaxHeaderListSize(64<<10),
-		grpc.ChainUnaryInterceptor(d.unary),
-		grpc.ChainStreamInterceptor(d.stream),
-	)
-	d.pusher = push.NewServer(push.Config{
-		Log: d.resource, Registry: registry, Logger: d.log.With("scope", "push"),
-		Authenticate: func(ctx context.Context) (push.Caller, error) {
-			caller, err := tokens.Authenticate(ctx)
-			if err != nil {
-				d.log.Warn("stream refused: caller is not authenticated", "scope", "push", "err", err)
-				return push.Caller{}, status.Error(codes.Unauthenticated, "authentication failure")
-			}
-			return push.Caller(caller), nil
-		},
-	})
-	discoveryv3.RegisterAggregatedDiscoveryServiceServer(d.rpc, d.pusher)
-	caapi.RegisterIstioCertificateServiceServer(d.rpc, ca.NewServer(ca.Config{
-		Authority: authority, Tokens: tokens, TrustDomain: d.cfg.TrustDomain, TrustedNodeAccounts: d.cfg.TrustedNodeAccounts,
-		Runs: d.runs, Registry: registry, Logger: d.log.With("scope", "ca"),
-	}))
-}
 
 func (d *Daemon) runs(node, namespace, serviceAccount string) (runs bool) {
 	d.model.View(func() { runs = d.model.Runs(node, model.Name{Namespace: namespace, Name: serviceAccount}) })
@@ -174,21 +134,4 @@ func (d *Daemon) report(err error) {
 		return
 	}
 	d.log.Error("file not used, nothing is served until it is mended", "scope", "watch", "err", err)
-}
-
-// Before everything was read once, no proxy may be told anything: the rest would look deleted.
-var errNotReady = status.Error(codes.Unavailable, "the control plane has not read its objects yet")
-
-func (d *Daemon) unary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if !d.pipeline.ready.Load() {
-		return nil, errNotReady
-	}
-	return next(ctx, request)
-}
-
-func (d *Daemon) stream(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if !d.pipeline.ready.Load() {
-		return errNotReady
-	}
-	return next(server, stream)
 }

@@ -2,7 +2,6 @@ package daemon_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -215,32 +212,4 @@ func TestDebugPages(t *testing.T) {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
 	}
-}
-
-// TestAProxyThatStopsReadingIsCutOff takes as long as a proxy is given.
-func TestAProxyThatStopsReadingIsCutOff(t *testing.T) {
-	w := newWorld(t)
-	// More than the windows of HTTP/2 and the buffers of sockets hold.
-	for i := range 4 {
-		w.write(fmt.Sprintf("objects/policy%d.yaml", i), strings.NewReplacer("name: policy", fmt.Sprint("name: policy", i), "spec:\n",
-			"spec:\n  action: DENY\n").Replace(policyYAML(strings.Repeat("10.0.0.0/8\", \"", 40_000)+"10.0.0.0/8")))
-	}
-	w.start()
-	w.ready()
-	stuck, healthy := w.connect(w.token(nil), nil), w.connect(w.token(nil), nil)
-	healthy.until("+"+frontend, "+demo/policy3")
-	w.eventuallyWithin(time.Minute, "cut off", func() bool {
-		_, body := w.get("/metrics")
-		return strings.Contains(body, "pilot_xds_write_timeout 1\n") && strings.Contains(body, "pilot_xds{version=\"unknown\"} 1\n")
-	})
-	for {
-		if _, err := stuck.stream.Recv(); err != nil {
-			if status.Code(err) != codes.Aborted {
-				t.Errorf("cut off with %v", err)
-			}
-			break
-		}
-	}
-	w.write("objects/more.yaml", podYAML("third", "node1", "10.1.0.3"))
-	healthy.until("+Kubernetes//Pod/demo/third")
 }

@@ -14,6 +14,7 @@ import (
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/go-jose/go-jose/v4"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -181,6 +182,31 @@ func TestBadTokensAreRefused(t *testing.T) {
 				t.Errorf("stream: %s", got)
 			}
 		})
+	}
+}
+
+func TestNothingIsReadOfACallerThatIsNotProven(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.ready()
+	huge := func(r *ca.IstioCertificateRequest) { r.Csr = strings.Repeat("x", 17<<20) }
+	if _, err := w.certificate(w.token(nil), frontendID, huge); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("with a token: %v", err)
+	}
+	if _, err := w.certificate("", frontendID, huge); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("without: %v", err)
+	}
+	if _, body := w.get("/metrics"); !strings.Contains(body, "citadel_server_authentication_failure_count 1\n") {
+		t.Error("the failure isn't counted")
+	}
+}
+
+func TestTheMeshIsNotForTheTokenOfAPod(t *testing.T) {
+	w := newWorld(t)
+	w.start("--trusted-node-accounts", "istio-system/other")
+	w.ready()
+	if got := streamError(t, w, w.token(nil), "node1"); got != "PermissionDenied: account istio-system/ztunnel is not among the trusted node accounts" {
+		t.Error(got)
 	}
 }
 

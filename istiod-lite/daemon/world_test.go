@@ -165,11 +165,6 @@ func (w *world) get(path string) (int, string) {
 // eventually looks again and again, since what it waits for gives no notice.
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	w.eventuallyWithin(patience, what, ok)
-}
-
-func (w *world) eventuallyWithin(patience time.Duration, what string, ok func() bool) {
-	w.t.Helper()
 	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {

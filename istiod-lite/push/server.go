@@ -3,6 +3,7 @@ package push
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,16 +23,19 @@ type Config struct {
 	Log *Log
 	// Authenticate proves the caller by the credentials of its call. The error is what the caller gets, so a status.
 	Authenticate func(context.Context) (Caller, error)
-	Registry     prometheus.Registerer
-	Logger       *slog.Logger
+	// TrustedNodeAccounts are those of node proxies, each "namespace/name". Nobody else learns what is in the mesh.
+	TrustedNodeAccounts []string
+	Registry            prometheus.Registerer
+	Logger              *slog.Logger
 }
 
 // Server serves delta streams; register it with a grpc.Server. After that one was stopped, Wait waits for what is left.
 type Server struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
-	cfg     Config
-	metrics *metrics
-	group   sync.WaitGroup // goroutines of streams
+	cfg      Config
+	metrics  *metrics
+	patience time.Duration
+	group    sync.WaitGroup // goroutines of streams
 
 	lock    sync.Mutex
 	streams map[*shown]struct{}
@@ -39,7 +43,7 @@ type Server struct {
 
 // NewServer makes a server.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), streams: make(map[*shown]struct{})}
+	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), patience: patience, streams: make(map[*shown]struct{})}
 }
 
 // Wait returns when no stream has a goroutine any more.
@@ -65,6 +69,7 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 	send, sent := s.sender(ctx, w)
 	one := &stream{
 		log: s.cfg.Log, metrics: s.metrics, shown: show, requests: requests, send: send, sent: sent,
+		patience:      s.patience,
 		logger:        s.cfg.Logger.With("proxy", node.Id, "node", caller.Node),
 		subscriptions: make(map[string]*subscription), outstanding: make(map[string]*discoveryv3.DeltaDiscoveryResponse),
 	}
@@ -134,7 +139,7 @@ func (s *Server) greet(ctx context.Context, requests <-chan *discoveryv3.DeltaDi
 		if !open {
 			return nil, nil, status.Error(codes.Canceled, "stream closed before its first request")
 		}
-		if err := checkNode(first.Node, caller); err != nil {
+		if err := s.checkNode(first.Node, caller); err != nil {
 			s.cfg.Logger.Warn("stream refused", "proxy", first.Node.GetId(), "node", caller.Node,
 				"account", caller.Namespace+"/"+caller.ServiceAccount, "err", err)
 			return nil, nil, err
@@ -143,13 +148,13 @@ func (s *Server) greet(ctx context.Context, requests <-chan *discoveryv3.DeltaDi
 	}
 }
 
-// checkNode refuses a proxy that says to be something else than its token does.
-func checkNode(node *corev3.Node, caller Caller) error {
+// checkNode refuses a proxy that says to be something else than its token does, or that isn't a node's.
+func (s *Server) checkNode(node *corev3.Node, caller Caller) error {
 	kind, _, _ := strings.Cut(node.GetId(), "~")
 	switch kind {
 	case "":
 		return status.Error(codes.InvalidArgument, "the first request must have a node with an id")
-	case "ztunnel", "waypoint":
+	case "ztunnel":
 	default:
 		return status.Errorf(codes.InvalidArgument, "proxies of type %q are not served here", kind)
 	}
@@ -160,6 +165,9 @@ func checkNode(node *corev3.Node, caller Caller) error {
 		if claimed != "" && claimed != check.proven {
 			return status.Errorf(codes.PermissionDenied, "%s is %q in the request, but %q in the token", check.field, claimed, check.proven)
 		}
+	}
+	if account := caller.Namespace + "/" + caller.ServiceAccount; !slices.Contains(s.cfg.TrustedNodeAccounts, account) {
+		return status.Errorf(codes.PermissionDenied, "account %s is not among the trusted node accounts", account)
 	}
 	return nil
 }

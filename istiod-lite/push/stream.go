@@ -15,8 +15,7 @@ import (
 const (
 	// window is how long a stream rests after it sent something because of a change, so that a burst becomes one push.
 	window = 10 * time.Millisecond
-	// patience is how long a proxy may take to read and acknowledge what it was sent. Nothing more is sent meanwhile, so
-	// one that doesn't read costs no memory, and after this time its stream.
+	// patience is that of streams, but for tests that can't wait.
 	patience = 30 * time.Second
 	// greeting is how long a new stream may take to its first request.
 	greeting = 10 * time.Second
@@ -34,6 +33,9 @@ type stream struct {
 	log     *Log
 	metrics *metrics
 	logger  *slog.Logger
+	// patience is how long the proxy may take to read and acknowledge what it was sent. Nothing more is sent meanwhile, so
+	// one that doesn't read costs no memory, and after this time its stream.
+	patience time.Duration
 
 	requests <-chan *discoveryv3.DeltaDiscoveryRequest
 	send     chan<- []*discoveryv3.DeltaDiscoveryResponse
@@ -100,7 +102,7 @@ func (s *stream) proceed(deadline, wake *time.Timer) {
 	if s.idle() {
 		deadline.Stop()
 	} else {
-		deadline.Reset(patience)
+		deadline.Reset(s.patience)
 	}
 }
 
@@ -248,8 +250,8 @@ func (s *stream) cut() error {
 		return status.Errorf(codes.DeadlineExceeded, "no request within %s", greeting)
 	}
 	s.metrics.writeTimeouts.Inc()
-	s.logger.Warn("proxy cut off: it doesn't read or acknowledge what it is sent", "after", patience)
-	return status.Errorf(codes.Aborted, "a push was not acknowledged within %s", patience)
+	s.logger.Warn("proxy cut off: it doesn't read or acknowledge what it is sent", "after", s.patience)
+	return status.Errorf(codes.Aborted, "a push was not acknowledged within %s", s.patience)
 }
 
 // some names a few of the resources in a response, for a log line.

@@ -60,6 +60,7 @@ type bench struct {
 	registry *prometheus.Registry
 	logged   *bytes.Buffer
 	line     *line
+	caller   Caller
 	ended    chan error
 }
 
@@ -67,10 +68,10 @@ type bench struct {
 func inBubble(t *testing.T, test func(*bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bench{t: t, log: NewLog(), registry: prometheus.NewRegistry(), logged: &bytes.Buffer{}}
+		b := &bench{t: t, log: NewLog(), registry: prometheus.NewRegistry(), logged: &bytes.Buffer{}, caller: Caller{"istio-system", "ztunnel", "node1"}}
 		b.server = NewServer(Config{
 			Log: b.log, Registry: b.registry, Logger: slog.New(slog.NewTextHandler(b.logged, nil)),
-			Authenticate: func(context.Context) (Caller, error) { return Caller{"istio-system", "ztunnel", "node1"}, nil },
+			Authenticate: func(context.Context) (Caller, error) { return b.caller, nil }, TrustedNodeAccounts: []string{"istio-system/ztunnel"},
 		})
 		hangUp := b.connect()
 		test(b)

@@ -1,0 +1,88 @@
+package push
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+)
+
+// serve runs a server over the network; what it returns opens streams to it.
+func serve(t *testing.T, s *Server) func() discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rpc := grpc.NewServer()
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(rpc, s)
+	done := make(chan struct{})
+	go func() { defer close(done); _ = rpc.Serve(listener) }()
+	t.Cleanup(func() { rpc.Stop(); <-done; s.Wait() })
+	return func() discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient {
+		connection, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(200<<20)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { connection.Close() })
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		t.Cleanup(cancel)
+		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(connection).DeltaAggregatedResources(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, Node: &corev3.Node{Id: "ztunnel~1"}}); err != nil {
+			t.Fatal(err)
+		}
+		return stream
+	}
+}
+
+func TestOneThatStopsReadingIsCutOffAndOthersGoOn(t *testing.T) {
+	log := NewLog()
+	server := NewServer(Config{
+		Log: log, Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
+		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1"}, nil },
+	})
+	server.patience = 2 * time.Second
+	open := serve(t, server)
+	// More than the windows of HTTP/2 and the buffers of sockets hold.
+	publish(t, log, "w/large="+strings.Repeat("x", 32<<20))
+	stuck, healthy := open(), open()
+	take := func(want string) {
+		t.Helper()
+		response, err := healthy.Recv()
+		if err != nil || len(response.Resources) != 1 || response.Resources[0].Name != want {
+			t.Fatalf("want %s, have %v", want, err)
+		}
+		if err := healthy.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResponseNonce: response.Nonce}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take("w/large")
+	for deadline := time.Now().Add(30 * time.Second); len(server.Status()) != 1; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not cut off")
+		}
+	}
+	var err error
+	for err == nil { // what was under way comes before the reason
+		_, err = stuck.Recv()
+	}
+	if status.Code(err) != codes.Aborted {
+		t.Errorf("cut off with %v", err)
+	}
+	publish(t, log, "w/small=1")
+	take("w/small")
+}
