@@ -71,10 +71,10 @@ func New(cfg Config) *Conn {
 		{settingMaxHeaderList, cfg.MaxHeaderList},
 	}
 	if cfg.Role == Client {
-		c.control = append(c.control, Preface...)
+		c.control = append(c.control, preface...)
 		settings = append(settings, setting{settingEnablePush, 0})
 	} else {
-		c.in.preface = len(Preface)
+		c.in.preface = len(preface)
 		settings = append(settings, setting{settingMaxStreams, cfg.MaxStreams})
 	}
 	c.control = appendSettings(c.control, settings...)

@@ -56,7 +56,7 @@ func TestClientStream(t *testing.T) {
 // The same bytes mean the same whatever pieces they come in.
 func TestPiecesDoNotMatter(t *testing.T) {
 	h := newBareHarness(t, Config{Role: Server})
-	h.in.WriteString(Preface)
+	h.in.WriteString(preface)
 	h.must(h.framer.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 15}))
 	block := h.encode(":method", "CONNECT", ":authority", "a:1", "baggage", "service.name=x")
 	h.must(h.framer.WriteHeaders(http2.HeadersFrameParam{

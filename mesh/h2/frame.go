@@ -5,8 +5,8 @@ import "encoding/binary"
 // FrameHeaderLen is the number of bytes before a frame's payload (RFC 9113 section 4.1).
 const FrameHeaderLen = 9
 
-// Preface is what a client sends first (RFC 9113 section 3.4).
-const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+// preface is what a client sends first (RFC 9113 section 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 type frameType uint8
 

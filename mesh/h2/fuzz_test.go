@@ -18,7 +18,7 @@ func FuzzReceive(f *testing.F) {
 			c := New(Config{Role: role, StreamWindow: 1 << 16, ConnectionWindow: 1 << 17, MaxHeaderList: 4 << 10, MaxStreams: 3})
 			beginning := appendSettings(nil)
 			if role == Server {
-				beginning = append([]byte(Preface), beginning...)
+				beginning = append([]byte(preface), beginning...)
 			} else {
 				for range 3 {
 					_, _ = c.Open(connectFields, false)

@@ -68,7 +68,7 @@ func (e *ConnError) Error() string { return fmt.Sprintf("http2: %s: %s", e.Code,
 var (
 	ErrGoAway      = errors.New("http2: the connection is going away")
 	ErrMaxStreams  = errors.New("http2: the peer allows no more streams now")
-	ErrNoStream    = errors.New("http2: the stream is closed")
+	errNoStream    = errors.New("http2: the stream is closed")
 	ErrHeaderLimit = errors.New("http2: the header list is longer than the peer takes")
 )
 

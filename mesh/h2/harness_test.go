@@ -30,7 +30,7 @@ type harness struct {
 func newHarness(tb testing.TB, cfg Config) *harness {
 	h := newBareHarness(tb, cfg)
 	if cfg.Role == Server {
-		h.in.WriteString(Preface)
+		h.in.WriteString(preface)
 	}
 	h.must(h.framer.WriteSettings())
 	h.receive()
@@ -117,8 +117,8 @@ func describe(ev Event) string {
 // sent returns the frames that the connection sends, one line each.
 func (h *harness) sent() []string {
 	h.tb.Helper()
-	if h.conn.cfg.Role == Client && h.conn.control != nil && bytes.HasPrefix(h.conn.control, []byte(Preface)) {
-		h.conn.control = h.conn.control[len(Preface):]
+	if h.conn.cfg.Role == Client && h.conn.control != nil && bytes.HasPrefix(h.conn.control, []byte(preface)) {
+		h.conn.control = h.conn.control[len(preface):]
 	}
 	h.out.Write(h.conn.AppendControl(nil))
 	for {

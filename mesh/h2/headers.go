@@ -39,7 +39,7 @@ func (c *Conn) receiveBlock(id uint32, block []byte, end bool) (Event, error) {
 	case s == nil && c.idle(id): // section 5.1.1
 		return Event{}, c.fail(ProtocolError, "HEADERS on a stream that the peer must not open")
 	case s == nil && c.remembers(id):
-		return Event{}, nil // was under way when we reset the stream
+		return Event{}, c.spend(costUnknown, "frames on closed streams") // may have been under way when we reset it
 	case s == nil || s.remoteEnd: // section 5.1
 		return Event{}, c.fail(StreamClosed, "HEADERS on a closed stream")
 	case c.listSize > c.cfg.MaxHeaderList:

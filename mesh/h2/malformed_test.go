@@ -147,12 +147,12 @@ func TestMalformedBeginnings(t *testing.T) {
 		peer func(*harness)
 	}{
 		{"HTTP/1.1 client", Server, func(h *harness) { h.in.WriteString("GET / HTTP/1.1\r\nHost: a\r\n\r\n") }},
-		{"preface that differs late", Server, func(h *harness) { h.in.WriteString(Preface[:23] + "x") }},
+		{"preface that differs late", Server, func(h *harness) { h.in.WriteString(preface[:23] + "x") }},
 		{"no preface", Server, settings},
 		{"PING before SETTINGS", Client, func(h *harness) { h.must(h.framer.WritePing(false, [8]byte{})) }},
 		{"acknowledgement before SETTINGS", Client, func(h *harness) { h.must(h.framer.WriteSettingsAck()) }},
 		{"DATA before SETTINGS", Server, func(h *harness) {
-			h.in.WriteString(Preface)
+			h.in.WriteString(preface)
 			raw(0x0, 0, 1, 1)(h)
 		}},
 	} {
@@ -266,6 +266,21 @@ func TestFloods(t *testing.T) {
 		{"rapid reset", func(h *harness) { raw(0x3, 0, open(h), 0, 0, 0, 8)(h) }},
 		{"streams that we have to reset", func(h *harness) { raw(0x8, 0, open(h), 0, 0, 0, 0)(h) }},
 		{"streams beyond the limit", func(h *harness) { open(h) }},
+		{"HEADERS on a stream that we reset", func(h *harness) {
+			h.conn.Reset(1, Cancel)
+			h.headers(1, true, "trailer", "x")
+		}},
+		{"requests that are answered with a refusal", func(h *harness) {
+			next += 2
+			h.headers(next, true, ":method", "GET", ":scheme", "https", ":path", "/")
+			h.receive()
+			h.conn.Refuse(next, statusFields("400"), ProtocolError)
+		}},
+		{"requests that are reset", func(h *harness) {
+			id := open(h)
+			h.receive()
+			h.conn.Refuse(id, nil, RefusedStream)
+		}},
 	} {
 		flood := func(n int, after func(*harness)) *harness {
 			h := newHarness(t, Config{Role: Server, MaxStreams: 10})
@@ -298,6 +313,26 @@ func TestContinuationFlood(t *testing.T) {
 	}
 	h.receive()
 	expect(t, "sent", h.sent(), "GOAWAY 0 ENHANCE_YOUR_CALM")
+}
+
+// Requests make answers as well, also those that nobody would call a fault.
+func TestResponsesThatNobodyReads(t *testing.T) {
+	for name, answer := range map[string]func(*Conn, uint32){
+		"refusals by a policy": func(c *Conn, id uint32) { _ = c.Headers(id, statusFields("401"), true) },
+		"refusals by fault":    func(c *Conn, id uint32) { c.Refuse(id, statusFields("400"), ProtocolError) },
+		"resets":               func(c *Conn, id uint32) { c.Refuse(id, nil, RefusedStream) },
+	} {
+		h := newHarness(t, Config{Role: Server})
+		for id := uint32(1); id < 100_000 && h.conn.Err() == nil; id += 2 {
+			h.conn.Tick()
+			h.headers(id, true, ":method", "CONNECT", ":authority", "a:1")
+			h.receive()
+			answer(h.conn, id)
+		}
+		if h.conn.Err() == nil || len(h.conn.control) > 32<<10 {
+			t.Errorf("%s: Err() = %v with %d bytes of answers", name, h.conn.Err(), len(h.conn.control))
+		}
+	}
 }
 
 // A peer that doesn't read can't make us keep answers without bound.

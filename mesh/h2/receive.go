@@ -69,8 +69,8 @@ func (c *Conn) step(p []byte) (n int, ev Event, err error) {
 // receivePreface checks the client's preface (RFC 9113 section 3.4).
 func (c *Conn) receivePreface(p []byte) (int, Event, error) {
 	n := min(len(p), c.in.preface)
-	at := len(Preface) - c.in.preface
-	if string(p[:n]) != Preface[at:at+n] {
+	at := len(preface) - c.in.preface
+	if string(p[:n]) != preface[at:at+n] {
 		return n, Event{}, c.fail(ProtocolError, "the client does not begin as HTTP/2 does")
 	}
 	c.in.preface -= n

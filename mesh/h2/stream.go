@@ -40,11 +40,12 @@ func (c *Conn) Open(fields []hpack.HeaderField, end bool) (id uint32, err error)
 	return s.id, nil
 }
 
-// Headers sends a response's headers, or trailers. All data before them must have been taken by AppendData.
+// Headers sends a response's headers, or trailers. All data before them must have been taken by AppendData. A peer that makes
+// requests and never reads the answers is cut off.
 func (c *Conn) Headers(id uint32, fields []hpack.HeaderField, end bool) error {
 	s := c.streams[id]
 	if s == nil || s.localEnd || c.err != nil {
-		return ErrNoStream
+		return errNoStream
 	}
 	if listSize(fields) > c.peer.maxHeaderList {
 		return ErrHeaderLimit
@@ -54,7 +55,21 @@ func (c *Conn) Headers(id uint32, fields []hpack.HeaderField, end bool) error {
 	if end {
 		c.endLocal(s)
 	}
-	return nil
+	return c.reply()
+}
+
+// Refuse ends a stream by the peer's fault, and charges the peer as for the faults that Receive finds: with answer as its only
+// headers, or, when that is nil, with a reset. Peers that make us do so often are cut off; Err tells it.
+func (c *Conn) Refuse(id uint32, answer []hpack.HeaderField, code Code) {
+	if c.err != nil || c.spend(costBadStream, "refused requests") != nil {
+		return
+	}
+	if answer != nil && c.Headers(id, answer, true) == nil {
+		return
+	}
+	if c.Reset(id, code); c.err == nil {
+		_ = c.reply()
+	}
 }
 
 // Finish ends our direction of the stream. All its data must have been taken by AppendData.
