@@ -8,13 +8,22 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/policy"
 )
 
-func TestAllowedByDefaultCostsNoAllocation(t *testing.T) {
+func TestAllowingCostsNoAllocation(t *testing.T) {
 	never := one(&security.Match{Principals: exact("cluster.local/ns/x/sa/y"), NotSourceIps: cidr(t, "10.0.0.0/8")})
+	frontend := one(&security.Match{Principals: suffix("/frontend")})
 	for name, policies := range map[string][]*security.Authorization{
-		"no policies":          nil,
-		"policies that do not": {deny("a", never), deny("b", one(&security.Match{ServiceAccounts: account("x", "y")}))},
+		"no policies":                    nil,
+		"policies that do not":           {deny("a", never), deny("b", one(&security.Match{ServiceAccounts: account("x", "y")}))},
+		"deny of all scopes that do not": allScopes(deny("g", never), deny("n", never), deny("s", never)),
+		"allow of the mesh":              allScopes(allow("g", frontend), allow("n", never), deny("s", never)),
+		"allow of the namespace":         allScopes(allow("g", never), allow("n", frontend), deny("s", never)),
+		"allow of the workload":          allScopes(deny("g", never), allow("n", never), allow("s", frontend)),
 	} {
-		table, self := mesh(t, nil, policies...)
+		listed := []string{"shop/s"}
+		if len(policies) < 3 {
+			listed = nil
+		}
+		table, self := mesh(t, listed, policies...)
 		facts := fromFrontend(t)
 		allocs := testing.AllocsPerRun(100, func() {
 			if !policy.Evaluate(table, self, facts).Allowed {
@@ -25,6 +34,12 @@ func TestAllowedByDefaultCostsNoAllocation(t *testing.T) {
 			t.Errorf("%s: %v allocations", name, allocs)
 		}
 	}
+}
+
+// allScopes makes three policies of the namespace shop those of the mesh, of the namespace and of the workload.
+func allScopes(global, namespace, selector *security.Authorization) []*security.Authorization {
+	global.Scope, selector.Scope = security.Scope_GLOBAL, security.Scope_WORKLOAD_SELECTOR
+	return []*security.Authorization{global, namespace, selector}
 }
 
 // 20 policies of five principals each, of which the last allows.
@@ -46,12 +61,10 @@ func BenchmarkEvaluate(b *testing.B) {
 	}
 }
 
-// One policy each of the mesh, of the namespace and of the workload, so that a list of them has to be made.
+// One policy each of the mesh, of the namespace and of the workload.
 func BenchmarkEvaluateAllScopes(b *testing.B) {
 	never := one(&security.Match{Principals: exact("x")})
-	global, own := deny("g", never), deny("s", never)
-	global.Scope, own.Scope = security.Scope_GLOBAL, security.Scope_WORKLOAD_SELECTOR
-	table, self := mesh(b, []string{"shop/s"}, global, deny("n", never), own)
+	table, self := mesh(b, []string{"shop/s"}, allScopes(deny("g", never), deny("n", never), deny("s", never))...)
 	facts := fromFrontend(b)
 	b.ReportAllocs()
 	for b.Loop() {

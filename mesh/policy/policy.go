@@ -32,65 +32,69 @@ type Verdict struct {
 }
 
 // Evaluate decides on a connection to dst. A matching DENY policy refuses it; else it is allowed if there is no ALLOW
-// policy or if one matches. Policies with DryRun decide nothing. Where the state of the mesh is incomplete it refuses: if
+// policy or if one matches. Policies with DryRun decide nothing. Allowing allocates nothing, but for the names of DryRun. Where the state of the mesh is incomplete it refuses: if
 // dst lists a policy that isn't known, or a DENY policy is invalid; an ALLOW policy that is invalid allows nothing.
 func Evaluate(t *state.Table, dst *state.Workload, f Facts) Verdict {
-	policies, missing := t.PoliciesFor(dst)
-	if len(policies) == 0 && len(missing) == 0 {
-		return Verdict{Allowed: true}
-	}
 	facts := newFacts(f)
-	v := decide(policies, missing, &facts)
-	v.DryRun = dryRun(policies, &facts)
+	var c count
+	for name, p := range t.PoliciesOf(dst) {
+		c.add(name, p, &facts)
+	}
+	return c.verdict()
+}
+
+// count is what the policies say together.
+type count struct {
+	denies  *state.Policy // the first DENY that hits
+	pending bool          // there is a name that isn't known
+	missing string        // the first of those
+	allow   bool          // there is an ALLOW
+	allows  *state.Policy // the first ALLOW that hits
+	dryRun  []string
+}
+
+func (c *count) add(name string, p *state.Policy, f *facts) {
+	switch {
+	case p == nil:
+		if !c.pending {
+			c.pending, c.missing = true, name
+		}
+	case p.DryRun:
+		if hits(p, f) {
+			c.dryRun = append(c.dryRun, name)
+		}
+	case p.Action == state.Allow:
+		c.allow = true
+		if c.allows == nil && hits(p, f) {
+			c.allows = p
+		}
+	case c.denies == nil && hits(p, f):
+		c.denies = p
+	}
+}
+
+func (c *count) verdict() Verdict {
+	v := Verdict{DryRun: c.dryRun}
+	switch {
+	case c.denies != nil:
+		v.Policy, v.Reason = c.denies.FullName(), denial(c.denies)
+	case c.pending: // it may be a DENY
+		v.Policy, v.Reason, v.Pending = c.missing, "policy "+c.missing+" is not known yet", true
+	case c.allows != nil:
+		v.Allowed, v.Policy = true, c.allows.FullName()
+	case c.allow:
+		v.Reason = "allow policies exist, but none allowed"
+	default:
+		v.Allowed = true
+	}
 	return v
 }
 
-func decide(policies []*state.Policy, missing []string, f *facts) Verdict {
-	// 1. Any DENY that hits.
-	restricted := false
-	for _, p := range policies {
-		switch {
-		case p.DryRun:
-		case p.Action == state.Allow:
-			restricted = true
-		case hits(p, f):
-			return denied(p)
-		}
-	}
-	// 2. What is missing may be a DENY.
-	if len(missing) > 0 {
-		return Verdict{Policy: missing[0], Reason: "policy " + missing[0] + " is not known yet", Pending: true}
-	}
-	// 3. Without ALLOW policies everything else is allowed.
-	if !restricted {
-		return Verdict{Allowed: true}
-	}
-	// 4. Otherwise one of them has to hit.
-	for _, p := range policies {
-		if !p.DryRun && p.Action == state.Allow && hits(p, f) {
-			return Verdict{Allowed: true, Policy: p.Key().String()}
-		}
-	}
-	return Verdict{Reason: "allow policies exist, but none allowed"}
-}
-
-func denied(p *state.Policy) Verdict {
-	name := p.Key().String()
+func denial(p *state.Policy) string {
 	if p.Invalid != nil {
-		return Verdict{Policy: name, Reason: "policy " + name + " is invalid, so it denies: " + p.Invalid.Error()}
+		return "policy " + p.FullName() + " is invalid, so it denies: " + p.Invalid.Error()
 	}
-	return Verdict{Policy: name, Reason: "denied by policy " + name}
-}
-
-// dryRun names the policies that would have hit, were they in force.
-func dryRun(policies []*state.Policy, f *facts) []string {
-	var names []string
-	for _, p := range policies {
-		if p.DryRun && hits(p, f) {
-			names = append(names, p.Key().String())
-		}
-	}
-	return names
+	return "denied by policy " + p.FullName()
 }
 
 // hits tells whether the policy does what it is for. One that is invalid does so only if that is to deny.

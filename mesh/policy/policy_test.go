@@ -322,7 +322,8 @@ func TestVerdicts(t *testing.T) {
 		{"dry-run deny beside an allow", nil, []*security.Authorization{allow("a", yes), dry(deny("d", yes))}, true, "shop/a", "", []string{"shop/d"}},
 		{"dry-run deny beside a deny", nil, []*security.Authorization{deny("c", yes), dry(deny("d", yes))},
 			false, "shop/c", "denied by policy shop/c", []string{"shop/d"}},
-		{"invalid dry-run deny", nil, []*security.Authorization{dry(broken(deny("d", yes)))}, true, "", "", []string{"shop/d"}},
+		{"invalid dry-run deny", nil, []*security.Authorization{dry(broken(deny("d", no)))}, false, "shop/d", "policy shop/d is invalid, so it denies: ", nil},
+		{"invalid dry-run allow", nil, []*security.Authorization{dry(broken(allow("a", yes)))}, false, "", none, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			table, self := mesh(t, test.listed, test.policies...)

@@ -12,14 +12,14 @@ import (
 )
 
 // decodePolicy never fails: what it can't understand makes the policy Invalid. An unknown action is taken as Deny and an
-// unknown scope as the policy's namespace.
+// unknown scope as the policy's namespace. What can't be understood may be what makes a dry run something else, so that
+// such a policy is enforced.
 func decodePolicy(in *security.Authorization) *Policy {
 	p := &Policy{
 		Namespace: intern(in.GetNamespace()),
 		Name:      in.GetName(),
 		Scope:     ScopeNamespace,
 		Action:    Deny,
-		DryRun:    in.GetDryRun(),
 		Invalid:   unknownField(in),
 	}
 	switch in.GetAction() {
@@ -38,6 +38,8 @@ func decodePolicy(in *security.Authorization) *Policy {
 		p.fail(fmt.Errorf("extension %q is unknown", in.GetExtensions()[0].GetName()))
 	}
 	p.decodeGroups(in)
+	p.fullName = p.Key().String()
+	p.DryRun = in.GetDryRun() && p.Invalid == nil
 	return p
 }
 

@@ -90,7 +90,7 @@ func (w *Workload) decodeRest(in *workload.Workload) (err error) {
 
 func (w *Workload) decodeLists(in *workload.Workload) error {
 	for _, name := range in.GetAuthorizationPolicies() {
-		w.Policies = append(w.Policies, intern(name))
+		w.Policies = appendNew(w.Policies, intern(name))
 	}
 	if len(in.GetServices()) > 0 {
 		w.Services = make(map[string][]Port, len(in.GetServices()))

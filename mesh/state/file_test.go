@@ -107,7 +107,7 @@ func TestLocalFile(t *testing.T) {
 		t.Errorf("service = %s\nwant      %s", got, want)
 	}
 	got = fmt.Sprint(*table.Policy("shop", "deny"))
-	want = "{shop deny 2 1 true [[[{[{0 a}] [{1 b}] [{2 c}] [{3 }] [10.0.0.0/8] [10.0.0.1/32] [fd00::/8] [fd00::1/128] [80] [81] [{n s}] [{m t}]}]]] <nil>}"
+	want = "{shop deny 2 1 true [[[{[{0 a}] [{1 b}] [{2 c}] [{3 }] [10.0.0.0/8] [10.0.0.1/32] [fd00::/8] [fd00::1/128] [80] [81] [{n s}] [{m t}]}]]] <nil> shop/deny}"
 	if got != want {
 		t.Errorf("policy = %s\nwant     %s", got, want)
 	}

@@ -8,7 +8,7 @@ type Policy struct {
 	Name      string
 	Scope     Scope
 	Action    Action
-	DryRun    bool // logged, not enforced
+	DryRun    bool // logged, not enforced; false if Invalid, for then nobody knows what it is meant for
 
 	// Groups matches if any group does, a group if all of its rules do, a rule if any of its matches does. A rule
 	// without matches is true, a group without rules is true, a policy without groups never matches.
@@ -17,10 +17,15 @@ type Policy struct {
 	// Invalid tells what can't be understood of the policy. An evaluator must then act on the safe side: an ALLOW
 	// policy never matches, a DENY policy always does.
 	Invalid error
+
+	fullName string
 }
 
 // Key returns the namespace and name, by which the policy is named.
 func (p *Policy) Key() Name { return Name{p.Namespace, p.Name} }
+
+// FullName returns "namespace/name", as workloads list the policy. It doesn't allocate.
+func (p *Policy) FullName() string { return p.fullName }
 
 // Scope is which workloads a policy is for.
 type Scope uint8

@@ -39,6 +39,7 @@ func TestPoliciesForAWorkload(t *testing.T) {
 		{"both", []*security.Authorization{local, global}, nil, "istio-system/global shop/local", ""},
 		{"listed", []*security.Authorization{local, global, chosen}, []string{"shop/chosen"}, "istio-system/global shop/local shop/chosen", ""},
 		{"listed twice", []*security.Authorization{local, chosen}, []string{"shop/chosen", "shop/local", "shop/chosen"}, "shop/local shop/chosen", ""},
+		{"listed though it is for all", []*security.Authorization{local, global}, []string{"istio-system/global", "shop/local"}, "istio-system/global shop/local", ""},
 		{"listed of another namespace", []*security.Authorization{other}, []string{"bank/local"}, "bank/local", ""},
 		{"missing", []*security.Authorization{local}, []string{"shop/gone", "nonsense"}, "shop/local", "shop/gone nonsense"},
 	} {
@@ -100,7 +101,7 @@ func TestPolicyIsDecodedInFull(t *testing.T) {
 	apply(t, store, state.Update{Policies: []*security.Authorization{in}})
 	p := store.Load().Policy("shop", "p")
 	got := fmt.Sprintf("%v", *p)
-	want := "{shop p 2 1 true [[[{[{0 bank}] [{1 b}] [{2 /sa/x}] [{3 }] [10.0.0.0/8] [10.1.2.0/24] [fd00::1/128] [::/0] [80] [65535] [{n s}] [{m t}]}] []] []] <nil>}"
+	want := "{shop p 2 1 true [[[{[{0 bank}] [{1 b}] [{2 /sa/x}] [{3 }] [10.0.0.0/8] [10.1.2.0/24] [fd00::1/128] [::/0] [80] [65535] [{n s}] [{m t}]}] []] []] <nil> shop/p}"
 	if got != want {
 		t.Errorf("policy = %s\nwant     %s", got, want)
 	}
@@ -140,7 +141,7 @@ func TestPolicyThatIsNotUnderstoodIsKeptAsInvalid(t *testing.T) {
 		"unknown scope":               {Scope: 7},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in.Namespace, in.Name = "shop", "p"
+			in.Namespace, in.Name, in.DryRun = "shop", "p", true
 			store := state.NewStore()
 			err := store.Apply(state.Update{Policies: []*security.Authorization{in, policy("shop", "good", 0)}})
 			var rejected state.Rejected
@@ -148,8 +149,8 @@ func TestPolicyThatIsNotUnderstoodIsKeptAsInvalid(t *testing.T) {
 				t.Errorf("Apply = %v, want the policy to be reported", err)
 			}
 			table := store.Load()
-			if p := table.Policy("shop", "p"); p == nil || p.Invalid == nil {
-				t.Errorf("policy = %v, want it kept as invalid", p)
+			if p := table.Policy("shop", "p"); p == nil || p.Invalid == nil || p.DryRun {
+				t.Errorf("policy = %v, want it kept as invalid and enforced", p)
 			}
 			if p := table.Policy("shop", "good"); p == nil || p.Invalid != nil {
 				t.Errorf("the good policy = %v", p)

@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"hash/maphash"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -106,7 +107,7 @@ func nearest(services []*Service, clientNamespace string) (best *Service) {
 	for _, s := range services {
 		r := 0
 		switch {
-		case !s.VisibleFrom(clientNamespace):
+		case !s.visibleFrom(clientNamespace):
 			continue
 		case s.Namespace == clientNamespace:
 			r = 2
@@ -134,24 +135,38 @@ func (t *Table) ServicesByHost(hostname string) []*Service { return t.hostnames.
 // Policy returns the policy of that namespace and name, or nil.
 func (t *Table) Policy(namespace, name string) *Policy { return t.policies.get(Name{namespace, name}) }
 
-// PoliciesFor returns the policies that are for a workload, each once, and the names of those that it lists but that
-// are not known.
-func (t *Table) PoliciesFor(w *Workload) (list []*Policy, missing []string) {
-	local := t.namespace.get(w.Namespace)
-	switch {
-	case len(w.Policies) == 0 && len(local) == 0:
-		return t.global, nil
-	case len(w.Policies) == 0 && len(t.global) == 0:
-		return local, nil
+// PoliciesOf yields the policies that are for a workload by their full names, each once; nil for a name that the workload
+// lists but that is not known. It doesn't allocate.
+func (t *Table) PoliciesOf(w *Workload) iter.Seq2[string, *Policy] {
+	return func(yield func(string, *Policy) bool) { t.eachPolicy(w, yield) }
+}
+
+func (t *Table) eachPolicy(w *Workload, yield func(string, *Policy) bool) {
+	for _, list := range [...][]*Policy{t.global, t.namespace.get(w.Namespace)} {
+		for _, p := range list {
+			if !yield(p.fullName, p) {
+				return
+			}
+		}
 	}
-	list = slices.Concat(t.global, local)
 	for _, listed := range w.Policies {
 		name, _ := parseName(listed)
 		p := t.policies.get(name)
-		switch {
-		case p == nil:
-			missing = append(missing, listed)
-		case !slices.Contains(list, p):
+		if p != nil && (p.Scope == ScopeGlobal || p.Scope == ScopeNamespace && p.Namespace == w.Namespace) {
+			continue // yielded above
+		}
+		if !yield(listed, p) {
+			return
+		}
+	}
+}
+
+// PoliciesFor returns what PoliciesOf yields: the policies, and the names of those that are not known.
+func (t *Table) PoliciesFor(w *Workload) (list []*Policy, missing []string) {
+	for name, p := range t.PoliciesOf(w) {
+		if p == nil {
+			missing = append(missing, name)
+		} else {
 			list = append(list, p)
 		}
 	}

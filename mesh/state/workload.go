@@ -41,7 +41,7 @@ type Workload struct {
 	NetworkGateway *Gateway
 	AppTunnel      *AppTunnel
 
-	// Policies lists the policies with ScopeSelector that select the workload, as "namespace/name".
+	// Policies lists the policies with ScopeSelector that select the workload, as "namespace/name", each once.
 	Policies []string
 	// Services holds the ports which the workload serves for each "namespace/hostname".
 	Services map[string][]Port
