@@ -1,0 +1,78 @@
+package dump_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/dump"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func golden(t *testing.T, file string, page dump.Page) {
+	t.Helper()
+	got, err := json.MarshalIndent(page, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// istioctl reads these names and spellings.
+func TestPageHasTheShapeThatIstioctlReads(t *testing.T) {
+	read, err := state.ReadFile("testdata/mesh.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := state.NewStore()
+	if err := store.Apply(read); err != nil {
+		t.Fatal(err)
+	}
+	cert, err := os.ReadFile("testdata/cert.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.New("cluster.local", "demo", "full")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/full.json", dump.New(dump.Parts{
+		Version: "1.2.3", Config: map[string]string{"Node": "node1"}, Table: store.Load(),
+		Certificates: []certs.Status{
+			{Identity: id, State: "Available", Credential: &mtls.Credential{ChainPEM: []string{string(cert)}, RootsPEM: string(cert) + string(cert)}},
+			{Identity: id, State: "Initializing"},
+		},
+		Pods: []dump.Pod{{
+			UID: "uid-1", Name: "full-1", Namespace: "demo", ServiceAccount: "full",
+			Inbound: []capture.Info{
+				{Src: "10.0.0.3:1000", Original: "web.demo", Actual: "10.0.0.2:8080", Protocol: "HBONE"},
+				{Src: "10.0.0.4:1000", Actual: "10.0.0.2:8080", Protocol: "TCP"},
+			},
+		}},
+	}))
+}
+
+func TestEmptyPageHasListsInsteadOfNull(t *testing.T) {
+	golden(t, "testdata/empty.json", dump.New(dump.Parts{Table: state.NewStore().Load()}))
+}
