@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,7 @@ type rig struct {
 	conn     *net.UnixConn
 	stop     context.CancelFunc
 	ended    chan error
+	retry    time.Duration
 
 	mu       sync.Mutex
 	running  map[string]enroll.Pod
@@ -44,13 +46,18 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, running: map[string]enroll.Pod{}, ended: make(chan error, 1)}
+	return newRetryingRig(t, 0)
+}
+
+func newRetryingRig(t *testing.T, retry time.Duration) *rig {
+	t.Helper()
+	r := &rig{t: t, running: map[string]enroll.Pod{}, ended: make(chan error, 1), retry: retry}
 	path := filepath.Join(t.TempDir(), "zds.sock")
 	r.listen(path)
 	ctx, cancel := context.WithCancel(t.Context())
 	r.stop = cancel
 	go func() {
-		r.ended <- enroll.Run(ctx, enroll.Config{Socket: path, Start: r.start, Stop: r.stopPod, Status: r.status, Log: slog.New(slog.DiscardHandler)})
+		r.ended <- enroll.Run(ctx, enroll.Config{Socket: path, Start: r.start, Stop: r.stopPod, Status: r.status, Retry: r.retry, Log: slog.New(slog.DiscardHandler)})
 	}()
 	t.Cleanup(r.cleanUp)
 	return r
@@ -189,6 +196,10 @@ func (r *rig) read(into proto.Message) {
 // raw sends a packet with descriptors, and returns the acknowledgement's text.
 func (r *rig) raw(packet []byte, files ...*os.File) string {
 	r.t.Helper()
+	if len(packet) == 0 {
+		r.rawEmpty(files)
+		return r.acknowledgement()
+	}
 	var fds []int
 	for _, file := range files {
 		fds = append(fds, int(file.Fd()))
@@ -200,6 +211,30 @@ func (r *rig) raw(packet []byte, files ...*os.File) string {
 	if _, _, err := r.conn.WriteMsgUnix(packet, rights, nil); err != nil {
 		r.t.Fatal(err)
 	}
+	return r.acknowledgement()
+}
+
+// rawEmpty sends a packet of descriptors alone; the standard library would add a byte to it.
+func (r *rig) rawEmpty(files []*os.File) {
+	r.t.Helper()
+	rights := unix.UnixRights(int(files[0].Fd()))
+	header := &unix.Msghdr{Control: &rights[0]}
+	header.SetControllen(len(rights))
+	raw, err := r.conn.SyscallConn()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var failed unix.Errno
+	err = raw.Control(func(fd uintptr) {
+		_, _, failed = unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(header)), 0)
+	})
+	if err != nil || failed != 0 {
+		r.t.Fatal(err, failed)
+	}
+}
+
+func (r *rig) acknowledgement() string {
+	r.t.Helper()
 	response := &zds.WorkloadResponse{}
 	r.read(response)
 	if response.GetAck() == nil {

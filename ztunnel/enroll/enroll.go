@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	retryPending  = 5 * time.Second
+	defaultRetry  = 5 * time.Second
 	writeTimeout  = 5 * time.Second
 	firstDial     = 10 * time.Millisecond // after the socket isn't there
 	firstAnnounce = 5 * time.Millisecond  // after the agent takes the connection but not the hello
@@ -37,13 +37,14 @@ type Status struct {
 	Active, Pending int
 }
 
-// Config says who takes the pods. All fields but Status are required. The functions are called one at a time.
+// Config says who takes the pods. All fields but Status and Retry are required. The functions are called one at a time.
 type Config struct {
 	Socket string          // path of the agent's socket
 	Start  func(Pod) error // returns when the pod's listeners are open; takes Pod.Netns over unless it fails
 	Stop   func(uid string)
 	Status func(Status)
 	Log    *slog.Logger
+	Retry  time.Duration // how often pods that couldn't be started are tried again; 0 means 5 s
 }
 
 // Run follows the agent until ctx ends, and reconnects for as long. What runs then goes on running. An error means that
@@ -51,6 +52,9 @@ type Config struct {
 func Run(ctx context.Context, cfg Config) error {
 	if cfg.Status == nil {
 		cfg.Status = func(Status) {}
+	}
+	if cfg.Retry == 0 {
+		cfg.Retry = defaultRetry
 	}
 	c := &client{cfg: cfg, pods: newPods(cfg)}
 	defer c.pods.dropPending()
@@ -152,7 +156,7 @@ func (c *client) nextRetry() time.Time {
 	case len(c.pods.pending) == 0:
 		c.retryAt = time.Time{}
 	case c.retryAt.IsZero():
-		c.retryAt = time.Now().Add(retryPending)
+		c.retryAt = time.Now().Add(c.cfg.Retry)
 	}
 	return c.retryAt
 }

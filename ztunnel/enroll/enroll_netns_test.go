@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/api/zds"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
@@ -83,8 +84,7 @@ func TestReconnectKeepsPodsAndSnapshotEndsTheOthers(t *testing.T) {
 }
 
 func TestPodThatCantStartIsTriedAgain(t *testing.T) {
-	t.Parallel() // it waits for seconds
-	r, a := newRig(t), newNetns(t)
+	r, a := newRetryingRig(t, 50*time.Millisecond), newNetns(t)
 	r.failStarts(errors.New("address already in use"))
 	r.accept()
 	file := a.File()
@@ -153,6 +153,7 @@ func TestBadPackets(t *testing.T) {
 	}{
 		{"not a message", []byte("\xff\xff\xff"), nil, "no workload request"},
 		{"unknown request", []byte("\x22\x00"), nil, "unknown kind"},
+		{"nothing but a namespace", nil, []*os.File{one}, "unknown kind"},
 		{"add without a namespace", encode(t, add("one")), nil, "one descriptor, not 0"},
 		{"add with two namespaces", encode(t, add("one")), []*os.File{one, two}, "one descriptor, not 2"},
 		{"del with a namespace", encode(t, del("one")), []*os.File{one}, "only an add"},

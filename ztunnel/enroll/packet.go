@@ -30,11 +30,11 @@ type packet struct {
 func read(conn *net.UnixConn) (packet, error) {
 	data, control := make([]byte, maxPacket), make([]byte, unix.CmsgSpace(4*maxFiles))
 	n, controlN, flags, _, err := conn.ReadMsgUnix(data, control)
+	if errors.Is(err, io.EOF) && controlN > 0 {
+		err = nil // an empty packet looks like the end, but the descriptors in it have to be closed
+	}
 	if err != nil {
 		return packet{}, err
-	}
-	if n == 0 {
-		return packet{}, io.EOF
 	}
 	files, err := receivedFiles(control[:controlN])
 	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
