@@ -133,5 +133,5 @@ func (d *Daemon) report(err error) {
 		d.log.Error("file not used, what it said before stays in force", "scope", "watch", "err", err)
 		return
 	}
-	d.log.Error("file not used, nothing is served until it is mended", "scope", "watch", "err", err)
+	d.log.Error("file not used, and nothing is served until all objects could be read", "scope", "watch", "err", err)
 }

@@ -98,8 +98,8 @@ func TestAnEnrolledPodIsReachedByHBONE(t *testing.T) {
 	if text := w.dump(frontend); strings.Contains(text, "HBONE") {
 		t.Errorf("before its enrolment: %s", text)
 	}
-	w.write("status/node1.yaml", "{node: node1, pods: {demo/frontend: pending}}\n")
-	w.write("status/node1.yaml", "{node: node1, pods: {demo/frontend: enabled, demo/backend: enabled}}\n")
+	w.write("status/node1.yaml", "{node: node1, pods: {demo/frontend: {uid: demo/frontend, state: pending}}}\n")
+	w.write("status/node1.yaml", "{node: node1, pods: {demo/frontend: {uid: demo/frontend, state: enabled}, demo/backend: {uid: demo/backend, state: enabled}}}\n")
 	// The backend is on another node, whose agent alone can say so.
 	if order := p.until("+" + frontend); len(order) != 1 {
 		t.Errorf("told %v", order)
@@ -113,6 +113,37 @@ func TestAnEnrolledPodIsReachedByHBONE(t *testing.T) {
 	p.until("+" + frontend)
 	if text := w.dump(frontend); strings.Contains(text, "HBONE") {
 		t.Errorf("after its end: %s", text)
+	}
+}
+
+func TestAPodThatIsMadeAnewIsNotReachedByHBONEBeforeItsOwnEnrolment(t *testing.T) {
+	w := newWorld(t)
+	pod := func(uid string) string {
+		return strings.Replace(podYAML("frontend", "node1", "10.1.0.1"), "namespace: demo,", "namespace: demo, uid: "+uid+",", 1)
+	}
+	w.write("objects/pods.yaml", pod("one"))
+	w.write("status/node1.yaml", "{node: node1, pods: {demo/frontend: {uid: one, state: enabled}}}\n")
+	w.start()
+	w.ready()
+	p := w.connect(w.token(nil), nil)
+	p.until("+" + frontend)
+	if text := w.dump(frontend); !strings.Contains(text, "HBONE") {
+		t.Errorf("enrolled: %s", text)
+	}
+	w.write("objects/pods.yaml", pod("two"))
+	p.until("+" + frontend)
+	if text := w.dump(frontend); strings.Contains(text, "HBONE") {
+		t.Errorf("another pod: %s", text)
+	}
+}
+
+func TestABrokenStatusFileDoesNotHoldTheControlPlaneBack(t *testing.T) {
+	w := newWorld(t)
+	w.write("status/node1.yaml", "node: [")
+	w.start()
+	w.ready()
+	if !w.logs.has("node1.yaml") {
+		t.Error("not reported")
 	}
 }
 

@@ -85,7 +85,7 @@ func (c *client) until(t *testing.T, done func(*state.Table) bool) *state.Table 
 func TestAZtunnelsClientUnderstandsIt(t *testing.T) {
 	w := newWorld(t)
 	w.write("objects/service.yaml", "{apiVersion: v1, kind: Service, metadata: {name: backend, namespace: demo}, spec: {clusterIP: 10.96.0.1, selector: {app: backend}, ports: [{port: 80, targetPort: 8080}]}}\n")
-	w.write("status/node2.yaml", "{node: node2, pods: {demo/backend: enabled}}\n")
+	w.write("status/node2.yaml", "{node: node2, pods: {demo/backend: {uid: demo/backend, state: enabled}}}\n")
 	w.start()
 	w.ready()
 	c := w.join()

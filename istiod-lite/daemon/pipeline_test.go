@@ -72,7 +72,7 @@ func (d dice) object() model.Object {
 	case 5:
 		return d.peer(namespace, name)
 	case 6:
-		return &model.Enrolment{Node: d.node(), Pods: map[model.Name]bool{{Namespace: namespace, Name: name}: true, {Namespace: "demo", Name: "x"}: d.yes()}}
+		return &model.Enrolment{Node: d.node(), Pods: map[model.Name]string{{Namespace: namespace, Name: name}: "1", {Namespace: "demo", Name: "x"}: d.one("1", "2")}}
 	default:
 		return d.pod(namespace, name)
 	}

@@ -51,7 +51,7 @@ func TestAChangeTouchesOnlyWhatDependsOnIt(t *testing.T) {
 		"a policy of the root":       {&AuthorizationPolicy{Namespace: "istio-system", Name: "p", Selected: true, Selector: app}, []string{"Pod demo/a", "Pod other/a"}},
 		"strictness of pods":         {&PeerAuthentication{Namespace: "demo", Name: "p", Selected: true, Selector: app}, []string{"Pod demo/a", "StaticStrict /"}},
 		"strictness of a namespace":  {&PeerAuthentication{Namespace: "other", Name: "p"}, []string{"Pod other/a", "StaticStrict /"}},
-		"an enrolment":               {&Enrolment{Node: "node1", Pods: map[Name]bool{{"demo", "a"}: true}}, []string{"Pod demo/a"}},
+		"an enrolment":               {&Enrolment{Node: "node1", Pods: map[Name]string{{"demo", "a"}: "1"}}, []string{"Pod demo/a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
@@ -81,6 +81,26 @@ func TestRunsGoesByNodeAndAccount(t *testing.T) {
 	m.Apply([]Change{{Key: Key{KindPod, Name{"demo", "by-hand"}}}})
 	if m.Runs("node2", account) {
 		t.Error("a pod that went runs")
+	}
+}
+
+func TestAPodDoesNotInheritTheEnrolmentOfOneThatHadItsName(t *testing.T) {
+	m := New("istio-system")
+	enrolment := &Enrolment{Node: "node1", Pods: map[Name]string{{"demo", "a"}: "1"}}
+	m.Apply([]Change{{Key: enrolment.Key(), Object: enrolment}})
+	for _, c := range []struct {
+		pod  Pod
+		want bool
+	}{
+		{Pod{Namespace: "demo", Name: "a", Node: "node1", UID: "1"}, true},
+		{Pod{Namespace: "demo", Name: "a", Node: "node1", UID: "2"}, false},
+		{Pod{Namespace: "demo", Name: "a", Node: "node1"}, true}, // as a file written by hand has it
+		{Pod{Namespace: "demo", Name: "a", Node: "node2", UID: "1"}, false},
+		{Pod{Namespace: "demo", Name: "b", Node: "node1", UID: "1"}, false},
+	} {
+		if got := m.Enrolled(&c.pod); got != c.want {
+			t.Errorf("%+v: %v", c.pod, got)
+		}
 	}
 }
 

@@ -116,7 +116,8 @@ func (s *EndpointSlice) Key() Key { return Key{KindEndpointSlice, Name{s.Namespa
 // Enrolment says which pods of a node are captured.
 type Enrolment struct {
 	Node string
-	Pods map[Name]bool
+	// Pods are the captured ones with the uid of each: pods of the same name follow one another.
+	Pods map[Name]string
 }
 
 // Key names it.

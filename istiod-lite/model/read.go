@@ -26,10 +26,15 @@ func (m *Model) Namespace(name string) *Namespace { return m.namespaces[name] }
 // Node returns what is known of the node, or nil.
 func (m *Model) Node(name string) *Node { return m.nodes[name] }
 
-// Enrolled tells whether the pod is captured, as the agent of its node says.
+// Enrolled tells whether the pod is captured, as the agent of its node says. What it says of another pod, that had the
+// name before, doesn't count; a pod without a uid can't be told from that.
 func (m *Model) Enrolled(p *Pod) bool {
 	enrolment := m.enrolments[p.Node]
-	return enrolment != nil && enrolment.Pods[p.Key().Name]
+	if enrolment == nil {
+		return false
+	}
+	uid, captured := enrolment.Pods[p.Key().Name]
+	return captured && (uid == p.UID || uid == "" || p.UID == "")
 }
 
 // Runs tells whether the node has a pod of the service account that hasn't ended.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/mesh/folder"
+	"github.com/tulle-mesh/tulle/mesh/status"
 )
 
 // decoder makes the model's objects of documents. It belongs to the goroutine of one folder.
@@ -85,32 +86,24 @@ func node(document folder.Document) (model.Object, error) {
 	return &model.Node{Name: o.Name, Labels: o.Labels}, nil
 }
 
-// enrolled is a file of the status folder.
-type enrolled struct {
-	Node string            `json:"node"`
-	Pods map[string]string `json:"pods"`
-}
-
+// enrolment is a file of the status folder.
 func enrolment(document folder.Document) (model.Object, bool, error) {
-	var o enrolled
+	var o status.File
 	if err := document.Decode(&o); err != nil {
 		return nil, false, err
 	}
+	if err := o.Check(); err != nil {
+		return nil, false, document.At("", err)
+	}
 	base := filepath.Base(document.File)
-	if o.Node == "" || o.Node != strings.TrimSuffix(base, filepath.Ext(base)) {
+	if o.Node != strings.TrimSuffix(base, filepath.Ext(base)) {
 		return nil, false, document.At("node", fmt.Errorf("node %q must be named like the file", o.Node))
 	}
-	pods := make(map[model.Name]bool, len(o.Pods))
-	for pod, state := range o.Pods {
-		namespace, name, found := strings.Cut(pod, "/")
-		if !found || namespace == "" || name == "" {
-			return nil, false, document.At("pods", fmt.Errorf("pod %q: want namespace/name", pod))
-		}
-		if state != "enabled" && state != "pending" {
-			return nil, false, document.At("pods", fmt.Errorf("pod %s: state %q: want enabled or pending", pod, state))
-		}
-		if state == "enabled" {
-			pods[model.Name{Namespace: namespace, Name: name}] = true
+	pods := make(map[model.Name]string, len(o.Pods))
+	for key, pod := range o.Pods {
+		if pod.State == status.Enabled {
+			namespace, name, _ := strings.Cut(key, "/")
+			pods[model.Name{Namespace: namespace, Name: name}] = pod.UID
 		}
 	}
 	return &model.Enrolment{Node: o.Node, Pods: pods}, true, nil

@@ -17,8 +17,9 @@ import (
 type Files struct {
 	// Source and Status are paths; both folders must be there.
 	Source, Status string
-	// Apply takes what changed. Its first call has everything, and comes only when both folders were read without an
-	// error. Calls don't overlap.
+	// Apply takes what changed. Its first call has everything, and comes only when every file of Source was read without
+	// an error. A file of Status that can't be used at the start says nothing until it is mended: it is about one node, and
+	// must not keep the others from being served. Calls don't overlap.
 	Apply func([]model.Change)
 	// Report takes what can't be used, and why.
 	Report func(error)
@@ -42,7 +43,7 @@ func (f Files) Run(ctx context.Context) error {
 	group.Go(func() {
 		defer cancel()
 		failures[1] = folder.Watch(ctx, f.Status, folder.Config[model.Object]{
-			Decode: enrolment, Apply: j.input(), Report: f.Report, Plain: true,
+			Decode: enrolment, Apply: j.input(), Report: f.Report, Plain: true, Apart: true,
 		})
 	})
 	group.Wait()

@@ -136,7 +136,7 @@ func pods(names ...string) string {
 }
 
 func TestOnlyWhatChangedIsToldOfAFile(t *testing.T) {
-	s := follow(t, "objects/a.yaml", pods("a=1", "b=2"), "status/node1.yaml", "{node: node1, pods: {demo/a: enabled}}")
+	s := follow(t, "objects/a.yaml", pods("a=1", "b=2"), "status/node1.yaml", "{node: node1, pods: {demo/a: {uid: x, state: enabled}}}")
 	s.changed("Enrolment//node1", "Pod/demo/a", "Pod/demo/b")
 	s.write("objects/a.yaml", pods("b=3", "c=4"))
 	s.changed("-Pod/demo/a", "Pod/demo/b", "Pod/demo/c")
@@ -150,17 +150,19 @@ func TestOnlyWhatChangedIsToldOfAFile(t *testing.T) {
 	s.changed("-Enrolment//node1")
 }
 
-func TestNothingIsToldBeforeBothFoldersAreGood(t *testing.T) {
-	s := follow(t, "objects/a.yaml", pods("a=1"), "status/node1.yaml", "{node: node2}")
+func TestNothingIsToldBeforeTheSourceIsGood(t *testing.T) {
+	s := follow(t, "objects/a.yaml", pods("a=1"), "objects/b.yaml", "kind: Pod", "status/node1.yaml", "{node: node1}")
 	s.eventually("reported", func() bool { return len(s.reports) == 1 })
-	s.write("objects/a.yaml", pods("a=1", "b=2"))
+	s.write("objects/b.yaml", pods("b=2"))
+	s.changed("Enrolment//node1", "Pod/demo/a", "Pod/demo/b")
+}
+
+func TestABrokenStatusFileAtTheStartCountsAsAbsent(t *testing.T) {
+	s := follow(t, "objects/a.yaml", pods("a=1"), "status/node1.yaml", "{node: node2}", "status/node3.yaml", "{node: node3}")
+	s.changed("Enrolment//node3", "Pod/demo/a")
+	s.eventually("reported", func() bool { return len(s.reports) == 1 })
 	s.write("status/node1.yaml", "{node: node1}")
-	s.eventually("told", func() bool { return len(s.changes) > 0 && slices.Contains(slices.Concat(s.changes...), "Pod/demo/b") })
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	if !slices.Contains(s.changes[0], "Enrolment//node1") || !slices.Contains(s.changes[0], "Pod/demo/a") {
-		t.Errorf("told half of it: %v", s.changes)
-	}
+	s.changed("Enrolment//node1")
 }
 
 func TestAKindThatIsNotReadIsLoggedOnce(t *testing.T) {
@@ -239,9 +241,11 @@ func TestStatusFilesThatCannotBeMeant(t *testing.T) {
 	s.changed()
 	for _, c := range []struct{ text, want string }{
 		{"node: node2", `1: node: node "node2" must be named like the file`},
-		{"pods: {}", `1: node: node "" must be named like the file`},
-		{"node: node1\npods: {frontend: enabled}", `2: pods: pod "frontend": want namespace/name`},
-		{"node: node1\npods: {demo/frontend: yes}", `2: pods: pod demo/frontend: state "yes": want enabled or pending`},
+		{"pods: {}", `1: node: is missing`},
+		{"node: node1\npods: {frontend: {uid: x, state: enabled}}", `1: pod "frontend": want namespace/name`},
+		{"node: node1\npods: {demo/frontend: {uid: x, state: yes}}", `2: pods.demo/frontend.state: state "yes": want enabled or pending`},
+		{"node: node1\npods: {demo/frontend: {state: enabled}}", `1: pod "demo/frontend": uid: is missing`},
+		{"node: node1\npods:\n  demo/frontend: enabled", `3: pods.demo/frontend: want an object, have "enabled"`},
 		{"node: node1\npots: {}", `2: pots: unknown field`},
 	} {
 		s.write("status/node1.yaml", c.text+"\n")

@@ -28,13 +28,16 @@ type Config[T any] struct {
 	// An error makes the file a broken one; Document.At tells its line. Called once per document of a changed file.
 	Decode func(Document) (object T, ok bool, err error)
 	// Apply takes the whole set that is now in force, by file name and place in the file. It is called once as soon as no
-	// file is broken, so never with half of a folder, and then after every change of the set.
+	// file is broken, so never with half of a folder unless Apart says so, and then after every change of the set.
 	Apply func([]T)
 	// Report takes the reason why a file, or the folder, can't be used; an *Error where it is about a file. It is called
 	// once per reason, not once per look.
 	Report func(error)
 	// Plain says that documents aren't Kubernetes objects: no kind and no name is asked for.
 	Plain bool
+	// Apart says that each file stands for itself: one that is broken from the start counts as absent, and the first Apply
+	// doesn't wait for it.
+	Apart bool
 }
 
 // Watch follows the folder until the context ends, which isn't an error. It fails if the folder can't be watched at the

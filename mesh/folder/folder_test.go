@@ -57,9 +57,14 @@ func newWatched(t *testing.T, files ...string) *watched {
 // follow watches the folder until the test ends.
 func (w *watched) follow() *watched {
 	w.t.Helper()
+	return w.followWith(w.config())
+}
+
+func (w *watched) followWith(cfg folder.Config[string]) *watched {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- folder.Watch(ctx, w.dir, w.config()) }()
+	go func() { done <- folder.Watch(ctx, w.dir, cfg) }()
 	w.t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -250,6 +255,20 @@ func TestNothingIsAppliedWhileAFileIsBrokenFromTheStart(t *testing.T) {
 	if history := w.history(); len(history) != 1 {
 		t.Errorf("applied %q", history)
 	}
+}
+
+func TestAFileThatStandsForItselfDoesNotWaitForABrokenOne(t *testing.T) {
+	w := newWatched(t, "a.yaml", object("a", "1"), "b.yaml", object("b", "bad"))
+	cfg := w.config()
+	cfg.Apart = true
+	w.followWith(cfg)
+	w.until("a=1")
+	w.reported("b.yaml:4: value: bad values are not wanted")
+	w.write("b.yaml", object("b", "1"))
+	w.until("a=1 b=1")
+	w.write("b.yaml", object("b", "bad"))
+	w.write("a.yaml", object("a", "2"))
+	w.until("a=2 b=1")
 }
 
 func TestAnObjectStaysWithTheFileThatHadItFirst(t *testing.T) {

@@ -194,7 +194,7 @@ func (s *set[T]) settle(changed bool) {
 			s.cfg.Report(err)
 		}
 	}
-	if !s.applied && len(broken) > 0 || s.applied && !changed {
+	if !s.applied && len(broken) > 0 && !s.cfg.Apart || s.applied && !changed {
 		return
 	}
 	s.applied = true
