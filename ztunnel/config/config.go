@@ -11,11 +11,10 @@ import (
 
 // Config is everything a ztunnel can be told. It comes only out of FromEnv; tests may change what they need.
 type Config struct {
-	Node          string // the Kubernetes node, as workloads name it
-	ClusterID     string
-	Network       string // "" is the default network
-	ClusterDomain string
-	Self          Self
+	Node      string // the Kubernetes node, as workloads name it
+	ClusterID string
+	Network   string // "" is the default network
+	Self      Self
 
 	Proxying bool   // false: no pods are taken; only configuration is fetched
 	ZDS      string // path of the node agent's socket
@@ -95,11 +94,10 @@ type Listen struct{ Admin, Metrics, Ready string }
 func FromEnv(environ []string) (Config, error) {
 	e := newEnv(environ)
 	cfg := Config{
-		Node:          e.text("NODE_NAME", ""),
-		ClusterID:     e.text("ISTIO_META_CLUSTER_ID", e.text("CLUSTER_ID", "Kubernetes")),
-		Network:       e.text("NETWORK", ""),
-		ClusterDomain: e.text("CLUSTER_DOMAIN", "cluster.local"),
-		Proxying:      e.boolean("ENABLE_PROXY", true),
+		Node:      e.text("NODE_NAME", ""),
+		ClusterID: e.text("ISTIO_META_CLUSTER_ID", e.text("CLUSTER_ID", "Kubernetes")),
+		Network:   e.text("NETWORK", ""),
+		Proxying:  e.boolean("ENABLE_PROXY", true),
 
 		LocalhostAppTunnel: e.boolean("LOCALHOST_APP_TUNNEL", true),
 
@@ -125,11 +123,20 @@ func FromEnv(environ []string) (Config, error) {
 	mesh := proxyConfig(e)
 	controlPlanes(e, &cfg, mesh)
 	mesh.apply(e, &cfg)
+	requireNode(e, cfg)
 	cfg.NotEffective = notEffective(e)
 	if err := errors.Join(e.errs...); err != nil {
 		return Config{}, fmt.Errorf("environment: %w", err)
 	}
 	return cfg, nil
+}
+
+// requireNode refuses to guess: without the node's name, a pod of the same name on another node could be taken for ours,
+// with its policies, and the control plane isn't told whose state we want. A local file may leave nodes out.
+func requireNode(e *env, cfg Config) {
+	if cfg.Node == "" && cfg.Proxying && cfg.XDS.Address != "" {
+		e.fail("NODE_NAME", "is not set; set it to this node's name as workloads have it, in Kubernetes the pod's spec.nodeName")
+	}
 }
 
 func refuseDedicated(e *env) {

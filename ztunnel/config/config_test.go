@@ -16,14 +16,14 @@ import (
 
 func TestDefaults(t *testing.T) {
 	t.Chdir(t.TempDir())
-	got, err := config.FromEnv(nil)
+	got, err := config.FromEnv([]string{"NODE_NAME=node1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	plane := config.ControlPlane{Address: "https://localhost:15012", RootCA: "./var/run/secrets/istio/root-cert.pem", Headers: map[string]string{}}
 	want := config.Config{
+		Node:               "node1",
 		ClusterID:          "Kubernetes",
-		ClusterDomain:      "cluster.local",
 		Self:               config.Self{TrustDomain: "cluster.local"},
 		Proxying:           true,
 		LocalhostAppTunnel: true,
@@ -57,7 +57,10 @@ func TestVariables(t *testing.T) {
 		{"CLUSTER_ID=east", func(c config.Config) any { return c.ClusterID }, "east"},
 		{"CLUSTER_ID=east ISTIO_META_CLUSTER_ID=west", func(c config.Config) any { return c.ClusterID }, "west"},
 		{"NETWORK=n1", func(c config.Config) any { return c.Network }, "n1"},
-		{"CLUSTER_DOMAIN=corp", func(c config.Config) any { return c.ClusterDomain }, "corp"},
+		{"CLUSTER_DOMAIN=corp", func(c config.Config) any { return c.NotEffective }, []string{"CLUSTER_DOMAIN"}},
+		{"CLUSTER_DOMAIN=cluster.local", func(c config.Config) any { return c.NotEffective }, []string(nil)},
+		{"NODE_NAME= LOCAL_XDS={}", func(c config.Config) any { return c.Node }, ""},
+		{"NODE_NAME= ENABLE_PROXY=false", func(c config.Config) any { return c.Node }, ""},
 		{"POD_NAME=p POD_NAMESPACE=n SERVICE_ACCOUNT=s TRUST_DOMAIN=td INSTANCE_IP=10.0.0.9", func(c config.Config) any { return c.Self },
 			config.Self{Name: "p", Namespace: "n", ServiceAccount: "s", TrustDomain: "td", IP: "10.0.0.9"}},
 		{"LOCALHOST_APP_TUNNEL=false", func(c config.Config) any { return c.LocalhostAppTunnel }, false},
@@ -111,7 +114,7 @@ func TestVariables(t *testing.T) {
 			[]string{"ISTIO_META_DNS_CAPTURE", "CRL_PATH", "TLS12_ENABLED", "HTTP2_FRAME_SIZE"}},
 	} {
 		t.Run(test.environ, func(t *testing.T) {
-			cfg, err := config.FromEnv(strings.Fields(test.environ))
+			cfg, err := config.FromEnv(append([]string{"NODE_NAME=node1"}, strings.Fields(test.environ)...))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,23 +128,24 @@ func TestVariables(t *testing.T) {
 func TestMistakesNameTheVariableAndTheRemedy(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for environ, wants := range map[string][]string{
-		"PROXY_MODE=dedicated":                             {"PROXY_MODE", "not available yet; use shared"},
-		"PROXY_MODE=other":                                 {"PROXY_MODE", `"other"`, "use shared"},
-		"ENABLE_PROXY=maybe":                               {"ENABLE_PROXY", "neither true nor false"},
-		"PACKET_MARK=-1":                                   {"PACKET_MARK", "whole number"},
-		"KEEPALIVE_TIME=180":                               {"KEEPALIVE_TIME", "such as 30s"},
-		"SECRET_TTL=-1h":                                   {"SECRET_TTL", "such as 30s"},
-		"LOG_FORMAT=xml":                                   {"LOG_FORMAT", "plain, json"},
-		"XDS_ADDRESS=http://istiod":                        {"XDS_ADDRESS", "must begin with https://"},
-		"XDS_ADDRESS=":                                     {"XDS_ADDRESS", "LOCAL_XDS_PATH"},
-		"LOCAL_XDS={} LOCAL_XDS_PATH=/x":                   {"LOCAL_XDS", "exclude each other"},
-		"LOCAL_XDS={} XDS_ADDRESS=https://x:1":             {"XDS_ADDRESS", "contradicts"},
-		"ISTIO_METAJSON_X={":                               {"ISTIO_METAJSON_X", "not JSON"},
-		"ZTUNNEL_WORKER_THREADS=200%":                      {"ZTUNNEL_WORKER_THREADS", "share"},
-		"ZTUNNEL_CPU_LIMIT=many":                           {"ZTUNNEL_CPU_LIMIT", "500m"},
-		"TERMINATION_GRACE_PERIOD_SECONDS=soon":            {"TERMINATION_GRACE_PERIOD_SECONDS", "such as 30s"},
-		"PROXY_CONFIG=[1]":                                 {"PROXY_CONFIG", "ProxyConfig"},
-		`PROXY_CONFIG={"statsPort":70000}`:                 {"PROXY_CONFIG", "70000 is no port"},
+		"PROXY_MODE=dedicated":                  {"PROXY_MODE", "not available yet; use shared"},
+		"PROXY_MODE=other":                      {"PROXY_MODE", `"other"`, "use shared"},
+		"ENABLE_PROXY=maybe":                    {"ENABLE_PROXY", "neither true nor false"},
+		"PACKET_MARK=-1":                        {"PACKET_MARK", "whole number"},
+		"KEEPALIVE_TIME=180":                    {"KEEPALIVE_TIME", "such as 30s"},
+		"SECRET_TTL=-1h":                        {"SECRET_TTL", "such as 30s"},
+		"LOG_FORMAT=xml":                        {"LOG_FORMAT", "plain, json"},
+		"XDS_ADDRESS=http://istiod":             {"XDS_ADDRESS", "must begin with https://"},
+		"":                                      {"NODE_NAME", "spec.nodeName"},
+		"XDS_ADDRESS=":                          {"XDS_ADDRESS", "LOCAL_XDS_PATH"},
+		"LOCAL_XDS={} LOCAL_XDS_PATH=/x":        {"LOCAL_XDS", "exclude each other"},
+		"LOCAL_XDS={} XDS_ADDRESS=https://x:1":  {"XDS_ADDRESS", "contradicts"},
+		"ISTIO_METAJSON_X={":                    {"ISTIO_METAJSON_X", "not JSON"},
+		"ZTUNNEL_WORKER_THREADS=200%":           {"ZTUNNEL_WORKER_THREADS", "share"},
+		"ZTUNNEL_CPU_LIMIT=many":                {"ZTUNNEL_CPU_LIMIT", "500m"},
+		"TERMINATION_GRACE_PERIOD_SECONDS=soon": {"TERMINATION_GRACE_PERIOD_SECONDS", "such as 30s"},
+		"PROXY_CONFIG=[1]":                      {"PROXY_CONFIG", "ProxyConfig"},
+		`PROXY_CONFIG={"statsPort":70000}`:      {"PROXY_CONFIG", "70000 is no port"},
 		"LOG_FORMAT=xml PACKET_MARK=red ENABLE_PROXY=blue": {"LOG_FORMAT", "PACKET_MARK", "ENABLE_PROXY"},
 	} {
 		t.Run(environ, func(t *testing.T) {
@@ -168,7 +172,7 @@ func TestFilesOfTheContainer(t *testing.T) {
 	}
 	write("var/run/secrets/tokens/istio-token", "secret")
 	write("etc/istio/config/mesh", "trustDomain: x\ndefaultConfig:\n  discoveryAddress: mesh:1\n  statsPort: 7\n")
-	cfg, err := config.FromEnv([]string{`PROXY_CONFIG={"statsPort":8}`})
+	cfg, err := config.FromEnv([]string{"NODE_NAME=node1", `PROXY_CONFIG={"statsPort":8}`})
 	if err != nil {
 		t.Fatal(err)
 	}
