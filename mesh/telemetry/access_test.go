@@ -25,12 +25,12 @@ func TestAccessLog(t *testing.T) {
 				m.LogAccess(telemetry.NewLogger(&out, format, levels(t, "info,access=debug")))
 
 				outbound := m.Open(tunnelled(t, telemetry.Source))
-				outbound.Add(10, 2000)
+				outbound.Follow(totals(10, 2000))
 				time.Sleep(12 * time.Millisecond)
 				outbound.Close(telemetry.FlagNone, nil)
 
 				inbound := m.Open(tunnelled(t, telemetry.Destination))
-				inbound.Follow(func() (uint64, uint64) { return 2000, 10 })
+				inbound.Follow(totals(2000, 10))
 				time.Sleep(3 * time.Second)
 				inbound.Close(telemetry.FlagNone, nil)
 

@@ -67,7 +67,7 @@ type Conn struct {
 
 	mu     sync.Mutex
 	counts func() (sent, received uint64)
-	// Bytes so far, as told by Add or the last call of counts.
+	// Bytes so far, as told by counts.
 	sent, received uint64
 }
 
@@ -96,8 +96,10 @@ func (m *Metrics) Refuse(info Connection, flags string, err error) {
 	c.logRefused(err)
 }
 
-// Follow has the bytes so far asked for at every scrape and at Close. counts returns totals in Add's sense, must not
-// block, and may be called from any goroutine until Close returns. Don't use Add beside it.
+// Follow has the bytes so far asked for at every scrape and at Close. counts returns totals as the reporter's own pod
+// sees them: sent are the bytes that it sent, whether it is client or server. The access log shows them so. The metrics of
+// both reporters call received what the client sent, and sent what the server did; that turn is made here. counts must
+// not block, and may be called from any goroutine until Close returns.
 func (c *Conn) Follow(counts func() (sent, received uint64)) {
 	c.mu.Lock()
 	c.counts = counts
@@ -107,25 +109,6 @@ func (c *Conn) Follow(counts func() (sent, received uint64)) {
 	if !c.closed.Load() {
 		c.metrics.followed[c] = struct{}{}
 	}
-}
-
-// Add counts bytes as the reporter's own pod sees them: sent are those that it sent, whether it is client or server. The
-// access log shows them so. The metrics of both reporters call received what the client sent, and sent what the server
-// did; that turn is made here.
-func (c *Conn) Add(sent, received uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.addLocked(sent, received)
-}
-
-func (c *Conn) addLocked(sent, received uint64) {
-	c.sent += sent
-	c.received += received
-	if c.info.Reporter == Source {
-		sent, received = received, sent
-	}
-	c.series.sent.Add(sent)
-	c.series.received.Add(received)
 }
 
 // update takes over the followed counts.
@@ -140,7 +123,14 @@ func (c *Conn) update() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// Another update may have seen later counts.
-	c.addLocked(max(sent, c.sent)-c.sent, max(received, c.received)-c.received)
+	newSent, newReceived := max(sent, c.sent)-c.sent, max(received, c.received)-c.received
+	c.sent += newSent
+	c.received += newReceived
+	if c.info.Reporter == Source {
+		newSent, newReceived = newReceived, newSent
+	}
+	c.series.sent.Add(newSent)
+	c.series.received.Add(newReceived)
 }
 
 // Close counts the connection as closed, and as failed if flags isn't FlagNone, and writes its access-log line: with err

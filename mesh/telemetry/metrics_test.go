@@ -97,16 +97,19 @@ func tunnelled(t testing.TB, reporter telemetry.Reporter) telemetry.Connection {
 	}
 }
 
+func totals(sent, received uint64) func() (uint64, uint64) {
+	return func() (uint64, uint64) { return sent, received }
+}
+
 // The client's pod sends 10 bytes and gets 2000.
 func TestConnectionMetricsOfBothReporters(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m := telemetry.NewMetrics(reg)
 	source := m.Open(tunnelled(t, telemetry.Source))
-	source.Add(4, 2000)
-	source.Add(6, 0)
+	source.Follow(totals(10, 2000))
 	source.Close(telemetry.FlagNone, nil)
 	destination := m.Open(tunnelled(t, telemetry.Destination))
-	destination.Add(2000, 10)
+	destination.Follow(totals(2000, 10))
 	destination.Close(telemetry.FlagNone, nil)
 	failed := m.Open(tunnelled(t, telemetry.Source))
 	failed.Close(telemetry.FlagConnect, errors.New("no route to host"))
@@ -304,19 +307,15 @@ func TestConnectionsAndScrapesAtOnce(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := telemetry.NewMetrics(reg)
 	var work sync.WaitGroup
-	for n := range 8 {
+	for range 8 {
 		work.Go(func() {
 			for i := range 50 {
 				info := tunnelled(t, telemetry.Source)
 				info.Source.Zone = fmt.Sprint(i % 3)
 				c := m.Open(info)
-				if n%2 == 0 {
-					var total atomic.Uint64
-					c.Follow(func() (uint64, uint64) { return total.Load(), total.Load() })
-					total.Store(10)
-				} else {
-					c.Add(10, 10)
-				}
+				var total atomic.Uint64
+				c.Follow(func() (uint64, uint64) { return total.Load(), total.Load() })
+				total.Store(10)
 				if i%10 == 0 {
 					scrape(t, reg, "")
 				}
@@ -383,7 +382,7 @@ func BenchmarkConnection(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		c := m.Open(info)
-		c.Add(100, 100)
+		c.Follow(totals(100, 100))
 		c.Close(telemetry.FlagNone, nil)
 	}
 }

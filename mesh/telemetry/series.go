@@ -21,7 +21,7 @@ const (
 
 // allFlags are the values of response_flags; FlagNone is the first.
 var allFlags = [...]string{
-	FlagNone, FlagDenied, FlagConnect, FlagTLS, FlagHTTP2, FlagNetworkPolicy, FlagIdentity, FlagRevoked,
+	FlagNone, FlagDenied, FlagConnect, FlagTLS, FlagHTTP2, FlagNetworkPolicy, FlagIdentity,
 }
 
 // flagIndex takes a flag that isn't known for a failure to connect.

@@ -27,7 +27,6 @@ const (
 	FlagHTTP2         = "H2_HANDSHAKE_FAILURE" // of the tunnel
 	FlagNetworkPolicy = "NETWORK_POLICY"       // the first packet went unanswered
 	FlagIdentity      = "IDENTITY_ERROR"       // no certificate of one's own
-	FlagRevoked       = "CERT_REVOKED"
 )
 
 // Peer is one end of a connection. An empty field is unknown.

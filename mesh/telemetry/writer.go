@@ -28,7 +28,7 @@ type Writer struct {
 	queue  []byte // whole lines
 	lines  int
 	closed bool
-	// Lines, since the start.
+	// Lines lost since the start, because too many waited or their write failed.
 	dropped uint64
 }
 
@@ -107,17 +107,14 @@ func (w *Writer) Close(ctx context.Context) error {
 	}
 }
 
-// Dropped returns how many lines were lost, because too many waited or their write failed.
-func (w *Writer) Dropped() uint64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.dropped
-}
-
 // Collector offers the count of lost lines as tulle_log_lines_dropped_total.
 func (w *Writer) Collector() prometheus.Collector {
 	return prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "tulle_log_lines_dropped_total",
 		Help: "Log lines lost because their reader was too slow or gone.",
-	}, func() float64 { return float64(w.Dropped()) })
+	}, func() float64 {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return float64(w.dropped)
+	})
 }
