@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"runtime"
 
@@ -40,7 +39,7 @@ func proxy() error {
 	runtime.GOMAXPROCS(cfg.Threads) // the limit of open files needs nothing: Go raises it by itself
 	d := drain.New(cfg.DrainTimeout)
 	watched := make(chan struct{})
-	go func() { defer close(watched); d.Signals(context.Background(), slog.Default()) }()
+	go func() { defer close(watched); d.Signals(context.Background()) }()
 	err = daemon.Run(d, cfg, version, os.Stdout)
 	d.Force("ended")
 	<-watched

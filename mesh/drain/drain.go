@@ -4,7 +4,6 @@ package drain
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
@@ -53,25 +52,24 @@ func (d *Drain) Draining() context.Context { return d.draining }
 // Forced ends when what still runs must be cut. It outlives Draining.
 func (d *Drain) Forced() context.Context { return d.forced }
 
-// Signals starts at the first SIGTERM or SIGINT, forces at the second, and returns when forced or when ctx ends.
-func (d *Drain) Signals(ctx context.Context, log *slog.Logger) {
+// Signals starts at the first SIGTERM or SIGINT, forces at the second, and returns when forced or when ctx ends. It logs
+// nothing: the causes of Draining and Forced name the signal.
+func (d *Drain) Signals(ctx context.Context) {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	d.watch(ctx, signals, log)
+	d.watch(ctx, signals)
 }
 
-func (d *Drain) watch(ctx context.Context, signals <-chan os.Signal, log *slog.Logger) {
+func (d *Drain) watch(ctx context.Context, signals <-chan os.Signal) {
 	for {
 		select {
 		case s := <-signals:
 			if d.draining.Err() != nil {
-				log.Warn("second signal: stop at once", "signal", s.String())
-				d.Force("signal " + s.String())
+				d.Force("second signal: " + s.String())
 				return
 			}
-			log.Info("drain", "signal", s.String(), "deadline", d.deadline)
-			d.Start("signal " + s.String())
+			d.Start("signal: " + s.String())
 		case <-d.forced.Done():
 			return
 		case <-ctx.Done():

@@ -2,7 +2,6 @@ package drain
 
 import (
 	"context"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -42,16 +41,22 @@ func TestSecondSignalForces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(time.Hour)
 		signals := make(chan os.Signal)
-		go d.watch(t.Context(), signals, slog.New(slog.DiscardHandler))
+		go d.watch(t.Context(), signals)
 		signals <- syscall.SIGTERM
 		synctest.Wait()
 		if d.Draining().Err() == nil || d.Forced().Err() != nil {
 			t.Error("the first signal must drain gracefully")
 		}
+		if err := context.Cause(d.Draining()); err == nil || err.Error() != "signal: terminated" {
+			t.Errorf("draining because of %v, want the signal", err)
+		}
 		signals <- syscall.SIGINT
 		synctest.Wait()
 		if d.Forced().Err() == nil {
 			t.Error("the second signal must force")
+		}
+		if err := context.Cause(d.Forced()); err == nil || err.Error() != "second signal: interrupt" {
+			t.Errorf("forced because of %v, want the signal", err)
 		}
 	})
 }
@@ -64,7 +69,7 @@ func TestSignalsReachTheProgram(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		d.Signals(t.Context(), slog.New(slog.DiscardHandler))
+		d.Signals(t.Context())
 	}()
 	again := time.NewTicker(time.Millisecond)
 	defer again.Stop()

@@ -137,6 +137,7 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 		z.ready.Done(taskState)
 		z.log.Info("the state of the mesh is known")
 	case <-z.drain.Draining().Done():
+		z.logDrain()
 		return nil
 	}
 	return z.servePods()
@@ -159,9 +160,16 @@ func (z *ztunnel) servePods() error {
 		z.drain.Force(err.Error()) // whoever restarts us ends the disagreement with the agent
 	}
 	<-z.drain.Draining().Done()
-	z.log.Info("drain", "reason", context.Cause(z.drain.Draining()), "deadline", z.cfg.DrainTimeout)
+	z.logDrain()
 	z.pods.drain(z.drain.Forced())
+	if reason := context.Cause(z.drain.Forced()); reason != nil {
+		z.log.Warn("drain forced", "reason", reason)
+	}
 	return err
+}
+
+func (z *ztunnel) logDrain() {
+	z.log.Info("drain", "reason", context.Cause(z.drain.Draining()), "deadline", z.cfg.DrainTimeout)
 }
 
 // followState keeps the store filled, and returns a channel that is closed when it is for the first time.

@@ -1,8 +1,11 @@
 package daemon
 
 import (
+	"errors"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +52,7 @@ func TestDrainDeadlineCuts(t *testing.T) {
 	m.server.node.drain.Force("deadline")
 	cut(t, tunnelled)
 	cut(t, plain)
+	m.server.node.waitLog("warn", "drain forced", `reason="deadline"`)
 	if err := m.server.node.wait(); err != nil {
 		t.Errorf("ended with %v", err)
 	}
@@ -193,4 +197,35 @@ func TestDeletedPodGivesUpAttempts(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 	m.client.node.waitLog("connection complete", "the pod is stopping")
+}
+
+// Arrivals that wait for the control plane fill the pod's room; more wait for that. None of it outlives the deadline.
+func TestDrainDeadlineEndsArrivalsThatWait(t *testing.T) {
+	m := newMesh(t)
+	capturePod(t, m.server.Namespace)
+	m.server.node = startNode(t, m.config(m.server))
+	m.server.node.enrol(m.server)
+	m.server.node.waitReady()
+	to := netip.AddrPortFrom(m.server.v4, 8080)
+	var last net.Conn
+	for range 4096 + 10 {
+		conn, err := m.outside.Dial(t.Context(), to, socket.DialConfig{Timeout: patience})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		last = conn
+	}
+	start := time.Now()
+	m.server.node.drain.Force("deadline")
+	if err := m.server.node.wait(); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	if took := time.Since(start); took > selfTimeout/2 {
+		t.Errorf("it took %s", took)
+	}
+	last.SetReadDeadline(time.Now().Add(patience))
+	if _, err := last.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the last arrival ends with %v", err)
+	}
 }
