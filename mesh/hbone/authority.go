@@ -72,13 +72,13 @@ func (a Authority) Host() string {
 // Port returns the port, 0 only for the zero Authority.
 func (a Authority) Port() uint16 { return a.addr.Port() }
 
-// IsZero tells that there is no destination.
-func (a Authority) IsZero() bool { return a == Authority{} }
+// isZero tells that there is no destination.
+func (a Authority) isZero() bool { return a == Authority{} }
 
 // String returns the form that ParseAuthority reads, or "" for the zero Authority.
 func (a Authority) String() string {
 	switch {
-	case a.IsZero():
+	case a.isZero():
 		return ""
 	case a.host != "":
 		return a.host + ":" + strconv.Itoa(int(a.addr.Port()))

@@ -21,8 +21,8 @@ type Baggage struct {
 	Zone         string
 }
 
-// ParseBaggage reads a baggage header. It takes what it knows and passes over the rest, so it never fails.
-func ParseBaggage(s string) Baggage {
+// parseBaggage reads a baggage header. It takes what it knows and passes over the rest, so it never fails.
+func parseBaggage(s string) Baggage {
 	var b Baggage
 	if len(s) > maxBaggage {
 		s = s[:maxBaggage]

@@ -225,8 +225,19 @@ func (t *tunnel) receive(p []byte) error {
 		if ev.Kind != h2.None {
 			t.handle(ev)
 		}
+		if err := t.core.Err(); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// stageOf tells a broken tunnel's stage: with TLS 1.3 a client hears only after its handshake that it was refused.
+func stageOf(err error) Stage {
+	if isAlert(err) {
+		return StageTLS
+	}
+	return StageHTTP2
 }
 
 // isAlert tells that the peer ended the connection by a TLS alert, as it does when it doesn't like our certificate.

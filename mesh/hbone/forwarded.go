@@ -16,9 +16,9 @@ type Forwarded struct {
 	Host string         // the destination service's hostname, "" when there is none
 }
 
-// ParseForwarded reads the first element of the header; parameters other than for and host are passed over. Not ASCII, too
+// parseForwarded reads the first element of the header; parameters other than for and host are passed over. Not ASCII, too
 // long, or an unterminated quote is an error.
-func ParseForwarded(s string) (Forwarded, error) {
+func parseForwarded(s string) (Forwarded, error) {
 	if len(s) > maxForwarded {
 		return Forwarded{}, fmt.Errorf("forwarded header of %d bytes, the limit is %d", len(s), maxForwarded)
 	}

@@ -40,7 +40,7 @@ type bed struct {
 	mu       sync.Mutex
 	handle   func(*Incoming)
 	conns    []*net.TCPConn // accepted by the server, in order
-	failures []error
+	failures []Failure
 }
 
 func newBed(tb testing.TB) *bed {
@@ -51,10 +51,10 @@ func newBed(tb testing.TB) *bed {
 	b.srv = NewServer(ServerConfig{
 		TLS:    func(context.Context) (*tls.Config, error) { return mtls.ServerConfig(b.server), nil },
 		Handle: func(in *Incoming) { b.handler()(in) },
-		Failed: func(_, _ netip.AddrPort, err error) {
+		Failed: func(f Failure) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			b.failures = append(b.failures, err)
+			b.failures = append(b.failures, f)
 		},
 	})
 	b.listener = listen(tb)

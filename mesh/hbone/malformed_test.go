@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -132,9 +133,58 @@ func TestRequestsThatAreNone(t *testing.T) {
 				t.Errorf("the answer is %q, want %q", got, test.want)
 			}
 			if test.report != "" {
-				b.reported(test.report)
+				b.reported(StageHTTP2, test.report)
 			}
 		})
+	}
+}
+
+// One who floods with bad requests loses the tunnel, and however slowly they are reported, they don't pile up.
+func TestFloodOfRequestsThatAreNone(t *testing.T) {
+	b := newBed(t)
+	var failures atomic.Int32
+	release := make(chan struct{})
+	b.srv.cfg.Failed = func(Failure) {
+		failures.Add(1)
+		<-release
+	}
+	p := b.rawClient()
+	id := uint32(1)
+	get := func() {
+		p.headers(id, true, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a:1")
+		id += 2
+	}
+	for range 500 {
+		get()
+		if f, err := p.next(); err != nil || describe(f) != "HEADERS 400 end" {
+			t.Fatalf("the answer is %v, %v", f, err)
+		}
+	}
+	tunnel := b.serverTunnel()
+	tunnel.mu.Lock()
+	waiting, goroutines := len(tunnel.faults), tunnel.running
+	tunnel.mu.Unlock()
+	if waiting > maxFaults || goroutines > 5 {
+		t.Errorf("%d reports wait, %d goroutines run", waiting, goroutines)
+	}
+	close(release)
+	for range 600 {
+		get()
+	}
+	for {
+		f, err := p.next()
+		if err != nil {
+			t.Fatalf("no GOAWAY but %v", err)
+		}
+		if got := describe(f); got != "HEADERS 400 end" {
+			if got != "GOAWAY ENHANCE_YOUR_CALM" {
+				t.Errorf("the flood is answered by %s", got)
+			}
+			break
+		}
+	}
+	if n := failures.Load(); n == 0 {
+		t.Error("nothing was reported")
 	}
 }
 

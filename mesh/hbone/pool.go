@@ -104,7 +104,7 @@ func NewPool(cfg PoolConfig) *Pool {
 // Connect opens a stream to req.Authority through a tunnel to target. A nil error means that the peer answered 200. It fails
 // with *DialError, *StatusError, the context's error, or what broke the tunnel.
 func (p *Pool) Connect(ctx context.Context, target Target, req Request) (*Stream, error) {
-	if req.Authority.IsZero() {
+	if req.Authority.isZero() {
 		return nil, errors.New("connect without a destination")
 	}
 	k, fields := target.key(), req.fields()
@@ -225,12 +225,11 @@ func (p *Pool) dial(target Target) (tunnelConfig, error) {
 	defer cancel()
 	socket := &packed{Conn: conn}
 	secured := tls.Client(socket, config)
-	peer, err := shake(ctx, secured)
-	if err != nil {
+	if _, err := shake(ctx, secured); err != nil {
 		_ = conn.Close()
 		return failed(StageTLS, err)
 	}
-	return tunnelConfig{socket: socket, conn: secured, peer: peer}, nil
+	return tunnelConfig{socket: socket, conn: secured}, nil
 }
 
 // ended takes a dead tunnel off.
@@ -248,32 +247,11 @@ func (p *Pool) tidy(k key, sh *share) {
 	}
 }
 
-// Shutdown opens no more streams, waits for the running ones until ctx ends, and closes the pool.
-func (p *Pool) Shutdown(ctx context.Context) {
-	tunnels := p.stop()
-	for _, t := range tunnels {
-		t.shutdown()
-	}
-	for _, t := range tunnels {
-		select {
-		case <-t.gone:
-		case <-ctx.Done():
-		}
-	}
-	p.Close()
-}
-
-// Close cuts every tunnel and waits for the pool's goroutines. It must not be called by a function that was given to Join.
+// Close opens no more streams, cuts every tunnel and waits for the pool's goroutines. It must not be called by a function that was given to Join.
 func (p *Pool) Close() {
 	tunnels := p.stop()
 	p.cancel()
-	for _, t := range tunnels {
-		t.cut(errClosed)
-	}
-	p.wait.Wait()
-	for _, t := range tunnels {
-		<-t.gone
-	}
+	cutAll(tunnels, &p.wait)
 }
 
 // stop opens no more tunnels and returns those that live.

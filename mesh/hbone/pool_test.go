@@ -4,16 +4,21 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/relay"
 )
 
 // accepting has the server accept everything and keep it open.
@@ -113,17 +118,7 @@ func TestOneFailureForAllWhoWait(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "50 to wait", func() bool {
-		pool.mu.Lock()
-		defer pool.mu.Unlock()
-		waiting := 0
-		for _, sh := range pool.shared {
-			for _, d := range sh.dials {
-				waiting += d.waiters
-			}
-		}
-		return waiting == 50
-	})
+	waiting(t, pool, 50)
 	close(release)
 	wg.Wait()
 	if got := dials.Load(); got != 1 {
@@ -132,6 +127,22 @@ func TestOneFailureForAllWhoWait(t *testing.T) {
 	if len(pool.shared) != 0 {
 		t.Error("the pool remembers a target that it has no tunnel to")
 	}
+}
+
+// waiting waits until so many wait for a dial.
+func waiting(t *testing.T, pool *Pool, n int) {
+	t.Helper()
+	eventually(t, "connects to wait", func() bool {
+		pool.mu.Lock()
+		defer pool.mu.Unlock()
+		waiting := 0
+		for _, sh := range pool.shared {
+			for _, d := range sh.dials {
+				waiting += d.waiters
+			}
+		}
+		return waiting == n
+	})
 }
 
 func TestFailuresNameTheirStage(t *testing.T) {
@@ -225,42 +236,108 @@ func TestIdleTunnelsAreClosed(t *testing.T) {
 	}
 }
 
-func TestShutdownOfThePoolWaitsForStreams(t *testing.T) {
+// A peer that takes no streams gets one tunnel for all who ask, which isn't kept.
+func TestPeerThatAllowsNoStreams(t *testing.T) {
 	b := newBed(t)
-	e := b.tunnelled()
-	exchange(t, e)
-	ended := make(chan struct{})
-	go func() {
-		b.pool.Shutdown(context.Background())
-		close(ended)
-	}()
-	eventually(t, "the pool's end", func() bool {
+	none := func(p *rawPeer) {
+		_ = p.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
+		for {
+			if _, err := p.next(); err != nil {
+				_ = p.conn.Close()
+				return
+			}
+		}
+	}
+	target := b.target()
+	target.Addr = b.rawServer(slices.Repeat([]func(*rawPeer){func(p *rawPeer) { go none(p) }}, 100)...)
+	var dials atomic.Int32
+	release := make(chan struct{})
+	dial := b.pool.cfg.Dial
+	b.pool.cfg.Dial = func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
+		dials.Add(1)
+		<-release
+		return dial(ctx, addr)
+	}
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			_, err := b.pool.Connect(t.Context(), target, b.request())
+			var dial *DialError
+			if !errors.As(err, &dial) || dial.Stage != StageHTTP2 || !errors.Is(err, errNoStreams) {
+				t.Errorf("Connect = %v, want %v", err, errNoStreams)
+			}
+		})
+	}
+	waiting(t, b.pool, 50)
+	close(release)
+	wg.Wait()
+	if got := dials.Load(); got > 3 { // one who sees the first tunnel end may make another
+		t.Errorf("%d dials for 50 connections, want one that all share", got)
+	}
+	eventually(t, "the tunnels to go", func() bool {
 		b.pool.mu.Lock()
 		defer b.pool.mu.Unlock()
-		return b.pool.closed
+		return len(b.pool.shared) == 0
 	})
-	if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); !errors.Is(err, errClosed) {
-		t.Errorf("Connect = %v, want %v", err, errClosed)
-	}
-	exchange(t, e)
-	_ = e.near.CloseWrite()
-	_ = e.far.CloseWrite()
-	if r := result(t, e.nearEnd); r.Err != nil {
-		t.Errorf("result %+v", r)
-	}
-	<-ended
 }
 
-func TestShutdownOfThePoolCutsAtTheDeadline(t *testing.T) {
+// Connections go on when their peer stops to allow more; others get a tunnel of their own.
+func TestPeerThatAllowsNoMoreStreams(t *testing.T) {
 	b := newBed(t)
-	e := b.tunnelled()
-	exchange(t, e)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	b.pool.Shutdown(ctx)
-	if near, far := result(t, e.nearEnd), result(t, e.farEnd); !errors.Is(near.Err, errClosed) || far.Err == nil {
-		t.Errorf("results %+v and %+v", near, far)
+	target := b.target()
+	accept := func(p *rawPeer) { p.headers(p.request(), false, ":status", "200") }
+	barred := make(chan *rawPeer, 1)
+	target.Addr = b.rawServer(func(p *rawPeer) {
+		accept(p)
+		_ = p.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
+		barred <- p
+	}, accept)
+	first, err := b.pool.Connect(t.Context(), target, b.request())
+	if err != nil {
+		t.Fatal(err)
 	}
+	eventually(t, "the limit to arrive", func() bool { return first.t.room() == 0 })
+	second, err := b.pool.Connect(t.Context(), target, b.request())
+	if err != nil || second.t == first.t {
+		t.Fatalf("Connect = %v, on the barred tunnel: %v", err, err == nil)
+	}
+	_ = (<-barred).WriteData(first.id, true, []byte("on"))
+	if got, err := io.ReadAll(first.Conn()); err != nil || string(got) != "on" {
+		t.Errorf("the first connection got %q, %v", got, err)
+	}
+	first.Reset()
+	second.Reset()
+}
+
+// A connection that is joined after its tunnel died still belongs to the pool, which waits for its end.
+func TestCloseWaitsForALateJoin(t *testing.T) {
+	b := newBed(t)
+	b.onConnect(accepting)
+	s := b.connect()
+	b.srv.Close()
+	eventually(t, "the tunnel's goroutines to end", func() bool {
+		s.t.mu.Lock()
+		defer s.t.mu.Unlock()
+		return s.t.err != nil && s.t.running == 0
+	})
+	_, inner := tcpPair(t)
+	ending, release, closed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	s.Join(inner, func(relay.Result) {
+		close(ending)
+		<-release
+	})
+	<-ending
+	go func() {
+		b.pool.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+		t.Error("the pool was closed before the connection had ended")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(release)
+	<-closed
 }
 
 func TestHeadersBeyondThePeersLimit(t *testing.T) {

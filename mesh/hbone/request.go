@@ -49,11 +49,11 @@ func parseRequest(fields []hpack.HeaderField) (r Request, err error) {
 		case ":authority":
 			authority = f.Value
 		case "baggage":
-			r.Baggage = ParseBaggage(f.Value)
+			r.Baggage = parseBaggage(f.Value)
 		case "forwarded":
-			r.Forwarded, _ = ParseForwarded(f.Value)
+			r.Forwarded, _ = parseForwarded(f.Value)
 		case "traceparent":
-			r.Trace, _ = ParseTraceParent(f.Value)
+			r.Trace, _ = parseTraceParent(f.Value)
 		case "x-forwarded-network":
 			if len(f.Value) <= maxNetwork {
 				r.Network = f.Value

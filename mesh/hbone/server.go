@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"sync"
 
-	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 )
@@ -23,10 +22,17 @@ type ServerConfig struct {
 	TLS func(ctx context.Context) (*tls.Config, error)
 	// Handle decides one CONNECT, in a goroutine of its own, and must end it with Accept or Refuse.
 	Handle func(*Incoming)
-	// Failed hears of handshakes, requests and tunnels that failed by the peer's fault or the network's. It may be nil.
-	Failed func(remote, local netip.AddrPort, err error)
+	// Failed hears of handshakes, requests and tunnels that failed. Of a tunnel that makes many it hears a part. It may be nil.
+	Failed func(Failure)
 
 	MaxStreams int // concurrent streams per tunnel; 0 means 200
+}
+
+// Failure is a tunnel that didn't come about or broke, or a request on it that was none, by the peer's fault or the network's.
+type Failure struct {
+	Remote, Local netip.AddrPort // of the TCP connection
+	Stage         Stage          // StageIdentity, StageTLS, or StageHTTP2 for all that comes after the handshake
+	Err           error
 }
 
 // Server accepts tunnels on connections that somebody else accepted.
@@ -68,7 +74,7 @@ func (s *Server) Serve(conn *net.TCPConn) {
 	_ = conn.SetLinger(0)
 	_ = conn.Close()
 	if !closed {
-		s.failed(remote, local, errors.New("too many handshakes are under way"))
+		s.failed(Failure{remote, local, StageTLS, errors.New("too many handshakes are under way")})
 	}
 }
 
@@ -76,11 +82,11 @@ func (s *Server) Serve(conn *net.TCPConn) {
 func (s *Server) handshake(conn *net.TCPConn) {
 	local, remote := addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())
 	socket := &packed{Conn: conn}
-	secured, peer, err := s.secure(socket)
+	secured, peer, stage, err := s.secure(socket)
 	if err != nil {
 		_ = conn.Close()
 		if s.ctx.Err() == nil {
-			s.failed(remote, local, err)
+			s.failed(Failure{remote, local, stage, err})
 		}
 	}
 	s.mu.Lock()
@@ -93,23 +99,23 @@ func (s *Server) handshake(conn *net.TCPConn) {
 	t := newTunnel(tunnelConfig{
 		socket: socket, conn: secured, peer: peer, max: s.cfg.MaxStreams,
 		accept: func(stream *Stream, req Request) { s.handle(stream, req, local, remote) },
-		fault:  func(err error) { s.failed(remote, local, err) },
+		fault:  func(err error) { s.failed(Failure{remote, local, stageOf(err), err}) },
 		ended:  s.ended,
 	})
 	s.tunnels[t] = struct{}{}
 }
 
-// secure makes the TLS handshake within its deadline.
-func (s *Server) secure(socket *packed) (net.Conn, identity.Workload, error) {
+// secure makes the TLS handshake within its deadline. stage is what was tried last.
+func (s *Server) secure(socket *packed) (_ net.Conn, peer identity.Workload, stage Stage, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
 	config, err := s.cfg.TLS(ctx)
 	if err != nil {
-		return nil, identity.Workload{}, fmt.Errorf("own certificate: %w", err)
+		return nil, identity.Workload{}, StageIdentity, fmt.Errorf("own certificate: %w", err)
 	}
 	conn := tls.Server(socket, config)
-	peer, err := shake(ctx, conn)
-	return conn, peer, err
+	peer, err = shake(ctx, conn)
+	return conn, peer, StageTLS, err
 }
 
 // shake makes the handshake and checks what HBONE asks of it.
@@ -127,9 +133,9 @@ func shake(ctx context.Context, conn *tls.Conn) (identity.Workload, error) {
 	return mtls.PeerIdentity(state)
 }
 
-func (s *Server) failed(remote, local netip.AddrPort, err error) {
+func (s *Server) failed(f Failure) {
 	if s.cfg.Failed != nil {
-		s.cfg.Failed(remote, local, err)
+		s.cfg.Failed(f)
 	}
 }
 
@@ -161,13 +167,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 func (s *Server) Close() {
 	tunnels := s.stop()
 	s.cancel()
-	for _, t := range tunnels {
-		t.cut(errClosed)
-	}
-	s.wait.Wait()
-	for _, t := range tunnels {
-		<-t.gone
-	}
+	cutAll(tunnels, &s.wait)
 }
 
 // stop takes no more connections and returns the tunnels.
@@ -180,80 +180,6 @@ func (s *Server) stop() []*tunnel {
 		tunnels = append(tunnels, t)
 	}
 	return tunnels
-}
-
-func (s *Server) handle(stream *Stream, req Request, local, remote netip.AddrPort) {
-	in := &Incoming{Request: req, Peer: stream.Peer(), Local: local, Remote: remote, stream: stream}
-	in.ctx = stream.context()
-	s.cfg.Handle(in)
-	in.Refuse(503) // fails closed when Handle forgot to answer
-}
-
-// Incoming is a CONNECT that waits for its answer.
-type Incoming struct {
-	Request       Request
-	Peer          identity.Workload // proven by the client's certificate
-	Local, Remote netip.AddrPort    // of the tunnel's TCP connection
-
-	stream   *Stream
-	ctx      context.Context
-	answered bool
-}
-
-// Context ends when the stream or its tunnel dies.
-func (in *Incoming) Context() context.Context { return in.ctx }
-
-// Accept answers 200 with our workload's baggage. It fails when the stream died meanwhile.
-func (in *Incoming) Accept(b Baggage) (*Stream, error) {
-	if in.answered {
-		return nil, errors.New("request was answered already")
-	}
-	in.answered = true
-	return in.stream, in.stream.respond(200, b)
-}
-
-// Refuse answers with the status and ends the stream. After an answer it does nothing.
-func (in *Incoming) Refuse(status int) {
-	if !in.answered {
-		in.answered = true
-		_ = in.stream.respond(status, Baggage{}) // fails only when the peer has gone
-	}
-}
-
-// respond answers a request; any status but 200 ends the stream.
-func (s *Stream) respond(status int, b Baggage) error {
-	t := s.t
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	err := s.err
-	if err == nil {
-		err = t.core.Headers(s.id, responseFields(status, b), status != 200)
-	}
-	if err != nil {
-		t.core.Reset(s.id, h2.InternalError)
-		s.fail(err)
-	}
-	s.answered = true
-	t.flushNow()
-	if err != nil || status != 200 {
-		t.core.Consumed(s.id, s.in.size())
-		s.in.clear()
-		s.cancel()
-		t.forget(s)
-	}
-	return err
-}
-
-// context makes the context of an Incoming.
-func (s *Stream) context() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.t.mu.Lock()
-	defer s.t.mu.Unlock()
-	if s.err != nil {
-		cancel()
-	}
-	s.cancel = cancel
-	return ctx
 }
 
 // addrPort returns a TCP address with IPv4 as such.

@@ -135,13 +135,15 @@ func TestShutdownLosesNoTail(t *testing.T) {
 	}
 }
 
-// reported waits until the server told of a failure with these words.
-func (b *bed) reported(words string) {
+// reported waits until the server told of a failure of that stage with these words.
+func (b *bed) reported(stage Stage, words string) {
 	b.tb.Helper()
 	eventually(b.tb, "a failure with "+words, func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return slices.ContainsFunc(b.failures, func(err error) bool { return strings.Contains(err.Error(), words) })
+		return slices.ContainsFunc(b.failures, func(f Failure) bool {
+			return f.Stage == stage && strings.Contains(f.Err.Error(), words) && f.Local == b.target().Addr && f.Remote.Addr().IsLoopback()
+		})
 	})
 }
 
@@ -156,7 +158,7 @@ func TestStrangersGetNoTunnel(t *testing.T) {
 	if _, err := pool.Connect(t.Context(), b.target(), b.request()); err == nil {
 		t.Error("a peer of another authority got a connection")
 	}
-	b.reported("TLS handshake")
+	b.reported(StageTLS, "TLS handshake")
 }
 
 func TestHandshakesUnderWayAreBounded(t *testing.T) {
@@ -167,7 +169,7 @@ func TestHandshakesUnderWayAreBounded(t *testing.T) {
 	if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); err == nil {
 		t.Error("one handshake too many was made")
 	}
-	b.reported("too many handshakes")
+	b.reported(StageTLS, "too many handshakes")
 	b.srv.mu.Lock()
 	b.srv.handshakes -= maxHandshakes
 	b.srv.mu.Unlock()

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
-	"github.com/tulle-mesh/tulle/mesh/identity"
 )
 
 // Stream is one tunnelled connection. Exactly one of Join, Conn and Reset must be called in the end.
@@ -27,7 +26,6 @@ type Stream struct {
 	// Guarded by t.mu.
 	answered  bool
 	status    int
-	baggage   Baggage
 	in        backlog
 	remoteEnd bool   // the peer sends no more; what it sent may be in the backlog
 	out       []byte // what the writer lends until it is sent
@@ -36,12 +34,6 @@ type Stream struct {
 	sendErr   error  // the peer ended its direction properly, then refused ours
 	joined    *joined
 }
-
-// Peer returns the identity that the other end proved.
-func (s *Stream) Peer() identity.Workload { return s.t.peer }
-
-// Baggage returns the other end's description of its workload: of the request on a server, of the response on a client.
-func (s *Stream) Baggage() Baggage { return s.baggage }
 
 // Reset aborts the stream; the peer's application sees a reset.
 func (s *Stream) Reset() { s.abort(errors.New("stream reset"), h2.ConnectError) }
@@ -105,11 +97,6 @@ func (s *Stream) response(ev h2.Event) {
 	status, _ := strconv.Atoi(ev.Fields[0].Value)
 	if status < 200 {
 		return // an interim answer
-	}
-	for _, f := range ev.Fields {
-		if f.Name == "baggage" {
-			s.baggage = ParseBaggage(f.Value)
-		}
 	}
 	s.status, s.answered, s.remoteEnd = status, true, ev.EndStream
 	close(s.answer)

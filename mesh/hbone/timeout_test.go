@@ -125,8 +125,8 @@ func TestHandshakeDeadline(t *testing.T) {
 		server := NewServer(ServerConfig{TLS: func(context.Context) (*tls.Config, error) { return &tls.Config{}, nil }})
 		defer server.Close()
 		start := time.Now()
-		_, id, err := server.secure(&packed{Conn: ours})
-		if took := time.Since(start); took != handshakeTimeout || err == nil || id != (identity.Workload{}) {
+		_, id, stage, err := server.secure(&packed{Conn: ours})
+		if took := time.Since(start); took != handshakeTimeout || err == nil || stage != StageTLS || id != (identity.Workload{}) {
 			t.Errorf("the handshake ended after %v with %v", took, err)
 		}
 	})
@@ -140,7 +140,7 @@ func TestServerThatGetsNoCertificate(t *testing.T) {
 			return nil, ctx.Err()
 		}})
 		defer server.Close()
-		if _, _, err := server.secure(&packed{Conn: ours}); err == nil || !strings.Contains(err.Error(), "own certificate") {
+		if _, _, stage, err := server.secure(&packed{Conn: ours}); err == nil || stage != StageIdentity || !strings.Contains(err.Error(), "own certificate") {
 			t.Errorf("secure = %v", err)
 		}
 	})

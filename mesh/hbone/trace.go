@@ -5,13 +5,14 @@ import (
 	"encoding/hex"
 )
 
-// TraceParent is a traceparent header: 00-<32 hex>-<16 hex>-<2 hex>. It ties the log lines of both ends together.
+// TraceParent is a traceparent header: 00-<32 hex>-<16 hex>-<2 hex>. The peer gets it with the request, so that one
+// that traces can name the connection as others on its way do.
 type TraceParent string
 
 const traceParentLen = 55
 
-// ParseTraceParent takes the version 00 form with lower-case digits only, and neither id all zero.
-func ParseTraceParent(s string) (TraceParent, bool) {
+// parseTraceParent takes the version 00 form with lower-case digits only, and neither id all zero.
+func parseTraceParent(s string) (TraceParent, bool) {
 	if len(s) != traceParentLen || s[:3] != "00-" || s[35] != '-' || s[52] != '-' {
 		return "", false
 	}
@@ -34,14 +35,6 @@ func NewTraceParent() TraceParent {
 	out = append(out, '-')
 	out = hex.AppendEncode(out, id[16:])
 	return TraceParent(append(out, "-00"...))
-}
-
-// TraceID returns the 32 hex digits that all spans of the connection share, or "" for an empty header.
-func (t TraceParent) TraceID() string {
-	if len(t) != traceParentLen {
-		return ""
-	}
-	return string(t[3:35])
 }
 
 func lowerHex(s string) bool {

@@ -19,6 +19,7 @@ const (
 	settingsTimeout  = 10 * time.Second
 	pingInterval     = 10 * time.Second // from the answer to the next
 	pingTimeout      = 20 * time.Second
+	maxFaults        = 16 // bad requests that wait to be reported; of more, as from one who floods, the rest is left out
 )
 
 var (
@@ -27,6 +28,7 @@ var (
 	errIdle        = errors.New("tunnel idle")
 	errPing        = errors.New("peer does not answer pings")
 	errSettings    = errors.New("peer sends no HTTP/2 settings")
+	errNoStreams   = errors.New("peer allows no streams")
 )
 
 // errReset is what the application on the other side did, or what was done to it.
@@ -45,12 +47,16 @@ type tunnel struct {
 	handlers int  // of accept that run
 	running  int  // goroutines
 	left     bool // gone is closed
+	cutOff   bool // by the owner, who waits for no more than what runs
 	flushing bool
 	draining bool  // ends when the last stream does
 	ending   bool  // the socket is closed once everything is sent
 	closed   bool  // the socket is closed
 	err      error // why the tunnel is dead, nil while it lives
 	farewell error // what the peer's GOAWAY said, if it was unfriendly
+
+	faults    []error // bad requests that wait to be reported
+	reporting bool    // by a goroutine
 
 	born      time.Time
 	idleSince time.Time // zero while there are streams
@@ -61,8 +67,8 @@ type tunnel struct {
 // tunnelConfig is what a tunnel is made of. The functions are called without the tunnel's mu.
 type tunnelConfig struct {
 	socket *packed
-	conn   net.Conn // TLS over socket
-	peer   identity.Workload
+	conn   net.Conn               // TLS over socket
+	peer   identity.Workload      // server: the client's
 	max    int                    // streams at once that we open, or allow
 	idle   time.Duration          // client: how long to live without streams
 	accept func(*Stream, Request) // server: decides a CONNECT, in a goroutine of its own
@@ -89,14 +95,15 @@ func newTunnel(cfg tunnelConfig) *tunnel {
 	return t
 }
 
-// spawn runs f in a goroutine that the tunnel's owner waits for. It is called with mu held.
+// spawn runs f in a goroutine that the tunnel's owner waits for. The last one ends the tunnel, unless there are streams that
+// somebody may join yet. It is called with mu held.
 func (t *tunnel) spawn(f func()) {
 	t.running++
 	go func() {
 		f()
 		t.mu.Lock()
 		t.running--
-		last := t.running == 0 && t.err != nil && !t.left
+		last := t.running == 0 && t.err != nil && (len(t.streams) == 0 || t.cutOff) && !t.left
 		t.left = t.left || last
 		t.mu.Unlock()
 		if last {
@@ -149,6 +156,26 @@ func (t *tunnel) cut(err error) {
 	for _, s := range t.streams {
 		s.fail(err)
 	}
+	t.cutOff = true
+	t.endIfOver()
+}
+
+// endIfOver has a dead tunnel end when no goroutine is there whose end would do it. It is called with mu held.
+func (t *tunnel) endIfOver() {
+	if t.err != nil && t.running == 0 && !t.left {
+		t.spawn(func() {})
+	}
+}
+
+// cutAll ends an owner's tunnels and waits for their goroutines and the owner's.
+func cutAll(tunnels []*tunnel, wait *sync.WaitGroup) {
+	for _, t := range tunnels {
+		t.cut(errClosed)
+	}
+	wait.Wait()
+	for _, t := range tunnels {
+		<-t.gone
+	}
 }
 
 // endIfDrained ends a tunnel that has nothing more to do. A server that announced its end waits for the round trip that lets no
@@ -170,7 +197,7 @@ func (t *tunnel) handle(ev h2.Event) {
 		case s != nil && !s.answered && t.accept == nil:
 			s.response(ev)
 		default: // RFC 9113 section 8.5: a connected stream carries data only
-			t.core.Reset(ev.Stream, h2.ProtocolError)
+			t.core.Refuse(ev.Stream, nil, h2.ProtocolError)
 			if s != nil {
 				s.fail(errors.New("peer sent headers on a connected stream"))
 			}
@@ -194,8 +221,25 @@ func (t *tunnel) handle(ev h2.Event) {
 			t.schedule()
 		}
 	case h2.EventSettings:
+		t.endIfBarred()
 		t.schedule()
 	}
+}
+
+// endIfBarred ends a tunnel whose peer allows no streams, rather than keep one that may never be of use. If there are connections,
+// they go on.
+func (t *tunnel) endIfBarred() {
+	if t.accept != nil || t.draining || t.core.Limit() > 0 {
+		return
+	}
+	for _, s := range t.streams {
+		if s.answered {
+			t.draining = true
+			t.core.Shutdown()
+			return
+		}
+	}
+	t.die(errNoStreams)
 }
 
 // leave obeys a GOAWAY: streams above last were not processed and are safe to try elsewhere.
@@ -221,15 +265,15 @@ func (t *tunnel) acceptStream(ev h2.Event) {
 	req, err := parseRequest(ev.Fields)
 	switch {
 	case err != nil:
-		_ = t.core.Headers(ev.Stream, responseFields(400, Baggage{}), true)
-		t.spawn(func() { t.fault(err) })
+		t.core.Refuse(ev.Stream, responseFields(400, Baggage{}), h2.ProtocolError)
+		t.report(err)
 		return
 	case t.handlers >= 2*t.max: // handlers of streams that were reset still run
-		t.core.Reset(ev.Stream, h2.RefusedStream)
+		t.core.Refuse(ev.Stream, nil, h2.RefusedStream)
 		return
 	}
 	s := t.newStream(ev.Stream)
-	s.baggage, s.remoteEnd = req.Baggage, ev.EndStream
+	s.remoteEnd = ev.EndStream
 	t.handlers++
 	t.spawn(func() {
 		t.accept(s, req)
@@ -237,6 +281,33 @@ func (t *tunnel) acceptStream(ev h2.Event) {
 		t.handlers--
 		t.mu.Unlock()
 	})
+}
+
+// report tells of a bad request, by one goroutine for all of them. It is called with mu held.
+func (t *tunnel) report(err error) {
+	if len(t.faults) == maxFaults {
+		return
+	}
+	t.faults = append(t.faults, err)
+	if !t.reporting {
+		t.reporting = true
+		t.spawn(t.reportAll)
+	}
+}
+
+func (t *tunnel) reportAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.faults) > 0 {
+		faults := t.faults
+		t.faults = nil
+		t.mu.Unlock()
+		for _, err := range faults {
+			t.fault(err)
+		}
+		t.mu.Lock()
+	}
+	t.reporting = false
 }
 
 // forget takes a stream off the tunnel. It is called with mu held.
@@ -248,6 +319,7 @@ func (t *tunnel) forget(s *Stream) {
 	if len(t.streams) > 0 {
 		return
 	}
+	t.endIfOver()
 	if t.idle > 0 {
 		t.idleSince = time.Now()
 		t.schedule()
@@ -316,17 +388,13 @@ func (t *tunnel) room() int {
 	return min(t.max, t.core.Limit())
 }
 
-// explain makes a DialError of what broke a tunnel before the peer's settings came: with TLS 1.3 a client learns only then
+// explain makes a DialError of what broke a tunnel before it was of use, as by the peer's settings or none: with TLS 1.3 a client learns only then
 // that its certificate was refused.
 func (t *tunnel) explain(err error, addr netip.AddrPort) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.err == nil || t.core.Settled() || !errors.Is(err, t.err) {
+	if t.err == nil || !errors.Is(err, t.err) || (t.core.Settled() && !errors.Is(t.err, errNoStreams)) {
 		return err
 	}
-	stage := StageHTTP2
-	if isAlert(t.err) {
-		stage = StageTLS
-	}
-	return &DialError{Stage: stage, Addr: addr, Err: t.err}
+	return &DialError{Stage: stageOf(t.err), Addr: addr, Err: t.err}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/relay"
@@ -91,6 +90,17 @@ func statusOf(err error) int {
 }
 
 // Failed logs and counts tunnels that didn't come about: bad handshakes, protocol errors.
-func (h *Handler) Failed(remote, local netip.AddrPort, err error) {
-	h.cfg.Metrics.Refuse(telemetry.Connection{Reporter: telemetry.Destination, Src: remote, Dst: local}, telemetry.FlagTLS, err)
+func (h *Handler) Failed(f hbone.Failure) {
+	h.cfg.Metrics.Refuse(telemetry.Connection{Reporter: telemetry.Destination, Src: f.Remote, Dst: f.Local}, failureFlag(f.Stage), f.Err)
+}
+
+// failureFlag tells metrics what of a tunnel failed.
+func failureFlag(stage hbone.Stage) string {
+	switch stage {
+	case hbone.StageIdentity:
+		return telemetry.FlagIdentity
+	case hbone.StageHTTP2:
+		return telemetry.FlagHTTP2
+	}
+	return telemetry.FlagTLS
 }
