@@ -16,6 +16,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 )
 
+var version = "unknown" // the linker sets it
+
 func main() {
 	if err := run(); err != nil && !errors.Is(err, pflag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "istiod-lite:", err)
@@ -34,5 +36,5 @@ func run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	return daemon.Run(ctx, cfg, telemetry.NewLogger(os.Stderr, "plain", levels))
+	return daemon.Run(ctx, cfg, version, telemetry.NewLogger(os.Stderr, "plain", levels))
 }

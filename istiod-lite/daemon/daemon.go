@@ -26,6 +26,7 @@ import (
 // Daemon is a control plane.
 type Daemon struct {
 	cfg      config.Config
+	version  string
 	log      *slog.Logger
 	model    *model.Model
 	pipeline *pipeline
@@ -41,9 +42,9 @@ type Daemon struct {
 	rejected prometheus.Counter
 }
 
-// Run runs a control plane until the context ends, which isn't an error.
-func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
-	d, err := New(cfg, log)
+// Run runs a control plane until the context ends, which isn't an error. The version is what it says of itself.
+func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
+	d, err := New(cfg, version, log)
 	if err != nil {
 		return err
 	}
@@ -51,7 +52,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 }
 
 // New opens the authority, listens for proxies and shows the debug pages. Whoever doesn't go on to Run leaks them.
-func New(cfg config.Config, log *slog.Logger) (*Daemon, error) {
+func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 	// Nobody is enrolled where no agent has made the folder.
 	if err := os.MkdirAll(cfg.Status, 0o755); err != nil {
 		return nil, fmt.Errorf("make status folder: %w", err)
@@ -65,7 +66,7 @@ func New(cfg config.Config, log *slog.Logger) (*Daemon, error) {
 		return nil, err
 	}
 	registry := prometheus.NewRegistry()
-	d := &Daemon{cfg: cfg, log: log, model: model.New(cfg.RootNamespace), resource: push.NewLog()}
+	d := &Daemon{cfg: cfg, version: version, log: log, model: model.New(cfg.RootNamespace), resource: push.NewLog()}
 	mesh := translate.Mesh{TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, Domain: "cluster.local"}
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.register(registry)

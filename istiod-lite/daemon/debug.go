@@ -3,7 +3,6 @@ package daemon
 import (
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,7 +31,7 @@ func (d *Daemon) register(registry *prometheus.Registry) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "istiod_uptime_seconds", Help: "Seconds since the start."},
 			func() float64 { return time.Since(start).Seconds() }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "pilot_info", Help: "The version that runs, as a label.", ConstLabels: prometheus.Labels{"version": version()},
+			Name: "pilot_info", Help: "The version that runs, as a label.", ConstLabels: prometheus.Labels{"version": d.version},
 		}, func() float64 { return 1 }),
 	)
 }
@@ -45,7 +44,7 @@ func (d *Daemon) pages(registry *prometheus.Registry) http.Handler {
 		admin.JSON("/debug/ambientz", "workloads, services and policies as proxies are told", d.ambientz),
 		{Path: "/ready", Title: "whether proxies are served", Handler: http.HandlerFunc(d.readiness)},
 		{Path: "/healthz", Title: "whether the program runs", Handler: text("ok")},
-		{Path: "/version", Title: "what was built", Handler: text(version())},
+		{Path: "/version", Title: "what was built", Handler: text(d.version)},
 	})
 }
 
@@ -79,18 +78,4 @@ func (d *Daemon) ambientz() any {
 		}
 	}
 	return dump
-}
-
-// version is what the binary was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			return setting.Value
-		}
-	}
-	return info.Main.Version
 }

@@ -44,10 +44,9 @@ func (p *pipeline) apply(changes []model.Change) {
 		updates = append(updates, p.differ(key, result.Resources)...)
 		p.note(key, result.Notes)
 	}
-	changed, err := p.log.Publish(updates)
-	if err != nil {
-		p.out.Error("resources not published", "err", err)
-		return
+	changed, failures := p.log.Publish(updates)
+	for _, err := range failures {
+		p.out.Error("resource not published, proxies keep what they were told of it before", "err", err)
 	}
 	if !p.ready.Swap(true) {
 		p.out.Info("ready", "objects", len(changes), "resources", changed)

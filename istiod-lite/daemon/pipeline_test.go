@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -160,6 +162,30 @@ func TestChangesLeadToWhatAFreshStartSees(t *testing.T) {
 		if left := followed.published(); len(left) != 0 || len(followed.produced) != 0 || len(followed.noted) != 0 {
 			t.Fatalf("seed %d: left %v, %v, %v", seed, left, followed.produced, followed.noted)
 		}
+	}
+}
+
+func TestAResourceThatCannotBeEncodedKeepsNoOtherBack(t *testing.T) {
+	p := emptyPipeline()
+	var logged bytes.Buffer
+	p.out = slog.New(slog.NewTextHandler(&logged, nil))
+	good, bad := house(1, true), house(2, true)
+	p.apply([]model.Change{{Key: bad.Key(), Object: bad}})
+	before := p.published()
+	broken := *bad
+	broken.ServiceAccount = "not UTF-8: \xff"
+	p.apply([]model.Change{{Key: broken.Key(), Object: &broken}, {Key: good.Key(), Object: good}})
+	after := p.published()
+	if len(after) != 2 || !p.ready.Load() {
+		t.Errorf("published %v", after)
+	}
+	for name, version := range before {
+		if after[name] != version {
+			t.Errorf("%s changed", name)
+		}
+	}
+	if !strings.Contains(logged.String(), "Pod/ns0/pod2") {
+		t.Errorf("logged %s", logged.String())
 	}
 }
 

@@ -64,24 +64,24 @@ func NewLog() *Log {
 }
 
 // Publish takes in what changed, as one change: readers see all of it or nothing. Resources that are as they were don't
-// count. It returns how many did change.
-func (l *Log) Publish(updates []Update) (int, error) {
+// count. It returns how many did change, and an error for each that can't be encoded; those stay as they were.
+func (l *Log) Publish(updates []Update) (changed int, failures []error) {
 	encoded := make([]*discoveryv3.Resource, len(updates))
+	failed := make(map[int]bool)
 	for i, update := range updates {
 		if update.Message == nil {
 			continue
 		}
 		resource, err := encode(update)
 		if err != nil {
-			return 0, err
+			failed[i], failures = true, append(failures, err)
 		}
 		encoded[i] = resource
 	}
 	l.lock.Lock()
 	defer l.lock.Unlock()
-	changed := 0
 	for i, update := range updates {
-		if l.tables[update.Type].set(update.Name, encoded[i], l.head+1) {
+		if !failed[i] && l.tables[update.Type].set(update.Name, encoded[i], l.head+1) {
 			changed++
 		}
 	}
@@ -91,7 +91,7 @@ func (l *Log) Publish(updates []Update) (int, error) {
 		close(l.changed)
 		l.changed = make(chan struct{})
 	}
-	return changed, nil
+	return changed, failures
 }
 
 // encode marshals in a fixed order, so that equal resources have equal versions on every replica and after a restart.

@@ -186,9 +186,9 @@ func publish(t testing.TB, log *Log, changes ...string) int {
 		}
 		updates = append(updates, update)
 	}
-	changed, err := log.Publish(updates)
-	if err != nil {
-		t.Fatal(err)
+	changed, failures := log.Publish(updates)
+	if len(failures) != 0 {
+		t.Fatal(failures)
 	}
 	return changed
 }

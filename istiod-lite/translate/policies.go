@@ -21,7 +21,7 @@ func published(p *model.AuthorizationPolicy) bool {
 // ALLOW rule vanish, so that it never allows, and is left out of a DENY rule. See l7 for what that means.
 func authorization(m *model.Model, p *model.AuthorizationPolicy) Result {
 	if p.Targeted {
-		return Result{} // for waypoints
+		return Result{Notes: []Note{{p.Key(), "targetRefs attach it to waypoints and gateways, of which there are none here: nothing enforces this policy"}}}
 	}
 	if !published(p) {
 		return Result{Notes: []Note{{p.Key(), fmt.Sprintf("action %s is not for L4 proxies: the policy has no effect there", p.Action)}}}

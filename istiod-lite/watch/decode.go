@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,9 +61,23 @@ func (d *decoder) ignore(document folder.Document, kind string) error {
 	}
 	if !d.ignored[kind] {
 		d.ignored[kind] = true
-		d.log.Info("objects of this kind are ignored", "kind", kind, "first", fmt.Sprintf("%s:%d", document.File, document.Line))
+		level := slog.LevelInfo
+		if group, _, named := strings.Cut(document.APIVersion, "/"); named && knownGroup(group) {
+			level = slog.LevelWarn // misspelt, or something that is written in the belief that it is enforced
+		}
+		d.log.Log(context.Background(), level, "objects of this kind are ignored", "kind", kind, "first", fmt.Sprintf("%s:%d", document.File, document.Line))
 	}
 	return nil
+}
+
+// knownGroup tells whether kinds of the API group are read.
+func knownGroup(group string) bool {
+	for kind := range readers() {
+		if strings.HasPrefix(kind, group+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 func namespace(document folder.Document) (model.Object, error) {

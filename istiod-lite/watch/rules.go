@@ -138,8 +138,8 @@ func (r *ruleReader) operation(path string, o *istio.Operation) (model.Operation
 
 func (r *ruleReader) condition(path string, o *istio.Condition) (model.Condition, error) {
 	c := model.Condition{Attribute: o.GetKey()}
-	if c.Attribute == "" {
-		return c, r.document.At(path+".key", errors.New("missing"))
+	if err := checkKey(c.Attribute); err != nil {
+		return c, r.document.At(path+".key", err)
 	}
 	used, err := r.inUse(path, field{"values", o.GetValues()}, field{"notValues", o.GetNotValues()})
 	if err != nil {
@@ -163,4 +163,24 @@ func (r *ruleReader) condition(path string, o *istio.Condition) (model.Condition
 		c.Values, c.Not = o.GetValues(), o.GetNotValues()
 	}
 	return c, err
+}
+
+// checkKey refuses attributes that no proxy knows: a misspelt one would make a DENY rule that denies nothing.
+func checkKey(key string) error {
+	switch key {
+	case "":
+		return errors.New("missing")
+	case model.SourceIP, model.SourceNamespace, model.SourcePrincipal, model.DestinationIP, model.DestinationPort,
+		"source.serviceAccount", "remote.ip", "request.auth.principal", "request.auth.audiences", "request.auth.presenter", "connection.sni":
+		return nil
+	}
+	if name, ok := strings.CutPrefix(key, "experimental.envoy.filters."); ok && name != "" {
+		return nil
+	}
+	for _, of := range []string{"request.headers[", "request.auth.claims["} {
+		if name, ok := strings.CutPrefix(key, of); ok && strings.Index(name, "]") > 0 && strings.HasSuffix(name, "]") {
+			return nil
+		}
+	}
+	return fmt.Errorf("attribute %q is not known", key)
 }

@@ -177,6 +177,36 @@ func TestAKindThatIsNotReadIsLoggedOnce(t *testing.T) {
 	}
 }
 
+func TestAMisspeltPolicyKindIsWarnedOf(t *testing.T) {
+	s := follow(t, "objects/a.yaml", "{apiVersion: security.istio.io/v1, kind: AuthorisationPolicy, metadata: {name: a}}\n---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: b}}\n"+pods("a=1"))
+	s.changed("Pod/demo/a")
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	for line := range strings.Lines(s.logged.String()) {
+		if want := strings.Contains(line, "AuthorisationPolicy"); strings.Contains(line, "level=WARN") != want {
+			t.Error(line)
+		}
+	}
+	if !strings.Contains(s.logged.String(), "AuthorisationPolicy") {
+		t.Error("not said")
+	}
+}
+
+func TestKeysOfConditionsThatAreKnown(t *testing.T) {
+	s := follow(t)
+	s.changed()
+	var text strings.Builder
+	text.WriteString("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: demo}\nspec:\n  rules:\n  - when:\n")
+	for _, key := range []string{
+		"source.namespace", "source.principal", "source.serviceAccount", "request.headers[User-Agent]", "request.auth.principal", "request.auth.audiences",
+		"request.auth.presenter", "request.auth.claims[iss]", "request.auth.claims[a][b]", "connection.sni", "experimental.envoy.filters.network.mysql_proxy[db]",
+	} {
+		fmt.Fprintf(&text, "    - {key: %q, values: [x]}\n", key)
+	}
+	s.write("objects/p.yaml", text.String()+"    - {key: remote.ip, values: [10.0.0.0/8]}\n")
+	s.changed("AuthorizationPolicy/demo/p")
+}
+
 // Each object is refused with the line of its mistake, as a broken file is.
 func TestObjectsThatCannotBeMeant(t *testing.T) {
 	const policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: demo}\nspec:\n"
@@ -201,6 +231,9 @@ func TestObjectsThatCannotBeMeant(t *testing.T) {
 		{policy + "  rules:\n  - to:\n    - operation: {ports: [\"80\", \"http\"]}", `7: spec.rules[0].to[0].operation.ports[1]: want a port within 1 to 65535, have "http"`},
 		{policy + "  rules:\n  - to:\n    - operation: {notPorts: [\"65536\"]}", `7: spec.rules[0].to[0].operation.notPorts[0]: want a port within 1 to 65535, have "65536"`},
 		{policy + "  rules:\n  - when:\n    - {values: [a]}", `7: spec.rules[0].when[0].key: missing`},
+		{policy + "  action: DENY\n  rules:\n  - when:\n    - {key: source.nonsense, values: [a]}", `8: spec.rules[0].when[0].key: attribute "source.nonsense" is not known`},
+		{policy + "  rules:\n  - when:\n    - {key: \"request.headers[]\", values: [a]}", `7: spec.rules[0].when[0].key: attribute "request.headers[]" is not known`},
+		{policy + "  rules:\n  - when:\n    - {key: \"request.headers[a\", values: [a]}", `7: spec.rules[0].when[0].key: attribute "request.headers[a" is not known`},
 		{policy + "  rules:\n  - when:\n    - {key: source.ip}", `7: spec.rules[0].when[0]: neither values nor notValues`},
 		{policy + "  rules:\n  - when:\n    - {key: destination.port, notValues: [\"0\"]}", `7: spec.rules[0].when[0].notValues[0]: want a port within 1 to 65535, have "0"`},
 		{policy + "  rules:\n  - when:\n    - {key: destination.ip, values: [x]}", `7: spec.rules[0].when[0].values[0]: want an address or a range such as 10.0.0.0/8, have "x"`},
