@@ -2,12 +2,10 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"runtime"
 
-	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/daemon"
 )
@@ -37,11 +35,5 @@ func proxy() error {
 		return err
 	}
 	runtime.GOMAXPROCS(cfg.Threads) // the limit of open files needs nothing: Go raises it by itself
-	d := drain.New(cfg.DrainTimeout)
-	watched := make(chan struct{})
-	go func() { defer close(watched); d.Signals(context.Background()) }()
-	err = daemon.Run(d, cfg, version, os.Stdout)
-	d.Force("ended")
-	<-watched
-	return err
+	return daemon.Run(cfg, version, os.Stdout)
 }

@@ -29,9 +29,19 @@ const (
 	taskPods  = "workload proxy manager"
 )
 
-// Run serves the node's pods until d drains, and returns when everything has ended. The log goes to out. An error means
-// that it could not begin, or could not go on.
-func Run(d *drain.Drain, cfg config.Config, version string, out io.Writer) error {
+// Run serves the node's pods until a signal drains it, and returns when everything has ended. The log goes to out. An
+// error means that it could not begin, or could not go on.
+func Run(cfg config.Config, version string, out io.Writer) error {
+	d := drain.New(cfg.DrainTimeout)
+	var watching sync.WaitGroup
+	watching.Go(func() { d.Signals(context.Background()) })
+	defer watching.Wait()
+	defer d.Force("ended")
+	return serve(d, cfg, version, out)
+}
+
+// serve is Run until d drains.
+func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) error {
 	levels, err := telemetry.ParseLevels(cfg.Log.Levels)
 	if err != nil {
 		return fmt.Errorf("RUST_LOG: %w", err)

@@ -140,7 +140,7 @@ type node struct {
 func startNode(t *testing.T, cfg config.Config) *node {
 	t.Helper()
 	n := &node{t: t, drain: drain.New(cfg.DrainTimeout), log: &logBuffer{}, ended: make(chan error, 1), agent: newAgent(t, cfg.ZDS)}
-	go func() { n.ended <- Run(n.drain, cfg, "test", n.log) }()
+	go func() { n.ended <- serve(n.drain, cfg, "test", n.log) }()
 	t.Cleanup(func() {
 		n.drain.Force("test over")
 		if err := n.wait(); err != nil {
