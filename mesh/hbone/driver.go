@@ -110,9 +110,7 @@ func (t *tunnel) flush(turns int) {
 		err := t.socket.writeBatch(t.conn, batch)
 		t.mu.Lock()
 		if err != nil {
-			t.die(err)
-			t.closed = true
-			_ = t.socket.Close()
+			t.unwritable(err)
 		}
 	}
 	if t.ending && !t.closed && !t.core.HasOutput() {
@@ -120,6 +118,18 @@ func (t *tunnel) flush(turns int) {
 	}
 	t.flushing = false
 	t.kick()
+}
+
+// unwritable notes that nothing more can be sent. What the peer sent before it broke the connection may tell why, so the reading
+// goroutine ends the tunnel. It is called with mu held.
+func (t *tunnel) unwritable(err error) {
+	t.closed = true
+	if t.err != nil {
+		_ = t.socket.Close()
+		return
+	}
+	t.writeErr = err
+	_ = t.socket.SetReadDeadline(time.Now().Add(closeTimeout))
 }
 
 // sayGoodbye ends our direction of the connection. Closing it at once could throw away what the peer has not received; the
@@ -165,6 +175,9 @@ func (t *tunnel) fill(batch []byte) []byte {
 func (t *tunnel) read() {
 	err := t.readAll()
 	t.mu.Lock()
+	if t.writeErr != nil && !isAlert(err) {
+		err = t.writeErr
+	}
 	t.die(err)
 	err = t.err
 	t.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,6 +115,36 @@ func TestIdleEviction(t *testing.T) {
 		_, err = lifetime(tunnel)
 		if after := time.Since(idle); after < 5*time.Minute || after > 5*time.Minute+2*time.Second || !errors.Is(err, errIdle) {
 			t.Errorf("the tunnel ended after %v without streams, with %v", after, err)
+		}
+	})
+}
+
+// refusing is a connection that its peer broke, with an alert before.
+type refusing struct {
+	net.Conn
+	broken chan struct{}
+}
+
+func (c refusing) Write([]byte) (int, error) {
+	close(c.broken)
+	return 0, syscall.EPIPE
+}
+
+func (c refusing) Read([]byte) (int, error) {
+	<-c.broken
+	time.Sleep(time.Millisecond)
+	return 0, tls.AlertError(42)
+}
+
+func TestAlertIsReadAfterAFailedWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer func() { _ = theirs.Close() }()
+		tunnel := newTunnel(tunnelConfig{
+			socket: &packed{Conn: ours}, conn: refusing{ours, make(chan struct{})}, max: 10, ended: func(*tunnel) {},
+		})
+		if _, err := lifetime(tunnel); stageOf(err) != StageTLS {
+			t.Errorf("the tunnel ended with %v, want the alert", err)
 		}
 	})
 }

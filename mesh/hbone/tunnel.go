@@ -54,6 +54,7 @@ type tunnel struct {
 	closed   bool  // the socket is closed
 	err      error // why the tunnel is dead, nil while it lives
 	farewell error // what the peer's GOAWAY said, if it was unfriendly
+	writeErr error // why nothing can be sent, while it isn't the end yet
 
 	faults    []error // bad requests that wait to be reported
 	reporting bool    // by a goroutine
@@ -119,7 +120,7 @@ func (t *tunnel) die(err error) {
 	if t.err != nil {
 		return
 	}
-	if t.farewell != nil && errors.Is(err, io.EOF) {
+	if t.farewell != nil && (t.writeErr != nil || errors.Is(err, io.EOF)) {
 		err = t.farewell
 	}
 	t.err = err
@@ -329,7 +330,7 @@ func (t *tunnel) forget(s *Stream) {
 
 // schedule sets the read deadline to what is due next.
 func (t *tunnel) schedule() {
-	if t.err != nil {
+	if t.err != nil || t.writeErr != nil {
 		return
 	}
 	next := t.pingTime
@@ -358,6 +359,8 @@ func (t *tunnel) tick(now time.Time) error {
 	switch {
 	case t.err != nil:
 		return t.err
+	case t.writeErr != nil:
+		return t.writeErr
 	case !t.core.Settled() && due(t.born.Add(settingsTimeout)):
 		return errSettings
 	case t.pinged && due(t.pingTime.Add(pingTimeout)):
@@ -388,8 +391,8 @@ func (t *tunnel) room() int {
 	return min(t.max, t.core.Limit())
 }
 
-// explain makes a DialError of what broke a tunnel before it was of use, as by the peer's settings or none: with TLS 1.3 a client learns only then
-// that its certificate was refused.
+// explain makes a DialError of what broke a tunnel before it was of any use. With TLS 1.3 a client learns only then that its
+// certificate was refused.
 func (t *tunnel) explain(err error, addr netip.AddrPort) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
