@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -25,6 +26,10 @@ func newDemo(argv []string) *cobra.Command {
 		Long: `Build two simulated nodes and four pods out of network namespaces, run the mesh's real programs on them, and show in
 six steps, with the evidence, what the mesh does. Nothing outside of those namespaces is touched. Needs root.`,
 		Args: cobra.NoArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) (err error) {
+			this.Dir, err = filepath.Abs(this.Dir)
+			return err
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, *this, keep) },
 	}
 	cmd.PersistentFlags().StringVar(&this.Dir, "dir", story.DefaultDir, "the demo's folder; it must not exist yet")

@@ -296,3 +296,38 @@ func nothingLeft(t *testing.T, spec Spec, processes []*Process) {
 		t.Errorf("the run folder is left: %v", err)
 	}
 }
+
+// A run folder that was moved or copied says where it was: removing by it would hit whatever is there now.
+func TestCopyOfARunFolderRemovesNothing(t *testing.T) {
+	original, moved := t.TempDir(), t.TempDir()
+	precious := filepath.Join(original, "precious")
+	if err := os.WriteFile(precious, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &record{Spec: Spec{Dir: original}}
+	if err := r.save(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{stateFile, lockFile} {
+		data, _ := os.ReadFile(filepath.Join(original, name))
+		if err := os.WriteFile(filepath.Join(moved, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := CleanUp(t.Context(), moved); err == nil || !strings.Contains(err.Error(), original) {
+		t.Errorf("CleanUp of a copy: %v, want an error that names %s", err, original)
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEmptyFolderOfAUserIsLeftAlone(t *testing.T) {
+	dir := t.TempDir()
+	if found, err := CleanUp(t.Context(), dir); found || err != nil {
+		t.Errorf("CleanUp = %v, %v", found, err)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -121,13 +122,19 @@ func (s Spec) pod(name string) (int, Pod, error) {
 	return 0, Pod{}, fmt.Errorf("no pod %q; there are %s", name, strings.Join(names, ", "))
 }
 
+// maxDir leaves room for /run/node1-plugin.sock in the 108 bytes of a unix socket's name.
+const maxDir = 80
+
 // check refuses a Spec that can't be built, and names what is wrong with it.
 func (s Spec) check() error {
 	if s.Name == "" || strings.Trim(s.Name, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
 		return fmt.Errorf("cluster name %q: want lower-case letters and digits", s.Name)
 	}
-	if s.Dir == "" {
-		return fmt.Errorf("cluster %s has no run folder", s.Name)
+	if !filepath.IsAbs(s.Dir) || filepath.Clean(s.Dir) != s.Dir {
+		return fmt.Errorf("run folder %q: want an absolute path", s.Dir)
+	}
+	if len(s.Dir) > maxDir {
+		return fmt.Errorf("run folder %s: sockets in it would have names longer than a socket can; choose one of at most %d bytes", s.Dir, maxDir)
 	}
 	if len(s.Nodes) < 1 || len(s.Nodes) > 9 || len(s.Pods) > 100 || len(s.Services) > 50 {
 		return fmt.Errorf("cluster %s: want 1–9 nodes and at most 100 pods and 50 services", s.Name)

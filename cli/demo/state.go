@@ -50,7 +50,8 @@ func lock(dir string) (*os.File, error) {
 	return file, nil
 }
 
-// load reads the state file of a run folder; fs.ErrNotExist if there is none.
+// load reads the state file of a run folder; fs.ErrNotExist if there is none. It must have been written for this very
+// folder, since clear removes what it names: a copy of it elsewhere says nothing about what is there.
 func load(dir string) (*record, error) {
 	file := filepath.Join(dir, stateFile)
 	data, err := os.ReadFile(file)
@@ -60,6 +61,9 @@ func load(dir string) (*record, error) {
 	r := &record{}
 	if err := json.Unmarshal(data, r); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if r.Spec.Dir != dir {
+		return nil, fmt.Errorf("%s is that of a demo in %s: move it back there, or remove the copy", file, r.Spec.Dir)
 	}
 	return r, nil
 }
@@ -133,8 +137,8 @@ func inside(namespaces []string) []*Process {
 // CleanUp removes what a cluster in the folder has left: after a crash, or after it was kept. It is ErrUp while
 // another process owns the cluster; found tells whether there was one.
 func CleanUp(ctx context.Context, dir string) (found bool, err error) {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	if _, err := os.Stat(filepath.Join(dir, lockFile)); errors.Is(err, fs.ErrNotExist) {
+		return false, nil // not there, or not a demo's
 	}
 	owner, err := lock(dir)
 	if err != nil {
@@ -142,7 +146,7 @@ func CleanUp(ctx context.Context, dir string) (found bool, err error) {
 	}
 	defer owner.Close()
 	r, err := load(dir)
-	if errors.Is(err, fs.ErrNotExist) { // It crashed before it made anything, or the folder isn't a demo's.
+	if errors.Is(err, fs.ErrNotExist) { // It crashed before it made anything.
 		os.Remove(filepath.Join(dir, lockFile))
 		os.Remove(dir)
 		return false, nil
