@@ -60,18 +60,22 @@ type bench struct {
 	registry *prometheus.Registry
 	logged   *bytes.Buffer
 	line     *line
-	caller   Caller
 	ended    chan error
 }
 
 // inBubble runs a test in time of its own, with a proxy connected.
 func inBubble(t *testing.T, test func(*bench)) {
 	t.Helper()
+	inBubbleAs(t, Caller{"istio-system", "ztunnel", "node1"}, test)
+}
+
+func inBubbleAs(t *testing.T, caller Caller, test func(*bench)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bench{t: t, log: NewLog(), registry: prometheus.NewRegistry(), logged: &bytes.Buffer{}, caller: Caller{"istio-system", "ztunnel", "node1"}}
+		b := &bench{t: t, log: NewLog(), registry: prometheus.NewRegistry(), logged: &bytes.Buffer{}}
 		b.server = NewServer(Config{
 			Log: b.log, Registry: b.registry, Logger: slog.New(slog.NewTextHandler(b.logged, nil)),
-			Authenticate: func(context.Context) (Caller, error) { return b.caller, nil }, TrustedNodeAccounts: []string{"istio-system/ztunnel"},
+			Authenticate: func(context.Context) (Caller, error) { return caller, nil }, TrustedNodeAccounts: []string{"istio-system/ztunnel"},
 		})
 		hangUp := b.connect()
 		test(b)
