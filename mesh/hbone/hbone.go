@@ -2,7 +2,7 @@
 // streams between them.
 //
 //	Connect   pool.go   a tunnel that has room, or a dial that all who wait share       request.go and its headers
-//	Serve     server.go handshake, then a goroutine per CONNECT that accepts or refuses
+//	Serve     server.go handshake, then a goroutine per CONNECT that accepts or refuses (incoming.go)
 //	          tunnel.go one connection: streams, end, clocks, on the state machine of mesh/h2
 //	          stream.go one tunnelled connection; joined to an application's (join.go) or read as a net.Conn (conn.go)
 //	          driver.go how bytes move; nothing outside knows
