@@ -20,6 +20,7 @@ import (
 	"github.com/tulle-mesh/tulle/cni-plugin/zds"
 	"github.com/tulle-mesh/tulle/mesh/admin"
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/status"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 )
 
@@ -172,9 +173,9 @@ func (d *daemon) pages(levels *telemetry.Levels) http.Handler {
 
 // view is the debug page.
 type view struct {
-	Proxies   int                      `json:"proxies"` // connected
-	Pods      []agent.View             `json:"pods"`
-	Published map[string]enroll.Status `json:"published"`
+	Proxies   int                   `json:"proxies"` // connected
+	Pods      []agent.View          `json:"pods"`
+	Published map[string]status.Pod `json:"published"`
 }
 
 func (d *daemon) view() view {

@@ -25,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/meshtest/fakeproxy"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/status"
 )
 
 const patience = 20 * time.Second
@@ -162,9 +163,9 @@ func (n *node) eventually(want string, look func() string) {
 }
 
 const (
-	in      = `capture, "demo/cart": enabled`
+	in      = `capture, "demo/cart": {uid: "demo/cart", state: enabled}`
 	out     = "removed, {}"
-	pending = `removed, "demo/cart": pending`
+	pending = `removed, "demo/cart": {uid: "demo/cart", state: pending}`
 )
 
 func newPod(t *testing.T) *netns.Namespace { return netns.New(t, "tulle-agent-test") }
@@ -215,7 +216,7 @@ func TestAnAgentsRestartWithdrawsNothing(t *testing.T) {
 	var watcher sync.WaitGroup
 	watcher.Go(func() {
 		for watch.Err() == nil {
-			if got := n.published(); got != `"demo/cart": enabled` {
+			if got := n.published(); got != `"demo/cart": {uid: "demo/cart", state: enabled}` {
 				t.Errorf("published while the agent restarts: %q", got)
 				return
 			}
@@ -299,7 +300,7 @@ func TestARebootedNodesStatusIsNotBelieved(t *testing.T) {
 	if err := os.MkdirAll(n.cfg.Status, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(n.statusFile(), []byte("node: node1\npods:\n  \"demo/cart\": enabled\n"), 0o644); err != nil {
+	if err := os.WriteFile(n.statusFile(), []byte("node: node1\npods:\n  \"demo/cart\": {uid: demo/cart, state: enabled}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	n.start()
@@ -445,7 +446,7 @@ func TestPagesTellWhatIsGoingOn(t *testing.T) {
 		}
 		return v.Pods[0].State
 	})
-	if p := v.Pods[0]; p.Pod != "demo/cart" || p.Netns != ns.Path || !p.Wanted || p.Why != "label on the namespace" || v.Proxies != 1 || v.Published["demo/cart"] != "enabled" {
+	if p := v.Pods[0]; p.Pod != "demo/cart" || p.Netns != ns.Path || !p.Wanted || p.Why != "label on the namespace" || v.Proxies != 1 || v.Published["demo/cart"].State != status.Enabled {
 		t.Errorf("view is %+v", v)
 	}
 	if _, body := n.get("/metrics"); !strings.Contains(body, "tulle_cni_pods{state=\"enrolled\"} 1\n") || !strings.Contains(body, "tulle_cni_pods_failing 0\n") {

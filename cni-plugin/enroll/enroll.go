@@ -18,6 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
 	"github.com/tulle-mesh/tulle/cni-plugin/zds"
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/status"
 )
 
 // Pod is what is enrolled: a workload living in a network namespace.
@@ -68,7 +69,7 @@ func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 	}
 	e.cfg.Proxies.Register(pod.Workload, file)
 	if wanted && state == redirect.Capture {
-		return true, e.cfg.Statuses.Set(pod, Enabled)
+		return true, e.cfg.Statuses.Set(pod, status.Enabled)
 	}
 	return true, nil
 }
@@ -86,7 +87,7 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	}
 	if before != redirect.Capture {
 		// Not captured whatever was published: tell peers before they dial a tunnel that isn't there.
-		if err := e.cfg.Statuses.Set(pod, Pending); err != nil {
+		if err := e.cfg.Statuses.Set(pod, status.Pending); err != nil {
 			return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 		}
 	}
@@ -103,7 +104,7 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "capture on")
-	if err := e.cfg.Statuses.Set(pod, Enabled); err != nil {
+	if err := e.cfg.Statuses.Set(pod, status.Enabled); err != nil {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "published enabled")

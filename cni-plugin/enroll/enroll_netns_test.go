@@ -188,8 +188,8 @@ func (b *bench) mustLook(want string) {
 
 const (
 	outside = "redirection removed published {}"
-	inside  = `redirection capture published "demo/cart": enabled`
-	waiting = `redirection removed published "demo/cart": pending`
+	inside  = `redirection capture published "demo/cart": {uid: "uid-1", state: enabled}`
+	waiting = `redirection removed published "demo/cart": {uid: "uid-1", state: pending}`
 )
 
 func TestTheOrderOfEnrollingAndUnenrolling(t *testing.T) {

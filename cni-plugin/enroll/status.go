@@ -1,23 +1,13 @@
 package enroll
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
-)
 
-// Status is a pod's published state.
-type Status string
-
-const (
-	// Enabled means captured: peers may dial the pod's tunnel port.
-	Enabled Status = "enabled"
-	// Pending means that the pod should be captured but isn't yet.
-	Pending Status = "pending"
+	"github.com/tulle-mesh/tulle/mesh/status"
 )
 
 // Statuses publishes the node's pods in a file that the control plane reads. It is safe for concurrent use. It keeps
@@ -28,18 +18,12 @@ type Statuses struct {
 
 	mu   sync.Mutex
 	open bool
-	pods map[string]entry
-}
-
-// entry is one pod's line. Pods with the same name may follow one another, so it has an owner.
-type entry struct {
-	uid    string
-	status Status
+	pods map[string]status.Pod // by key; pods of the same name may follow one another
 }
 
 // NewStatuses publishes in dir/<node>.yaml.
 func NewStatuses(dir, node string) *Statuses {
-	return &Statuses{path: filepath.Join(dir, node+".yaml"), node: node, pods: map[string]entry{}}
+	return &Statuses{path: filepath.Join(dir, node+".yaml"), node: node, pods: map[string]status.Pod{}}
 }
 
 // Open writes what was set until now, and from now on every change.
@@ -53,11 +37,11 @@ func (s *Statuses) Open() error {
 	return s.writeLocked(s.pods)
 }
 
-// Set publishes a pod's status. It returns when readers can see it.
-func (s *Statuses) Set(pod Pod, status Status) error {
+// Set publishes a pod's state. It returns when readers can see it.
+func (s *Statuses) Set(pod Pod, state status.State) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := entry{uid: pod.UID, status: status}
+	next := status.Pod{UID: pod.UID, State: state}
 	if s.pods[pod.Key()] == next {
 		return nil
 	}
@@ -66,11 +50,11 @@ func (s *Statuses) Set(pod Pod, status Status) error {
 	return s.replaceLocked(changed)
 }
 
-// Remove withdraws a pod's status, unless it's already that of a newer pod with the same name.
+// Remove withdraws a pod's state, unless it's already that of a newer pod with the same name.
 func (s *Statuses) Remove(pod Pod) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pods[pod.Key()].uid != pod.UID {
+	if s.pods[pod.Key()].UID != pod.UID {
 		return nil
 	}
 	changed := maps.Clone(s.pods)
@@ -82,22 +66,21 @@ func (s *Statuses) Remove(pod Pod) error {
 func (s *Statuses) Enabled(pod Pod) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pods[pod.Key()] == entry{uid: pod.UID, status: Enabled}
+	return s.pods[pod.Key()] == status.Pod{UID: pod.UID, State: status.Enabled}
 }
 
 // All returns a copy of what is published.
-func (s *Statuses) All() map[string]Status {
+func (s *Statuses) All() map[string]status.Pod {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := map[string]Status{}
-	for key, entry := range s.pods {
-		all[key] = entry.status
-	}
-	return all
+	return maps.Clone(s.pods)
 }
 
 // replaceLocked keeps the old content when the new one can't be written, so that a retry writes it.
-func (s *Statuses) replaceLocked(pods map[string]entry) error {
+func (s *Statuses) replaceLocked(pods map[string]status.Pod) error {
+	if err := (status.File{Node: s.node, Pods: pods}).Check(); err != nil {
+		return fmt.Errorf("publish status: %w", err) // one bad name would make the whole file unreadable
+	}
 	if s.open {
 		if err := s.writeLocked(pods); err != nil {
 			return err
@@ -108,18 +91,9 @@ func (s *Statuses) replaceLocked(pods map[string]entry) error {
 }
 
 // writeLocked replaces the file by rename, so that readers never see half of it.
-func (s *Statuses) writeLocked(pods map[string]entry) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "node: %q\npods:", s.node)
-	if len(pods) == 0 {
-		b.WriteString(" {}")
-	}
-	b.WriteString("\n")
-	for _, key := range slices.Sorted(maps.Keys(pods)) {
-		fmt.Fprintf(&b, "  %q: %s\n", key, pods[key].status)
-	}
+func (s *Statuses) writeLocked(pods map[string]status.Pod) error {
 	temporary := filepath.Join(filepath.Dir(s.path), "."+filepath.Base(s.path)+".new")
-	if err := os.WriteFile(temporary, b.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(temporary, status.Encode(status.File{Node: s.node, Pods: pods}), 0o644); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
 	if err := os.Rename(temporary, s.path); err != nil {
