@@ -59,12 +59,13 @@ type Agent struct {
 	loaded     bool
 	workers    map[string]*worker // by UID
 	namespaces map[string]labels
+	early      map[string]bool // keys of pods that the runtime stopped before the first objects were there; then nil
 }
 
 // New makes an Agent which does nothing before Run. The state file remembers where the container runtime said that pods
 // live, for those whose object doesn't say it.
 func New(cfg Config, stateFile string) *Agent {
-	return &Agent{cfg: cfg, paths: newPaths(stateFile), workers: map[string]*worker{}, namespaces: map[string]labels{}}
+	return &Agent{cfg: cfg, paths: newPaths(stateFile), workers: map[string]*worker{}, namespaces: map[string]labels{}, early: map[string]bool{}}
 }
 
 // Run follows the folder until ctx ends. Then it waits for its workers and leaves every pod as it is.
@@ -111,8 +112,11 @@ func (a *Agent) Retry() {
 func (a *Agent) apply(ctx context.Context, objects []object) error {
 	a.mu.Lock()
 	first := !a.loaded && !a.stopped
-	fresh := a.wishLocked(objects)
+	fresh, homeless := a.wishLocked(objects)
 	a.mu.Unlock()
+	if err := a.paths.forget(homeless...); err != nil {
+		a.cfg.Log.Warn("forget where pods lived", "err", err)
+	}
 	if first {
 		for _, w := range fresh {
 			w.adoptEarly()
@@ -135,15 +139,15 @@ func (a *Agent) apply(ctx context.Context, objects []object) error {
 	return nil
 }
 
-// wishLocked hands every pod its wish and returns the workers that are new.
-func (a *Agent) wishLocked(objects []object) []*worker {
+// wishLocked hands every pod its wish. It returns the workers that are new, and the UIDs of pods whose remembered paths
+// no longer count.
+func (a *Agent) wishLocked(objects []object) (fresh []*worker, homeless []string) {
 	a.namespaces = map[string]labels{}
 	for _, o := range objects {
 		if o.kind == "Namespace" {
 			a.namespaces[o.name] = o.labels
 		}
 	}
-	var fresh []*worker
 	present, claimed := map[string]bool{}, map[string]bool{}
 	for _, o := range objects {
 		if o.kind != "Pod" || o.node != a.cfg.Node {
@@ -160,8 +164,9 @@ func (a *Agent) wishLocked(objects []object) []*worker {
 			a.workers[pod.UID] = w
 			fresh = append(fresh, w)
 		}
+		stopped := a.early[pod.Key()]
 		path := a.paths.get(pod.UID)
-		if path == "" {
+		if path == "" || stopped {
 			path = o.netns
 		}
 		if claimed[path] {
@@ -171,23 +176,26 @@ func (a *Agent) wishLocked(objects []object) []*worker {
 		present[pod.UID], claimed[path] = true, path != ""
 		wanted, why := eligible(o, a.namespaces[o.namespace])
 		w.setLocked(wish{path: path, wanted: wanted, why: why})
+		if stopped {
+			w.releaseLocked()
+			homeless = append(homeless, pod.UID)
+		}
 	}
-	a.dismissLocked(present, claimed)
-	return fresh
+	a.early = nil
+	return fresh, append(homeless, a.dismissLocked(present, claimed)...)
 }
 
-// dismissLocked tells the workers of pods that are no longer present to come to an end. A namespace that a present pod
-// claims isn't theirs to clear up.
-func (a *Agent) dismissLocked(present, claimed map[string]bool) {
+// dismissLocked tells the workers of pods that are no longer present to come to an end, and returns their UIDs. A
+// namespace that a present pod claims isn't theirs to clear up.
+func (a *Agent) dismissLocked(present, claimed map[string]bool) (gone []string) {
 	for uid, w := range a.workers {
 		if present[uid] {
 			continue
 		}
-		if err := a.paths.forget(uid); err != nil {
-			a.cfg.Log.Warn("forget where a pod lived", "pod", w.pod.Key(), "err", err)
-		}
+		gone = append(gone, uid)
 		w.setLocked(wish{path: w.wish.path, gone: true, why: "pod deleted", taken: claimed[w.wish.path]})
 	}
+	return gone
 }
 
 // retire ends a worker whose pod is gone, unless the pod came back meanwhile.

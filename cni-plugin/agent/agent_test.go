@@ -397,3 +397,97 @@ func TestVerifyingAPodOutsideTheMeshIsEasy(t *testing.T) {
 		}
 	})
 }
+
+func TestAPodStoppedBeforeTheAgentKnowsItIsLetGo(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		r.found = true
+		remembered := podObject("b", "ambient")
+		remembered.netns = ""
+		if err := a.paths.put("b", home); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"a", "b"} {
+			if err := a.Stopped(context.Background(), "demo", name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		apply(podObject("a", "ambient"), remembered)
+		time.Sleep(time.Minute)
+		apply(podObject("a", "ambient"), remembered)
+		r.want(t)
+		if path := a.paths.get("b"); path != "" {
+			t.Errorf("still remembered at %s", path)
+		}
+		if _, err := a.Started(context.Background(), "demo", "b", home); err != nil {
+			t.Fatal(err)
+		}
+		r.want(t, "60.0s adopt(wanted true) b", "60.0s enrol b")
+	})
+}
+
+func TestAPodStoppedJustAfterItWasAdoptedIsLetGo(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		r.found = true
+		stopped := make(chan error, 1)
+		a.cfg.Loaded = func() error { // proxies and runtimes are let in from here on, the workers don't run yet
+			go func() { stopped <- a.Stopped(context.Background(), "demo", "a") }()
+			synctest.Wait()
+			return nil
+		}
+		apply(podObject("a", "ambient"))
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		r.want(t, "0.0s adopt(wanted true) a", "0.0s forget a")
+	})
+}
+
+func TestAStoppedPodsAttemptIsCutShort(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+		r.drain = time.Hour
+		apply(podObject("a", "ambient"))
+		apply(podObject("a", "none"))
+		if err := a.Stopped(context.Background(), "demo", "a"); err != nil {
+			t.Fatal(err)
+		}
+		r.want(t, "0.0s enrol a", "0.0s un-enrol a", "0.0s un-enrolling called off a", "0.0s forget a")
+	})
+}
+
+func TestASlowDiskStopsNobodyElse(t *testing.T) {
+	r := &record{began: time.Now()}
+	a := New(Config{Node: "node1", Actions: r.actions(), Log: slog.New(slog.DiscardHandler), Verify: time.Minute}, filepath.Join(t.TempDir(), "places"))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	homeless := podObject("a", "ambient")
+	homeless.netns = ""
+	if err := a.apply(ctx, []object{homeless}); err != nil {
+		t.Fatal(err)
+	}
+	a.paths.writing.Lock() // as while the file is written
+	started := make(chan error, 1)
+	go func() {
+		_, err := a.Started(ctx, "demo", "a", home)
+		started <- err
+	}()
+	for range 50 {
+		free := a.mu.TryLock()
+		for tries := 0; !free && tries < 1000; tries++ {
+			time.Sleep(time.Millisecond)
+			free = a.mu.TryLock()
+		}
+		if !free {
+			t.Error("the agent's lock is held while the state file is written")
+			break
+		}
+		a.mu.Unlock()
+		time.Sleep(time.Millisecond) // until the other goroutine has come to the file
+	}
+	a.paths.writing.Unlock()
+	if err := <-started; err != nil {
+		t.Error(err)
+	}
+	cancel()
+	a.stop()
+	a.running.Wait()
+}

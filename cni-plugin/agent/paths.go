@@ -16,7 +16,8 @@ const maxStateFile = 4 << 20
 
 // paths remembers, over restarts, in which namespaces the container runtime started pods.
 type paths struct {
-	file string
+	file    string
+	writing sync.Mutex // held for as long as the file takes; mu never is
 
 	mu    sync.Mutex
 	byUID map[string]string
@@ -43,9 +44,7 @@ func (p *paths) load() error {
 	if err := json.Unmarshal(data, &byUID); err != nil {
 		return fmt.Errorf("state file %s: %w: remove it", p.file, err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.byUID = byUID
+	p.set(byUID)
 	return nil
 }
 
@@ -55,31 +54,49 @@ func (p *paths) get(uid string) string {
 	return p.byUID[uid]
 }
 
-// put remembers a pod's path; it is on disk when put returns.
+// put remembers a pod's path. When it returns, an agent that follows this one knows it too, unless the machine itself
+// goes down: then the namespaces are gone as well.
 func (p *paths) put(uid, path string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.byUID[uid] == path {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if p.get(uid) == path {
 		return nil
 	}
-	changed := maps.Clone(p.byUID)
+	changed := p.copied()
 	changed[uid] = path
 	if err := p.write(changed); err != nil {
 		return err
 	}
-	p.byUID = changed
+	p.set(changed)
 	return nil
 }
 
-// forget drops a pod.
-func (p *paths) forget(uid string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, ok := p.byUID[uid]; !ok {
+// forget drops pods, in memory even when the file can't be written.
+func (p *paths) forget(uids ...string) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	changed := p.copied()
+	before := len(changed)
+	for _, uid := range uids {
+		delete(changed, uid)
+	}
+	if len(changed) == before {
 		return nil
 	}
-	delete(p.byUID, uid)
-	return p.write(p.byUID)
+	p.set(changed)
+	return p.write(changed)
+}
+
+func (p *paths) copied() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.byUID)
+}
+
+func (p *paths) set(byUID map[string]string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.byUID = byUID
 }
 
 func (p *paths) write(byUID map[string]string) error {

@@ -12,6 +12,7 @@ import (
 const (
 	lookUps     = 10
 	lookUpPause = 10 * time.Millisecond
+	maxEarly    = 4096 // pods that were stopped before the first objects were read
 )
 
 var errStarting = errors.New("the node agent is still reading its objects: try again")
@@ -25,19 +26,31 @@ func (a *Agent) Started(ctx context.Context, namespace, name, path string) (bool
 		return false, err
 	}
 	a.mu.Lock()
-	if !w.wish.wanted {
-		a.mu.Unlock()
+	wanted := w.wish.wanted
+	a.mu.Unlock()
+	if !wanted {
 		return false, nil
 	}
-	if err := a.paths.put(w.pod.UID, path); err != nil {
-		a.mu.Unlock()
+	if err := a.paths.put(w.pod.UID, path); err != nil { // not under the lock, which everybody needs
 		return false, err
+	}
+	if gone := a.settle(w, path); gone {
+		return false, errors.Join(fmt.Errorf("pod %s was deleted meanwhile", w.pod.Key()), a.paths.forget(w.pod.UID))
+	}
+	return true, a.ask(ctx, w)
+}
+
+// settle makes the path the one where the pod lives, unless the pod is gone.
+func (a *Agent) settle(w *worker, path string) (gone bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w.wish.gone {
+		return true
 	}
 	next := w.wish
 	next.path, w.wish.released = path, socket.NetnsID{}
 	w.setLocked(next)
-	a.mu.Unlock()
-	return true, a.ask(ctx, w)
+	return false
 }
 
 // Verify makes sure that a pod, if it should be in the mesh, really is.
@@ -56,23 +69,35 @@ func (a *Agent) Verify(ctx context.Context, namespace, name string) error {
 }
 
 // Stopped takes the runtime's word that it removes a pod's namespace, and lets go of it: an open descriptor would keep
-// it alive. Nothing is wrong with a pod that isn't known.
+// it alive. Nothing is wrong with a pod that isn't known. An agent that doesn't know any pod yet keeps the word in mind.
 func (a *Agent) Stopped(ctx context.Context, namespace, name string) error {
 	a.mu.Lock()
 	w := a.findLocked(namespace, name)
 	if w == nil {
-		a.mu.Unlock()
-		return nil
+		defer a.mu.Unlock()
+		return a.stoppedEarlyLocked(namespace, name)
 	}
+	w.releaseLocked()
+	a.mu.Unlock()
 	if err := a.paths.forget(w.pod.UID); err != nil {
 		a.cfg.Log.Warn("forget where a pod lived", "pod", w.pod.Key(), "err", err)
 	}
-	w.wish.released = w.report.netns
-	a.mu.Unlock()
 	if err := a.ask(ctx, w); err != nil && ctx.Err() != nil {
 		return err
 	}
 	return nil // that it's homeless now is what was asked for
+}
+
+// stoppedEarlyLocked keeps a pod's name until the first objects are there.
+func (a *Agent) stoppedEarlyLocked(namespace, name string) error {
+	if a.early == nil {
+		return nil
+	}
+	if len(a.early) >= maxEarly {
+		return errStarting
+	}
+	a.early[Pod{Namespace: namespace, Name: name}.Key()] = true
+	return nil
 }
 
 // await finds a pod's worker. The runtime is often faster than the pod's object, so it looks a few times. It returns nil

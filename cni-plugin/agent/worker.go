@@ -53,7 +53,6 @@ type report struct {
 	since    time.Time
 	retries  int
 	err      error
-	netns    socket.NetnsID
 }
 
 const (
@@ -80,6 +79,23 @@ func (w *worker) setLocked(next wish) {
 	w.asked++
 	w.interrupt()
 	w.wakeUp()
+}
+
+// releaseLocked keeps the worker out of the namespace that the pod's path leads to now, until another word. It doesn't
+// rely on what the worker has seen: it may be just about to look there for the first time.
+func (w *worker) releaseLocked() {
+	w.wish.released, _ = idAt(w.wish.path) // what can't be looked at can't be opened
+	w.interrupt()
+	w.wakeUp()
+}
+
+// idAt returns the id of the namespace at a path; it is zero with an error.
+func idAt(path string) (socket.NetnsID, error) {
+	var stat syscall.Stat_t
+	if err := syscall.Stat(path, &stat); err != nil {
+		return socket.NetnsID{}, err
+	}
+	return socket.NetnsID{Dev: uint64(stat.Dev), Ino: stat.Ino}, nil
 }
 
 func (w *worker) wakeUp() {
@@ -139,12 +155,8 @@ func (w *worker) rest(ctx context.Context, wish wish, pause time.Duration) bool 
 
 // moved tells, at the price of one system call, whether the pod's path leads to another namespace than before.
 func (w *worker) moved(wish wish) bool {
-	var here socket.NetnsID
-	var stat syscall.Stat_t
-	switch err := syscall.Stat(wish.path, &stat); {
-	case err == nil:
-		here = socket.NetnsID{Dev: uint64(stat.Dev), Ino: stat.Ino}
-	case !errors.Is(err, fs.ErrNotExist):
+	here, err := idAt(wish.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
 	if here == wish.released {
@@ -190,7 +202,7 @@ func (w *worker) tell(wish wish, asked, retries int, err error) {
 	if err != nil && (last.err == nil || last.err.Error() != err.Error()) {
 		w.agent.cfg.Log.Warn("pod isn't as it should be, will retry", "pod", w.pod.Key(), "state", state, "err", err)
 	}
-	next := report{answered: asked, state: state, since: last.since, retries: retries, err: err, netns: w.ns.ID()}
+	next := report{answered: asked, state: state, since: last.since, retries: retries, err: err}
 	if state != last.state {
 		next.since = time.Now()
 	}
