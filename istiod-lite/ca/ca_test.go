@@ -273,8 +273,10 @@ func TestHalfOfAPluggedAuthorityIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
-	if _, err := Open(t.TempDir(), t.TempDir(), "cluster.local"); err != nil {
-		t.Errorf("an empty folder: %v", err)
+	for name, folder := range map[string]string{"an empty folder": t.TempDir(), "no folder": filepath.Join(t.TempDir(), "none")} {
+		if _, err := Open(t.TempDir(), folder, "cluster.local"); err == nil || !strings.Contains(err.Error(), "no authority is plugged in at "+folder) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -39,8 +39,12 @@ func layouts() []layout {
 	}
 }
 
-// Open returns the authority plugged in as files in the folder plugged, if that has any, else the one kept in the folder
-// state, which is made if there is none. The roots that clients trust are then in root-cert.pem in the state folder.
+// OptionalFolder is where an authority may be plugged in without being asked for, as a Secret that may or may not be there.
+const OptionalFolder = "/etc/cacerts"
+
+// Open returns the authority plugged in as files in the folder plugged, else the one kept in the folder state, which is made
+// if there is none. Only OptionalFolder and "" may have nothing plugged in: elsewhere it was asked for, and to go on with
+// another authority would split the mesh. The roots that clients trust are then in root-cert.pem in the state folder.
 func Open(state, plugged, trustDomain string) (*Authority, error) {
 	if err := os.MkdirAll(state, 0o755); err != nil {
 		return nil, fmt.Errorf("make state folder: %w", err)
@@ -86,6 +90,10 @@ func openPlugged(dir string) (*Authority, error) {
 			return nil, fmt.Errorf("plugged authority in %s: %w", dir, err)
 		}
 		return a, nil
+	}
+	if dir != OptionalFolder {
+		return nil, fmt.Errorf("no authority is plugged in at %s: put %s, %s, %s and %s there, or leave --cacerts out for an own authority",
+			dir, certificateFile, keyFile, chainFile, rootFile)
 	}
 	return nil, nil
 }

@@ -51,6 +51,12 @@ type Tokens struct {
 // proven.
 func NewTokens(path string) *Tokens { return &Tokens{path: path} }
 
+// Check tells why no caller can be proven now, for the operator to hear at the start.
+func (t *Tokens) Check() error {
+	_, err := t.current()
+	return err
+}
+
 // Authenticate proves the caller by the token of its call. The error says precisely what is wrong, so it is for the
 // operator, not for the caller.
 func (t *Tokens) Authenticate(ctx context.Context) (Caller, error) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // Config is everything that can be set.
@@ -19,7 +20,7 @@ type Config struct {
 	Source, State, Status string
 	// TokenKey is the file with the public key of tokens.
 	TokenKey string
-	// CACerts is a folder with an authority to use instead of an own one; it may be empty or missing.
+	// CACerts is a folder with an authority to use instead of an own one.
 	CACerts string
 	// XDSAddr serves proxies, DebugAddr people and Prometheus. Each is host:port.
 	XDSAddr, DebugAddr string
@@ -53,7 +54,7 @@ func Parse(args []string, out io.Writer) (Config, error) {
 	flags.StringVar(&c.State, "state", "", "folder for the authority's key, and for root-cert.pem, which clients trust (default ca beside DIR)")
 	flags.StringVar(&c.Status, "status", "", "folder in which node agents say which pods are enrolled (default status beside DIR)")
 	flags.StringVar(&c.TokenKey, "token-key", "", "public key in PEM of who makes the callers' tokens (default token-key.pub beside DIR)")
-	flags.StringVar(&c.CACerts, "cacerts", "/etc/cacerts", "folder of an authority to use instead of an own one, with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, or tls.crt, tls.key and ca.crt")
+	flags.StringVar(&c.CACerts, "cacerts", "/etc/cacerts", "folder of an authority to use instead of an own one; the default may be missing; with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, or tls.crt, tls.key and ca.crt")
 	flags.StringVar(&c.XDSAddr, "xds-addr", ":15012", "where proxies get their configuration and certificates, over TLS")
 	flags.StringVar(&c.DebugAddr, "debug-addr", ":15014", "where /metrics, /ready, /healthz, /version and /debug/ are, in plain text")
 	flags.StringVar(&c.TrustDomain, "trust-domain", "cluster.local", "trust domain of every identity")
@@ -108,6 +109,9 @@ func (c *Config) check() error {
 		if required.value == "" {
 			return fmt.Errorf("--%s must not be empty", required.flag)
 		}
+	}
+	if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {
+		return fmt.Errorf("--trust-domain %q: %w; want lower-case letters, digits, dots, dashes and underscores", c.TrustDomain, err)
 	}
 	return nil
 }

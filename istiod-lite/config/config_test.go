@@ -55,6 +55,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		`trusted node account "ztunnel": want namespace/name`: "--trusted-node-accounts ztunnel a",
 		`trusted node account "x/": want namespace/name`:      "--trusted-node-accounts x/ a",
 		"--trust-domain must not be empty":                    "--trust-domain= a",
+		`--trust-domain "Bad_Domain/"`:                        "--trust-domain Bad_Domain/ a",
 	} {
 		if _, err := Parse(strings.Fields(args), &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\nwant %s\nhave %v", args, want, err)

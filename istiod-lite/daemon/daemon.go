@@ -107,6 +107,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 			failures[i] = part()
 		})
 	}
+	if err := d.tokens.Check(); err != nil {
+		d.log.Warn("every proxy will be refused until the tokens' public key is there; tulle token key makes a pair", "err", err)
+	}
 	d.log.Info("control plane started", "source", d.cfg.Source, "xds", d.XDSAddr().String(), "debug", d.DebugAddr().String(), "roots", d.cfg.State)
 	<-ctx.Done()
 	// Proxies reconnect with what they know, so there is nothing to finish for them.

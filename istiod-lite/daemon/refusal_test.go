@@ -8,6 +8,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -299,4 +301,15 @@ func TestAPluggedAuthorityMustBeWhole(t *testing.T) {
 	if _, err := newDaemon(w); err == nil || !strings.Contains(err.Error(), "lacks [ca-key.pem root-cert.pem cert-chain.pem]") {
 		t.Errorf("half of one: %v", err)
 	}
+}
+
+// A key that isn't there shows only when the first proxy is refused, unless the start tells.
+func TestAMissingTokenKeyIsSaidAtTheStart(t *testing.T) {
+	w := newWorld(t)
+	if err := os.Remove(filepath.Join(w.dir, "token-key.pub")); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.ready()
+	w.eventually("said", func() bool { return w.logs.has("every proxy will be refused until the tokens' public key is there") })
 }

@@ -115,7 +115,7 @@ func (w *world) start(args ...string) {
 	w.t.Helper()
 	cfg, err := config.Parse(append([]string{
 		"--source", "files", filepath.Join(w.dir, "objects"), "--xds-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0",
-		"--cacerts", filepath.Join(w.dir, "cacerts"),
+		"--cacerts=",
 	}, args...), io.Discard)
 	if err != nil {
 		w.t.Fatal(err)
