@@ -295,7 +295,7 @@ func TestTheSocketTakesNoRubbish(t *testing.T) {
 func TestASecondAgentDoesntTakeTheSocket(t *testing.T) {
 	a := startAgent(t, nil)
 	_, err := plugin.Listen(a.socket())
-	if err == nil || !strings.Contains(err.Error(), "another agent answers there") {
+	if err == nil || !strings.Contains(err.Error(), "another process answers there") {
 		t.Errorf("error is %v", err)
 	}
 	info, err := os.Stat(a.socket())

@@ -8,12 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/net/netutil"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // handlerDeadline leaves time for the answer to reach the plugin before it gives up.
@@ -61,23 +61,9 @@ func Serve(ctx context.Context, listener net.Listener, handler Handler, log *slo
 // Listen makes the agent's socket at path, in the place of a dead agent's. It refuses to take it from an agent that still
 // answers there, so whoever has the socket is the node's only agent.
 func Listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return nil, fmt.Errorf("make the folder of the plugins' socket: %w", err)
-	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("listen for plugins on %s: another agent answers there: stop it first", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove a dead agent's socket: %w", err)
-	}
-	listener, err := net.Listen("unix", path)
+	listener, err := socket.ListenUnix("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen for plugins: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		listener.Close()
-		return nil, fmt.Errorf("protect the plugins' socket: %w", err)
+		return nil, fmt.Errorf("serve plugins: %w", err)
 	}
 	return listener, nil
 }

@@ -152,7 +152,7 @@ func (c *connection) snapshot(ctx context.Context, uids []string) error {
 		}
 		err := c.exchange(ctx, packet, uid)
 		if refused(err) {
-			c.log.Warn("tunnel proxy can't serve a pod of its snapshot; it retries by itself", "uid", uid, "err", err)
+			c.log.Warn("tunnel proxy can't serve a pod of its snapshot, it will be asked again", "uid", uid, "err", err)
 		} else if err != nil {
 			return fmt.Errorf("snapshot: %w", err)
 		}
@@ -190,10 +190,10 @@ func (c *connection) exchange(ctx context.Context, packet []byte, netns string) 
 	if netns != "" {
 		file, ok, err := c.server.dupNetns(netns)
 		if err != nil {
-			return &RefusedError{Reason: "not sent: " + err.Error()}
+			return &refusedError{Reason: "not sent: " + err.Error()}
 		}
 		if !ok {
-			return &RefusedError{Reason: "not sent: the pod was removed meanwhile"}
+			return &refusedError{Reason: "not sent: the pod was removed meanwhile"}
 		}
 		defer file.Close()
 		rights = unix.UnixRights(int(file.Fd()))
@@ -211,6 +211,9 @@ func (c *connection) exchange(ctx context.Context, packet []byte, netns string) 
 	err = parseAnswer(answer)
 	if err != nil && !refused(err) {
 		return fmt.Errorf("%w: after a bad answer: %v", errGone, err)
+	}
+	if netns != "" {
+		c.server.note(netns, err != nil)
 	}
 	return err
 }
@@ -234,6 +237,6 @@ func (c *connection) ask(ctx context.Context, packet []byte, netns string) error
 }
 
 func refused(err error) bool {
-	var refusal *RefusedError
+	var refusal *refusedError
 	return errors.As(err, &refusal)
 }

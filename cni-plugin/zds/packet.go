@@ -44,7 +44,7 @@ func parseHello(packet []byte) error {
 	return nil
 }
 
-// parseAnswer returns nil for a success, a *RefusedError for a refusal.
+// parseAnswer returns nil for a success, a *refusedError for a refusal.
 func parseAnswer(packet []byte) error {
 	var response zds.WorkloadResponse
 	if err := proto.Unmarshal(packet, &response); err != nil {
@@ -55,7 +55,7 @@ func parseAnswer(packet []byte) error {
 		return fmt.Errorf("answer without acknowledgement")
 	}
 	if reason := ack.GetError(); reason != "" {
-		return &RefusedError{Reason: strings.ToValidUTF8(reason, "?")}
+		return &refusedError{Reason: strings.ToValidUTF8(reason, "?")}
 	}
 	return nil
 }

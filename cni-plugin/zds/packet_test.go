@@ -38,7 +38,7 @@ func TestAnswersAreUnderstood(t *testing.T) {
 	}
 	for name, c := range cases {
 		err := parseAnswer(c.packet)
-		var refusal *RefusedError
+		var refusal *refusedError
 		switch {
 		case c.ok && err != nil, c.err != "" && (err == nil || errors.As(err, &refusal) || !strings.Contains(err.Error(), c.err)):
 			t.Errorf("%s: error is %v", name, err)
@@ -61,7 +61,7 @@ func FuzzPacketsOfAProxy(f *testing.F) {
 	f.Add([]byte{0xff})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_ = parseHello(data)
-		var refusal *RefusedError
+		var refusal *refusedError
 		if err := parseAnswer(data); errors.As(err, &refusal) && refusal.Reason == "" {
 			t.Error("a refusal without reason")
 		}

@@ -10,15 +10,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // Workload is a pod as proxies know it.
@@ -29,13 +29,13 @@ type Workload struct {
 // ErrNoProxy says that no proxy is connected, or that the last one went away before it answered.
 var ErrNoProxy = errors.New("no tunnel proxy is connected to the agent: is ztunnel running on this node?")
 
-// RefusedError is a proxy's answer that it can't do what was asked. The connection stays.
-type RefusedError struct {
+// refusedError is a proxy's answer that it can't do what was asked. The connection stays.
+type refusedError struct {
 	Reason string // the proxy's words
 }
 
 // Error quotes the proxy.
-func (e *RefusedError) Error() string { return "the tunnel proxy refused: " + e.Reason }
+func (e *refusedError) Error() string { return "the tunnel proxy refused: " + e.Reason }
 
 const (
 	maxPacket      = 1024                   // bytes; both sides' buffers
@@ -58,6 +58,7 @@ type Server struct {
 type pod struct {
 	workload Workload
 	netns    *os.File // owned by the server
+	refused  bool     // by the proxy that was told of it last
 }
 
 // NewServer makes a server without a socket: pods can be registered before Serve lets proxies in.
@@ -96,6 +97,23 @@ func (s *Server) Has(uid string) bool {
 	return ok
 }
 
+// Refused tells whether the proxy that was last told of the pod, in a snapshot or by Add, refused to serve it.
+func (s *Server) Refused(uid string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pods[uid].refused
+}
+
+// note keeps what a proxy answered about a pod.
+func (s *Server) note(uid string, refused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pod, ok := s.pods[uid]; ok {
+		pod.refused = refused
+		s.pods[uid] = pod
+	}
+}
+
 // Register names a pod in snapshots from now on, without telling connected proxies. It takes netns over. A restarted
 // agent registers what was enrolled before it calls Serve: a snapshot without a pod ends its connections.
 func (s *Server) Register(w Workload, netns *os.File) {
@@ -112,7 +130,7 @@ func (s *Server) registerLocked(w Workload, netns *os.File) {
 }
 
 // Add registers a pod and returns when the newest proxy has opened its listeners in it; when that proxy goes away
-// meanwhile, the one before it is asked. It takes netns over. The error is a *RefusedError, ErrNoProxy or ctx's; the pod
+// meanwhile, the one before it is asked. It takes netns over. The error is a refusal, ErrNoProxy or ctx's; the pod
 // stays registered after an error, until Del.
 func (s *Server) Add(ctx context.Context, w Workload, netns *os.File) error {
 	request, err := addRequest(w)
@@ -208,9 +226,9 @@ func (s *Server) drop(c *connection) {
 // Serve accepts proxies on the socket at path until ctx ends, then disconnects them, which they survive, and waits for
 // its goroutines. It refuses to take the socket from an agent that still answers there.
 func (s *Server) Serve(ctx context.Context, path string) error {
-	listener, err := listen(path)
+	listener, err := socket.ListenUnix("unixpacket", path) // who says hello receives every pod's namespace
 	if err != nil {
-		return err
+		return fmt.Errorf("serve tunnel proxies: %w", err)
 	}
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -238,28 +256,4 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 		case <-time.After(acceptInterval):
 		}
 	}
-}
-
-// listen makes the socket, root's only, in the place of a dead agent's.
-func listen(path string) (*net.UnixListener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the folder of the proxies' socket: %w", err)
-	}
-	addr := &net.UnixAddr{Name: path, Net: "unixpacket"}
-	if conn, err := net.DialUnix("unixpacket", nil, addr); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("listen for tunnel proxies on %s: another agent answers there: stop it first", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove a dead agent's socket: %w", err)
-	}
-	listener, err := net.ListenUnix("unixpacket", addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen for tunnel proxies: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		listener.Close()
-		return nil, fmt.Errorf("protect the proxies' socket: %w", err)
-	}
-	return listener, nil
 }

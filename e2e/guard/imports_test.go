@@ -41,10 +41,10 @@ var mayImport = map[string][]string{
 	"istiod-lite/ca":        {"mesh/identity", "mesh/api/", "mesh/token"},
 
 	"cni-plugin/config":   {},
-	"cni-plugin/plugin":   {},
+	"cni-plugin/plugin":   {"mesh/socket"},
 	"cni-plugin/agent":    {"mesh/socket", "mesh/folder"},
 	"cni-plugin/redirect": {"mesh/socket"},
-	"cni-plugin/zds":      {"mesh/api/"},
+	"cni-plugin/zds":      {"mesh/api/", "mesh/socket"},
 	"cni-plugin/enroll":   {"cni-plugin/redirect", "cni-plugin/zds", "mesh/socket", "mesh/status"},
 
 	"cli/command": {"cli/", "mesh/"},
@@ -55,7 +55,7 @@ var mayImport = map[string][]string{
 
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/relay", "mesh/drain", "mesh/meshtest/netns", "ztunnel/enroll", "ztunnel/daemon", "cni-plugin/", "cli/demo", "cli/shop"},
+	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/relay", "mesh/drain", "mesh/meshtest/netns", "ztunnel/enroll", "ztunnel/daemon", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo", "cli/shop"},
 	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
 	"k8s.io/":                          {"istiod-lite/watch"},
 	"istio.io/":                        {"istiod-lite/watch"},
@@ -63,7 +63,7 @@ var only = map[string][]string{
 	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cni-plugin/enroll", "cli/demo", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":  {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":           {"cli/"},
-	"github.com/prometheus/":           {"mesh/telemetry", "ztunnel/daemon", "istiod-lite/", "cni-plugin/daemon"},
+	"github.com/prometheus/":           {"mesh/telemetry", "ztunnel/daemon", "istiod-lite/"},
 	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
 	"github.com/fsnotify/fsnotify":     {"mesh/folder"},
