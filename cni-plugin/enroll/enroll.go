@@ -75,18 +75,19 @@ func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 }
 
 // Enrol takes the pod in. It may be repeated: after errors, as a check of pods that are in, and to call off an Unenrol
-// that was abandoned. While no proxy takes the pod it's published as pending, unless it's enabled already.
+// that was abandoned. While no proxy takes the pod it's published as pending, unless it's enabled already and no proxy has refused it.
 func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	log := e.cfg.Log.With("pod", pod.Key())
 	before, err := redirect.Current(pod.Netns)
 	if err != nil {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
-	if before == redirect.Capture && e.cfg.Proxies.Has(pod.UID) && e.cfg.Statuses.Enabled(pod) {
+	refused := e.cfg.Proxies.Refused(pod.UID)
+	if before == redirect.Capture && e.cfg.Proxies.Has(pod.UID) && !refused && e.cfg.Statuses.Enabled(pod) {
 		return nil // a proxy that comes is told of it by its snapshot
 	}
-	if before != redirect.Capture {
-		// Not captured whatever was published: tell peers before they dial a tunnel that isn't there.
+	if before != redirect.Capture || refused {
+		// Not served whatever was published: tell peers before they dial a tunnel that isn't there.
 		if err := e.cfg.Statuses.Set(pod, status.Pending); err != nil {
 			return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 		}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -255,6 +256,33 @@ func TestAnEnrolledPodStaysPublishedWhileTheProxyRestarts(t *testing.T) {
 		t.Fatalf("error is %v, want ErrNoProxy", err)
 	}
 	b.mustLook(waiting) // it is no longer what was published
+}
+
+func TestAPodRefusedInASnapshotIsPendingUntilItIsServed(t *testing.T) {
+	b := newBench(t)
+	p := b.proxy(nil)
+	if err := b.enrol(); err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	<-p.Done()
+	var refusing atomic.Bool
+	refusing.Store(true)
+	b.proxy(func(r fakeproxy.Request) string {
+		return map[bool]string{true: "no listeners yet"}[r.Verb == "add" && refusing.Load()]
+	})
+	const captured = `redirection capture published "demo/cart": {uid: "uid-1", state: pending}`
+	for range 2 {
+		if err := b.enrol(); err == nil || !strings.Contains(err.Error(), "no listeners yet") {
+			t.Fatalf("error is %v", err)
+		}
+		b.mustLook(captured)
+	}
+	refusing.Store(false)
+	if err := b.enrol(); err != nil {
+		t.Fatal(err)
+	}
+	b.mustLook(inside)
 }
 
 func TestFailingRulesTakeThePodBackFromTheProxy(t *testing.T) {
