@@ -3,4 +3,6 @@ package main
 
 import "github.com/tulle-mesh/tulle/cni-plugin/plugin"
 
-func main() { plugin.Main() }
+var version = "unknown" // the linker sets it
+
+func main() { plugin.Main(version) }

@@ -27,6 +27,8 @@ type Config struct {
 
 	LogLevel  string
 	LogFormat string // plain or json
+
+	Version bool // only say which version this is; nothing else is set then
 }
 
 // Default is the configuration without flags.
@@ -59,9 +61,13 @@ func Parse(args []string, out io.Writer) (Config, error) {
 	flags.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long captured connections may live on in a pod that leaves the mesh")
 	flags.StringVar(&c.LogLevel, "log-level", c.LogLevel, "log levels, such as info,zds=debug")
 	flags.StringVar(&c.LogFormat, "log-format", c.LogFormat, "plain or json")
+	flags.BoolVar(&c.Version, "version", false, "say which version this is, and end")
 	for len(args) > 0 {
 		if err := flags.Parse(args); err != nil {
 			return Config{}, err
+		}
+		if c.Version {
+			return Config{Version: true}, nil
 		}
 		if flags.NArg() == 0 {
 			break

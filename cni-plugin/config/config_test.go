@@ -28,6 +28,12 @@ func TestFlags(t *testing.T) {
 	}
 }
 
+func TestTheVersionIsSaidWithoutAnythingElse(t *testing.T) {
+	if c, err := Parse([]string{"--version"}, io.Discard); err != nil || !c.Version {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
 func TestWhatCantWorkIsRefused(t *testing.T) {
 	for args, want := range map[string]string{
 		"--node n1":                           "which folder?",

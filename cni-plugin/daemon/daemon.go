@@ -41,7 +41,7 @@ type daemon struct {
 }
 
 // Run runs the agent until ctx ends. Pods stay enrolled when it ends.
-func Run(ctx context.Context, cfg config.Config, logs io.Writer) error {
+func Run(ctx context.Context, cfg config.Config, version string, logs io.Writer) error {
 	levels, err := telemetry.ParseLevels(cfg.LogLevel)
 	if err != nil {
 		return fmt.Errorf("log level: %w", err)
@@ -52,7 +52,7 @@ func Run(ctx context.Context, cfg config.Config, logs io.Writer) error {
 		return err
 	}
 	defer health.Close()
-	d.log.Info("node agent starts", "node", cfg.Node, "dir", cfg.Dir)
+	d.log.Info("node agent starts", "version", version, "node", cfg.Node, "dir", cfg.Dir)
 	err = d.run(ctx)
 	d.log.Info("node agent ends; its pods stay as they are", "err", err)
 	return err

@@ -86,7 +86,7 @@ func (n *node) start() (stop func()) {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, n.cfg, n.logs) }()
+	go func() { ended <- Run(ctx, n.cfg, "v1.2.3", n.logs) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		select {
@@ -449,6 +449,11 @@ func TestPagesTellWhatIsGoingOn(t *testing.T) {
 	if p := v.Pods[0]; p.Pod != "demo/cart" || p.Netns != ns.Path || !p.Wanted || p.Why != "label on the namespace" || v.Proxies != 1 || v.Published["demo/cart"].State != status.Enabled {
 		t.Errorf("view is %+v", v)
 	}
+	n.logs.mu.Lock()
+	if !strings.Contains(n.logs.b.String(), "v1.2.3") {
+		t.Error("the log doesn't say the version")
+	}
+	n.logs.mu.Unlock()
 	if _, body := n.get("/metrics"); !strings.Contains(body, "tulle_cni_pods{state=\"enrolled\"} 1\n") || !strings.Contains(body, "tulle_cni_pods_failing 0\n") {
 		t.Errorf("metrics:\n%s", body)
 	}
@@ -481,7 +486,7 @@ func TestASecondAgentOfTheNodeDoesNothing(t *testing.T) {
 	second.HealthAddr = freeAddress(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := Run(ctx, second, io.Discard); err == nil || !strings.Contains(err.Error(), "another agent answers there") {
+	if err := Run(ctx, second, "v1.2.3", io.Discard); err == nil || !strings.Contains(err.Error(), "another process answers there") {
 		t.Errorf("error is %v", err)
 	}
 	n.until(ns, in)

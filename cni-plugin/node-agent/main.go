@@ -14,14 +14,20 @@ import (
 	"github.com/tulle-mesh/tulle/cni-plugin/daemon"
 )
 
+var version = "unknown" // the linker sets it
+
 func main() {
 	cfg, err := config.Parse(os.Args[1:], os.Stderr)
-	if errors.Is(err, flag.ErrHelp) {
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return
+	case err == nil && cfg.Version:
+		fmt.Println("tulle-cni-agent", version)
 		return
 	}
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-		err = daemon.Run(ctx, cfg, os.Stdout)
+		err = daemon.Run(ctx, cfg, version, os.Stdout)
 		stop()
 	}
 	if err != nil {

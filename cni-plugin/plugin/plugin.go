@@ -19,17 +19,16 @@ import (
 )
 
 const (
-	about         = "tulle-cni: takes pods into the mesh (https://www.cni.dev)"
 	defaultRunDir = "/var/run/istio-cni"
 	socketName    = "pluginevent.sock"
 	oldestVersion = "0.3.1" // chained plugins came with 0.3
 )
 
-// Main runs the verb which the runtime asks for in the environment.
-func Main() {
+// Main runs the verb which the runtime asks for in the environment; without one it says what it is, and its version.
+func Main(build string) {
 	skel.PluginMainFuncs(skel.CNIFuncs{
 		Add: recovered("ADD", add), Check: recovered("CHECK", check), Del: recovered("DEL", del), Status: recovered("STATUS", status),
-	}, version.VersionsStartingFrom(oldestVersion), about)
+	}, version.VersionsStartingFrom(oldestVersion), "tulle-cni "+build+": takes pods into the mesh")
 }
 
 // recovered makes a panic the plugin's own error; the runtime would take it for one of its own.
