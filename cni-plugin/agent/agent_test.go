@@ -421,7 +421,10 @@ func TestAPodStoppedBeforeTheAgentKnowsItIsLetGo(t *testing.T) {
 		if _, err := a.Started(context.Background(), "demo", "b", home); err != nil {
 			t.Fatal(err)
 		}
-		r.want(t, "60.0s adopt(wanted true) b", "60.0s enrol b")
+		lines := slices.Compact(r.take()) // the wish may have been answered before the question, which is then asked anew
+		if diff := cmp.Diff([]string{"60.0s adopt(wanted true) b", "60.0s enrol b"}, lines); diff != "" {
+			t.Error(diff)
+		}
 	})
 }
 
