@@ -57,7 +57,8 @@ const (
 
 // Adopt takes over what an earlier agent left in the pod's namespace, whatever that agent published: if there is
 // anything of ours, the proxies will be told of the pod in their next snapshot, without which they'd cut its
-// connections; and if all is in place and the pod is still wanted, it's enabled. It tells whether there was anything.
+// connections; and if all is in place and the pod is still wanted, it's enabled, but for a proxy that is there already and
+// has to be told by Enrol. It tells whether there was anything.
 func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 	state, err := redirect.Current(pod.Netns)
 	if err != nil || state == redirect.Removed {
@@ -68,7 +69,7 @@ func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 		return true, err
 	}
 	e.cfg.Proxies.Register(pod.Workload, file)
-	if wanted && state == redirect.Capture {
+	if wanted && state == redirect.Capture && e.cfg.Proxies.Served(pod.UID) {
 		return true, e.cfg.Statuses.Set(pod, status.Enabled)
 	}
 	return true, nil
@@ -83,8 +84,8 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	refused := e.cfg.Proxies.Refused(pod.UID)
-	if before == redirect.Capture && e.cfg.Proxies.Has(pod.UID) && !refused && e.cfg.Statuses.Enabled(pod) {
-		return nil // a proxy that comes is told of it by its snapshot
+	if before == redirect.Capture && e.cfg.Proxies.Served(pod.UID) && e.cfg.Statuses.Enabled(pod) {
+		return nil
 	}
 	if before != redirect.Capture || refused {
 		// Not served whatever was published: tell peers before they dial a tunnel that isn't there.

@@ -514,6 +514,30 @@ func TestForgettingWithdrawsAndTellsTheProxy(t *testing.T) {
 	}
 }
 
+// A pod whose namespace was lost and is found again still has its rules, but the proxy has closed its listeners there.
+func TestAReturningPodIsServedBeforeItIsPublished(t *testing.T) {
+	b := newBench(t)
+	p := b.proxy(nil)
+	if err := b.enrol(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Forget(context.Background(), b.pod); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := b.Adopt(b.pod, true); err != nil || !found {
+		t.Fatalf("adopted %v, %v", found, err)
+	}
+	b.mustLook("redirection capture published {}")
+	if err := b.enrol(); err != nil {
+		t.Fatal(err)
+	}
+	b.mustLook(inside)
+	want := []string{"add uid-1 demo/cart (shop)", "del uid-1", "add uid-1 demo/cart (shop)"}
+	if log := p.Log(); len(log) < 3 || !cmp.Equal(want, log[len(log)-3:]) {
+		t.Errorf("requests: %q, want %q at the end", log, want)
+	}
+}
+
 // until waits for what others see.
 func (b *bench) until(want string) {
 	b.t.Helper()

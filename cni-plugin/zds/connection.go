@@ -212,8 +212,12 @@ func (c *connection) exchange(ctx context.Context, packet []byte, netns string) 
 	if err != nil && !refused(err) {
 		return fmt.Errorf("%w: after a bad answer: %v", errGone, err)
 	}
-	if netns != "" {
-		c.server.note(netns, err != nil)
+	switch {
+	case netns == "":
+	case err == nil:
+		c.server.note(netns, accepted)
+	default:
+		c.server.note(netns, declined)
 	}
 	return err
 }

@@ -58,8 +58,17 @@ type Server struct {
 type pod struct {
 	workload Workload
 	netns    *os.File // owned by the server
-	refused  bool     // by the proxy that was told of it last
+	verdict  verdict  // of the proxy that was told of it last
 }
+
+// verdict is what a proxy said about a pod.
+type verdict uint8
+
+const (
+	unasked verdict = iota // no proxy was told since the pod was registered; the next snapshot tells
+	accepted
+	declined
+)
 
 // NewServer makes a server without a socket: pods can be registered before Serve lets proxies in.
 func NewServer(log *slog.Logger) *Server {
@@ -89,27 +98,28 @@ func (s *Server) Registered() []Workload {
 	return workloads
 }
 
-// Has tells whether a snapshot would name the pod.
-func (s *Server) Has(uid string) bool {
+// Served tells whether nothing is left to say about the pod: the proxy that was last told of it took it, or it is
+// registered and there is no proxy, so that the next one is told by its snapshot.
+func (s *Server) Served(uid string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.pods[uid]
-	return ok
+	pod, ok := s.pods[uid]
+	return ok && (pod.verdict == accepted || pod.verdict == unasked && len(s.connections) == 0)
 }
 
 // Refused tells whether the proxy that was last told of the pod, in a snapshot or by Add, refused to serve it.
 func (s *Server) Refused(uid string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pods[uid].refused
+	return s.pods[uid].verdict == declined
 }
 
 // note keeps what a proxy answered about a pod.
-func (s *Server) note(uid string, refused bool) {
+func (s *Server) note(uid string, said verdict) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if pod, ok := s.pods[uid]; ok {
-		pod.refused = refused
+		pod.verdict = said
 		s.pods[uid] = pod
 	}
 }
