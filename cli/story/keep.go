@@ -2,6 +2,7 @@ package story
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,20 +11,20 @@ import (
 	"github.com/tulle-mesh/tulle/cli/demo"
 )
 
-// keep brings the application back into the mesh, leaves the cluster up, and says what can be done with it.
+// keep brings the application back into the mesh, leaves the cluster up, and says what can be done with it. It is left up
+// also when something of it doesn't work: then most of all somebody wants to look.
 func keep(ctx context.Context, cluster *demo.Cluster, cfg Config) error {
+	joined := rejoin(ctx, cluster)
+	return errors.Join(joined, Status(cfg.Out, cluster, cfg.Invocation), cluster.Keep())
+}
+
+func rejoin(ctx context.Context, cluster *demo.Cluster) error {
 	for _, namespace := range []string{shopNamespace, guestNamespace} {
 		if err := cluster.LabelNamespace(namespace, demo.Label, demo.Ambient); err != nil {
 			return err
 		}
 	}
-	if err := cluster.AwaitMeshed(ctx, true, frontend, "backend-v1", "backend-v2", visitor); err != nil {
-		return err
-	}
-	if err := Status(cfg.Out, cluster, cfg.Invocation); err != nil {
-		return err
-	}
-	return cluster.Keep()
+	return cluster.AwaitMeshed(ctx, true, frontend, "backend-v1", "backend-v2", visitor)
 }
 
 // Status prints what is up and how to play with it.
