@@ -61,6 +61,8 @@ func Dial(config Config, log *slog.Logger) (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport{roots: roots, serverName: config.ServerName}),
 		grpc.WithPerRPCCredentials(calls),
+		grpc.WithUnaryInterceptor(refusal{config.Token}.unary),
+		grpc.WithStreamInterceptor(refusal{config.Token}.stream),
 		grpc.WithContextDialer(dial),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
