@@ -10,7 +10,7 @@ import (
 // with a slash at its end. The daemons, which wire everything of their program together, and mains are not listed.
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
-	"mesh/identity": {}, "mesh/socket": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
+	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
 	"mesh/token":        {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
 	// mesh, level 2.
@@ -65,6 +65,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":           {"cli/"},
 	"github.com/prometheus/":           {"mesh/telemetry", "ztunnel/daemon", "istiod-lite/"},
 	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
+	"golang.org/x/crypto/":             {"mesh/record"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
 	"github.com/fsnotify/fsnotify":     {"mesh/folder"},
 	"testing":                          {"mesh/meshtest/"},
