@@ -14,7 +14,7 @@ const (
 	rememberReset = 32 // ids of streams that we reset last; their frames may still be under way
 )
 
-// Conn is one connection's state. Its driver feeds Receive, sends what AppendControl and AppendData give, and does so
+// Conn is one connection's state. Its driver feeds Receive, sends what Control and AppendData give, and does so
 // whenever HasOutput says that there is something.
 type Conn struct {
 	cfg Config
@@ -89,15 +89,21 @@ func (c *Conn) HasOutput() bool {
 	return len(c.control) > 0 || (c.ready.first != nil && c.send > 0 && c.err == nil)
 }
 
-// AppendControl appends all control bytes that wait to dst; they go before any data.
-func (c *Conn) AppendControl(dst []byte) []byte {
-	dst = append(dst, c.control...)
+// Control returns the control bytes that wait; they go before any data. They are valid until the next call of another method
+// than Said.
+func (c *Conn) Control() []byte { return c.control }
+
+// Said tells that the first n of the control bytes are on their way.
+func (c *Conn) Said(n int) {
+	if n < len(c.control) {
+		c.control = append(c.control[:0], c.control[n:]...)
+		return
+	}
 	c.control = c.control[:0]
 	if cap(c.control) > 4<<10 {
 		c.control = nil // an idle connection owns little
 	}
 	c.replies = 0
-	return dst
 }
 
 // Err returns why the connection is over, or nil.

@@ -1,6 +1,10 @@
 package hbone
 
-import "sync"
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
 
 const chunkSize = 16 << 10
 
@@ -14,20 +18,12 @@ type chunk struct {
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
 // backlog is a queue of received bytes. It copies them, so that small pieces don't pin large buffers; its length is bounded by
-// the stream's window. A chunk belongs to the backlog until pop.
+// the stream's window.
 type backlog struct {
 	first, last *chunk
 }
 
 func (b *backlog) empty() bool { return b.first == nil }
-
-// size returns the number of bytes.
-func (b *backlog) size() (n int) {
-	for c := b.first; c != nil; c = c.next {
-		n += c.end - c.start
-	}
-	return n
-}
 
 func (b *backlog) push(p []byte) {
 	for len(p) > 0 {
@@ -47,29 +43,36 @@ func (b *backlog) push(p []byte) {
 	}
 }
 
-// pop hands the first chunk over to the caller, who must put it back into chunks.
-func (b *backlog) pop() *chunk {
+// vectors appends the first pieces to v, as many as it has room for.
+func (b *backlog) vectors(v []unix.Iovec) []unix.Iovec {
+	for c := b.first; c != nil && len(v) < cap(v); c = c.next {
+		v = append(v, vector(c.bytes[c.start:c.end]))
+	}
+	return v
+}
+
+// skip takes the first n bytes off.
+func (b *backlog) skip(n int) {
+	for n > 0 {
+		moved := min(n, b.first.end-b.first.start)
+		b.first.start += moved
+		n -= moved
+		if b.first.start == b.first.end {
+			b.pop()
+		}
+	}
+}
+
+func (b *backlog) pop() {
 	c := b.first
 	if b.first = c.next; b.first == nil {
 		b.last = nil
 	}
-	return c
-}
-
-// read copies bytes out.
-func (b *backlog) read(p []byte) (n int) {
-	for n < len(p) && b.first != nil {
-		moved := copy(p[n:], b.first.bytes[b.first.start:b.first.end])
-		n += moved
-		if b.first.start += moved; b.first.start == b.first.end {
-			chunks.Put(b.pop())
-		}
-	}
-	return n
+	chunks.Put(c)
 }
 
 func (b *backlog) clear() {
 	for b.first != nil {
-		chunks.Put(b.pop())
+		b.pop()
 	}
 }

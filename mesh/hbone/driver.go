@@ -1,234 +1,84 @@
 package hbone
 
 import (
-	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
-	"net"
-	"os"
-	"sync"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/record"
 )
 
-// The driver moves a tunnel's bytes: one goroutine reads and never writes to the tunnel, and whoever has something to send
-// writes for everybody while others add to the next batch. Nothing outside the driver's files knows how bytes move.
+// How a tunnel's bytes move. receive and send are tasks of the loop: receive reads the tunnel's socket once a turn and writes
+// to the applications' sockets; send reads from the applications' sockets and writes to the tunnel's once a turn.
 
-const (
-	batchSize    = 64 << 10 // bytes of frames per write, four TLS records
-	batchTurns   = 4        // batches that a stream's own goroutine writes before it hands over
-	readSize     = 16 << 10 // the payload of a TLS record
-	closeTimeout = time.Second
-)
+// keepCopy is up to how many bytes are copied, rather than keep the whole buffer which they are in.
+const keepCopy = 16 << 10
 
-var (
-	batches = sync.Pool{New: func() any { return new([batchSize]byte) }}
-	reads   = sync.Pool{New: func() any { return new([readSize]byte) }}
-)
-
-// packed is the socket under TLS. It gathers the records of one batch into a single write.
-type packed struct {
-	net.Conn
-
-	mu     sync.Mutex
-	corked bool
-	out    []byte
-}
-
-// Write is called by TLS for every record, also from the reading goroutine for alerts and key updates.
-func (p *packed) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.corked {
-		p.out = append(p.out, b...)
-		return len(b), nil
+// Ready implements loop.Handler for the tunnel's socket.
+func (t *tunnel) Ready(events loop.Events) {
+	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
+		t.loop.Input(&t.in)
 	}
-	return p.Conn.Write(b)
-}
-
-const recordOverhead = 5 + 1 + 16 // of a TLS 1.3 record: header, content type, tag
-
-var sealed = sync.Pool{New: func() any {
-	return new([batchSize + (batchSize/readSize+1)*recordOverhead]byte)
-}}
-
-// writeBatch sends b through TLS with one system call.
-func (p *packed) writeBatch(conn net.Conn, b []byte) error {
-	space := sealed.Get().(*[batchSize + (batchSize/readSize+1)*recordOverhead]byte)
-	defer sealed.Put(space)
-	p.mu.Lock()
-	p.corked, p.out = true, space[:0]
-	p.mu.Unlock()
-	_, err := conn.Write(b)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := p.out
-	p.corked, p.out = false, nil
-	if err != nil {
-		return err
+	if events.Has(loop.Writable) && len(t.unsent) > 0 {
+		t.flush()
 	}
-	_, err = p.Conn.Write(out)
-	return err
 }
 
-// kick sees to it that what waits is sent, by another goroutine. It is called with mu held.
-func (t *tunnel) kick() {
-	if t.flushing || t.closed {
+// receive reads once and acts on what came. When the buffer was filled there may be more, which waits for the next turn, so that
+// one tunnel doesn't hold up all others.
+func (t *tunnel) receive() {
+	if t.deaf {
 		return
 	}
-	if t.core.HasOutput() || t.ending {
-		t.flushing = true
-		t.spawn(func() {
-			t.mu.Lock()
-			t.flush(-1)
-			t.mu.Unlock()
-		})
+	buffer := t.loop.Buffer()
+	defer t.loop.Return(buffer)
+	have := copy(buffer, t.partial)
+	n, err := loop.Read(t.fd, buffer[have:])
+	if have+n == len(buffer) {
+		t.loop.Input(&t.in)
 	}
+	rest, fault := t.open(buffer[:have+n])
+	t.deliverAll()
+	switch {
+	case fault != nil:
+		t.broken(fault)
+	case err != nil && err != unix.EAGAIN:
+		t.broken(fmt.Errorf("read from the tunnel: %w", err))
+	case err == nil && n == 0:
+		t.broken(io.EOF)
+	case len(rest) == 0:
+		t.partial = nil
+	case &rest[0] != &buffer[0] || n > 0:
+		t.partial = append(t.partial[:0], rest...)
+	}
+	t.endIfDrained()
+	t.flush()
 }
 
-// flushNow sends what waits by the calling goroutine, unless another is at it. It is called with mu held, and lets go of it
-// while it writes.
-func (t *tunnel) flushNow() {
-	if !t.flushing && !t.closed && t.core.HasOutput() {
-		t.flushing = true
-		t.flush(batchTurns)
-	}
-}
-
-// flush writes batches until there is nothing to send, or for a number of turns; then somebody else has to. It is called with
-// mu held by whoever set flushing.
-func (t *tunnel) flush(turns int) {
-	space := batches.Get().(*[batchSize]byte)
-	defer batches.Put(space)
-	for ; turns != 0 && !t.closed; turns-- {
-		batch := t.fill(space[:0])
-		if len(batch) == 0 {
-			break
-		}
-		t.mu.Unlock()
-		err := t.socket.writeBatch(t.conn, batch)
-		t.mu.Lock()
-		if err != nil {
-			t.unwritable(err)
-		}
-	}
-	if t.ending && !t.closed && !t.core.HasOutput() {
-		t.sayGoodbye()
-	}
-	t.flushing = false
-	t.kick()
-}
-
-// unwritable notes that nothing more can be sent. What the peer sent before it broke the connection may tell why, so the reading
-// goroutine ends the tunnel. It is called with mu held.
-func (t *tunnel) unwritable(err error) {
-	t.closed = true
-	if t.err != nil {
-		_ = t.socket.Close()
-		return
-	}
-	t.writeErr = err
-	_ = t.socket.SetReadDeadline(time.Now().Add(closeTimeout))
-}
-
-// sayGoodbye ends our direction of the connection. Closing it at once could throw away what the peer has not received; the
-// reading goroutine closes it when the peer has, or at the deadline.
-func (t *tunnel) sayGoodbye() {
-	t.closed = true
-	t.mu.Unlock()
-	defer t.mu.Lock()
-	if half, ok := t.conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
-	}
-	if half, ok := t.socket.Conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
-	}
-}
-
-// fill builds a batch: control frames first, then data, stream by stream.
-func (t *tunnel) fill(batch []byte) []byte {
-	batch = t.core.AppendControl(batch)
-	for cap(batch)-len(batch) > h2.FrameHeaderLen {
-		id, n := t.core.Next()
-		if n == 0 {
-			break
-		}
-		s := t.streams[id]
-		if s == nil || len(s.out) == 0 {
-			t.core.Unready(id)
-			continue
-		}
-		n = min(n, len(s.out), cap(batch)-len(batch)-h2.FrameHeaderLen)
-		batch = t.core.AppendData(batch, id, n, false)
-		batch = append(batch, s.out[:n]...)
-		if s.out = s.out[n:]; len(s.out) > 0 {
-			t.core.Ready(id)
-		} else {
-			s.changed.Broadcast()
-		}
-	}
-	return batch
-}
-
-// read is the reading goroutine. After the tunnel's end it waits until the peer has ended too.
-func (t *tunnel) read() {
-	err := t.readAll()
-	t.mu.Lock()
-	if t.writeErr != nil && !isAlert(err) {
-		err = t.writeErr
-	}
-	t.die(err)
-	err = t.err
-	t.mu.Unlock()
-	if t.fault != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errClosed) {
-		t.fault(err)
-	}
-	_, _ = io.Copy(io.Discard, t.conn)
-	_ = t.socket.Close()
-}
-
-// readAll reads until the tunnel ends. Between frames it waits with a buffer of a frame header's size, so that an idle tunnel
-// owns none.
-func (t *tunnel) readAll() error {
-	var header [h2.FrameHeaderLen]byte
+// open opens the records in p and acts on what is in them. It returns what is left of p, the beginning of a record.
+func (t *tunnel) open(p []byte) (rest []byte, err error) {
 	for {
-		if err := t.readInto(header[:]); err != nil {
-			return err
+		n, err := t.reader.Next(p)
+		if n == 0 || err != nil {
+			return p, err
 		}
-		for t.core.MidFrame() {
-			space := reads.Get().(*[readSize]byte)
-			err := t.readInto(space[:])
-			reads.Put(space)
-			if err != nil {
-				return err
-			}
+		data, err := t.reader.Open(p[:n])
+		if err == nil {
+			err = t.take(data)
 		}
+		if err != nil {
+			return nil, err
+		}
+		p = p[n:]
 	}
 }
 
-// readInto reads once. The read deadline is the tunnel's clock.
-func (t *tunnel) readInto(p []byte) error {
-	n, err := t.conn.Read(p)
-	if n > 0 {
-		if err := t.receive(p[:n]); err != nil {
-			return err
-		}
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return t.tick(time.Now())
-	}
-	return err
-}
-
-// receive gives bytes to the core and acts on what they mean.
-func (t *tunnel) receive(p []byte) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	defer func() {
-		t.endIfDrained()
-		t.kick()
-	}()
+// take gives plaintext to the core and acts on what it means.
+func (t *tunnel) take(p []byte) error {
 	for len(p) > 0 {
 		n, ev, err := t.core.Receive(p)
 		p = p[n:]
@@ -245,17 +95,142 @@ func (t *tunnel) receive(p []byte) error {
 	return nil
 }
 
-// stageOf tells a broken tunnel's stage: with TLS 1.3 a client hears only after its handshake that it was refused.
-func stageOf(err error) Stage {
-	if isAlert(err) {
-		return StageTLS
+// deliverAll writes what this turn brought for the applications.
+func (t *tunnel) deliverAll() {
+	for i, s := range t.touched {
+		t.touched[i] = nil
+		s.writePieces()
 	}
-	return StageHTTP2
+	t.touched = t.touched[:0]
 }
 
-// isAlert tells that the peer ended the connection by a TLS alert, as it does when it doesn't like our certificate.
-func isAlert(err error) bool {
-	var alert tls.AlertError
-	var op *net.OpError
-	return errors.As(err, &alert) || (errors.As(err, &op) && op.Op == "remote error")
+// broken ends what comes from the peer.
+func (t *tunnel) broken(err error) {
+	t.deaf = true
+	t.partial = nil
+	t.die(err)
+}
+
+// send sends what waits: first what the socket didn't take before, then control frames, then data, stream by stream.
+func (t *tunnel) send() {
+	if !t.mute && t.sendUnsent() {
+		b := batch{writer: t.writer, space: t.loop.Buffer()}
+		t.fill(&b)
+		t.held, t.unsent = b.space, b.space[:b.sealed]
+		if t.sendUnsent() && b.full() {
+			t.flush() // there is more, for the next turn
+		}
+	}
+	t.finish()
+}
+
+// fill builds a batch: control frames first, then data, stream by stream.
+func (t *tunnel) fill(b *batch) {
+	if t.reader.UpdateRequested() || t.writer.NeedsUpdate() {
+		if err := b.rekey(); err != nil {
+			t.unwritable(err)
+			return
+		}
+	}
+	b.control(t.core)
+	for !b.full() {
+		id, n := t.core.Next()
+		if n == 0 {
+			break
+		}
+		if s := t.streams[id]; s == nil || !s.readInto(b, n) {
+			t.core.Unready(id)
+		}
+	}
+	b.control(t.core)
+	b.seal()
+	if t.err != nil && !t.said && !t.core.HasOutput() && !b.full() {
+		t.said = true
+		b.end(alertOf(t.err))
+	}
+}
+
+// sendUnsent writes what is sealed, and tells whether all of it is gone.
+func (t *tunnel) sendUnsent() bool {
+	for len(t.unsent) > 0 {
+		n, err := loop.Write(t.fd, t.unsent)
+		if err == unix.EAGAIN {
+			t.keepUnsent()
+			return false
+		}
+		if err != nil {
+			t.unwritable(err)
+			return false
+		}
+		t.unsent = t.unsent[n:]
+	}
+	t.dropUnsent()
+	return true
+}
+
+// keepUnsent waits with what the socket didn't take. A little is moved, so that a stalled tunnel doesn't hold a whole buffer.
+func (t *tunnel) keepUnsent() {
+	if t.held != nil && len(t.unsent) <= keepCopy {
+		unsent := append([]byte(nil), t.unsent...)
+		t.dropUnsent()
+		t.unsent = unsent
+	}
+}
+
+func (t *tunnel) dropUnsent() {
+	if t.held != nil {
+		t.loop.Return(t.held)
+	}
+	t.held, t.unsent = nil, nil
+}
+
+// unwritable notes that nothing more can be sent. What the peer sent before it broke the connection may tell why, so receive
+// ends the tunnel, or the clock if nothing comes.
+func (t *tunnel) unwritable(err error) {
+	t.mute = true
+	t.dropUnsent()
+	if t.err == nil && !t.deaf {
+		t.writeErr = fmt.Errorf("write to the tunnel: %w", err)
+		t.loop.After(&t.clock, closeTimeout)
+		t.loop.Input(&t.in)
+	}
+}
+
+// finish closes a dead tunnel's socket in two steps. Closing it at once could throw away what the peer has not received: so our
+// direction ends first, and the rest when the peer's has, or at the deadline.
+func (t *tunnel) finish() {
+	if t.err == nil {
+		t.endIfDrained()
+		return
+	}
+	if t.said && !t.mute && len(t.unsent) == 0 {
+		t.mute = true
+		_ = unix.Shutdown(t.fd, unix.SHUT_WR) // fails only on a dead connection
+	}
+	if t.mute && t.deaf {
+		t.close()
+	}
+}
+
+// close lets go of the socket. Streams whose peers had ended may go on for a while without it.
+func (t *tunnel) close() {
+	if !t.closed {
+		t.closed, t.mute, t.deaf = true, true, true
+		t.dropUnsent()
+		t.loop.Stop(&t.clock)
+		t.loop.Release(t.fd)
+	}
+	if len(t.streams) == 0 && !t.gone {
+		t.gone = true
+		t.ended(t)
+	}
+}
+
+// alertOf is how the end of the connection is told.
+func alertOf(err error) record.Alert {
+	var local *record.AlertError
+	if errors.As(err, &local) {
+		return local.Alert
+	}
+	return record.CloseNotify
 }

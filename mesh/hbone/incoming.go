@@ -1,84 +1,95 @@
 package hbone
 
 import (
-	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
-// Incoming is a CONNECT that waits for its answer.
+// answerTimeout bounds how long a CONNECT may wait for its answer, in case whoever decides forgets it.
+const answerTimeout = 30 * time.Second
+
+var errAnswered = errors.New("request was answered already")
+
+// Incoming is a CONNECT that waits for its answer. Its methods are for the loop of its server.
 type Incoming struct {
 	Request       Request
 	Peer          identity.Workload // proven by the client's certificate
 	Local, Remote netip.AddrPort    // of the tunnel's TCP connection
 
 	stream   *Stream
-	ctx      context.Context
+	gone     func()
+	timer    loop.Timer
 	answered bool
 }
 
-// Context ends when the stream or its tunnel dies.
-func (in *Incoming) Context() context.Context { return in.ctx }
+// Loop is where the stream lives: an application's socket that it is to be joined with is watched there.
+func (in *Incoming) Loop() *loop.Loop { return in.stream.t.loop }
+
+// OnGone says what to do when nobody waits for the answer any more: the peer gave up or broke a rule, or its tunnel ended.
+// It isn't called after Accept or Refuse.
+func (in *Incoming) OnGone(f func()) {
+	if in.gone = f; in.stream.err != nil && !in.answered {
+		in.lost()
+	}
+}
+
+// lost is the stream's end before the answer.
+func (in *Incoming) lost() {
+	in.answered = true
+	in.stream.t.loop.Stop(&in.timer)
+	if in.gone != nil {
+		in.gone()
+	}
+}
 
 // Accept answers 200 with our workload's baggage. It fails when the stream died meanwhile.
 func (in *Incoming) Accept(b Baggage) (*Stream, error) {
 	if in.answered {
-		return nil, errors.New("request was answered already")
+		return nil, errAnswered
 	}
-	in.answered = true
-	return in.stream, in.stream.respond(200, b)
+	in.answer()
+	s := in.stream
+	if err := s.respond(200, b); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Refuse answers with the status and ends the stream. After an answer it does nothing.
 func (in *Incoming) Refuse(status int) {
-	if !in.answered {
-		in.answered = true
-		_ = in.stream.respond(status, Baggage{}) // fails only when the peer has gone
+	if in.answered {
+		return
 	}
+	in.answer()
+	s := in.stream
+	if s.respond(status, Baggage{}) == nil {
+		s.t.core.Reset(s.id, h2.NoError) // should the client still send; on an ended stream this does nothing
+	}
+	s.backlog.clear()
+	s.t.forget(s)
 }
 
-func (s *Server) handle(stream *Stream, req Request, local, remote netip.AddrPort) {
-	in := &Incoming{Request: req, Peer: stream.t.peer, Local: local, Remote: remote, stream: stream}
-	in.ctx = stream.context()
-	s.cfg.Handle(in)
-	in.Refuse(503) // fails closed when Handle forgot to answer
+func (in *Incoming) answer() {
+	in.answered = true
+	in.stream.incoming = nil
+	in.stream.t.loop.Stop(&in.timer)
 }
 
 // respond answers a request; any status but 200 ends the stream.
 func (s *Stream) respond(status int, b Baggage) error {
 	t := s.t
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	err := s.err
-	if err == nil {
-		err = t.core.Headers(s.id, responseFields(status, b), status != 200)
-	}
+	err := t.core.Headers(s.id, responseFields(status, b), status != 200)
 	if err != nil {
 		t.core.Reset(s.id, h2.InternalError)
 		s.fail(err)
-	}
-	s.answered = true
-	t.flushNow()
-	if err != nil || status != 200 {
-		t.core.Consumed(s.id, s.in.size())
-		s.in.clear()
-		s.cancel()
 		t.forget(s)
 	}
+	s.answered = true
+	t.flush()
 	return err
-}
-
-// context makes the context of an Incoming.
-func (s *Stream) context() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	s.t.mu.Lock()
-	defer s.t.mu.Unlock()
-	if s.err != nil {
-		cancel()
-	}
-	s.cancel = cancel
-	return ctx
 }

@@ -4,24 +4,23 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
 const (
-	maxStreams     = 100 // Envoy's limit, which no tunnel exceeds
-	connectTimeout = 10 * time.Second
-	maxAttempts    = 4  // tunnels that a request tries when each says that it did not process it
-	maxRounds      = 20 // dials that a request waits for when others are faster to take the room that they make
+	maxStreams  = 100 // Envoy's limit, which no tunnel exceeds
+	maxAttempts = 4   // tunnels that a request tries when each says that it did not process it
+	maxRounds   = 20  // dials that a request waits for when others are faster to take the room that they make
 )
 
 // Target names the tunnel that a connection needs.
@@ -31,27 +30,29 @@ type Target struct {
 	Addr     netip.AddrPort      // what to dial
 }
 
-// PoolConfig makes a Pool. Dial and TLS are required.
+// PoolConfig makes a Pool. Loop, Dial and TLS are required.
 type PoolConfig struct {
-	// Dial opens the TCP connection of a tunnel.
-	Dial func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error)
-	// TLS gives the configuration that proves source and accepts expected only. It is asked once per tunnel.
+	Loop *loop.Loop
+	// Dial begins the TCP connection of a tunnel and calls done on the loop, once: with a connected, non-blocking socket, or
+	// with an error.
+	Dial func(addr netip.AddrPort, done func(fd int, err error))
+	// TLS gives the configuration that proves source and accepts expected only. It is asked once per tunnel, in a goroutine.
 	TLS func(ctx context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error)
 
+	Limits      h2.Config     // windows and frame size; zero fields mean the defaults
 	MaxStreams  int           // streams per tunnel before another is opened; 0 means 100, the most; the peer's own limit is kept as well
 	IdleTimeout time.Duration // how long a tunnel without streams is kept; 0 means 5 minutes
 }
 
 // Pool opens tunnels and shares them among the streams that may share them: same source, same expected peers, same address.
+// A pool and all that comes of it belongs to one loop, on whose thread its methods are called.
 type Pool struct {
 	cfg    PoolConfig
 	ctx    context.Context // of dials
 	cancel context.CancelFunc
-	wait   sync.WaitGroup // dials; guarded by mu against closed
-
-	mu     sync.Mutex
-	closed bool
 	shared map[key]*share
+	single map[*tunnel]struct{} // tunnels that carry one stream only
+	closed bool
 }
 
 // key is what streams of one tunnel have in common.
@@ -75,17 +76,10 @@ func (t Target) key() key {
 
 // share is the tunnels of one key, and the dials for more.
 type share struct {
+	target  Target
 	tunnels []*tunnel
 	dials   []*dial
 	room    int // streams that a tunnel takes, as far as is known
-}
-
-// dial is one attempt to open a tunnel. All who wait for it share its outcome.
-type dial struct {
-	waiters int
-	done    chan struct{}
-	tunnel  *tunnel // valid after done
-	err     error   // valid after done
 }
 
 // NewPool makes an empty pool.
@@ -101,167 +95,224 @@ func NewPool(cfg PoolConfig) *Pool {
 	return p
 }
 
-// Connect opens a stream to req.Authority through a tunnel to target. A nil error means that the peer answered 200. It fails
-// with *DialError, *StatusError, the context's error, or what broke the tunnel.
-func (p *Pool) Connect(ctx context.Context, target Target, req Request) (*Stream, error) {
+// Attempt is a Connect that isn't done yet.
+type Attempt struct {
+	pool   *Pool
+	key    key
+	target Target
+	fields []hpack.HeaderField
+	tries  int
+	rounds int
+	dial   *dial   // waited for
+	stream *Stream // whose answer is waited for
+	done   func(*Stream, error)
+}
+
+// Connect opens a stream to req.Authority through a tunnel to target, and calls done when the peer has answered 200, or with a
+// *DialError, a *StatusError, or what broke the tunnel. It is called once, after Connect has returned, unless Cancel comes
+// first. There is no deadline but those of dialling: the caller's timer calls Cancel.
+func (p *Pool) Connect(target Target, req Request, done func(*Stream, error)) *Attempt {
+	a := &Attempt{pool: p, key: target.key(), target: target, fields: req.fields(), done: done}
 	if req.Authority.isZero() {
-		return nil, errors.New("connect without a destination")
+		a.failSoon(errors.New("connect without a destination"))
+	} else {
+		a.try()
 	}
-	k, fields := target.key(), req.fields()
-	var err error
-	for range maxAttempts {
-		var s *Stream
-		if s, err = p.open(ctx, k, target, fields); err != nil {
-			return nil, err
-		}
-		if err = s.await(ctx); err == nil {
-			return s, nil
-		}
-		if !errors.Is(err, errUnprocessed) {
-			return nil, s.t.explain(err, target.Addr)
-		}
-	}
-	return nil, err
+	return a
 }
 
-// open opens a stream on a tunnel that has room, and waits for one if there is none.
-func (p *Pool) open(ctx context.Context, k key, target Target, fields []hpack.HeaderField) (*Stream, error) {
-	for range maxRounds {
-		s, d, err := p.checkout(k, target, fields)
-		if s != nil || err != nil {
-			return s, err
-		}
-		select {
-		case <-d.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if d.err != nil {
-			return nil, d.err
-		}
-		if err := d.tunnel.fate(); err != nil { // another dial would likely end the same way
-			return nil, d.tunnel.explain(err, target.Addr)
-		}
+// Cancel gives the attempt up; done isn't called any more.
+func (a *Attempt) Cancel() {
+	a.done = nil
+	if d := a.dial; d != nil {
+		a.dial = nil
+		d.waiters = slices.DeleteFunc(d.waiters, func(other *Attempt) bool { return other == a })
 	}
-	return nil, &DialError{Stage: StageHTTP2, Addr: target.Addr, Err: h2.ErrMaxStreams}
+	if s := a.stream; s != nil {
+		a.stream, s.waiting = nil, nil
+		s.t.forget(s)
+		s.abort(errClosed, h2.Cancel)
+	}
 }
 
-// checkout opens a stream on a tunnel that has room, or else gives a dial to wait for. One dial serves as many waiters as its
-// tunnel will have streams.
-func (p *Pool) checkout(k key, target Target, fields []hpack.HeaderField) (*Stream, *dial, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// try opens a stream on a tunnel that has room, or else waits for one. One dial serves as many waiters as its tunnel will have
+// streams.
+func (a *Attempt) try() {
+	p := a.pool
 	if p.closed {
-		return nil, nil, errClosed
+		a.failSoon(errClosed)
+		return
 	}
-	sh := p.shared[k]
+	sh := p.shared[a.key]
 	if sh == nil {
-		sh = &share{room: p.cfg.MaxStreams}
-		p.shared[k] = sh
+		sh = &share{target: a.target, room: p.cfg.MaxStreams}
+		sh.target.Expected = slices.Clone(a.target.Expected)
+		p.shared[a.key] = sh
 	}
 	for _, t := range sh.tunnels {
-		s, err := t.open(fields)
-		if err == nil {
-			return s, nil, nil
-		}
+		s, err := t.open(a.fields)
 		switch {
+		case err == nil:
+			a.stream, s.waiting = s, a
+			return
 		case errors.Is(err, h2.ErrHeaderLimit):
-			return nil, nil, err
+			a.failSoon(err)
+			return
 		case errors.Is(err, h2.ErrMaxStreams):
 			sh.room = t.room()
 		}
 	}
-	for _, d := range sh.dials {
-		if d.waiters < sh.room {
-			d.waiters++
-			return nil, d, nil
-		}
-	}
-	d := &dial{waiters: 1, done: make(chan struct{})}
-	sh.dials = append(sh.dials, d)
-	target.Expected = slices.Clone(target.Expected)
-	p.wait.Go(func() { p.run(d, k, target) })
-	return nil, d, nil
-}
-
-// run makes a dial and tells its waiters.
-func (p *Pool) run(d *dial, k key, target Target) {
-	cfg, err := p.dial(target)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer close(d.done)
-	sh := p.shared[k]
-	sh.dials = slices.DeleteFunc(sh.dials, func(other *dial) bool { return other == d })
-	if err == nil && p.closed {
-		_ = cfg.socket.Conn.Close()
-		err = errClosed
-	}
-	if d.err = err; err != nil {
-		p.tidy(k, sh)
+	if a.rounds++; a.rounds > maxRounds {
+		a.failSoon(&DialError{Stage: StageHTTP2, Addr: a.target.Addr, Err: h2.ErrMaxStreams})
 		return
 	}
-	cfg.max, cfg.idle = p.cfg.MaxStreams, p.cfg.IdleTimeout
-	cfg.ended = func(t *tunnel) { p.ended(k, t) }
-	d.tunnel = newTunnel(cfg)
-	sh.tunnels = append(sh.tunnels, d.tunnel)
+	a.wait(sh)
 }
 
-// dial opens the connection and makes the handshake.
-func (p *Pool) dial(target Target) (tunnelConfig, error) {
-	failed := func(stage Stage, err error) (tunnelConfig, error) {
-		return tunnelConfig{}, &DialError{Stage: stage, Addr: target.Addr, Err: err}
+// wait joins the dial that has room, or begins one.
+func (a *Attempt) wait(sh *share) {
+	for _, d := range sh.dials {
+		if len(d.waiters) < sh.room {
+			a.dial = d
+			d.waiters = append(d.waiters, a)
+			return
+		}
 	}
-	ctx, cancel := context.WithTimeout(p.ctx, connectTimeout)
-	defer cancel()
-	config, err := p.cfg.TLS(ctx, target.Source, target.Expected)
+	d := &dial{pool: a.pool, key: a.key, share: sh, waiters: []*Attempt{a}}
+	a.dial = d
+	sh.dials = append(sh.dials, d)
+	d.start()
+}
+
+// dialled takes the outcome of the dial that was waited for.
+func (a *Attempt) dialled(err error) {
+	a.dial = nil
 	if err != nil {
-		return failed(StageIdentity, err)
+		a.finish(nil, err)
+		return
 	}
-	conn, err := p.cfg.Dial(ctx, target.Addr)
-	if err != nil {
-		return failed(StageConnect, err)
+	a.try()
+}
+
+// finish takes the answer, or why there is none; it tries another tunnel if the peer did not process the request.
+func (a *Attempt) finish(s *Stream, err error) {
+	tunnel := a.stream
+	a.stream = nil
+	if errors.Is(err, errUnprocessed) {
+		if a.tries++; a.tries < maxAttempts {
+			a.try()
+			return
+		}
+	} else if err != nil && tunnel != nil {
+		err = tunnel.t.explain(err)
 	}
-	ctx, cancel = context.WithTimeout(p.ctx, handshakeTimeout)
-	defer cancel()
-	socket := &packed{Conn: conn}
-	secured := tls.Client(socket, config)
-	if _, err := shake(ctx, secured); err != nil {
-		_ = conn.Close()
-		return failed(StageTLS, err)
+	if done := a.done; done != nil {
+		a.done = nil
+		done(s, err)
 	}
-	return tunnelConfig{socket: socket, conn: secured}, nil
+}
+
+// failSoon fails the attempt when Connect has returned.
+func (a *Attempt) failSoon(err error) {
+	_ = a.pool.cfg.Loop.Post(func() { a.finish(nil, err) })
 }
 
 // ended takes a dead tunnel off.
-func (p *Pool) ended(k key, t *tunnel) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	sh := p.shared[k]
+func (p *Pool) ended(k key, sh *share, t *tunnel) {
 	sh.tunnels = slices.DeleteFunc(sh.tunnels, func(other *tunnel) bool { return other == t })
 	p.tidy(k, sh)
 }
 
 func (p *Pool) tidy(k key, sh *share) {
-	if len(sh.tunnels) == 0 && len(sh.dials) == 0 {
+	if len(sh.tunnels) == 0 && len(sh.dials) == 0 && p.shared[k] == sh {
 		delete(p.shared, k)
 	}
 }
 
-// Close opens no more streams, cuts every tunnel and waits for the pool's goroutines. It must not be called by a function that was given to Join.
-func (p *Pool) Close() {
-	tunnels := p.stop()
-	p.cancel()
-	cutAll(tunnels, &p.wait)
+// Retain opens no more streams on tunnels whose target isn't wanted any more; they end with their last stream.
+func (p *Pool) Retain(wanted func(Target) bool) {
+	for _, sh := range p.shared {
+		if wanted(sh.target) {
+			continue
+		}
+		for _, t := range slices.Clone(sh.tunnels) {
+			t.shutdown()
+		}
+	}
 }
 
-// stop opens no more tunnels and returns those that live.
-func (p *Pool) stop() []*tunnel {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	var tunnels []*tunnel
+// Cut ends the tunnels whose peer's certificates are found wanting, with the error that check returns.
+func (p *Pool) Cut(check Check) {
 	for _, sh := range p.shared {
-		tunnels = append(tunnels, sh.tunnels...)
+		for _, t := range slices.Clone(sh.tunnels) {
+			t.recheck(check)
+		}
 	}
-	return tunnels
+}
+
+// Close opens no more streams and cuts every tunnel.
+func (p *Pool) Close() {
+	p.closed = true
+	p.cancel()
+	for _, sh := range p.shared {
+		for _, t := range slices.Clone(sh.tunnels) {
+			t.cut(errClosed)
+		}
+	}
+}
+
+// dial is one attempt to open a tunnel. All who wait for it share its outcome.
+type dial struct {
+	pool    *Pool
+	key     key
+	share   *share
+	waiters []*Attempt
+}
+
+func (d *dial) start() {
+	d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
+		if err != nil {
+			d.end(nil, StageConnect, err)
+			return
+		}
+		d.shake(fd)
+	})
+}
+
+// shake makes the TLS handshake.
+func (d *dial) shake(fd int) {
+	p, target := d.pool, d.share.target
+	h := &handshake{
+		loop: p.cfg.Loop, fd: fd, parent: p.ctx,
+		config: func(ctx context.Context) (*tls.Config, error) { return p.cfg.TLS(ctx, target.Source, target.Expected) },
+	}
+	h.done = func(out shaken) {
+		if out.err != nil {
+			d.end(nil, out.stage, out.err)
+			return
+		}
+		t := newTunnel(tunnelConfig{
+			loop: p.cfg.Loop, role: h2.Client, limits: p.cfg.Limits, max: p.cfg.MaxStreams, idle: p.cfg.IdleTimeout, remote: target.Addr,
+			ended: func(t *tunnel) { p.ended(d.key, d.share, t) },
+		}, fd, out)
+		d.end(t, 0, nil)
+	}
+	h.start()
+}
+
+// end tells all who wait.
+func (d *dial) end(t *tunnel, stage Stage, err error) {
+	d.share.dials = slices.DeleteFunc(d.share.dials, func(other *dial) bool { return other == d })
+	if t != nil {
+		d.share.tunnels = append(d.share.tunnels, t)
+		if d.pool.closed {
+			t.cut(errClosed)
+		}
+	} else {
+		err = &DialError{Stage: stage, Addr: d.share.target.Addr, Err: err}
+	}
+	for _, a := range d.waiters {
+		a.dialled(err)
+	}
+	d.pool.tidy(d.key, d.share)
 }

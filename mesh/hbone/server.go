@@ -4,28 +4,32 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"net"
 	"net/netip"
-	"sync"
 
-	"github.com/tulle-mesh/tulle/mesh/identity"
-	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/record"
 )
 
 // maxHandshakes bounds the handshakes that a server has under way; each may cost 10 seconds of memory and a signature.
 const maxHandshakes = 4096
 
-// ServerConfig makes a Server. TLS and Handle are required.
+var errTooMany = errors.New("too many handshakes are under way")
+
+// ServerConfig makes a Server. Loop, TLS and Handle are required.
 type ServerConfig struct {
-	// TLS gives the configuration for an arriving tunnel; it must require and verify the client's certificate.
+	Loop *loop.Loop
+	// TLS gives the configuration for an arriving tunnel, in a goroutine; it must require and verify the client's certificate.
 	TLS func(ctx context.Context) (*tls.Config, error)
-	// Handle decides one CONNECT, in a goroutine of its own, and must end it with Accept or Refuse.
+	// Handle decides one CONNECT, on the loop. It must end it with Accept or Refuse, at once or later.
 	Handle func(*Incoming)
-	// Failed hears of handshakes, requests and tunnels that failed. Of a tunnel that makes many it hears a part. It may be nil.
+	// Failed hears of handshakes, requests and tunnels that failed, on the loop. It may be nil.
 	Failed func(Failure)
 
-	MaxStreams int // concurrent streams per tunnel; 0 means 200
+	Limits     h2.Config // windows and frame size; zero fields mean the defaults
+	MaxStreams int       // concurrent streams per tunnel; 0 means 200
 }
 
 // Failure is a tunnel that didn't come about or broke, or a request on it that was none, by the peer's fault or the network's.
@@ -35,17 +39,16 @@ type Failure struct {
 	Err           error
 }
 
-// Server accepts tunnels on connections that somebody else accepted.
+// Server accepts tunnels on connections that somebody else accepted. A server and all that comes of it belongs to one loop, on
+// whose thread its methods are called.
 type Server struct {
-	cfg    ServerConfig
-	ctx    context.Context // of handshakes
-	cancel context.CancelFunc
-	wait   sync.WaitGroup // handshakes and watchers of tunnels' ends; guarded by mu against closed
-
-	mu         sync.Mutex
+	cfg        ServerConfig
+	ctx        context.Context // of handshakes
+	cancel     context.CancelFunc
 	closed     bool // no more connections
-	handshakes int
+	handshakes map[*handshake]struct{}
 	tunnels    map[*tunnel]struct{}
+	idle       func() // called when there are none any more
 }
 
 // NewServer makes a server without connections.
@@ -53,141 +56,104 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.MaxStreams == 0 {
 		cfg.MaxStreams = 200
 	}
-	s := &Server{cfg: cfg, tunnels: make(map[*tunnel]struct{})}
+	s := &Server{cfg: cfg, handshakes: make(map[*handshake]struct{}), tunnels: make(map[*tunnel]struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
-// Serve takes the connection over and returns at once.
-func (s *Server) Serve(conn *net.TCPConn) {
-	s.mu.Lock()
-	closed, full := s.closed, s.handshakes >= maxHandshakes
-	if !closed && !full {
-		s.handshakes++
-		s.wait.Go(func() { s.handshake(conn) })
-	}
-	s.mu.Unlock()
-	if !closed && !full {
+// Serve takes over an accepted, non-blocking socket.
+func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
+	if s.closed || len(s.handshakes) >= maxHandshakes {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		_ = unix.Close(fd)
+		if !s.closed {
+			s.failed(Failure{remote, local, StageTLS, errTooMany})
+		}
 		return
 	}
-	local, remote := addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())
-	_ = conn.SetLinger(0)
-	_ = conn.Close()
-	if !closed {
-		s.failed(Failure{remote, local, StageTLS, errors.New("too many handshakes are under way")})
+	h := &handshake{loop: s.cfg.Loop, fd: fd, role: record.Server, parent: s.ctx, config: s.cfg.TLS}
+	h.done = func(out shaken) {
+		delete(s.handshakes, h)
+		if out.err != nil {
+			s.failed(Failure{remote, local, out.stage, out.err})
+		} else {
+			s.welcome(fd, local, remote, out)
+		}
+		s.tellIdle()
 	}
+	s.handshakes[h] = struct{}{}
+	h.start()
 }
 
-// handshake makes a tunnel of a connection.
-func (s *Server) handshake(conn *net.TCPConn) {
-	local, remote := addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())
-	socket := &packed{Conn: conn}
-	secured, peer, stage, err := s.secure(socket)
-	if err != nil {
-		_ = conn.Close()
-		if s.ctx.Err() == nil {
-			s.failed(Failure{remote, local, stage, err})
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.handshakes--
-	if err != nil || s.closed {
-		_ = conn.Close()
-		return
-	}
+// welcome makes a tunnel of a connection whose handshake is done.
+func (s *Server) welcome(fd int, local, remote netip.AddrPort, out shaken) {
 	t := newTunnel(tunnelConfig{
-		socket: socket, conn: secured, peer: peer, max: s.cfg.MaxStreams,
-		accept: func(stream *Stream, req Request) { s.handle(stream, req, local, remote) },
+		loop: s.cfg.Loop, role: h2.Server, limits: s.cfg.Limits, max: s.cfg.MaxStreams, local: local, remote: remote,
+		accept: s.accept,
 		fault:  func(err error) { s.failed(Failure{remote, local, stageOf(err), err}) },
 		ended:  s.ended,
-	})
+	}, fd, out)
 	s.tunnels[t] = struct{}{}
+	if s.closed {
+		t.shutdown()
+	}
 }
 
-// secure makes the TLS handshake within its deadline. stage is what was tried last.
-func (s *Server) secure(socket *packed) (_ net.Conn, peer identity.Workload, stage Stage, err error) {
-	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
-	defer cancel()
-	config, err := s.cfg.TLS(ctx)
-	if err != nil {
-		return nil, identity.Workload{}, StageIdentity, fmt.Errorf("own certificate: %w", err)
-	}
-	conn := tls.Server(socket, config)
-	peer, err = shake(ctx, conn)
-	return conn, peer, StageTLS, err
-}
-
-// shake makes the handshake and checks what HBONE asks of it.
-func shake(ctx context.Context, conn *tls.Conn) (identity.Workload, error) {
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return identity.Workload{}, fmt.Errorf("TLS handshake: %w", err)
-	}
-	state := conn.ConnectionState()
-	switch {
-	case state.Version != tls.VersionTLS13:
-		return identity.Workload{}, errors.New("TLS handshake: the peer does not speak TLS 1.3")
-	case state.NegotiatedProtocol != "h2":
-		return identity.Workload{}, errors.New("TLS handshake: the peer does not offer h2")
-	}
-	return mtls.PeerIdentity(state)
+// accept has a CONNECT decided.
+func (s *Server) accept(stream *Stream, req Request) {
+	t := stream.t
+	in := &Incoming{Request: req, Peer: t.peer, Local: t.local, Remote: t.remote, stream: stream}
+	stream.incoming = in
+	in.timer.Run = func() { in.Refuse(503) }
+	t.loop.After(&in.timer, answerTimeout)
+	s.cfg.Handle(in)
 }
 
 func (s *Server) failed(f Failure) {
-	if s.cfg.Failed != nil {
+	if s.cfg.Failed != nil && s.ctx.Err() == nil {
 		s.cfg.Failed(f)
 	}
 }
 
 // ended takes a tunnel off.
 func (s *Server) ended(t *tunnel) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.tunnels, t)
+	s.tellIdle()
 }
 
-// Shutdown tells every peer to open no more streams, refuses new connections, waits for the running streams until ctx ends, and
-// closes.
-func (s *Server) Shutdown(ctx context.Context) {
-	tunnels := s.stop()
-	for _, t := range tunnels {
+func (s *Server) tellIdle() {
+	if s.idle != nil && len(s.tunnels) == 0 && len(s.handshakes) == 0 {
+		idle := s.idle
+		s.idle = nil
+		idle()
+	}
+}
+
+// Shutdown takes no new connections, tells every peer to open no more streams, lets the running streams end, and calls idle when
+// there is no tunnel left. Handshakes that are under way go on, and are then told the same.
+func (s *Server) Shutdown(idle func()) {
+	s.closed, s.idle = true, idle
+	for t := range s.tunnels {
 		t.shutdown()
 	}
-	for _, t := range tunnels {
-		select {
-		case <-t.gone:
-		case <-ctx.Done():
-		}
-	}
-	s.Close()
+	s.tellIdle()
 }
 
-// Close cuts every tunnel and waits for the server's goroutines. It must not be called by Handle, Failed or a
-// function that was given to Join.
-func (s *Server) Close() {
-	tunnels := s.stop()
-	s.cancel()
-	cutAll(tunnels, &s.wait)
-}
-
-// stop takes no more connections and returns the tunnels.
-func (s *Server) stop() []*tunnel {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	tunnels := make([]*tunnel, 0, len(s.tunnels))
+// Cut ends the tunnels whose peer's certificates are found wanting, with the error that check returns.
+func (s *Server) Cut(check Check) {
 	for t := range s.tunnels {
-		tunnels = append(tunnels, t)
+		t.recheck(check)
 	}
-	return tunnels
 }
 
-// addrPort returns a TCP address with IPv4 as such.
-func addrPort(addr net.Addr) netip.AddrPort {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
+// Close takes no new connections and cuts every tunnel.
+func (s *Server) Close() {
+	s.closed = true
+	s.cancel()
+	for h := range s.handshakes {
+		h.fail(StageTLS, errClosed)
 	}
-	a := tcp.AddrPort()
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	for t := range s.tunnels {
+		t.cut(errClosed)
+	}
 }

@@ -1,58 +1,65 @@
 package hbone
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/relay"
 )
 
-// Stream is one tunnelled connection. Exactly one of Join, Conn and Reset must be called in the end.
-type Stream struct {
-	t       *tunnel
-	id      uint32
-	changed sync.Cond     // on t.mu: any of the fields below changed
-	answer  chan struct{} // client: closed when the answer, or an error instead of it, is there
-	cancel  context.CancelFunc
+const noSocket = -1
 
-	// Guarded by t.mu.
+// Stream is one tunnelled connection. Exactly one of Join and Reset must be called in the end. All methods are for the
+// tunnel's loop.
+type Stream struct {
+	t  *tunnel
+	id uint32
+
+	// The CONNECT.
+	waiting   *attempt  // client: who waits for the answer
+	incoming  *Incoming // server: until it is answered
 	answered  bool
-	status    int
-	in        backlog
-	remoteEnd bool   // the peer sends no more; what it sent may be in the backlog
-	out       []byte // what the writer lends until it is sent
-	localEnd  bool   // we send no more
-	err       error  // the stream is dead
-	sendErr   error  // the peer ended its direction properly, then refused ours
-	joined    *joined
+	Baggage   Baggage // client: how the peer describes its workload, with the answer
+	remoteEnd bool    // the peer sends no more; what it sent may wait
+	localEnd  bool    // we send no more
+	err       error   // the stream is dead
+	sendErr   error   // the peer ended its direction properly, then refused ours
+
+	// The application, from Join on.
+	app      int // its socket
+	readable bool
+	ending   bool // the application's end shows without an event when all is read
+	shut     bool // the application got its FIN
+	session  *relay.Session
+	done     func(relay.Result)
+
+	// What came for the application.
+	touched bool         // pieces are to be written at the end of receive
+	pieces  []unix.Iovec // of this turn, in the loop's buffer
+	backlog backlog      // copies of what its socket didn't take
 }
 
-// Reset aborts the stream; the peer's application sees a reset.
-func (s *Stream) Reset() { s.abort(errors.New("stream reset"), h2.ConnectError) }
-
-// newStream registers a stream. It is called with mu held.
+// newStream registers a stream.
 func (t *tunnel) newStream(id uint32) *Stream {
-	s := &Stream{t: t, id: id, answer: make(chan struct{})}
-	s.changed.L = &t.mu
+	s := &Stream{t: t, id: id, app: noSocket}
 	t.streams[id] = s
 	t.idleSince = time.Time{}
 	return s
 }
 
-// open sends a CONNECT. It fails with h2.ErrMaxStreams when the tunnel is full and with h2.ErrGoAway when it takes no more.
+// open sends a CONNECT. It fails with h2.ErrMaxStreams when the tunnel is full, with h2.ErrGoAway when it takes no more, and with
+// h2.ErrHeaderLimit.
 func (t *tunnel) open(fields []hpack.HeaderField) (*Stream, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	switch {
-	case t.err != nil || t.draining:
+	case t.err != nil || t.writeErr != nil || t.draining:
 		return nil, h2.ErrGoAway
 	case len(t.streams) >= t.max:
 		return nil, h2.ErrMaxStreams
@@ -61,35 +68,8 @@ func (t *tunnel) open(fields []hpack.HeaderField) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := t.newStream(id)
-	t.kick()
-	return s, nil
-}
-
-// await waits for the answer to a CONNECT.
-func (s *Stream) await(ctx context.Context) error {
-	select {
-	case <-s.answer:
-	case <-ctx.Done():
-		s.abort(ctx.Err(), h2.Cancel)
-		return ctx.Err()
-	}
-	s.t.mu.Lock()
-	defer s.t.mu.Unlock()
-	if s.err != nil && !s.answered {
-		return s.err
-	}
-	if s.status != 200 {
-		if s.remoteEnd {
-			s.t.core.Finish(s.id)
-		}
-		s.t.core.Reset(s.id, h2.Cancel) // nobody reads what came with the refusal
-		s.in.clear()
-		s.t.forget(s)
-		s.t.kick()
-		return &StatusError{Status: s.status}
-	}
-	return nil
+	t.flush()
+	return t.newStream(id), nil
 }
 
 // response takes the answer to a CONNECT.
@@ -98,31 +78,206 @@ func (s *Stream) response(ev h2.Event) {
 	if status < 200 {
 		return // an interim answer
 	}
-	s.status, s.answered, s.remoteEnd = status, true, ev.EndStream
-	close(s.answer)
+	s.answered, s.remoteEnd = true, ev.EndStream
+	waiting := s.waiting
+	s.waiting = nil
+	if status == 200 {
+		for _, f := range ev.Fields {
+			if f.Name == "baggage" {
+				s.Baggage = parseBaggage(f.Value)
+			}
+		}
+		waiting.finish(s, nil)
+		return
+	}
+	if s.remoteEnd {
+		s.t.core.Finish(s.id)
+	}
+	s.t.core.Reset(s.id, h2.Cancel) // nobody reads what came with the refusal
+	s.t.forget(s)
+	waiting.finish(nil, &StatusError{Status: status})
 }
 
-// deliver takes data from the peer.
+// deliver takes data from the peer; it is written at the end of receive.
 func (s *Stream) deliver(p []byte, end bool) {
-	if len(p) > 0 && s.joined != nil {
-		p = s.joined.deliver(p)
-	}
 	if s.err != nil {
 		return
 	}
-	s.in.push(p)
 	s.remoteEnd = s.remoteEnd || end
-	if s.joined != nil {
-		s.joined.pour()
+	switch {
+	case len(p) == 0:
+	case s.app == noSocket || !s.backlog.empty():
+		s.backlog.push(p)
+	default:
+		s.pieces = append(s.pieces, vector(p))
 	}
-	s.changed.Broadcast()
+	if !s.touched {
+		s.touched = true
+		s.t.touched = append(s.t.touched, s)
+	}
+}
+
+// writePieces writes what came in this turn, and keeps a copy of what the application's socket doesn't take.
+func (s *Stream) writePieces() {
+	s.touched = false
+	left := s.pieces
+	for len(left) > 0 && s.err == nil {
+		n, err := loop.WriteVector(s.app, left[:min(len(left), loop.MaxVectors)])
+		if err == unix.EAGAIN {
+			break
+		}
+		if err != nil {
+			s.appFailed(fmt.Errorf("write to the application: %w", err))
+			break
+		}
+		s.consumed(n)
+		left = skip(left, n)
+	}
+	if s.err == nil {
+		for _, v := range left {
+			s.backlog.push(bytesOf(v))
+		}
+	}
+	clear(s.pieces)
+	s.pieces = s.pieces[:0]
+	if cap(s.pieces) > keepPieces {
+		s.pieces = nil
+	}
+	s.endReceived()
+}
+
+// keepPieces is how many places for pieces a stream keeps for its next turn.
+const keepPieces = 8
+
+// pour writes the backlog.
+func (s *Stream) pour() {
+	for s.err == nil && !s.backlog.empty() {
+		var vectors [16]unix.Iovec
+		n, err := loop.WriteVector(s.app, s.backlog.vectors(vectors[:0]))
+		if err == unix.EAGAIN {
+			break
+		}
+		if err != nil {
+			s.appFailed(fmt.Errorf("write to the application: %w", err))
+			return
+		}
+		s.backlog.skip(n)
+		s.consumed(n)
+	}
+	s.endReceived()
+}
+
+// consumed counts what the application got, and lets the peer send as much more.
+func (s *Stream) consumed(n int) {
+	s.session.AddReceived(n)
+	s.t.core.Consumed(s.id, n)
+	s.t.flush()
+}
+
+// endReceived passes the peer's end on when all before it is written.
+func (s *Stream) endReceived() {
+	if s.remoteEnd && !s.shut && s.app != noSocket && s.backlog.empty() && s.err == nil {
+		s.shut = true
+		_ = unix.Shutdown(s.app, unix.SHUT_WR) // that the application has gone shows when it is read
+		s.endIfOver()
+	}
+}
+
+// Join relays between the application's connected, non-blocking socket and the stream, and takes both over. Sent counts bytes
+// from the application to the stream, Received those from the stream to it. It calls done exactly once, on the loop, after Join
+// has returned.
+func (s *Stream) Join(app int, done func(relay.Result)) *relay.Session {
+	s.app, s.done = app, done
+	s.session = relay.NewSession(func(reason error) {
+		_ = s.t.loop.Post(func() { s.abort(reason, h2.ConnectError) }) // fails only when the loop and all on it has ended
+	})
+	err := s.err
+	if err == nil {
+		err = s.t.loop.Watch(app, s)
+	}
+	if err != nil || s.remoteEnd {
+		_ = s.t.loop.Post(func() { s.begin(err) })
+	} else {
+		s.pour()
+	}
+	return s.session
+}
+
+// begin is the part of Join that may end it.
+func (s *Stream) begin(err error) {
+	if err != nil && s.err == nil {
+		s.abort(err, h2.InternalError)
+	} else if err != nil {
+		s.end()
+	}
+	s.pour()
+}
+
+// Ready implements loop.Handler for the application's socket.
+func (s *Stream) Ready(events loop.Events) {
+	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
+		s.readable = true
+		s.ending = s.ending || events.Has(loop.PeerEnd|loop.Broken)
+		if s.sendable() {
+			s.t.core.Ready(s.id)
+			s.t.flush()
+		}
+	}
+	if events.Has(loop.Writable|loop.Broken) && !s.backlog.empty() {
+		s.pour()
+	}
+}
+
+func (s *Stream) sendable() bool {
+	return s.err == nil && s.sendErr == nil && !s.localEnd && s.app != noSocket
+}
+
+// readInto moves what the application has sent into a batch, at most budget bytes. It tells whether there was something.
+func (s *Stream) readInto(b *batch, budget int) bool {
+	if !s.readable || !s.sendable() {
+		return false
+	}
+	n, all, err := b.receive(s.app, s.t.core, s.id, budget)
+	switch {
+	case err == unix.EAGAIN:
+		s.readable = false
+		return false
+	case err != nil:
+		s.appFailed(fmt.Errorf("read from the application: %w", err))
+		return false
+	case n == 0:
+		s.localEnd = true
+		s.t.core.Finish(s.id)
+		s.endIfOver()
+		return false
+	}
+	s.session.AddSent(n)
+	if s.readable = all || s.ending; s.readable {
+		s.t.core.Ready(s.id)
+	}
+	return true
+}
+
+// appFailed resets the stream because of the application.
+func (s *Stream) appFailed(err error) { s.abort(err, h2.ConnectError) }
+
+// Reset aborts the stream; the peer's application sees a reset.
+func (s *Stream) Reset() { s.abort(errors.New("stream reset"), h2.ConnectError) }
+
+// abort resets the stream towards the peer, with err for our side.
+func (s *Stream) abort(err error, code h2.Code) {
+	if s.err == nil {
+		s.t.core.Reset(s.id, code)
+		s.t.flush()
+		s.fail(err)
+	}
 }
 
 // peerReset takes an RST_STREAM.
 func (s *Stream) peerReset(ev h2.Event) {
 	if ev.EndStream && s.answered && (ev.Code == h2.NoError || ev.Code == h2.Cancel) {
 		s.sendErr = errReset(ev.Code)
-		s.wake()
+		s.endIfOver()
 		return
 	}
 	s.t.core.Reset(s.id, h2.Cancel) // nobody reads what came before
@@ -136,17 +291,22 @@ func (s *Stream) peerReset(ev h2.Event) {
 	}
 }
 
-// fail makes err the stream's end, unless it has one. It is called with mu held.
+// fail makes err the stream's end, unless it has one.
 func (s *Stream) fail(err error) {
 	if s.err != nil {
 		return
 	}
 	s.err = err
-	s.in.clear()
-	s.wake()
-	if s.t.accept == nil && !s.answered {
-		close(s.answer)
+	s.backlog.clear()
+	if waiting := s.waiting; waiting != nil {
+		s.waiting = nil
 		s.t.forget(s)
+		waiting.finish(nil, err)
+	} else if s.incoming != nil {
+		s.t.forget(s)
+		s.incoming.lost()
+	} else if s.app != noSocket {
+		s.end()
 	}
 }
 
@@ -158,95 +318,50 @@ func (s *Stream) orphan(err error) {
 	}
 	if !s.localEnd && s.sendErr == nil {
 		s.sendErr = err
-		s.wake()
+		s.endIfOver()
 	}
 }
 
-// wake stops whoever waits for the stream or for its application.
-func (s *Stream) wake() {
-	s.changed.Broadcast()
-	if s.cancel != nil && s.err != nil {
-		s.cancel()
-	}
-	if s.joined != nil {
-		s.joined.interrupt()
+// endIfOver ends a stream whose both directions have.
+func (s *Stream) endIfOver() {
+	if s.shut && (s.localEnd || s.sendErr != nil) {
+		s.end()
 	}
 }
 
-// abort resets the stream towards the peer, with err for our side.
-func (s *Stream) abort(err error, code h2.Code) {
-	s.t.mu.Lock()
-	defer s.t.mu.Unlock()
-	if s.err == nil {
-		s.t.core.Reset(s.id, code)
-		s.fail(err)
-		s.t.kick()
+// end closes the application's socket and tells how it went. The application of an aborted stream sees a reset.
+func (s *Stream) end() {
+	if s.app == noSocket {
+		return
 	}
-	if s.joined == nil {
-		s.t.forget(s)
+	err := s.err
+	if err != nil {
+		_ = unix.SetsockoptLinger(s.app, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	} else {
+		err = s.sendErr // the peer reads no more: what the application still sends is answered with a reset by its kernel
 	}
+	s.t.loop.Release(s.app)
+	s.app = noSocket
+	s.readable = false
+	s.t.core.Unready(s.id)
+	s.t.forget(s)
+	sent, received := s.session.Counts()
+	s.done(relay.Result{Sent: sent, Received: received, Err: err})
 }
 
-// write sends p and returns how much of it is on its way: all, or an error says why not. stop, which may be nil, ends the wait
-// when it gives an error; it is called with the tunnel's mu held.
-func (s *Stream) write(p []byte, stop func() error) (n int, err error) {
-	t := s.t
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	check := func() error {
-		if err := s.sendable(); err != nil || stop == nil {
-			return err
-		}
-		return stop()
-	}
-	if err := check(); err != nil {
-		return 0, err
-	}
-	s.out = p
-	t.core.Ready(s.id)
-	t.flushNow()
-	for len(s.out) > 0 && err == nil {
-		if err = check(); err == nil {
-			s.changed.Wait()
-		}
-	}
-	n = len(p) - len(s.out)
-	s.out = nil
-	return n, err
+// errReset is what the application on the other side did, or what was done to it.
+func errReset(code h2.Code) error {
+	return fmt.Errorf("peer reset the stream with %s: %w", code, syscall.ECONNRESET)
 }
 
-func (s *Stream) sendable() error {
-	switch {
-	case s.err != nil:
-		return s.err
-	case s.sendErr != nil:
-		return s.sendErr
-	case s.localEnd:
-		return syscall.EPIPE
+// skip takes the first n bytes off the pieces.
+func skip(v []unix.Iovec, n int) []unix.Iovec {
+	for len(v) > 0 && n >= int(v[0].Len) {
+		n -= int(v[0].Len)
+		v = v[1:]
 	}
-	return nil
-}
-
-// finish ends our direction.
-func (s *Stream) finish() error {
-	s.t.mu.Lock()
-	defer s.t.mu.Unlock()
-	if err := s.sendable(); err != nil {
-		return err
+	if n > 0 {
+		v[0] = vector(bytesOf(v[0])[n:])
 	}
-	s.localEnd = true
-	s.t.core.Finish(s.id)
-	s.t.kick()
-	return nil
-}
-
-// end returns how the peer's direction ended, once all of it is read.
-func (s *Stream) end() error {
-	switch {
-	case s.err != nil:
-		return s.err
-	case s.remoteEnd && s.in.empty():
-		return io.EOF
-	}
-	return nil
+	return v
 }

@@ -1,25 +1,24 @@
 package hbone
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/record"
 )
 
 const (
-	handshakeTimeout = 10 * time.Second
-	settingsTimeout  = 10 * time.Second
-	pingInterval     = 10 * time.Second // from the answer to the next
-	pingTimeout      = 20 * time.Second
-	maxFaults        = 16 // bad requests that wait to be reported; of more, as from one who floods, the rest is left out
+	settingsTimeout = 10 * time.Second
+	pingInterval    = 10 * time.Second // from the answer to the next
+	pingTimeout     = 20 * time.Second
+	closeTimeout    = time.Second // for what is still under way when a tunnel ends
 )
 
 var (
@@ -31,97 +30,101 @@ var (
 	errNoStreams   = errors.New("peer allows no streams")
 )
 
-// errReset is what the application on the other side did, or what was done to it.
-func errReset(code h2.Code) error {
-	return fmt.Errorf("peer reset the stream with %s: %w", code, syscall.ECONNRESET)
+// tunnelConfig is what a tunnel is made of. All functions are called on the loop.
+type tunnelConfig struct {
+	loop   *loop.Loop
+	role   h2.Role
+	limits h2.Config               // the windows and frame size that we announce
+	max    int                     // streams at once that we open, or allow
+	idle   time.Duration           // client: how long to live without streams; 0 means for ever
+	accept func(*Stream, Request)  // server: decides a CONNECT
+	fault  func(error)             // server: hears of requests that are none, and of what broke the tunnel; it may be nil
+	ended  func(*tunnel)           // hears of the end, when nothing of the tunnel is left
+	remote netip.AddrPort          // of the connection
+	local  netip.AddrPort          // of the connection
 }
 
-// tunnel is one connection with its streams. Its fields are guarded by mu but for those before it, which never change.
+// tunnel is one connection with its streams. Apart from its socket it is a plain value between two records: the keys with
+// their counters, the HTTP/2 state, what came of the next record, what waits to be sent.
 type tunnel struct {
 	tunnelConfig
-	gone chan struct{} // closed when the last goroutine has ended
+	fd    int
+	peer  identity.Workload // proven by its certificate
+	chain []*x509.Certificate
 
-	mu       sync.Mutex
-	core     *h2.Conn
+	reader *record.Reader
+	writer *record.Writer
+	core   *h2.Conn
+
 	streams  map[uint32]*Stream
-	handlers int  // of accept that run
-	running  int  // goroutines
-	left     bool // gone is closed
-	cutOff   bool // by the owner, who waits for no more than what runs
-	flushing bool
-	draining bool  // ends when the last stream does
-	ending   bool  // the socket is closed once everything is sent
-	closed   bool  // the socket is closed
-	err      error // why the tunnel is dead, nil while it lives
-	farewell error // what the peer's GOAWAY said, if it was unfriendly
-	writeErr error // why nothing can be sent, while it isn't the end yet
+	touched  []*Stream // that got data in this turn
+	draining bool      // ends when the last stream does
+	err      error     // why the tunnel is dead, nil while it lives
+	farewell error     // what the peer's GOAWAY said, if it was unfriendly
 
-	faults    []error // bad requests that wait to be reported
-	reporting bool    // by a goroutine
+	// How bytes move; driver.go.
+	in, out  loop.Task
+	partial  []byte // the beginning of a record
+	unsent   []byte // sealed bytes that the socket didn't take
+	held     []byte // the loop's buffer that unsent is part of, or nil
+	said     bool   // the last record is made: an alert
+	deaf     bool   // the peer sends no more, or nothing that we would read
+	mute     bool   // we send no more
+	closed   bool   // the socket is closed
+	gone     bool   // ended was called
+	writeErr error  // why nothing can be sent, while it isn't the end yet
 
+	clock     loop.Timer
 	born      time.Time
 	idleSince time.Time // zero while there are streams
 	pinged    bool      // a PING is unanswered
 	pingTime  time.Time // when it was sent, or when the next is due
 }
 
-// tunnelConfig is what a tunnel is made of. The functions are called without the tunnel's mu.
-type tunnelConfig struct {
-	socket *packed
-	conn   net.Conn               // TLS over socket
-	peer   identity.Workload      // server: the client's
-	max    int                    // streams at once that we open, or allow
-	idle   time.Duration          // client: how long to live without streams
-	accept func(*Stream, Request) // server: decides a CONNECT, in a goroutine of its own
-	fault  func(error)            // server: hears of requests that are none, and of what broke the tunnel
-	ended  func(*tunnel)          // hears of the end, when every goroutine has ended
-}
-
-// newTunnel starts a tunnel on a connection whose handshake is done.
-func newTunnel(cfg tunnelConfig) *tunnel {
-	now := time.Now()
-	core := h2.Config{Role: h2.Client}
-	if cfg.accept != nil {
-		core = h2.Config{Role: h2.Server, MaxStreams: uint32(cfg.max)}
+// newTunnel makes a tunnel of a connection whose handshake is done.
+func newTunnel(cfg tunnelConfig, fd int, with shaken) *tunnel {
+	now := cfg.loop.Now()
+	limits := cfg.limits
+	limits.Role = cfg.role
+	if cfg.role == h2.Server {
+		limits.MaxStreams = uint32(cfg.max)
 	}
 	t := &tunnel{
-		tunnelConfig: cfg, gone: make(chan struct{}), core: h2.New(core), streams: make(map[uint32]*Stream),
+		tunnelConfig: cfg, fd: fd, peer: with.peer, chain: with.keys.State.PeerCertificates, reader: with.keys.Reader, writer: with.keys.Writer,
+		core: h2.New(limits), streams: make(map[uint32]*Stream), partial: with.early,
 		born: now, idleSince: now, pingTime: now.Add(pingInterval),
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.in.Run, t.out.Run, t.clock.Run = t.receive, t.send, t.tick
+	if err := t.loop.Watch(fd, t); err != nil {
+		t.broken(err)
+	}
 	t.schedule()
-	t.spawn(t.read)
-	t.kick()
+	t.loop.Input(&t.in)
+	t.flush()
 	return t
 }
 
-// spawn runs f in a goroutine that the tunnel's owner waits for. The last one ends the tunnel, unless there are streams that
-// somebody may join yet. It is called with mu held.
-func (t *tunnel) spawn(f func()) {
-	t.running++
-	go func() {
-		f()
-		t.mu.Lock()
-		t.running--
-		last := t.running == 0 && t.err != nil && (len(t.streams) == 0 || t.cutOff) && !t.left
-		t.left = t.left || last
-		t.mu.Unlock()
-		if last {
-			t.ended(t)
-			close(t.gone)
-		}
-	}()
+// Check tells why a connection with a peer of these certificates, the leaf first, must not go on, or nil.
+type Check func(chain []*x509.Certificate) error
+
+func (t *tunnel) recheck(check Check) {
+	if err := check(t.chain); err != nil {
+		t.cut(err)
+	}
 }
 
-// die makes err the end of the tunnel and of the streams that need it yet; those whose peer has ended may still be read. It is
-// called with mu held.
+// flush sends what waits, at the end of the turn.
+func (t *tunnel) flush() { t.loop.Output(&t.out) }
+
+// die makes err the end of the tunnel and of the streams that need it yet; those whose peer has ended may still be read.
 func (t *tunnel) die(err error) {
 	if t.err != nil {
 		return
 	}
-	if t.farewell != nil && (t.writeErr != nil || errors.Is(err, io.EOF)) {
+	if t.farewell != nil && (t.mute || errors.Is(err, io.EOF)) {
 		err = t.farewell
+	} else if t.writeErr != nil && stageOf(err) != StageTLS {
+		err = t.writeErr
 	}
 	t.err = err
 	code := h2.NoError
@@ -132,82 +135,58 @@ func (t *tunnel) die(err error) {
 	for _, s := range t.streams {
 		s.orphan(fmt.Errorf("tunnel ended: %w", err))
 	}
-	t.ending = true
-	_ = t.socket.SetDeadline(time.Now().Add(closeTimeout))
-	t.kick()
+	if t.fault != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errClosed) {
+		t.fault(err)
+	}
+	t.loop.After(&t.clock, closeTimeout)
+	t.flush()
 }
 
 // shutdown lets the running streams end and takes no new ones.
 func (t *tunnel) shutdown() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.err == nil && !t.draining {
 		t.draining = true
 		t.core.Shutdown()
-		t.kick()
+		t.flush()
 		t.endIfDrained()
 	}
 }
 
 // cut ends the tunnel and all its streams at once.
 func (t *tunnel) cut(err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.die(err)
 	for _, s := range t.streams {
 		s.fail(err)
 	}
-	t.cutOff = true
-	t.endIfOver()
 }
 
-// endIfOver has a dead tunnel end when no goroutine is there whose end would do it. It is called with mu held.
-func (t *tunnel) endIfOver() {
-	if t.err != nil && t.running == 0 && !t.left {
-		t.spawn(func() {})
-	}
-}
-
-// cutAll ends an owner's tunnels and waits for their goroutines and the owner's.
-func cutAll(tunnels []*tunnel, wait *sync.WaitGroup) {
-	for _, t := range tunnels {
-		t.cut(errClosed)
-	}
-	wait.Wait()
-	for _, t := range tunnels {
-		<-t.gone
-	}
-}
-
-// endIfDrained ends a tunnel that has nothing more to do. A server that announced its end waits for the round trip that lets no
-// stream get lost.
+// endIfDrained ends a tunnel without streams that takes no new ones. A server first lets the peer's requests arrive that were
+// under way when it said so.
 func (t *tunnel) endIfDrained() {
-	if t.err == nil && t.draining && len(t.streams) == 0 && t.core.GoneAway() {
+	if t.draining && len(t.streams) == 0 && t.err == nil && (t.role == h2.Client || t.core.GoneAway()) {
 		t.die(errClosed)
 	}
 }
 
-// handle acts on an event. It is called with mu held, which it may let go of while it writes to an application.
+// handle acts on what the peer did.
 func (t *tunnel) handle(ev h2.Event) {
 	s := t.streams[ev.Stream]
 	switch ev.Kind {
 	case h2.EventHeaders:
 		switch {
-		case s == nil && t.accept != nil:
+		case t.role == h2.Server && s == nil:
 			t.acceptStream(ev)
-		case s != nil && !s.answered && t.accept == nil:
+		case s == nil:
+		case t.role == h2.Client && !s.answered:
 			s.response(ev)
-		default: // RFC 9113 section 8.5: a connected stream carries data only
-			t.core.Refuse(ev.Stream, nil, h2.ProtocolError)
-			if s != nil {
-				s.fail(errors.New("peer sent headers on a connected stream"))
-			}
+		default: // trailers
+			s.deliver(nil, ev.EndStream)
 		}
 	case h2.EventData:
 		if s != nil {
 			s.deliver(ev.Data, ev.EndStream)
 		} else {
-			t.core.Reset(ev.Stream, h2.Cancel)
+			t.core.Consumed(ev.Stream, len(ev.Data))
 		}
 	case h2.EventReset:
 		if s != nil {
@@ -216,9 +195,9 @@ func (t *tunnel) handle(ev h2.Event) {
 	case h2.EventGoAway:
 		t.leave(ev.Stream, ev.Code)
 	case h2.EventPong:
-		if t.pinged && ev.Ping == uint64(t.pingTime.UnixNano()) {
+		if t.pinged && ev.Ping == uint64(t.pingTime.UnixNano())&^(1<<63) {
 			t.pinged = false
-			t.pingTime = time.Now().Add(pingInterval)
+			t.pingTime = t.loop.Now().Add(pingInterval)
 			t.schedule()
 		}
 	case h2.EventSettings:
@@ -230,7 +209,7 @@ func (t *tunnel) handle(ev h2.Event) {
 // endIfBarred ends a tunnel whose peer allows no streams, rather than keep one that may never be of use. If there are connections,
 // they go on.
 func (t *tunnel) endIfBarred() {
-	if t.accept != nil || t.draining || t.core.Limit() > 0 {
+	if t.role == h2.Server || t.draining || t.core.Limit() > 0 {
 		return
 	}
 	for _, s := range t.streams {
@@ -248,7 +227,7 @@ func (t *tunnel) leave(last uint32, code h2.Code) {
 	if code != h2.NoError {
 		t.farewell = fmt.Errorf("peer ended the tunnel with %s", code)
 	}
-	if t.accept != nil {
+	if t.role == h2.Server {
 		return // we open no streams
 	}
 	t.draining = true
@@ -256,7 +235,6 @@ func (t *tunnel) leave(last uint32, code h2.Code) {
 	for id, s := range t.streams {
 		if id > last {
 			s.fail(errUnprocessed)
-			t.forget(s)
 		}
 	}
 }
@@ -264,54 +242,19 @@ func (t *tunnel) leave(last uint32, code h2.Code) {
 // acceptStream takes a new request.
 func (t *tunnel) acceptStream(ev h2.Event) {
 	req, err := parseRequest(ev.Fields)
-	switch {
-	case err != nil:
+	if err != nil {
 		t.core.Refuse(ev.Stream, responseFields(400, Baggage{}), h2.ProtocolError)
-		t.report(err)
-		return
-	case t.handlers >= 2*t.max: // handlers of streams that were reset still run
-		t.core.Refuse(ev.Stream, nil, h2.RefusedStream)
+		if t.fault != nil {
+			t.fault(err)
+		}
 		return
 	}
 	s := t.newStream(ev.Stream)
 	s.remoteEnd = ev.EndStream
-	t.handlers++
-	t.spawn(func() {
-		t.accept(s, req)
-		t.mu.Lock()
-		t.handlers--
-		t.mu.Unlock()
-	})
+	t.accept(s, req)
 }
 
-// report tells of a bad request, by one goroutine for all of them. It is called with mu held.
-func (t *tunnel) report(err error) {
-	if len(t.faults) == maxFaults {
-		return
-	}
-	t.faults = append(t.faults, err)
-	if !t.reporting {
-		t.reporting = true
-		t.spawn(t.reportAll)
-	}
-}
-
-func (t *tunnel) reportAll() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for len(t.faults) > 0 {
-		faults := t.faults
-		t.faults = nil
-		t.mu.Unlock()
-		for _, err := range faults {
-			t.fault(err)
-		}
-		t.mu.Lock()
-	}
-	t.reporting = false
-}
-
-// forget takes a stream off the tunnel. It is called with mu held.
+// forget takes a stream off the tunnel.
 func (t *tunnel) forget(s *Stream) {
 	if t.streams[s.id] != s {
 		return
@@ -320,15 +263,14 @@ func (t *tunnel) forget(s *Stream) {
 	if len(t.streams) > 0 {
 		return
 	}
-	t.endIfOver()
 	if t.idle > 0 {
-		t.idleSince = time.Now()
+		t.idleSince = t.loop.Now()
 		t.schedule()
 	}
-	t.endIfDrained()
+	t.flush() // a drained or dead tunnel ends there
 }
 
-// schedule sets the read deadline to what is due next.
+// schedule sets the clock to what is due next.
 func (t *tunnel) schedule() {
 	if t.err != nil || t.writeErr != nil {
 		return
@@ -348,56 +290,52 @@ func (t *tunnel) schedule() {
 	if t.idle > 0 && !t.idleSince.IsZero() {
 		earlier(t.idleSince.Add(t.idle))
 	}
-	_ = t.socket.SetReadDeadline(next)
+	t.loop.Set(&t.clock, next)
 }
 
-// tick does what is due. An error is the tunnel's end.
-func (t *tunnel) tick(now time.Time) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// tick does what is due.
+func (t *tunnel) tick() {
+	now := t.loop.Now()
 	due := func(at time.Time) bool { return !now.Before(at) }
 	switch {
 	case t.err != nil:
-		return t.err
+		t.close()
+		return
 	case t.writeErr != nil:
-		return t.writeErr
+		t.broken(t.writeErr)
+		t.close()
+		return
 	case !t.core.Settled() && due(t.born.Add(settingsTimeout)):
-		return errSettings
+		t.die(errSettings)
 	case t.pinged && due(t.pingTime.Add(pingTimeout)):
-		return errPing
+		t.die(errPing)
 	case t.idle > 0 && !t.idleSince.IsZero() && due(t.idleSince.Add(t.idle)):
-		return errIdle
+		t.die(errIdle)
 	case !t.pinged && due(t.pingTime):
 		t.pinged, t.pingTime = true, now
 		t.core.Tick()
 		t.core.Ping(uint64(now.UnixNano()))
-		t.kick()
+		t.flush()
 	}
 	t.schedule()
-	return nil
-}
-
-// fate returns why the tunnel ended, or nil while it lives.
-func (t *tunnel) fate() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.err
 }
 
 // room returns how many streams the tunnel takes in all.
-func (t *tunnel) room() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return min(t.max, t.core.Limit())
-}
+func (t *tunnel) room() int { return min(t.max, t.core.Limit()) }
 
 // explain makes a DialError of what broke a tunnel before it was of any use. With TLS 1.3 a client learns only then that its
 // certificate was refused.
-func (t *tunnel) explain(err error, addr netip.AddrPort) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (t *tunnel) explain(err error) error {
 	if t.err == nil || !errors.Is(err, t.err) || (t.core.Settled() && !errors.Is(t.err, errNoStreams)) {
 		return err
 	}
-	return &DialError{Stage: stageOf(t.err), Addr: addr, Err: t.err}
+	return &DialError{Stage: stageOf(t.err), Addr: t.remote, Err: t.err}
+}
+
+// stageOf tells a broken tunnel's stage: with TLS 1.3 a client hears only after its handshake that it was refused.
+func stageOf(err error) Stage {
+	if errors.As(err, new(record.RemoteAlert)) {
+		return StageTLS
+	}
+	return StageHTTP2
 }

@@ -1,12 +1,14 @@
-// Package relay moves bytes both ways between two TCP connections, and keeps half closes and resets what they were.
+// Package relay moves bytes both ways between two TCP connections on an event loop, and keeps half closes and resets what they
+// were.
 package relay
 
 import (
-	"io"
-	"net"
-	"sync"
+	"fmt"
 	"sync/atomic"
-	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
 // Result is how a relayed connection ended.
@@ -26,102 +28,87 @@ type Session struct {
 // NewSession makes the handle of a relay that somebody else drives, such as a tunnel's stream; cut must end it.
 func NewSession(cut func(reason error)) *Session { return &Session{cut: cut} }
 
-// Cut ends the relay at once with a reset to both sides; reason becomes Result.Err. On an ended relay it does nothing.
+// Cut ends the relay soon, with a reset to both sides; reason becomes Result.Err. On an ended relay it does nothing.
 func (s *Session) Cut(reason error) { s.cut(reason) }
 
 // Counts returns the bytes that went each way so far.
 func (s *Session) Counts() (sent, received uint64) { return s.sent.Load(), s.received.Load() }
 
-// AddSent counts n more bytes from a to b. It is for the relay's driver.
-func (s *Session) AddSent(n int) { s.sent.Add(uint64(n)) }
+// AddSent counts n more bytes from a to b. It is for the relay's driver, on its one thread.
+func (s *Session) AddSent(n int) { s.sent.Store(s.sent.Load() + uint64(n)) }
 
-// AddReceived counts n more bytes from b to a. It is for the relay's driver.
-func (s *Session) AddReceived(n int) { s.received.Add(uint64(n)) }
-
-// past is a deadline that is over, to wake whoever waits for a socket.
-var past = time.Unix(1, 0)
+// AddReceived counts n more bytes from b to a. It is for the relay's driver, on its one thread.
+func (s *Session) AddReceived(n int) { s.received.Store(s.received.Load() + uint64(n)) }
 
 // pair is a running Join.
 type pair struct {
-	a, b    *net.TCPConn
+	loop    *loop.Loop
 	session *Session
-
-	mu    sync.Mutex
-	err   error // the first thing that went wrong
-	ended bool  // too late for Cut
+	done    func(Result)
+	there   direction // a to b
+	back    direction // b to a
+	ended   bool
 }
 
-// Join takes both connections over, relays between them and returns at once. It calls done exactly once, from a goroutine
-// of its own, when both directions have ended and both connections are closed. What one side did is done to the other: FIN
-// to FIN, reset to reset.
-func Join(a, b *net.TCPConn, done func(Result)) *Session {
-	p := &pair{a: a, b: b}
-	_ = a.SetDeadline(time.Time{}) // whatever came before is over
-	_ = b.SetDeadline(time.Time{})
-	p.session = NewSession(p.fail)
-	go p.run(done)
+// Join takes over two connected, non-blocking sockets, relays between them on the loop and returns at once. It calls done exactly
+// once, on the loop, after Join has returned, when both directions have ended and both sockets are closed. What one side did is
+// done to the other: FIN to FIN, reset to reset.
+func Join(l *loop.Loop, a, b int, done func(Result)) *Session {
+	p := &pair{loop: l, done: done}
+	p.session = NewSession(func(reason error) {
+		_ = l.Post(func() { p.end(reason) }) // fails only when the loop and all on it has ended
+	})
+	p.there.begin(p, a, b, p.session.AddSent)
+	p.back.begin(p, b, a, p.session.AddReceived)
+	err := l.Watch(a, side{in: &p.there, out: &p.back})
+	if err == nil {
+		err = l.Watch(b, side{in: &p.back, out: &p.there})
+	}
+	if err != nil {
+		_ = l.Post(func() { p.end(err) })
+	}
 	return p.session
 }
 
-// run moves a to b, has another goroutine move b to a, and closes both.
-func (p *pair) run(done func(Result)) {
-	err := p.relay()
-	if err != nil {
-		reset(p.a)
-		reset(p.b)
-	} else {
-		_ = p.a.Close()
-		_ = p.b.Close()
+// side is one of the two sockets: what comes from it, and what goes to it.
+type side struct{ in, out *direction }
+
+// Ready implements loop.Handler.
+func (s side) Ready(events loop.Events) {
+	p := s.in.pair
+	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
+		s.in.readable = true
+		p.loop.Input(&s.in.task)
+	}
+	if events.Has(loop.Writable|loop.Broken) && s.out.blocked {
+		s.out.blocked = false
+		p.loop.Input(&s.out.task)
+	}
+}
+
+// endIfOver ends a pair whose both directions have.
+func (p *pair) endIfOver() {
+	if p.there.over && p.back.over {
+		p.end(nil)
+	}
+}
+
+// end closes both sockets; after an error both applications see a reset.
+func (p *pair) end(err error) {
+	if p.ended {
+		return
+	}
+	p.ended = true
+	for _, d := range []*direction{&p.there, &p.back} {
+		d.over = true
+		d.dropPipe()
+		if err != nil {
+			_ = unix.SetsockoptLinger(d.from, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
+		p.loop.Release(d.from)
 	}
 	sent, received := p.session.Counts()
-	done(Result{Sent: sent, Received: received, Err: err})
+	p.done(Result{Sent: sent, Received: received, Err: err})
 }
 
-func (p *pair) relay() error {
-	a, err := NewSocket(p.a)
-	if err != nil {
-		return err
-	}
-	b, err := NewSocket(p.b)
-	if err != nil {
-		return err
-	}
-	var back sync.WaitGroup
-	back.Go(func() { p.move(b, a, p.session.AddReceived) })
-	p.move(a, b, p.session.AddSent)
-	back.Wait()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ended = true
-	return p.err
-}
-
-// move relays one direction until its end.
-func (p *pair) move(from, to *Socket, count func(int)) {
-	s := newSplicer(from, to)
-	defer s.close()
-	for {
-		n, err := s.next()
-		count(n)
-		switch {
-		case err == io.EOF:
-			// That to has gone shows when it is read.
-			_ = to.CloseWrite()
-			return
-		case err != nil:
-			p.fail(err)
-			return
-		}
-	}
-}
-
-// fail makes err the end, unless there is one already, and wakes both directions.
-func (p *pair) fail(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.err == nil && !p.ended {
-		p.err = err
-		_ = p.a.SetDeadline(past)
-		_ = p.b.SetDeadline(past)
-	}
-}
+func failed(what string, err error) error { return fmt.Errorf("%s: %w", what, err) }

@@ -1,0 +1,232 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/record"
+)
+
+const (
+	handshakeTimeout = 10 * time.Second
+	maxEarly         = 64 << 10 // bytes that are read before the handshake has ended
+	readEarly        = 4 << 10  // bytes per read meanwhile
+)
+
+var errHandshakeTimeout = errors.New("the peer does not finish the handshake in time")
+
+// handshake makes the TLS handshake on a loop's socket; crypto/tls runs beside the loop. It owns the socket until it is done.
+type handshake struct {
+	loop   *loop.Loop
+	fd     int
+	role   record.Role
+	parent context.Context
+	config func(context.Context) (*tls.Config, error) // may wait; called in a goroutine
+	done   func(shaken)
+
+	begun     bool
+	ctx       context.Context
+	cancel    context.CancelFunc
+	tls       *record.Handshake // nil until the configuration is there
+	early     []byte            // received, and not taken by tls
+	unsent    []byte
+	peerEnded bool // the peer sends no more
+	ended     bool
+	input     loop.Task
+	timer     loop.Timer
+}
+
+// shaken is a handshake's outcome. After an error the socket is closed.
+type shaken struct {
+	keys  *record.Result
+	peer  identity.Workload
+	early []byte // what came after the handshake
+	stage Stage  // of the error
+	err   error
+}
+
+// start begins the handshake. A server's begins with the client's first record, so that peers who say nothing cost little.
+func (h *handshake) start() {
+	h.ctx, h.cancel = context.WithTimeout(h.parent, handshakeTimeout)
+	h.input.Run = h.receive
+	h.timer.Run = func() { h.fail(StageTLS, errHandshakeTimeout) }
+	h.loop.After(&h.timer, handshakeTimeout)
+	if h.role == record.Client {
+		h.begin()
+	}
+	if err := h.loop.Watch(h.fd, h); err != nil {
+		_ = h.loop.Post(func() { h.fail(StageTLS, err) })
+	}
+}
+
+// begin asks for the configuration, then lets crypto/tls begin.
+func (h *handshake) begin() {
+	h.begun = true
+	go func() {
+		config, err := h.config(h.ctx)
+		_ = h.loop.Post(func() {
+			switch {
+			case h.ended:
+			case err != nil:
+				h.fail(StageIdentity, err)
+			default:
+				h.tls = record.Start(config, h.role, func() { _ = h.loop.Post(h.step) })
+				h.feed()
+			}
+		})
+	}()
+}
+
+// Ready implements loop.Handler.
+func (h *handshake) Ready(events loop.Events) {
+	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
+		h.loop.Input(&h.input)
+	}
+	if events.Has(loop.Writable) {
+		h.send()
+	}
+}
+
+// receive reads what there is and gives it to crypto/tls.
+func (h *handshake) receive() {
+	err := h.read()
+	if h.ended {
+		return
+	}
+	if !h.begun && wholeRecord(h.early) {
+		h.begin()
+	}
+	h.feed()
+	switch {
+	case err == nil:
+	case h.tls != nil: // what the peer said before may be enough, or tell why
+		h.tls.FeedEnd()
+	case h.begun:
+		h.peerEnded = true
+	default:
+		h.fail(StageTLS, err)
+	}
+}
+
+// read reads until nothing comes, or more than a handshake needs. The error says that nothing more will come.
+func (h *handshake) read() error {
+	for len(h.early) < maxEarly {
+		var space [readEarly]byte
+		n, err := loop.Read(h.fd, space[:])
+		if err == unix.EAGAIN {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("TLS handshake: %w", err)
+		}
+		if n == 0 {
+			return fmt.Errorf("TLS handshake: %w", io.ErrUnexpectedEOF)
+		}
+		h.early = append(h.early, space[:n]...)
+	}
+	return nil
+}
+
+func (h *handshake) feed() {
+	if h.tls == nil {
+		return
+	}
+	h.early = h.early[h.tls.Feed(h.early):]
+	if h.peerEnded && len(h.early) == 0 {
+		h.tls.FeedEnd()
+	}
+}
+
+// wholeRecord tells that p has at least one TLS record, or what is none.
+func wholeRecord(p []byte) bool {
+	return len(p) >= record.HeaderLen && (p[0] != 22 || len(p) >= record.HeaderLen+int(p[3])<<8+int(p[4]))
+}
+
+// step goes on after crypto/tls has.
+func (h *handshake) step() {
+	if h.ended {
+		return
+	}
+	done := h.tls.Done() // before Output is asked for, so that nothing comes after it
+	h.feed()
+	h.unsent = append(h.unsent, h.tls.Output()...)
+	h.send()
+	if !done {
+		return
+	}
+	keys, err := h.tls.Result()
+	if err != nil {
+		h.fail(StageTLS, err)
+		return
+	}
+	if len(h.unsent) > 0 { // a socket that doesn't even take the first kilobytes
+		h.fail(StageTLS, errHandshakeTimeout)
+		return
+	}
+	h.succeed(keys)
+}
+
+func (h *handshake) succeed(keys *record.Result) {
+	peer, err := checkState(keys.State)
+	if err != nil {
+		h.fail(StageTLS, err)
+		return
+	}
+	h.end()
+	h.loop.Forget(h.fd)
+	h.done(shaken{keys: keys, peer: peer, early: append(keys.Rest, h.early...)})
+}
+
+// checkState checks what HBONE asks of a handshake.
+func checkState(state tls.ConnectionState) (identity.Workload, error) {
+	switch {
+	case state.Version != tls.VersionTLS13:
+		return identity.Workload{}, errors.New("TLS handshake: the peer does not speak TLS 1.3")
+	case state.NegotiatedProtocol != "h2":
+		return identity.Workload{}, errors.New("TLS handshake: the peer does not offer h2")
+	}
+	return mtls.PeerIdentity(state)
+}
+
+func (h *handshake) send() {
+	for len(h.unsent) > 0 {
+		n, err := loop.Write(h.fd, h.unsent)
+		if err == unix.EAGAIN {
+			return
+		}
+		if err != nil { // what the peer said before it closed may tell why
+			h.unsent = nil
+			h.loop.Input(&h.input)
+			return
+		}
+		h.unsent = h.unsent[n:]
+	}
+}
+
+// fail ends the handshake and the connection.
+func (h *handshake) fail(stage Stage, err error) {
+	if h.ended {
+		return
+	}
+	h.end()
+	if h.tls != nil {
+		h.tls.Abort(err)
+	}
+	h.loop.Release(h.fd)
+	h.done(shaken{stage: stage, err: err})
+}
+
+func (h *handshake) end() {
+	h.ended = true
+	h.cancel()
+	h.loop.Stop(&h.timer)
+}

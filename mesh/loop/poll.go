@@ -1,0 +1,149 @@
+package loop
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const maxEvents = 512 // per turn
+
+// Events is what a socket is ready for.
+type Events uint32
+
+// The events of a watched socket. They tell of changes: who has been told reads or writes until the kernel says EAGAIN.
+const (
+	Readable Events = unix.EPOLLIN
+	Writable Events = unix.EPOLLOUT
+	PeerEnd  Events = unix.EPOLLRDHUP // the peer sends no more
+	Broken   Events = unix.EPOLLERR | unix.EPOLLHUP
+)
+
+// Has tells that at least one of the events is among e.
+func (e Events) Has(any Events) bool { return e&any != 0 }
+
+// Handler hears what its socket is ready for, on the loop's thread.
+type Handler interface {
+	Ready(Events)
+}
+
+// Watch has h hear of fd from now on: of every change, at first of what it is ready for already. The loop doesn't own the
+// descriptor.
+func (l *Loop) Watch(fd int, h Handler) error {
+	return l.poll.add(fd, h, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET)
+}
+
+// WatchListener has h hear of a listening socket that several loops watch: in each turn in which connections wait there, one
+// of the loops that are free hears of it.
+func (l *Loop) WatchListener(fd int, h Handler) error {
+	return l.poll.add(fd, h, unix.EPOLLIN|unix.EPOLLEXCLUSIVE)
+}
+
+// Forget ends Watch. Call it before the descriptor is closed.
+func (l *Loop) Forget(fd int) { l.poll.remove(fd) }
+
+// Release forgets the descriptor and closes it.
+func (l *Loop) Release(fd int) {
+	l.poll.drop(fd)
+	_ = unix.Close(fd)
+}
+
+// poller is an epoll instance and who is watched by it.
+type poller struct {
+	epoll, eventfd int
+	events         [maxEvents]unix.EpollEvent
+	watched        []watch // by descriptor
+}
+
+// watch is one watched descriptor. An event that was fetched before its descriptor was closed and used again carries an older
+// generation.
+type watch struct {
+	handler    Handler
+	generation int32
+}
+
+func (p *poller) open() error {
+	var err error
+	if p.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("epoll_create1: %w", err)
+	}
+	if p.eventfd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		_ = unix.Close(p.epoll)
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	if err := p.add(p.eventfd, nil, unix.EPOLLIN|unix.EPOLLET); err != nil {
+		p.close()
+		return err
+	}
+	return nil
+}
+
+func (p *poller) close() {
+	_ = unix.Close(p.epoll)
+	_ = unix.Close(p.eventfd)
+}
+
+func (p *poller) add(fd int, h Handler, events uint32) error {
+	for fd >= len(p.watched) {
+		p.watched = append(p.watched, make([]watch, max(256, len(p.watched)))...)
+	}
+	w := &p.watched[fd]
+	w.handler = h
+	w.generation++
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd), Pad: w.generation}); err != nil {
+		w.handler = nil
+		return fmt.Errorf("watch a socket: epoll_ctl: %w", err)
+	}
+	return nil
+}
+
+func (p *poller) remove(fd int) {
+	p.drop(fd)
+	_ = unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, fd, nil) // fails only on one that isn't watched
+}
+
+// drop forgets who watches, for a descriptor that is closed next: that takes it off the epoll instance, unless the process
+// has another descriptor of the same socket.
+func (p *poller) drop(fd int) {
+	if fd < len(p.watched) {
+		p.watched[fd].handler = nil
+		p.watched[fd].generation++
+	}
+}
+
+// wake ends a wait, from any thread.
+func (p *poller) wake() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(p.eventfd, one[:]) // fails only when it is at its highest, which wakes as well
+}
+
+// wait returns the number of events. A negative patience waits for ever.
+func (p *poller) wait(patience time.Duration) int {
+	timeout := -1
+	if patience >= 0 {
+		timeout = int((patience + time.Millisecond - 1) / time.Millisecond)
+	}
+	for {
+		n, err := p.epollWait(timeout)
+		if err == nil {
+			return n
+		}
+		if !errors.Is(err, unix.EINTR) {
+			panic(fmt.Sprintf("event loop: epoll_wait: %v", err)) // the instance is ours and open: a bug
+		}
+	}
+}
+
+func (p *poller) dispatch(n int) {
+	for i := range p.events[:n] {
+		ev := &p.events[i]
+		w := p.watched[ev.Fd]
+		if w.handler != nil && w.generation == ev.Pad {
+			w.handler.Ready(Events(ev.Events))
+		}
+	}
+}
