@@ -41,7 +41,7 @@ func (t *tunnel) receive() {
 	if have+n == len(buffer) {
 		t.loop.Input(&t.in)
 	}
-	rest, fault := t.open(buffer[:have+n])
+	rest, fault := t.openRecords(buffer[:have+n])
 	t.deliverAll()
 	switch {
 	case fault != nil:
@@ -59,8 +59,8 @@ func (t *tunnel) receive() {
 	t.flush()
 }
 
-// open opens the records in p and acts on what is in them. It returns what is left of p, the beginning of a record.
-func (t *tunnel) open(p []byte) (rest []byte, err error) {
+// openRecords opens the records in p and acts on what is in them. It returns what is left of p, the beginning of a record.
+func (t *tunnel) openRecords(p []byte) (rest []byte, err error) {
 	for {
 		n, err := t.reader.Next(p)
 		if n == 0 || err != nil {

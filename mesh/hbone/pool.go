@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2/hpack"
-	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -196,15 +195,15 @@ func (a *Attempt) dialled(err error) {
 
 // finish takes the answer, or why there is none; it tries another tunnel if the peer did not process the request.
 func (a *Attempt) finish(s *Stream, err error) {
-	tunnel := a.stream
+	on := a.stream
 	a.stream = nil
 	if errors.Is(err, errUnprocessed) {
 		if a.tries++; a.tries < maxAttempts {
 			a.try()
 			return
 		}
-	} else if err != nil && tunnel != nil {
-		err = tunnel.t.explain(err)
+	} else if err != nil && on != nil {
+		err = on.t.explain(err)
 	}
 	if done := a.done; done != nil {
 		a.done = nil

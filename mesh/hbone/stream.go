@@ -24,7 +24,7 @@ type Stream struct {
 	id uint32
 
 	// The CONNECT.
-	waiting   *attempt  // client: who waits for the answer
+	waiting   *Attempt  // client: who waits for the answer
 	incoming  *Incoming // server: until it is answered
 	answered  bool
 	Baggage   Baggage // client: how the peer describes its workload, with the answer

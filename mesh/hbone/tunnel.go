@@ -34,14 +34,14 @@ var (
 type tunnelConfig struct {
 	loop   *loop.Loop
 	role   h2.Role
-	limits h2.Config               // the windows and frame size that we announce
-	max    int                     // streams at once that we open, or allow
-	idle   time.Duration           // client: how long to live without streams; 0 means for ever
-	accept func(*Stream, Request)  // server: decides a CONNECT
-	fault  func(error)             // server: hears of requests that are none, and of what broke the tunnel; it may be nil
-	ended  func(*tunnel)           // hears of the end, when nothing of the tunnel is left
-	remote netip.AddrPort          // of the connection
-	local  netip.AddrPort          // of the connection
+	limits h2.Config              // the windows and frame size that we announce
+	max    int                    // streams at once that we open, or allow
+	idle   time.Duration          // client: how long to live without streams; 0 means for ever
+	accept func(*Stream, Request) // server: decides a CONNECT
+	fault  func(error)            // server: hears of requests that are none, and of what broke the tunnel; it may be nil
+	ended  func(*tunnel)          // hears of the end, when nothing of the tunnel is left
+	remote netip.AddrPort         // of the connection
+	local  netip.AddrPort         // of the connection
 }
 
 // tunnel is one connection with its streams. Apart from its socket it is a plain value between two records: the keys with

@@ -1,0 +1,72 @@
+package loop
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Connecting is a socket whose connection is being made.
+type Connecting struct {
+	loop  *Loop
+	fd    int
+	timer Timer
+	done  func(error)
+}
+
+// errConnectTimeout is a timeout also for those who ask errors.As for a net.Error.
+type errConnectTimeout struct{ after time.Duration }
+
+func (e errConnectTimeout) Error() string   { return fmt.Sprintf("connect: no answer within %s", e.after) }
+func (e errConnectTimeout) Timeout() bool   { return true }
+func (e errConnectTimeout) Temporary() bool { return true }
+
+// AwaitConnect calls done when the non-blocking connect that was begun on fd has succeeded, or with the reason why not; never
+// before AwaitConnect has returned. The descriptor isn't watched any more then, and stays the caller's.
+func (l *Loop) AwaitConnect(fd int, timeout time.Duration, done func(error)) *Connecting {
+	c := &Connecting{loop: l, fd: fd, done: done}
+	c.timer.Run = func() { c.end(errConnectTimeout{timeout}) }
+	l.After(&c.timer, timeout)
+	if err := l.Watch(fd, c); err != nil {
+		_ = l.Post(func() { c.end(err) })
+	}
+	return c
+}
+
+// Cancel gives up; done isn't called any more.
+func (c *Connecting) Cancel() {
+	if c.done != nil {
+		c.stop()
+		c.done = nil
+	}
+}
+
+// Ready implements Handler.
+func (c *Connecting) Ready(events Events) {
+	if !events.Has(Writable | Broken) {
+		return
+	}
+	code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = unix.Errno(code)
+	}
+	if err != nil {
+		err = fmt.Errorf("connect: %w", err)
+	}
+	c.end(err)
+}
+
+func (c *Connecting) end(err error) {
+	if c.done != nil {
+		c.stop()
+		done := c.done
+		c.done = nil
+		done(err)
+	}
+}
+
+func (c *Connecting) stop() {
+	c.loop.Stop(&c.timer)
+	c.loop.Forget(c.fd)
+}
