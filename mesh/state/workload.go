@@ -99,6 +99,14 @@ type Gateway struct {
 	Port    uint16         // where it takes HBONE
 }
 
+// String returns "network/address" or "namespace/hostname", which is how the local file writes it.
+func (g *Gateway) String() string {
+	if g.Address.Addr.IsValid() {
+		return g.Address.Network + "/" + g.Address.Addr.String()
+	}
+	return g.Host.String()
+}
+
 // AppTunnel is how traffic is handed to a workload that is itself a proxy.
 type AppTunnel struct {
 	PROXY bool   // each connection begins with a PROXY protocol version 2 header

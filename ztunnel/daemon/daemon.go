@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tulle-mesh/tulle/mesh/admin"
+	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/socket"
@@ -114,7 +115,7 @@ type ztunnel struct {
 
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
-	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), log: log}}
+	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
 	z.metrics.LogAccess(log)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))

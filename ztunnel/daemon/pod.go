@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -36,6 +37,7 @@ type shared struct {
 	store   *state.Store
 	certs   *certs.Manager
 	metrics *telemetry.Metrics
+	open    *balance.Open // connections to workloads
 	log     *slog.Logger
 }
 
@@ -106,7 +108,7 @@ func (p *pod) listen() (*capture.Listeners, error) {
 
 func (p *pod) outbound() *outbound.Handler {
 	return outbound.New(outbound.Config{
-		Self: p.selfOrGuess, Table: p.store.Load, Pool: p.pool, Dial: p.dial, Registry: p.registry, Metrics: p.metrics,
+		Self: p.selfOrGuess, Table: p.store.Load, Pool: p.pool, Dial: p.dial, Registry: p.registry, Metrics: p.metrics, Open: p.open,
 		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},

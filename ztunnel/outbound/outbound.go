@@ -4,14 +4,14 @@
 // The steps of a connection, in order; each is one function:
 //
 //  1. self       the pod as a workload, waited for if need be               Config.Self
-//  2. decide     service, endpoint, protocol, expected identities            route.go, from the table alone
-//  3. complete   the endpoint's address, if it only has a name              route.go, DNS
-//  4. open       metrics and registry: from here on it is seen and counted  Handler.open
-//  5. connect    a stream through a pooled tunnel, or a plain connection    Handler.connect
+//  2. decide     service, waypoint, endpoint, protocol, identities           decide.go, from the table alone: a Route
+//  3. register   from here on the connection can be cut                     Handler.register
+//  4. complete   the endpoint's address, if it only has a name              flow.complete, DNS
+//  5. connect    a stream through a pooled tunnel, or a plain connection    flow.connect
 //  6. relay      bytes both ways; no goroutine of ours is left              flow.join
 //
-// Tunnels are cached by the pool, everything else is decided anew for each connection. A refusal at any step closes the
-// connection with a reset.
+// When 4 or 5 fails, another endpoint is decided for, a few times. Tunnels are cached by the pool, everything else is decided
+// anew for each connection. A refusal at any step closes the connection with a reset.
 package outbound
 
 import (
@@ -22,6 +22,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/state"
@@ -33,6 +34,8 @@ import (
 // connectTimeout bounds everything between the decision and the relay: a peer may wait for its own configuration (5 s)
 // and its application (10 s) before it answers a tunnelled connection.
 const connectTimeout = 30 * time.Second
+
+var errDouble = errors.New("the destination is in another network, which this ztunnel can't reach yet")
 
 // Config is what the connections of one pod need. All fields are required.
 type Config struct {
@@ -46,6 +49,7 @@ type Config struct {
 	Dial     func(context.Context, netip.AddrPort) (*net.TCPConn, error)
 	Registry *capture.Registry
 	Metrics  *telemetry.Metrics
+	Open     *balance.Open // of the whole node
 }
 
 // Handler takes the captured connections of one pod.
@@ -60,18 +64,16 @@ func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
 	defer cancel()
 	from, err := h.cfg.Self(ctx)
 	if err != nil {
-		h.refuse(conn, nil, route{Addr: conn.Original.AddrPort}, fmt.Errorf("who the client is: %w", err))
+		h.refuse(conn, nil, Route{}, fmt.Errorf("who the client is: %w", err))
 		return
 	}
-	r, err := decide(h.cfg.Table(), from, conn.Original)
-	if err == nil {
-		r, err = h.complete(ctx, r, conn.Original)
-	}
+	call := &Call{Table: h.cfg.Table(), From: from, Client: conn.Client, To: conn.Original, Open: h.cfg.Open}
+	r, err := call.Decide()
 	if err != nil {
 		h.refuse(conn, from, r, err)
 		return
 	}
-	f, err := h.open(conn, from, r)
+	f, err := h.register(conn, call, r)
 	if err != nil {
 		h.refuse(conn, from, r, err)
 		return
@@ -80,7 +82,7 @@ func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
 }
 
 // refuse turns a connection away that was not tried.
-func (h *Handler) refuse(conn capture.Conn, from *state.Workload, r route, err error) {
+func (h *Handler) refuse(conn capture.Conn, from *state.Workload, r Route, err error) {
 	conn.Refuse()
 	if !r.Addr.IsValid() {
 		r.Addr = conn.Original.AddrPort
@@ -92,16 +94,16 @@ func (h *Handler) refuse(conn capture.Conn, from *state.Workload, r route, err e
 type flow struct {
 	handler *Handler
 	conn    capture.Conn
-	from    *state.Workload
-	route   route
+	call    *Call
+	route   Route
 	entry   *capture.Entry
-	metric  *telemetry.Conn
+	metric  *telemetry.Conn // nil until connecting has succeeded or failed for good
 }
 
-// open makes the connection known. It fails when the pod is stopping.
-func (h *Handler) open(conn capture.Conn, from *state.Workload, r route) (*flow, error) {
+// register makes the connection known. It fails when the pod is stopping.
+func (h *Handler) register(conn capture.Conn, call *Call, r Route) (*flow, error) {
 	protocol := "TCP"
-	if r.Tunnel {
+	if r.Kind.Tunnelled() {
 		protocol = "HBONE"
 	}
 	entry, err := h.cfg.Registry.Add(capture.Info{
@@ -114,9 +116,8 @@ func (h *Handler) open(conn capture.Conn, from *state.Workload, r route) (*flow,
 	if err != nil {
 		return nil, err
 	}
-	metric := h.cfg.Metrics.Open(record(conn.Client, from, r))
 	h.cfg.Metrics.Sockets(telemetry.Source).Inc()
-	return &flow{handler: h, conn: conn, from: from, route: r, entry: entry, metric: metric}, nil
+	return &flow{handler: h, conn: conn, call: call, route: r, entry: entry}, nil
 }
 
 // run connects and relays. Until the relay has it, cutting the connection ends the attempt.
@@ -124,7 +125,22 @@ func (f *flow) run(ctx context.Context) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	f.entry.OnCut(cancel)
+	cfg := f.handler.cfg
+	f.route.Count(cfg.Open, 1)
 	stream, upstream, err := f.connect(ctx)
+	for ctx.Err() == nil && elsewhere(err) {
+		f.call.Table = cfg.Table()
+		next, none := f.call.Next(&f.route)
+		if none != nil {
+			break
+		}
+		f.route.Count(cfg.Open, -1)
+		f.route = next
+		f.route.Count(cfg.Open, 1)
+		stream, upstream, err = f.connect(ctx)
+	}
+	f.call.Table, f.call.tried = nil, nil // else an old table lives as long as the connection
+	f.metric = cfg.Metrics.Open(record(f.conn.Client, f.call.From, f.route))
 	if err != nil {
 		f.conn.Refuse()
 		if reason := f.entry.Reason(); reason != nil {
@@ -136,17 +152,49 @@ func (f *flow) run(ctx context.Context) {
 	f.join(stream, upstream)
 }
 
+// elsewhere tells of a failure to connect that another endpoint may not have. Nothing of the client was sent yet.
+func elsewhere(err error) bool {
+	var status *hbone.StatusError
+	if errors.As(err, &status) {
+		return status.Status != 401 // another endpoint has the same policies
+	}
+	var dial *hbone.DialError
+	if errors.As(err, &dial) {
+		return dial.Stage != hbone.StageIdentity // it is our own certificate
+	}
+	return err != nil && !errors.Is(err, errDouble)
+}
+
+// complete resolves the name of an endpoint that has no address.
+func (f *flow) complete(ctx context.Context) error {
+	if f.route.Host == "" {
+		return nil
+	}
+	addrs, err := f.handler.cfg.Resolve(ctx, f.route.Host)
+	if err != nil {
+		return fmt.Errorf("resolve %s, where workload %s is: %w", f.route.Host, f.route.Workload.UID, err)
+	}
+	f.route, err = f.route.Resolved(addrs, f.conn.Original)
+	return err
+}
+
 // connect returns a stream or a plain connection, as the route says.
 func (f *flow) connect(ctx context.Context) (*hbone.Stream, *net.TCPConn, error) {
 	cfg := f.handler.cfg
-	if !f.route.Tunnel {
+	if err := f.complete(ctx); err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case f.route.Kind == Double:
+		return nil, nil, errDouble
+	case !f.route.Kind.Tunnelled():
 		upstream, err := cfg.Dial(ctx, f.route.Addr)
 		return nil, upstream, err
 	}
-	target := hbone.Target{Source: f.from.Identity, Expected: f.route.Expected, Addr: f.route.Addr}
+	target := hbone.Target{Source: f.call.From.Identity, Expected: f.route.Expected, Addr: f.route.Addr}
 	request := hbone.Request{
 		Authority: f.route.Authority,
-		Baggage:   describe.Baggage(f.from),
+		Baggage:   describe.Baggage(f.call.From),
 		Forwarded: hbone.Forwarded{For: f.conn.Client.AddrPort},
 		Trace:     hbone.NewTraceParent(),
 	}
@@ -175,6 +223,7 @@ func (f *flow) join(stream *hbone.Stream, upstream *net.TCPConn) {
 
 func (f *flow) end(flag string, err error) {
 	f.metric.Close(flag, err)
+	f.route.Count(f.handler.cfg.Open, -1)
 	f.handler.cfg.Metrics.Sockets(telemetry.Source).Dec()
 	f.entry.Remove()
 }
