@@ -50,7 +50,7 @@ type Pool struct {
 	ctx    context.Context // of dials
 	cancel context.CancelFunc
 	shared map[key]*share
-	single map[*tunnel]struct{} // tunnels that carry one stream only
+	single map[*share]struct{} // what ConnectOver made
 	closed bool
 }
 
@@ -78,7 +78,8 @@ type share struct {
 	target  Target
 	tunnels []*tunnel
 	dials   []*dial
-	room    int // streams that a tunnel takes, as far as is known
+	room    int  // streams that a tunnel takes, as far as is known
+	single  bool // for one stream only
 }
 
 // NewPool makes an empty pool.
@@ -89,7 +90,7 @@ func NewPool(cfg PoolConfig) *Pool {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = 5 * time.Minute
 	}
-	p := &Pool{cfg: cfg, shared: make(map[key]*share)}
+	p := &Pool{cfg: cfg, shared: make(map[key]*share), single: make(map[*share]struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -99,6 +100,7 @@ type Attempt struct {
 	pool   *Pool
 	key    key
 	target Target
+	share  *share // with ConnectOver
 	fields []hpack.HeaderField
 	tries  int
 	rounds int
@@ -117,6 +119,19 @@ func (p *Pool) Connect(target Target, req Request, done func(*Stream, error)) *A
 	} else {
 		a.try()
 	}
+	return a
+}
+
+// ConnectOver is Connect through a tunnel of its own, over a connected, non-blocking socket that it takes over. target.Addr is
+// for errors only. The tunnel ends with the stream.
+func (p *Pool) ConnectOver(fd int, target Target, req Request, done func(*Stream, error)) *Attempt {
+	sh := &share{target: target, room: 1, single: true}
+	a := &Attempt{pool: p, target: target, share: sh, fields: req.fields(), done: done, tries: maxAttempts}
+	d := &dial{pool: p, share: sh, waiters: []*Attempt{a}}
+	a.dial = d
+	sh.dials = []*dial{d}
+	p.single[sh] = struct{}{}
+	d.shake(fd)
 	return a
 }
 
@@ -142,12 +157,7 @@ func (a *Attempt) try() {
 		a.failSoon(errClosed)
 		return
 	}
-	sh := p.shared[a.key]
-	if sh == nil {
-		sh = &share{target: a.target, room: p.cfg.MaxStreams}
-		sh.target.Expected = slices.Clone(a.target.Expected)
-		p.shared[a.key] = sh
-	}
+	sh := p.shareOf(a)
 	for _, t := range sh.tunnels {
 		s, err := t.open(a.fields)
 		switch {
@@ -161,11 +171,24 @@ func (a *Attempt) try() {
 			sh.room = t.room()
 		}
 	}
-	if a.rounds++; a.rounds > maxRounds {
+	if a.rounds++; a.rounds > maxRounds || sh.single {
 		a.failSoon(&DialError{Stage: StageHTTP2, Addr: a.target.Addr, Err: h2.ErrMaxStreams})
 		return
 	}
 	a.wait(sh)
+}
+
+func (p *Pool) shareOf(a *Attempt) *share {
+	if a.share != nil {
+		return a.share
+	}
+	sh := p.shared[a.key]
+	if sh == nil {
+		sh = &share{target: a.target, room: p.cfg.MaxStreams}
+		sh.target.Expected = slices.Clone(a.target.Expected)
+		p.shared[a.key] = sh
+	}
+	return sh
 }
 
 // wait joins the dial that has room, or begins one.
@@ -223,7 +246,11 @@ func (p *Pool) ended(k key, sh *share, t *tunnel) {
 }
 
 func (p *Pool) tidy(k key, sh *share) {
-	if len(sh.tunnels) == 0 && len(sh.dials) == 0 && p.shared[k] == sh {
+	if len(sh.tunnels) > 0 || len(sh.dials) > 0 {
+		return
+	}
+	delete(p.single, sh)
+	if p.shared[k] == sh {
 		delete(p.shared, k)
 	}
 }
@@ -242,10 +269,8 @@ func (p *Pool) Retain(wanted func(Target) bool) {
 
 // Cut ends the tunnels whose peer's certificates are found wanting, with the error that check returns.
 func (p *Pool) Cut(check Check) {
-	for _, sh := range p.shared {
-		for _, t := range slices.Clone(sh.tunnels) {
-			t.recheck(check)
-		}
+	for _, t := range p.tunnels() {
+		t.recheck(check)
 	}
 }
 
@@ -253,11 +278,19 @@ func (p *Pool) Cut(check Check) {
 func (p *Pool) Close() {
 	p.closed = true
 	p.cancel()
-	for _, sh := range p.shared {
-		for _, t := range slices.Clone(sh.tunnels) {
-			t.cut(errClosed)
-		}
+	for _, t := range p.tunnels() {
+		t.cut(errClosed)
 	}
+}
+
+func (p *Pool) tunnels() (all []*tunnel) {
+	for _, sh := range p.shared {
+		all = append(all, sh.tunnels...)
+	}
+	for sh := range p.single {
+		all = append(all, sh.tunnels...)
+	}
+	return all
 }
 
 // dial is one attempt to open a tunnel. All who wait for it share its outcome.
@@ -294,6 +327,7 @@ func (d *dial) shake(fd int) {
 			loop: p.cfg.Loop, role: h2.Client, limits: p.cfg.Limits, max: p.cfg.MaxStreams, idle: p.cfg.IdleTimeout, remote: target.Addr,
 			ended: func(t *tunnel) { p.ended(d.key, d.share, t) },
 		}, fd, out)
+		t.single = d.share.single
 		d.end(t, 0, nil)
 	}
 	h.start()

@@ -5,12 +5,13 @@
 //
 //  1. self       the pod as a workload, waited for if need be               Config.Self
 //  2. decide     service, waypoint, endpoint, protocol, identities           decide.go, from the table alone: a Route
-//  3. register   from here on the connection can be cut                     Handler.register
+//  3. register   from here on the connection can be cut                     flow.register
 //  4. complete   the endpoint's address, if it only has a name              flow.complete, DNS
 //  5. connect    a stream through a pooled tunnel, or a plain connection    flow.connect
-//  6. relay      bytes both ways; no goroutine of ours is left              flow.join
+//  6. relay      bytes both ways                                            flow.join
 //
-// When 4 or 5 fails, another endpoint is decided for, a few times. Tunnels are cached by the pool, everything else is decided
+// All of it happens on the worker that has accepted the connection, where nothing waits: steps 1 and 4 ask in a goroutine if need
+// be, step 5 goes on when the connection is there. When 4 or 5 fails, another endpoint is decided for, a few times. Tunnels are cached by the pool, everything else is decided
 // anew for each connection. A refusal at any step closes the connection with a reset.
 package outbound
 
@@ -24,29 +25,29 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
-	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // connectTimeout bounds everything between the decision and the relay: a peer may wait for its own configuration (5 s)
 // and its application (10 s) before it answers a tunnelled connection.
 const connectTimeout = 30 * time.Second
 
-var errDouble = errors.New("the destination is in another network, which this ztunnel can't reach yet")
+var errTooSlow = errors.New("connecting took too long")
 
 // Config is what the connections of one pod need. All fields are required.
 type Config struct {
-	// Self returns the pod as a workload. It waits a little for the control plane to name it, and makes do with what
-	// the node agent told otherwise.
+	Known func(*state.Table) *state.Workload // the pod as a workload; nil if the table hasn't it
+	// Self waits a little for the control plane to name the pod, and makes do with what the node agent told otherwise.
 	Self    func(context.Context) (*state.Workload, error)
 	Table   func() *state.Table
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
-	Pool    *hbone.Pool
-	// Dial connects in plain text from inside the pod.
-	Dial     func(context.Context, netip.AddrPort) (*net.TCPConn, error)
+	Pool    func(*worker.Worker) *hbone.Pool
+	// Dial connects in plain text from inside the pod, as worker.Dial does.
+	Dial     func(w *worker.Worker, to netip.AddrPort, done func(fd int, err error)) (*worker.Dialling, error)
+	Network  string // ours
 	Registry *capture.Registry
 	Metrics  *telemetry.Metrics
 	Open     *balance.Open // of the whole node
@@ -58,98 +59,53 @@ type Handler struct{ cfg Config }
 // New makes a handler.
 func New(cfg Config) *Handler { return &Handler{cfg: cfg} }
 
-// Handle takes the connection over, and returns when it is relayed or refused. ctx ends when the pod stops.
+// Handle takes the connection over, on its worker. ctx ends when the pod stops.
 func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	from, err := h.cfg.Self(ctx)
-	if err != nil {
-		h.refuse(conn, nil, Route{}, fmt.Errorf("who the client is: %w", err))
+	f := &flow{handler: h, ctx: ctx, conn: conn, worker: conn.Worker}
+	f.timer.Run = func() { f.fail(errTooSlow) }
+	f.worker.After(&f.timer, connectTimeout)
+	table := h.cfg.Table()
+	if from := h.cfg.Known(table); from != nil {
+		f.decide(table, from)
 		return
 	}
-	call := &Call{Table: h.cfg.Table(), From: from, Client: conn.Client, To: conn.Original, Open: h.cfg.Open}
-	r, err := call.Decide()
-	if err != nil {
-		h.refuse(conn, from, r, err)
-		return
-	}
-	f, err := h.register(conn, call, r)
-	if err != nil {
-		h.refuse(conn, from, r, err)
-		return
-	}
-	f.run(ctx)
+	var from *state.Workload
+	f.wait(func(ctx context.Context) (err error) {
+		if from, err = h.cfg.Self(ctx); err != nil {
+			return fmt.Errorf("who the client is: %w", err)
+		}
+		return nil
+	}, func() { f.decide(h.cfg.Table(), from) })
 }
 
-// refuse turns a connection away that was not tried.
-func (h *Handler) refuse(conn capture.Conn, from *state.Workload, r Route, err error) {
-	conn.Refuse()
-	if !r.Addr.IsValid() {
-		r.Addr = conn.Original.AddrPort
+// decide is step 2.
+func (f *flow) decide(table *state.Table, from *state.Workload) {
+	f.call = Call{Table: table, From: from, Client: f.conn.Client, To: f.conn.Original, Open: f.handler.cfg.Open}
+	r, err := f.call.Decide()
+	f.route = r
+	if err == nil {
+		err = f.register()
 	}
-	h.cfg.Metrics.Refuse(record(conn.Client, from, r), telemetry.FlagConnect, err)
-}
-
-// flow is a connection with a route.
-type flow struct {
-	handler *Handler
-	conn    capture.Conn
-	call    *Call
-	route   Route
-	entry   *capture.Entry
-	metric  *telemetry.Conn // nil until connecting has succeeded or failed for good
+	if err != nil {
+		f.fail(err)
+		return
+	}
+	f.complete()
 }
 
 // register makes the connection known. It fails when the pod is stopping.
-func (h *Handler) register(conn capture.Conn, call *Call, r Route) (*flow, error) {
-	protocol := "TCP"
-	if r.Kind.Tunnelled() {
-		protocol = "HBONE"
-	}
-	entry, err := h.cfg.Registry.Add(capture.Info{
-		Direction: capture.Outbound,
-		Src:       conn.Client.String(),
-		Original:  conn.Original.String(),
-		Actual:    r.Addr.String(),
-		Protocol:  protocol,
+func (f *flow) register() error {
+	entry, err := f.handler.cfg.Registry.Add(capture.Facts{
+		Direction: capture.Outbound, Src: f.conn.Client.AddrPort, Asked: f.conn.Original.AddrPort, Next: f.route.Addr, Tunnel: f.route.Kind.Tunnelled(),
 	}, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	h.cfg.Metrics.Sockets(telemetry.Source).Inc()
-	return &flow{handler: h, conn: conn, call: call, route: r, entry: entry}, nil
-}
-
-// run connects and relays. Until the relay has it, cutting the connection ends the attempt.
-func (f *flow) run(ctx context.Context) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	f.entry.OnCut(cancel)
-	cfg := f.handler.cfg
-	f.route.Count(cfg.Open, 1)
-	stream, upstream, err := f.connect(ctx)
-	for ctx.Err() == nil && elsewhere(err) {
-		f.call.Table = cfg.Table()
-		next, none := f.call.Next(&f.route)
-		if none != nil {
-			break
-		}
-		f.route.Count(cfg.Open, -1)
-		f.route = next
-		f.route.Count(cfg.Open, 1)
-		stream, upstream, err = f.connect(ctx)
-	}
-	f.call.Table, f.call.tried = nil, nil // else an old table lives as long as the connection
-	f.metric = cfg.Metrics.Open(record(f.conn.Client, f.call.From, f.route))
-	if err != nil {
-		f.conn.Refuse()
-		if reason := f.entry.Reason(); reason != nil {
-			err = reason
-		}
-		f.end(flag(err), err)
-		return
-	}
-	f.join(stream, upstream)
+	f.entry = entry
+	entry.OnCut(f.cut)
+	f.handler.cfg.Metrics.Sockets(telemetry.Source).Inc()
+	f.route.Count(f.handler.cfg.Open, 1)
+	return nil
 }
 
 // elsewhere tells of a failure to connect that another endpoint may not have. Nothing of the client was sent yet.
@@ -162,70 +118,48 @@ func elsewhere(err error) bool {
 	if errors.As(err, &dial) {
 		return dial.Stage != hbone.StageIdentity // it is our own certificate
 	}
-	return err != nil && !errors.Is(err, errDouble)
+	return true
 }
 
-// complete resolves the name of an endpoint that has no address.
-func (f *flow) complete(ctx context.Context) error {
-	if f.route.Host == "" {
-		return nil
-	}
-	addrs, err := f.handler.cfg.Resolve(ctx, f.route.Host)
-	if err != nil {
-		return fmt.Errorf("resolve %s, where workload %s is: %w", f.route.Host, f.route.Workload.UID, err)
-	}
-	f.route, err = f.route.Resolved(addrs, f.conn.Original)
-	return err
-}
-
-// connect returns a stream or a plain connection, as the route says.
-func (f *flow) connect(ctx context.Context) (*hbone.Stream, *net.TCPConn, error) {
+// failed tries another endpoint after connecting has failed.
+func (f *flow) failed(err error) {
 	cfg := f.handler.cfg
-	if err := f.complete(ctx); err != nil {
-		return nil, nil, err
+	if !elsewhere(err) {
+		f.fail(err)
+		return
 	}
-	switch {
-	case f.route.Kind == Double:
-		return nil, nil, errDouble
-	case !f.route.Kind.Tunnelled():
-		upstream, err := cfg.Dial(ctx, f.route.Addr)
-		return nil, upstream, err
+	f.call.Table = cfg.Table()
+	next, none := f.call.Next(&f.route)
+	if none != nil {
+		f.fail(err)
+		return
 	}
-	target := hbone.Target{Source: f.call.From.Identity, Expected: f.route.Expected, Addr: f.route.Addr}
-	request := hbone.Request{
-		Authority: f.route.Authority,
-		Baggage:   describe.Baggage(f.call.From),
-		Forwarded: hbone.Forwarded{For: f.conn.Client.AddrPort},
-		Trace:     hbone.NewTraceParent(),
-	}
-	if f.route.Service != nil {
-		request.Forwarded.Host = f.route.Service.Hostname
-	}
-	stream, err := cfg.Pool.Connect(ctx, target, request)
-	return stream, nil, err
+	f.route.Count(cfg.Open, -1)
+	f.route = next
+	f.route.Count(cfg.Open, 1)
+	f.complete()
 }
 
-// join hands both sides to a relay.
-func (f *flow) join(stream *hbone.Stream, upstream *net.TCPConn) {
-	var result relay.Result
-	ended := capture.AfterBoth(func() { f.end(telemetry.FlagNone, result.Err) })
-	done := func(r relay.Result) { result = r; ended() }
-	var session *relay.Session
-	if stream != nil {
-		session = stream.Join(f.conn.TCPConn, done)
-	} else {
-		session = relay.Join(f.conn.TCPConn, upstream, done)
+// complete is step 4: it resolves the name of an endpoint that has no address.
+func (f *flow) complete() {
+	if f.route.Host == "" {
+		f.connect()
+		return
 	}
-	f.metric.Follow(session.Counts)
-	f.entry.OnCut(session.Cut)
-	ended()
-}
-
-func (f *flow) end(flag string, err error) {
-	f.metric.Close(flag, err)
-	f.route.Count(f.handler.cfg.Open, -1)
-	f.handler.cfg.Metrics.Sockets(telemetry.Source).Dec()
-	f.entry.Remove()
+	var addrs []netip.Addr
+	host := f.route.Host
+	f.wait(func(ctx context.Context) (err error) {
+		addrs, err = f.handler.cfg.Resolve(ctx, host)
+		return nil // an error leaves no address
+	}, func() {
+		r, err := f.route.Resolved(addrs, f.conn.Original)
+		if err != nil {
+			f.failed(err)
+			return
+		}
+		f.route = r
+		f.connect()
+	})
 }
 
 // flag tells metrics why a connection could not be made.
@@ -248,7 +182,7 @@ func flag(err error) string {
 			return telemetry.FlagHTTP2
 		}
 	}
-	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Timeout() {
+	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
 		return telemetry.FlagNetworkPolicy // nothing answered, which mostly means that somebody drops port 15008
 	}
 	return telemetry.FlagConnect
