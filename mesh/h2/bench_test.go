@@ -8,7 +8,7 @@ const benchChunk = 16<<10 - FrameHeaderLen
 func established(tb testing.TB) (client, server *Conn, id uint32) {
 	client, server = New(Config{Role: Client}), New(Config{Role: Server})
 	pass := func(from, to *Conn) {
-		p := from.AppendControl(nil)
+		p := takeControl(from)
 		if _, err := feed(to, p, len(p)+1); err != nil {
 			tb.Fatal(err)
 		}
@@ -41,7 +41,8 @@ func moveChunk(client, server *Conn, id uint32, space []byte) error {
 		out = out[used:]
 		server.Consumed(ev.Stream, len(ev.Data))
 	}
-	back := server.AppendControl(space[:0])
+	back := append(space[:0], server.Control()...)
+	server.Said(len(back))
 	for len(back) > 0 {
 		used, _, err := client.Receive(back)
 		if err != nil {
@@ -68,7 +69,9 @@ func BenchmarkStream(b *testing.B) {
 	client, server, _ := established(b)
 	space := make([]byte, 64<<10)
 	pass := func(from, to *Conn) {
-		for p := from.AppendControl(space[:0]); len(p) > 0; {
+		p := append(space[:0], from.Control()...)
+		from.Said(len(p))
+		for len(p) > 0 {
 			n, _, err := to.Receive(p)
 			if err != nil {
 				b.Fatal(err)

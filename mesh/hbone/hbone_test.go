@@ -11,15 +11,19 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,11 +31,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds what a test waits for.
 const patience = 20 * time.Second
 
-// bed is a client's pool and a server over real sockets, with certificates.
+// bed is a client's pool and a server over real sockets, each on a loop of its own, with certificates.
 type bed struct {
 	tb             testing.TB
 	ca             *testca.CA
 	client, server *mtls.Credential
+	nearLoop       *loop.Loop // the client's
+	farLoop        *loop.Loop // the server's
 	pool           *Pool
 	srv            *Server
 	listener       *net.TCPListener
@@ -39,16 +45,17 @@ type bed struct {
 
 	mu       sync.Mutex
 	handle   func(*Incoming)
-	conns    []*net.TCPConn // accepted by the server, in order
+	accepted int
 	failures []Failure
 }
 
 func newBed(tb testing.TB) *bed {
 	tb.Helper()
-	b := &bed{tb: tb, ca: testca.New(tb, "cluster.local")}
+	b := &bed{tb: tb, ca: testca.New(tb, "cluster.local"), nearLoop: newLoop(tb), farLoop: newLoop(tb)}
 	b.client = b.ca.Credential(b.ca.Identity("shop", "client"))
 	b.server = b.ca.Credential(b.ca.Identity("shop", "server"))
 	b.srv = NewServer(ServerConfig{
+		Loop:   b.farLoop,
 		TLS:    func(context.Context) (*tls.Config, error) { return mtls.ServerConfig(b.server), nil },
 		Handle: func(in *Incoming) { b.handler()(in) },
 		Failed: func(f Failure) {
@@ -59,33 +66,104 @@ func newBed(tb testing.TB) *bed {
 	})
 	b.listener = listen(tb)
 	b.pool = b.newPool(PoolConfig{})
-	b.accepts.Go(func() {
-		for {
-			conn, err := b.listener.AcceptTCP()
-			if err != nil {
-				return
-			}
-			b.mu.Lock()
-			b.conns = append(b.conns, conn)
-			b.mu.Unlock()
-			b.srv.Serve(conn)
+	listening := takeFD(b.listener)
+	b.onFar(func() {
+		if err := b.farLoop.WatchListener(listening, acceptor{b, listening}); err != nil {
+			tb.Error(err)
 		}
 	})
 	tb.Cleanup(func() {
-		b.pool.Close()
-		_ = b.listener.Close()
+		b.onNear(b.pool.Close)
+		b.onFar(func() { b.srv.Close(); b.farLoop.Release(listening) })
 		b.accepts.Wait()
-		b.srv.Close()
+		eventually(tb, "all tunnels to end", func() bool {
+			left := 0
+			b.onNear(func() { left += len(b.pool.shared) })
+			b.onFar(func() { left += len(b.srv.tunnels) + len(b.srv.handshakes) })
+			return left == 0
+		})
 	})
 	return b
 }
 
-func (b *bed) newPool(cfg PoolConfig) *Pool {
-	cfg.Dial = func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) { return dialTCP(ctx, addr) }
-	cfg.TLS = func(_ context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error) {
-		return mtls.ClientConfig(b.client, expected), nil
+// acceptor serves what comes to the bed's listener.
+type acceptor struct {
+	b  *bed
+	fd int
+}
+
+func (a acceptor) Ready(loop.Events) {
+	for {
+		fd, remote, err := socket.Accept(a.fd)
+		if err != nil {
+			return
+		}
+		local, err := socket.Local(fd)
+		if err != nil {
+			a.b.tb.Error(err)
+		}
+		a.b.mu.Lock()
+		a.b.accepted++
+		a.b.mu.Unlock()
+		a.b.srv.Serve(fd, local, remote)
 	}
-	return NewPool(cfg)
+}
+
+func newLoop(tb testing.TB) *loop.Loop {
+	tb.Helper()
+	l, err := loop.New()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(l.Close)
+	return l
+}
+
+// onNear runs f on the client's loop.
+func (b *bed) onNear(f func()) { b.on(b.nearLoop, f) }
+
+// onFar runs f on the server's loop.
+func (b *bed) onFar(f func()) { b.on(b.farLoop, f) }
+
+func (b *bed) on(l *loop.Loop, f func()) {
+	b.tb.Helper()
+	if err := l.Do(f); err != nil {
+		b.tb.Error(err)
+	}
+}
+
+// newPool makes a pool on the client's loop.
+func (b *bed) newPool(cfg PoolConfig) *Pool {
+	cfg.Loop = b.nearLoop
+	if cfg.Dial == nil {
+		cfg.Dial = dialOn(b.nearLoop)
+	}
+	if cfg.TLS == nil {
+		cfg.TLS = func(_ context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error) {
+			return mtls.ClientConfig(b.client, expected), nil
+		}
+	}
+	p := NewPool(cfg)
+	b.tb.Cleanup(func() { b.onNear(p.Close) })
+	return p
+}
+
+// dialOn dials as ztunnel does, without any namespace.
+func dialOn(l *loop.Loop) func(netip.AddrPort, func(int, error)) {
+	return func(addr netip.AddrPort, done func(int, error)) {
+		fd, err := new(socket.Visitor).Dial(nil, addr, socket.DialConfig{})
+		if err != nil {
+			_ = l.Post(func() { done(-1, err) })
+			return
+		}
+		l.AwaitConnect(fd, patience, func(err error) {
+			if err != nil {
+				_ = unix.Close(fd)
+				fd = -1
+			}
+			done(fd, err)
+		})
+	}
 }
 
 func (b *bed) handler() func(*Incoming) {
@@ -94,6 +172,7 @@ func (b *bed) handler() func(*Incoming) {
 	return b.handle
 }
 
+// onConnect says how requests are handled, on the server's loop.
 func (b *bed) onConnect(handle func(*Incoming)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -104,7 +183,7 @@ func (b *bed) onConnect(handle func(*Incoming)) {
 func (b *bed) tunnels() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.conns)
+	return b.accepted
 }
 
 func (b *bed) target() Target {
@@ -118,16 +197,49 @@ func (b *bed) request() Request {
 	return Request{Authority: AuthorityFromAddr(netip.MustParseAddrPort("10.0.0.1:80")), Trace: NewTraceParent()}
 }
 
+// connect connects through the bed's pool to its server.
 func (b *bed) connect() *Stream {
 	b.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	s, err := b.pool.Connect(ctx, b.target(), b.request())
+	s, err := connect(b.pool, b.target(), b.request())
 	if err != nil {
 		b.tb.Fatal(err)
 	}
 	return s
 }
+
+// connect is Pool.Connect for those who may wait.
+func connect(p *Pool, target Target, request Request) (*Stream, error) {
+	type outcome struct {
+		stream *Stream
+		err    error
+	}
+	done := make(chan outcome, 1)
+	var attempt *Attempt
+	_ = p.cfg.Loop.Do(func() { attempt = p.Connect(target, request, func(s *Stream, err error) { done <- outcome{s, err} }) })
+	select {
+	case o := <-done:
+		return o.stream, o.err
+	case <-time.After(patience):
+		_ = p.cfg.Loop.Do(attempt.Cancel)
+		return nil, errors.New("the test's patience is over")
+	}
+}
+
+// join joins a stream with the inner end of an application's connection; it may be called from any thread but a loop's.
+func join(s *Stream, app *net.TCPConn) (*relay.Session, chan relay.Result) {
+	done := make(chan relay.Result, 2)
+	var session *relay.Session
+	_ = s.t.loop.Do(func() { session = joinHere(s, app, done) })
+	return session, done
+}
+
+// joinHere is join on the stream's loop.
+func joinHere(s *Stream, app *net.TCPConn, done chan relay.Result) *relay.Session {
+	return s.Join(takeFD(app), func(r relay.Result) { done <- r })
+}
+
+// reset resets a stream from outside its loop.
+func reset(s *Stream) { _ = s.t.loop.Do(s.Reset) }
 
 // ends is both ends of a tunnelled connection as the two applications have them.
 type ends struct {
@@ -139,7 +251,7 @@ type ends struct {
 // tunnelled makes a connection from an application through both sides to another.
 func (b *bed) tunnelled() *ends {
 	b.tb.Helper()
-	e := &ends{nearEnd: make(chan relay.Result, 1), farEnd: make(chan relay.Result, 1)}
+	e := &ends{farEnd: make(chan relay.Result, 2)}
 	far, farInner := tcpPair(b.tb)
 	near, nearInner := tcpPair(b.tb)
 	e.near, e.far = near, far
@@ -149,9 +261,9 @@ func (b *bed) tunnelled() *ends {
 			b.tb.Error(err)
 			return
 		}
-		s.Join(farInner, func(r relay.Result) { e.farEnd <- r })
+		joinHere(s, farInner, e.farEnd)
 	})
-	e.session = b.connect().Join(nearInner, func(r relay.Result) { e.nearEnd <- r })
+	e.session, e.nearEnd = join(b.connect(), nearInner)
 	return e
 }
 
@@ -165,13 +277,20 @@ func listen(tb testing.TB) *net.TCPListener {
 	return l
 }
 
-func dialTCP(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr.String())
-	if err != nil {
-		return nil, err
+// takeFD takes the descriptor out of a connection or listener, which is closed.
+func takeFD(c interface {
+	io.Closer
+	SyscallConn() (syscall.RawConn, error)
+}) (fd int) {
+	raw, err := c.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
 	}
-	return conn.(*net.TCPConn), nil
+	if err != nil {
+		panic(err)
+	}
+	_ = c.Close()
+	return fd
 }
 
 // tcpPair makes a connected pair; both are closed at the test's end.
@@ -179,7 +298,7 @@ func tcpPair(tb testing.TB) (a, b *net.TCPConn) {
 	tb.Helper()
 	l := listen(tb)
 	defer func() { _ = l.Close() }()
-	a, err := dialTCP(context.Background(), l.Addr().(*net.TCPAddr).AddrPort())
+	a, err := net.DialTCP("tcp4", nil, l.Addr().(*net.TCPAddr))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -246,7 +365,7 @@ func TestContentArrivesBothWays(t *testing.T) {
 func TestRefusalGivesTheStatus(t *testing.T) {
 	b := newBed(t)
 	b.onConnect(func(in *Incoming) { in.Refuse(401) })
-	_, err := b.pool.Connect(t.Context(), b.target(), b.request())
+	_, err := connect(b.pool, b.target(), b.request())
 	var status *StatusError
 	if !errors.As(err, &status) || status.Status != 401 {
 		t.Errorf("Connect = %v, want status 401", err)
@@ -271,7 +390,7 @@ func same(r io.Reader, want []byte) error {
 	}
 }
 
-// eventually waits for a condition that another goroutine brings about.
+// eventually waits for a condition that another thread brings about.
 func eventually(tb testing.TB, what string, condition func() bool) {
 	tb.Helper()
 	tick, over := time.NewTicker(time.Millisecond), time.After(patience)
