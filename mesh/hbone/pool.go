@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -32,9 +33,9 @@ type Target struct {
 // PoolConfig makes a Pool. Loop, Dial and TLS are required.
 type PoolConfig struct {
 	Loop *loop.Loop
-	// Dial begins the TCP connection of a tunnel and calls done on the loop, once: with a connected, non-blocking socket, or
-	// with an error.
-	Dial func(addr netip.AddrPort, done func(fd int, err error))
+	// Dial begins the TCP connection of a tunnel and calls done on the loop, once and after Dial has returned: with a connected,
+	// non-blocking socket, or with an error, unless cancel was called before. An error that is known at once is returned instead.
+	Dial func(addr netip.AddrPort, done func(fd int, err error)) (cancel func(), err error)
 	// TLS gives the configuration that proves source and accepts expected only. It is asked once per tunnel, in a goroutine.
 	TLS func(ctx context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error)
 
@@ -52,6 +53,7 @@ type Pool struct {
 	shared map[key]*share
 	single map[*share]struct{} // what ConnectOver made
 	closed bool
+	gone   func() // after Close, when nothing is left
 }
 
 // key is what streams of one tunnel have in common.
@@ -253,6 +255,7 @@ func (p *Pool) tidy(k key, sh *share) {
 	if p.shared[k] == sh {
 		delete(p.shared, k)
 	}
+	p.tellGone()
 }
 
 // Retain opens no more streams on tunnels whose target isn't wanted any more; they end with their last stream.
@@ -274,21 +277,43 @@ func (p *Pool) Cut(check Check) {
 	}
 }
 
-// Close opens no more streams and cuts every tunnel.
-func (p *Pool) Close() {
-	p.closed = true
+// Close opens no more streams, cuts every tunnel, and calls gone when nothing is left: peers get a second to hear of it.
+func (p *Pool) Close(gone func()) {
+	p.closed, p.gone = true, gone
 	p.cancel()
 	for _, t := range p.tunnels() {
 		t.cut(errClosed)
 	}
+	for _, d := range p.dials() {
+		if d.stop != nil {
+			d.stop()
+		}
+	}
+	p.tellGone()
+}
+
+func (p *Pool) tellGone() {
+	if p.gone != nil && len(p.shared) == 0 && len(p.single) == 0 {
+		gone := p.gone
+		p.gone = nil
+		gone()
+	}
+}
+
+func (p *Pool) shares() []*share {
+	return slices.AppendSeq(slices.Collect(maps.Values(p.shared)), maps.Keys(p.single))
 }
 
 func (p *Pool) tunnels() (all []*tunnel) {
-	for _, sh := range p.shared {
+	for _, sh := range p.shares() {
 		all = append(all, sh.tunnels...)
 	}
-	for sh := range p.single {
-		all = append(all, sh.tunnels...)
+	return all
+}
+
+func (p *Pool) dials() (all []*dial) {
+	for _, sh := range p.shares() {
+		all = append(all, sh.dials...)
 	}
 	return all
 }
@@ -299,16 +324,25 @@ type dial struct {
 	key     key
 	share   *share
 	waiters []*Attempt
+	stop    func() // ends it at once; nil before it has begun
 }
 
 func (d *dial) start() {
-	d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
+	cancel, err := d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
 		if err != nil {
 			d.end(nil, StageConnect, err)
 			return
 		}
 		d.shake(fd)
 	})
+	if err != nil {
+		_ = d.pool.cfg.Loop.Post(func() { d.end(nil, StageConnect, err) })
+		return
+	}
+	d.stop = func() {
+		cancel()
+		d.end(nil, StageConnect, errClosed)
+	}
 }
 
 // shake makes the TLS handshake.
@@ -330,11 +364,13 @@ func (d *dial) shake(fd int) {
 		t.single = d.share.single
 		d.end(t, 0, nil)
 	}
+	d.stop = func() { h.fail(StageTLS, errClosed) }
 	h.start()
 }
 
 // end tells all who wait.
 func (d *dial) end(t *tunnel, stage Stage, err error) {
+	d.stop = nil
 	d.share.dials = slices.DeleteFunc(d.share.dials, func(other *dial) bool { return other == d })
 	if t != nil {
 		d.share.tunnels = append(d.share.tunnels, t)

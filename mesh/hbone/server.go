@@ -146,9 +146,9 @@ func (s *Server) Cut(check Check) {
 	}
 }
 
-// Close takes no new connections and cuts every tunnel.
-func (s *Server) Close() {
-	s.closed = true
+// Close takes no new connections, cuts every tunnel, and calls gone when nothing is left: peers get a second to hear of it.
+func (s *Server) Close(gone func()) {
+	s.closed, s.idle = true, gone
 	s.cancel()
 	for h := range s.handshakes {
 		h.fail(StageTLS, errClosed)
@@ -156,4 +156,5 @@ func (s *Server) Close() {
 	for t := range s.tunnels {
 		t.cut(errClosed)
 	}
+	s.tellIdle()
 }

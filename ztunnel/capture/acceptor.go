@@ -38,10 +38,11 @@ type acceptor struct {
 	quiet    loop.Timer    // ends the drain
 	pause    loop.Timer    // ends a pause
 	rested   chan struct{} // closed when the drain has ended
+	idle     chan struct{} // closed when nothing more is accepted, and all is decided
 }
 
 func newAcceptor(owner *Listeners, l *listener, w *worker.Worker, decide func(Conn)) *acceptor {
-	a := &acceptor{owner: owner, listener: l, worker: w, decide: decide, most: maxDeciding / len(owner.cfg.Workers), rested: make(chan struct{})}
+	a := &acceptor{owner: owner, listener: l, worker: w, decide: decide, most: maxDeciding / len(owner.cfg.Workers), rested: make(chan struct{}), idle: make(chan struct{})}
 	a.quiet.Run = a.rest
 	a.pause.Run = a.resume
 	return a
@@ -98,6 +99,13 @@ func (a *acceptor) decided() {
 	if a.deciding--; a.deciding == a.most-1 {
 		a.resume()
 	}
+	a.tellIdle()
+}
+
+func (a *acceptor) tellIdle() {
+	if a.closed && a.deciding == 0 {
+		close(a.idle)
+	}
 }
 
 // resume accepts, unless something is against it.
@@ -132,7 +140,10 @@ func (a *acceptor) rest() {
 }
 
 func (a *acceptor) close() {
-	a.closed = true
-	a.stop()
-	a.worker.Stop(&a.pause)
+	if !a.closed {
+		a.closed = true
+		a.stop()
+		a.worker.Stop(&a.pause)
+		a.tellIdle()
+	}
 }

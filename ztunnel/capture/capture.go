@@ -166,6 +166,18 @@ func (l *Listeners) Drain(ctx context.Context) {
 // Close stops accepting at once. Connections that were handed on are not touched.
 func (l *Listeners) Close() { l.end() }
 
+// Wait returns when every connection that was accepted is decided, or ctx ends. Call it after Close or Drain.
+func (l *Listeners) Wait(ctx context.Context) {
+	for _, open := range l.open {
+		for _, a := range open.acceptors {
+			select {
+			case <-a.idle:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
 func (l *Listeners) closeAll() {
 	for _, open := range l.open {
 		for _, a := range open.acceptors {

@@ -22,6 +22,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // The readiness tasks, named as operators know them.
@@ -63,7 +64,13 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 		return err
 	}
 	defer closeCA()
+	workers, err := worker.Start(cfg.Threads)
+	if err != nil {
+		return err
+	}
+	defer worker.Close(workers)
 	z := newZtunnel(d, cfg, ca, log)
+	z.workers, z.pods.workers = workers, workers
 	z.version = version
 	telemetry.RegisterProcess(z.reg, "ztunnel", version)
 	z.reg.MustRegister(writer.Collector())
