@@ -27,6 +27,7 @@ demo: need-root build ## two simulated nodes, four pods, the whole mesh, step by
 
 test: need-go need-cc need-root ## every test under the race detector, in real namespaces (root)
 	$(GO) test -race -timeout 10m $(UNIT)
+	$(GO) test -run LargeMesh ./ztunnel/daemon
 	$(GO) test -race -timeout 18m -p 1 ./e2e/...
 
 test-short: need-go ## the tests that need no root and no C compiler
