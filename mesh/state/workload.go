@@ -43,8 +43,14 @@ type Workload struct {
 
 	// Policies lists the policies with ScopeSelector that select the workload, as "namespace/name", each once.
 	Policies []string
-	// Services holds the ports which the workload serves for each "namespace/hostname".
-	Services map[string][]Port
+	// Services are those that the workload is an endpoint of, ordered by name.
+	Services []ServicePorts
+}
+
+// ServicePorts are the ports that a workload serves for a service.
+type ServicePorts struct {
+	Service string // "namespace/hostname"
+	Ports   []Port
 }
 
 // WorkloadType is the kind of thing that made the workload.
