@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -32,8 +33,8 @@ type Target struct {
 // PoolConfig makes a Pool. Loop, Dial and TLS are required.
 type PoolConfig struct {
 	Loop *loop.Loop
-	// Dial begins the TCP connection of a tunnel and calls done on the loop, once: with a connected, non-blocking socket, or
-	// with an error.
+	// Dial begins the TCP connection of a tunnel and calls done on the loop, once, after it has returned: with a connected,
+	// non-blocking socket, or with an error.
 	Dial func(addr netip.AddrPort, done func(fd int, err error))
 	// TLS gives the configuration that proves source and accepts expected only. It is asked once per tunnel, in a goroutine.
 	TLS func(ctx context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error)
@@ -254,6 +255,11 @@ func (p *Pool) Close() {
 	p.closed = true
 	p.cancel()
 	for _, sh := range p.shared {
+		for _, d := range slices.Clone(sh.dials) {
+			if d.handshake != nil {
+				d.handshake.abandon(errClosed)
+			}
+		}
 		for _, t := range slices.Clone(sh.tunnels) {
 			t.cut(errClosed)
 		}
@@ -266,15 +272,21 @@ type dial struct {
 	key     key
 	share   *share
 	waiters []*Attempt
+
+	handshake *handshake // nil until the TCP connection is there
 }
 
 func (d *dial) start() {
 	d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
-		if err != nil {
+		switch {
+		case err != nil:
 			d.end(nil, StageConnect, err)
-			return
+		case d.pool.closed:
+			_ = unix.Close(fd)
+			d.end(nil, StageConnect, errClosed)
+		default:
+			d.shake(fd)
 		}
-		d.shake(fd)
 	})
 }
 
@@ -296,6 +308,7 @@ func (d *dial) shake(fd int) {
 		}, fd, out)
 		d.end(t, 0, nil)
 	}
+	d.handshake = h
 	h.start()
 }
 
@@ -304,14 +317,15 @@ func (d *dial) end(t *tunnel, stage Stage, err error) {
 	d.share.dials = slices.DeleteFunc(d.share.dials, func(other *dial) bool { return other == d })
 	if t != nil {
 		d.share.tunnels = append(d.share.tunnels, t)
-		if d.pool.closed {
-			t.cut(errClosed)
-		}
 	} else {
 		err = &DialError{Stage: stage, Addr: d.share.target.Addr, Err: err}
 	}
-	for _, a := range d.waiters {
-		a.dialled(err)
+	waiters := d.waiters
+	d.waiters = nil
+	for _, a := range waiters {
+		if a.dial == d { // and wasn't given up by one before
+			a.dialled(err)
+		}
 	}
 	d.pool.tidy(d.key, d.share)
 }

@@ -45,8 +45,8 @@ type Server struct {
 	cfg        ServerConfig
 	ctx        context.Context // of handshakes
 	cancel     context.CancelFunc
-	closed     bool // no more connections
-	handshakes map[*handshake]struct{}
+	closed     bool                    // no more connections
+	handshakes map[*handshake]struct{} // and those that failed whose sockets linger
 	tunnels    map[*tunnel]struct{}
 	idle       func() // called when there are none any more
 }
@@ -73,12 +73,15 @@ func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 	}
 	h := &handshake{loop: s.cfg.Loop, fd: fd, role: record.Server, parent: s.ctx, config: s.cfg.TLS}
 	h.done = func(out shaken) {
-		delete(s.handshakes, h)
 		if out.err != nil {
 			s.failed(Failure{remote, local, out.stage, out.err})
-		} else {
-			s.welcome(fd, local, remote, out)
+			return
 		}
+		delete(s.handshakes, h)
+		s.welcome(fd, local, remote, out)
+	}
+	h.closed = func() {
+		delete(s.handshakes, h)
 		s.tellIdle()
 	}
 	s.handshakes[h] = struct{}{}
@@ -151,7 +154,7 @@ func (s *Server) Close() {
 	s.closed = true
 	s.cancel()
 	for h := range s.handshakes {
-		h.fail(StageTLS, errClosed)
+		h.abandon(errClosed)
 	}
 	for t := range s.tunnels {
 		t.cut(errClosed)
