@@ -61,7 +61,7 @@ type shaken struct {
 func (h *handshake) start() {
 	h.ctx, h.cancel = context.WithTimeout(h.parent, handshakeTimeout)
 	h.input.Run = h.receive
-	h.timer.Run = func() { h.fail(StageTLS, errHandshakeTimeout) }
+	h.timer.Run = h.timeout
 	h.loop.After(&h.timer, handshakeTimeout)
 	if h.role == record.Client {
 		h.begin()
@@ -69,6 +69,14 @@ func (h *handshake) start() {
 	if err := h.loop.Watch(h.fd, h); err != nil {
 		_ = h.loop.Post(func() { h.fail(StageTLS, err) })
 	}
+}
+
+func (h *handshake) timeout() {
+	if h.begun && h.tls == nil {
+		h.fail(StageIdentity, context.DeadlineExceeded)
+		return
+	}
+	h.fail(StageTLS, errHandshakeTimeout)
 }
 
 // begin asks for the configuration, then lets crypto/tls begin.
