@@ -13,7 +13,7 @@ import (
 const (
 	slots     = loop.BufferSize/record.SlotLen - 2 // of data; control frames and an alert may still follow
 	fullBatch = slots / 2 * record.SlotLen         // sealed bytes at which a batch is sent; what was begun then still fits
-	pointless = 2 << 10                    // bytes left in a record that aren't worth a frame
+	pointless = 2 << 10                            // bytes left in a record that aren't worth a frame
 )
 
 // batch lays out frames in TLS records, in place: payload is read from an application's socket straight to where it stays

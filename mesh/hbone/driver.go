@@ -21,9 +21,11 @@ const keepCopy = 16 << 10
 // Ready implements loop.Handler for the tunnel's socket.
 func (t *tunnel) Ready(events loop.Events) {
 	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
+		t.ending = t.ending || events.Has(loop.PeerEnd|loop.Broken)
 		t.loop.Input(&t.in)
 	}
-	if events.Has(loop.Writable) && len(t.unsent) > 0 {
+	if events.Has(loop.Writable|loop.Broken) && t.blocked {
+		t.blocked = false
 		t.flush()
 	}
 }
@@ -38,25 +40,34 @@ func (t *tunnel) receive() {
 	defer t.loop.Return(buffer)
 	have := copy(buffer, t.partial)
 	n, err := loop.Read(t.fd, buffer[have:])
-	if have+n == len(buffer) {
+	if have+n == len(buffer) || (n > 0 && t.ending) {
 		t.loop.Input(&t.in)
 	}
-	rest, fault := t.openRecords(buffer[:have+n])
-	t.deliverAll()
+	if t.err == nil {
+		rest, fault := t.openRecords(buffer[:have+n])
+		t.deliverAll()
+		t.keepPartial(rest, n)
+		if fault != nil {
+			t.die(fault)
+		}
+	}
 	switch {
-	case fault != nil:
-		t.broken(fault)
 	case err != nil && err != unix.EAGAIN:
 		t.broken(fmt.Errorf("read from the tunnel: %w", err))
 	case err == nil && n == 0:
 		t.broken(io.EOF)
-	case len(rest) == 0:
-		t.partial = nil
-	case &rest[0] != &buffer[0] || n > 0:
-		t.partial = append(t.partial[:0], rest...)
 	}
 	t.endIfDrained()
 	t.flush()
+}
+
+// keepPartial keeps the beginning of a record. Its space stays while there is much to receive, as then there soon is another.
+func (t *tunnel) keepPartial(rest []byte, received int) {
+	if len(rest) == 0 && received < keepCopy {
+		t.partial = nil
+		return
+	}
+	t.partial = append(t.partial[:0], rest...)
 }
 
 // openRecords opens the records in p and acts on what is in them. It returns what is left of p, the beginning of a record.
@@ -107,12 +118,14 @@ func (t *tunnel) deliverAll() {
 // broken ends what comes from the peer.
 func (t *tunnel) broken(err error) {
 	t.deaf = true
-	t.partial = nil
 	t.die(err)
 }
 
 // send sends what waits: first what the socket didn't take before, then control frames, then data, stream by stream.
 func (t *tunnel) send() {
+	if err := t.core.Err(); err != nil {
+		t.die(err)
+	}
 	if !t.mute && t.sendUnsent() {
 		b := batch{writer: t.writer, space: t.loop.Buffer()}
 		t.fill(&b)
@@ -153,8 +166,12 @@ func (t *tunnel) fill(b *batch) {
 // sendUnsent writes what is sealed, and tells whether all of it is gone.
 func (t *tunnel) sendUnsent() bool {
 	for len(t.unsent) > 0 {
+		if t.blocked {
+			return false
+		}
 		n, err := loop.Write(t.fd, t.unsent)
 		if err == unix.EAGAIN {
+			t.blocked = true
 			t.keepUnsent()
 			return false
 		}
@@ -216,6 +233,7 @@ func (t *tunnel) finish() {
 func (t *tunnel) close() {
 	if !t.closed {
 		t.closed, t.mute, t.deaf = true, true, true
+		t.partial = nil
 		t.dropUnsent()
 		t.loop.Stop(&t.clock)
 		t.loop.Release(t.fd)

@@ -24,7 +24,7 @@ const (
 
 var errHandshakeTimeout = errors.New("the peer does not finish the handshake in time")
 
-// handshake makes the TLS handshake on a loop's socket; crypto/tls runs beside the loop. It owns the socket until it is done.
+// handshake makes the TLS handshake on a loop's socket; crypto/tls runs beside the loop. It owns the socket until it succeeds.
 type handshake struct {
 	loop   *loop.Loop
 	fd     int
@@ -32,6 +32,7 @@ type handshake struct {
 	parent context.Context
 	config func(context.Context) (*tls.Config, error) // may wait; called in a goroutine
 	done   func(shaken)
+	closed func() // hears that a failed handshake's socket is closed; it may be nil
 
 	begun     bool
 	ctx       context.Context
@@ -39,13 +40,15 @@ type handshake struct {
 	tls       *record.Handshake // nil until the configuration is there
 	early     []byte            // received, and not taken by tls
 	unsent    []byte
+	full      bool // nothing was read for want of room
 	peerEnded bool // the peer sends no more
 	ended     bool
+	released  bool // the socket is closed, or a tunnel's
 	input     loop.Task
 	timer     loop.Timer
 }
 
-// shaken is a handshake's outcome. After an error the socket is closed.
+// shaken is a handshake's outcome.
 type shaken struct {
 	keys  *record.Result
 	peer  identity.Workload
@@ -58,7 +61,7 @@ type shaken struct {
 func (h *handshake) start() {
 	h.ctx, h.cancel = context.WithTimeout(h.parent, handshakeTimeout)
 	h.input.Run = h.receive
-	h.timer.Run = func() { h.fail(StageTLS, errHandshakeTimeout) }
+	h.timer.Run = h.timeout
 	h.loop.After(&h.timer, handshakeTimeout)
 	if h.role == record.Client {
 		h.begin()
@@ -66,6 +69,14 @@ func (h *handshake) start() {
 	if err := h.loop.Watch(h.fd, h); err != nil {
 		_ = h.loop.Post(func() { h.fail(StageTLS, err) })
 	}
+}
+
+func (h *handshake) timeout() {
+	if h.begun && h.tls == nil {
+		h.fail(StageIdentity, context.DeadlineExceeded)
+		return
+	}
+	h.fail(StageTLS, errHandshakeTimeout)
 }
 
 // begin asks for the configuration, then lets crypto/tls begin.
@@ -98,28 +109,28 @@ func (h *handshake) Ready(events loop.Events) {
 
 // receive reads what there is and gives it to crypto/tls.
 func (h *handshake) receive() {
-	err := h.read()
 	if h.ended {
+		h.drain()
 		return
 	}
+	err := h.read()
 	if !h.begun && wholeRecord(h.early) {
 		h.begin()
 	}
-	h.feed()
-	switch {
-	case err == nil:
-	case h.tls != nil: // what the peer said before may be enough, or tell why
-		h.tls.FeedEnd()
-	case h.begun:
-		h.peerEnded = true
-	default:
+	if err != nil && !h.begun {
 		h.fail(StageTLS, err)
+		return
 	}
+	h.peerEnded = h.peerEnded || err != nil // what the peer said before may be enough, or tell why
+	h.feed()
 }
 
 // read reads until nothing comes, or more than a handshake needs. The error says that nothing more will come.
 func (h *handshake) read() error {
-	for len(h.early) < maxEarly {
+	for {
+		if h.full = len(h.early) >= maxEarly; h.full {
+			return nil
+		}
 		var space [readEarly]byte
 		n, err := loop.Read(h.fd, space[:])
 		if err == unix.EAGAIN {
@@ -133,7 +144,6 @@ func (h *handshake) read() error {
 		}
 		h.early = append(h.early, space[:n]...)
 	}
-	return nil
 }
 
 func (h *handshake) feed() {
@@ -141,6 +151,9 @@ func (h *handshake) feed() {
 		return
 	}
 	h.early = h.early[h.tls.Feed(h.early):]
+	if h.full && len(h.early) < maxEarly {
+		h.loop.Input(&h.input)
+	}
 	if h.peerEnded && len(h.early) == 0 {
 		h.tls.FeedEnd()
 	}
@@ -182,6 +195,7 @@ func (h *handshake) succeed(keys *record.Result) {
 		return
 	}
 	h.end()
+	h.released = true
 	h.loop.Forget(h.fd)
 	h.done(shaken{keys: keys, peer: peer, early: append(keys.Rest, h.early...)})
 }
@@ -212,17 +226,60 @@ func (h *handshake) send() {
 	}
 }
 
-// fail ends the handshake and the connection.
+// fail ends the handshake, and the connection soon.
 func (h *handshake) fail(stage Stage, err error) {
 	if h.ended {
 		return
 	}
 	h.end()
-	if h.tls != nil {
+	if h.tls == nil || h.peerEnded {
+		h.release()
+	} else {
 		h.tls.Abort(err)
+		h.linger()
 	}
-	h.loop.Release(h.fd)
 	h.done(shaken{stage: stage, err: err})
+}
+
+// linger has the peer hear why the handshake failed: if the socket were closed at once, what the peer has sent meanwhile would
+// be answered with a reset, which takes back our last words.
+func (h *handshake) linger() {
+	_ = unix.Shutdown(h.fd, unix.SHUT_WR) // fails only on a dead connection
+	h.timer.Run = h.release
+	h.loop.After(&h.timer, closeTimeout)
+	h.loop.Input(&h.input)
+}
+
+// drain throws away what comes after the handshake has failed, until the peer ends as well.
+func (h *handshake) drain() {
+	if h.released {
+		return
+	}
+	h.early = h.early[:0]
+	if err := h.read(); err != nil {
+		h.release()
+	} else if h.full {
+		h.loop.Input(&h.input)
+	}
+}
+
+// release closes the socket of a failed handshake.
+func (h *handshake) release() {
+	if h.released {
+		return
+	}
+	h.released = true
+	h.loop.Stop(&h.timer)
+	h.loop.Release(h.fd)
+	if h.closed != nil {
+		h.closed()
+	}
+}
+
+// abandon ends the handshake and the connection at once.
+func (h *handshake) abandon(err error) {
+	h.fail(StageTLS, err)
+	h.release()
 }
 
 func (h *handshake) end() {

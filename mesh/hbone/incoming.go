@@ -31,10 +31,10 @@ type Incoming struct {
 func (in *Incoming) Loop() *loop.Loop { return in.stream.t.loop }
 
 // OnGone says what to do when nobody waits for the answer any more: the peer gave up or broke a rule, or its tunnel ended.
-// It isn't called after Accept or Refuse.
+// f is called at once if that has happened already, and not after Accept or Refuse.
 func (in *Incoming) OnGone(f func()) {
-	if in.gone = f; in.stream.err != nil && !in.answered {
-		in.lost()
+	if in.gone = f; in.answered && in.stream.incoming == in {
+		f()
 	}
 }
 

@@ -277,9 +277,15 @@ func (p *Pool) Cut(check Check) {
 	}
 }
 
-// Close opens no more streams, cuts every tunnel, and calls gone when nothing is left: peers get a second to hear of it.
-func (p *Pool) Close(gone func()) {
-	p.closed, p.gone = true, gone
+// OnGone calls gone when nothing is left of the pool. Call it after Close: peers get a second to hear of that.
+func (p *Pool) OnGone(gone func()) {
+	p.gone = gone
+	p.tellGone()
+}
+
+// Close opens no more streams and cuts every tunnel.
+func (p *Pool) Close() {
+	p.closed = true
 	p.cancel()
 	for _, t := range p.tunnels() {
 		t.cut(errClosed)
@@ -289,7 +295,6 @@ func (p *Pool) Close(gone func()) {
 			d.stop()
 		}
 	}
-	p.tellGone()
 }
 
 func (p *Pool) tellGone() {
@@ -364,7 +369,7 @@ func (d *dial) shake(fd int) {
 		t.single = d.share.single
 		d.end(t, 0, nil)
 	}
-	d.stop = func() { h.fail(StageTLS, errClosed) }
+	d.stop = func() { h.abandon(errClosed) }
 	h.start()
 }
 
@@ -374,14 +379,15 @@ func (d *dial) end(t *tunnel, stage Stage, err error) {
 	d.share.dials = slices.DeleteFunc(d.share.dials, func(other *dial) bool { return other == d })
 	if t != nil {
 		d.share.tunnels = append(d.share.tunnels, t)
-		if d.pool.closed {
-			t.cut(errClosed)
-		}
 	} else {
 		err = &DialError{Stage: stage, Addr: d.share.target.Addr, Err: err}
 	}
-	for _, a := range d.waiters {
-		a.dialled(err)
+	waiters := d.waiters
+	d.waiters = nil
+	for _, a := range waiters {
+		if a.dial == d { // and wasn't given up by one before
+			a.dialled(err)
+		}
 	}
 	d.pool.tidy(d.key, d.share)
 }

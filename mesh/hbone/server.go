@@ -45,10 +45,10 @@ type Server struct {
 	cfg        ServerConfig
 	ctx        context.Context // of handshakes
 	cancel     context.CancelFunc
-	closed     bool // no more connections
-	handshakes map[*handshake]struct{}
+	closed     bool                    // no more connections
+	handshakes map[*handshake]struct{} // and those that failed whose sockets linger
 	tunnels    map[*tunnel]struct{}
-	idle       func() // called when there are none any more
+	idle       []func() // called when there are none any more
 }
 
 // NewServer makes a server without connections.
@@ -73,12 +73,15 @@ func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 	}
 	h := &handshake{loop: s.cfg.Loop, fd: fd, role: record.Server, parent: s.ctx, config: s.cfg.TLS}
 	h.done = func(out shaken) {
-		delete(s.handshakes, h)
 		if out.err != nil {
 			s.failed(Failure{remote, local, out.stage, out.err})
-		} else {
-			s.welcome(fd, local, remote, out)
+			return
 		}
+		delete(s.handshakes, h)
+		s.welcome(fd, local, remote, out)
+	}
+	h.closed = func() {
+		delete(s.handshakes, h)
 		s.tellIdle()
 	}
 	s.handshakes[h] = struct{}{}
@@ -122,20 +125,29 @@ func (s *Server) ended(t *tunnel) {
 }
 
 func (s *Server) tellIdle() {
-	if s.idle != nil && len(s.tunnels) == 0 && len(s.handshakes) == 0 {
-		idle := s.idle
-		s.idle = nil
-		idle()
+	if len(s.tunnels) > 0 || len(s.handshakes) > 0 {
+		return
+	}
+	idle := s.idle
+	s.idle = nil
+	for _, f := range idle {
+		f()
 	}
 }
 
 // Shutdown takes no new connections, tells every peer to open no more streams, lets the running streams end, and calls idle when
 // there is no tunnel left. Handshakes that are under way go on, and are then told the same.
 func (s *Server) Shutdown(idle func()) {
-	s.closed, s.idle = true, idle
+	s.closed = true
 	for t := range s.tunnels {
 		t.shutdown()
 	}
+	s.OnGone(idle)
+}
+
+// OnGone calls gone when nothing is left of the server. Call it after Close: peers get a second to hear of that.
+func (s *Server) OnGone(gone func()) {
+	s.idle = append(s.idle, gone)
 	s.tellIdle()
 }
 
@@ -146,15 +158,14 @@ func (s *Server) Cut(check Check) {
 	}
 }
 
-// Close takes no new connections, cuts every tunnel, and calls gone when nothing is left: peers get a second to hear of it.
-func (s *Server) Close(gone func()) {
-	s.closed, s.idle = true, gone
+// Close takes no new connections and cuts every tunnel.
+func (s *Server) Close() {
+	s.closed = true
 	s.cancel()
 	for h := range s.handshakes {
-		h.fail(StageTLS, errClosed)
+		h.abandon(errClosed)
 	}
 	for t := range s.tunnels {
 		t.cut(errClosed)
 	}
-	s.tellIdle()
 }

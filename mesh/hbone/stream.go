@@ -196,10 +196,8 @@ func (s *Stream) Join(app int, done func(relay.Result)) *relay.Session {
 		err = s.t.loop.Watch(app, s)
 	}
 	if err != nil || s.remoteEnd {
-		_ = s.t.loop.Post(func() { s.begin(err) })
-	} else {
-		s.pour()
-	}
+		_ = s.t.loop.Post(func() { s.begin(err) }) // fails only when the loop and all on it has ended
+	} // else the socket shows that it is writable, and takes what came before
 	return s.session
 }
 
@@ -215,6 +213,10 @@ func (s *Stream) begin(err error) {
 
 // Ready implements loop.Handler for the application's socket.
 func (s *Stream) Ready(events loop.Events) {
+	if events.Has(loop.Broken) && s.localEnd && !s.shut { // after its end there is nothing to read that would tell
+		s.appFailed(fmt.Errorf("read from the application: %w", syscall.ECONNRESET))
+		return
+	}
 	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
 		s.readable = true
 		s.ending = s.ending || events.Has(loop.PeerEnd|loop.Broken)
@@ -262,7 +264,10 @@ func (s *Stream) readInto(b *batch, budget int) bool {
 func (s *Stream) appFailed(err error) { s.abort(err, h2.ConnectError) }
 
 // Reset aborts the stream; the peer's application sees a reset.
-func (s *Stream) Reset() { s.abort(errors.New("stream reset"), h2.ConnectError) }
+func (s *Stream) Reset() {
+	s.abort(errors.New("stream reset"), h2.ConnectError)
+	s.t.forget(s)
+}
 
 // abort resets the stream towards the peer, with err for our side.
 func (s *Stream) abort(err error, code h2.Code) {

@@ -68,8 +68,10 @@ type tunnel struct {
 	partial  []byte // the beginning of a record
 	unsent   []byte // sealed bytes that the socket didn't take
 	held     []byte // the loop's buffer that unsent is part of, or nil
+	blocked  bool   // the socket takes no more for now
+	ending   bool   // the peer has ended; what it sent before may wait
 	said     bool   // the last record is made: an alert
-	deaf     bool   // the peer sends no more, or nothing that we would read
+	deaf     bool   // the peer sends no more
 	mute     bool   // we send no more
 	closed   bool   // the socket is closed
 	gone     bool   // ended was called

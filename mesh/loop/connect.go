@@ -18,7 +18,9 @@ type Connecting struct {
 // errConnectTimeout is a timeout also for those who ask errors.As for a net.Error.
 type errConnectTimeout struct{ after time.Duration }
 
-func (e errConnectTimeout) Error() string   { return fmt.Sprintf("connect: no answer within %s", e.after) }
+func (e errConnectTimeout) Error() string {
+	return fmt.Sprintf("connect: no answer within %s", e.after)
+}
 func (e errConnectTimeout) Timeout() bool   { return true }
 func (e errConnectTimeout) Temporary() bool { return true }
 

@@ -34,6 +34,7 @@ type Loop struct {
 	outputs queue
 	spare   [][]byte      // buffers, see Buffer
 	ended   chan struct{} // closed when the thread is done
+	manual  bool          // there is no thread
 
 	mu     sync.Mutex
 	posted []func()
@@ -43,12 +44,30 @@ type Loop struct {
 
 // New starts a loop.
 func New() (*Loop, error) {
-	l := &Loop{now: time.Now(), ended: make(chan struct{})}
+	l, err := Manual()
+	if err != nil {
+		return nil, err
+	}
+	l.manual = false
+	go l.run()
+	return l, nil
+}
+
+// Manual makes a loop without a thread of its own: it goes on when Turn is called, and the calling goroutine stands for the
+// thread. So tests can let hours pass (testing/synctest), which they could not while a thread waits in the kernel.
+func Manual() (*Loop, error) {
+	l := &Loop{now: time.Now(), ended: make(chan struct{}), manual: true}
 	if err := l.poll.open(); err != nil {
 		return nil, fmt.Errorf("event loop: %w", err)
 	}
-	go l.run()
 	return l, nil
+}
+
+// Turn goes through one turn of a Manual loop without waiting, and returns how long a thread would wait before the next one if no
+// socket got ready; negative means for ever.
+func (l *Loop) Turn() time.Duration {
+	l.work(l.poll.wait(0))
+	return l.patience()
 }
 
 // Now is the time at which the current turn began to work.
@@ -82,25 +101,30 @@ func (l *Loop) Do(f func()) error {
 // Close runs what was posted, ends the loop and waits for its thread. Sockets that are still watched are not closed.
 func (l *Loop) Close() {
 	l.mu.Lock()
-	if !l.closed {
+	first := !l.closed
+	if first {
 		l.closed = true
 		l.poll.wake()
 	}
 	l.mu.Unlock()
+	if first && l.manual {
+		l.run()
+	}
 	<-l.ended
 }
 
 func (l *Loop) run() {
-	runtime.LockOSThread() // never unlocked: the thread may be in another namespace for parts of a turn, and dies with the loop
+	if !l.manual {
+		runtime.LockOSThread() // never unlocked: the thread may be in another namespace for parts of a turn, and dies with the loop
+	}
 	defer close(l.ended)
-	for l.turn() {
+	for l.work(l.poll.wait(l.patience())) {
 	}
 	l.poll.close()
 }
 
-// turn goes through one turn, and tells whether there is another.
-func (l *Loop) turn() bool {
-	n := l.poll.wait(l.patience())
+// work goes through a turn with n events, and tells whether there is another.
+func (l *Loop) work(n int) bool {
 	l.now = time.Now()
 	going := l.runPosted()
 	l.timers.run(l.now)

@@ -273,8 +273,8 @@ func (p *pod) cut() {
 
 func (p *pod) closeTunnels(ctx context.Context) {
 	p.cancel()
-	p.onWorkers(func(i int, done func()) { p.servers[i].Close(done) })(ctx)
-	p.onWorkers(func(i int, done func()) { p.pools[i].Close(done) })(ctx)
+	p.onWorkers(func(i int, done func()) { p.servers[i].Close(); p.servers[i].OnGone(done) })(ctx)
+	p.onWorkers(func(i int, done func()) { p.pools[i].Close(); p.pools[i].OnGone(done) })(ctx)
 }
 
 // onWorkers calls f on every worker, and returns what waits until all have called done.
