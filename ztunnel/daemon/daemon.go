@@ -69,8 +69,7 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 		return err
 	}
 	defer worker.Close(workers)
-	z := newZtunnel(d, cfg, ca, log)
-	z.workers, z.pods.workers = workers, workers
+	z := newZtunnel(d, cfg, ca, workers, log)
 	z.version = version
 	telemetry.RegisterProcess(z.reg, "ztunnel", version)
 	z.reg.MustRegister(writer.Collector())
@@ -120,9 +119,9 @@ type ztunnel struct {
 	pods    *pods
 }
 
-func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger) *ztunnel {
+func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worker.Worker, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
-	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
+	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, workers: workers, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
 	z.metrics.LogAccess(log)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))
