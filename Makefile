@@ -9,7 +9,7 @@ MODULES   := mesh ztunnel cni-plugin istiod-lite cli
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-short lint generate fuzz bench clean need-go need-cc need-root
+.PHONY: help build demo test test-short lint generate fuzz bench bench-go clean need-go need-cc need-root
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,7 @@ demo: need-root build ## two simulated nodes, four pods, the whole mesh, step by
 
 test: need-go need-cc need-root ## every test under the race detector, in real namespaces (root)
 	$(GO) test -race -timeout 10m $(UNIT)
+	$(GO) test -run LargeMesh ./ztunnel/daemon
 	$(GO) test -race -timeout 18m -p 1 ./e2e/...
 
 test-short: need-go ## the tests that need no root and no C compiler
@@ -46,7 +47,11 @@ fuzz: need-go ## run every fuzz target for FUZZTIME (20s)
 	  done; \
 	done
 
-bench: need-go ## run every benchmark for BENCHTIME (1s)
+bench: need-go need-root ## what ztunnel costs, in ratios to a splice relay: BENCH='-rows requests -rounds 5', ZTUNNEL_BIN=name=path (root)
+	@mkdir -p bin
+	$(GO) run ./e2e/bench -json bin/bench.json $(BENCH)
+
+bench-go: need-go ## run every Go benchmark for BENCHTIME (1s)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(UNIT)
 
 clean: ## remove bin/

@@ -7,6 +7,7 @@ require (
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0
 	github.com/go-jose/go-jose/v4 v4.1.8
 	github.com/tulle-mesh/tulle/cli v0.0.0
+	github.com/tulle-mesh/tulle/cni-plugin v0.0.0
 	github.com/tulle-mesh/tulle/mesh v0.0.0
 	golang.org/x/sys v0.49.0
 	google.golang.org/grpc v1.85.0
@@ -39,6 +40,8 @@ require (
 replace github.com/tulle-mesh/tulle/mesh => ../mesh
 
 replace github.com/tulle-mesh/tulle/cli => ../cli
+
+replace github.com/tulle-mesh/tulle/cni-plugin => ../cni-plugin
 
 tool (
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc

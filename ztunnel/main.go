@@ -34,6 +34,6 @@ func proxy() error {
 	if err != nil {
 		return err
 	}
-	runtime.GOMAXPROCS(cfg.Threads) // the limit of open files needs nothing: Go raises it by itself
+	runtime.GOMAXPROCS(cfg.Threads + 1) // the workers, and one for all that isn't on the path of bytes; the limit of open files needs nothing: Go raises it by itself
 	return daemon.Run(cfg, version, os.Stdout)
 }

@@ -61,7 +61,7 @@ func (w *world) join() *client {
 func (w *world) take(store *state.Store, p xds.Push) map[string]error {
 	var update state.Update
 	var failures []error
-	for _, resource := range p.Resources {
+	for resource := range p.Resources {
 		failures = append(failures, update.Add(p.TypeURL, resource.Name, resource.Body))
 	}
 	failures = append(failures, update.Remove(p.TypeURL, p.Removed...), store.Apply(update))

@@ -1,10 +1,13 @@
 // Package balance chooses the endpoint of a service that a connection goes to, and the address to dial of a workload.
+//
+// What can be known before a connection comes is prepared once and kept with the endpoints of the service (rank.go): which
+// of them can take it, and how well each fits the client. Of the best, two are drawn at random by their capacities, and the
+// one with fewer open connections is taken (open.go).
 package balance
 
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 
@@ -23,64 +26,105 @@ var (
 	ErrNoEndpoint = errors.New("no healthy upstream")
 )
 
+// draws is how often a random endpoint is drawn before all are looked at, when those that were tried don't count.
+const draws = 8
+
+// Client is who wants to connect. Table, From and Dialled are required.
+type Client struct {
+	Table   *state.Table
+	From    *state.Workload
+	Dialled netip.Addr // an endpoint's address is of the same family where possible
+	Tried   []string   // uids of workloads that are not to be chosen again
+	Open    *Open      // nil as if there were no connections
+}
+
 // Choice is where a connection goes.
 type Choice struct {
 	Workload *state.Workload
-	Service  *state.Service // the service through which the workload was chosen, nil if by its own address
+	Service  *state.Service // the service through which the workload was chosen, nil if by its own address or hostname
 	Addr     netip.AddrPort // an address of the workload and the target port
 }
 
-// Pick chooses an endpoint of svc for a connection to one of its ports by the workload from. dialled is the address that
-// the client used; the endpoint's address is of the same family where possible. The errors above can be told apart by
-// errors.Is; with ErrNeedsDNS and ErrRemoteNetwork the Choice is filled in as far as it goes.
-func Pick(t *state.Table, svc *state.Service, port uint16, from *state.Workload, dialled netip.Addr) (Choice, error) {
+// Pick chooses an endpoint for a connection to a port of the service. The errors above can be told apart by errors.Is; with
+// ErrNeedsDNS and ErrRemoteNetwork the Choice is filled in as far as it goes.
+func (c *Client) Pick(svc *state.Service, port uint16) (Choice, error) {
 	if svc.LoadBalancing.Mode == state.ModePassthrough {
 		return Choice{Service: svc}, ErrPassthrough
 	}
-	r := newRequest(svc, port, from)
-	chosen, err := r.endpoint(t)
-	if err != nil {
-		return Choice{Service: svc}, err
+	if _, declared := svc.Port(port); !declared { // asked before anything is prepared: clients choose ports as they like
+		return Choice{Service: svc}, fmt.Errorf("%w: service %s has no port %d", ErrNoEndpoint, svc.Key(), port)
 	}
-	choice, err := finish(chosen.Workload, svc, r.target(chosen), dialled)
-	return localTo(from, choice, err)
+	choice, err := c.choose(c.purpose(svc, port))
+	return c.local(choice, err)
 }
 
-// Gateway chooses an instance of a waypoint for a connection by the workload from to dialled. Choice.Addr has the port
-// on which the instance takes HBONE. Errors are as of Pick; a waypoint that isn't there is ErrNoEndpoint, never a reason
-// to go round it.
-func Gateway(t *state.Table, gw *state.Gateway, from *state.Workload, dialled netip.Addr) (Choice, error) {
-	choice, err := resolve(t, gw, from, dialled)
-	return localTo(from, choice, err)
+// purpose says what an endpoint is wanted for.
+func (c *Client) purpose(svc *state.Service, port uint16) purpose {
+	return purpose{
+		svc: svc, port: port,
+		locality: c.From.Locality, node: c.From.Node, cluster: c.From.ClusterID, network: c.From.Network,
+	}
 }
 
-// NetworkGateway is Gateway for the way into another network: its instances may be in that network themselves.
-func NetworkGateway(t *state.Table, gw *state.Gateway, from *state.Workload, dialled netip.Addr) (Choice, error) {
-	choice, err := resolve(t, gw, from, dialled)
-	if errors.Is(err, ErrRemoteNetwork) {
-		err = fmt.Errorf("%w: the network gateway %s has no address itself", ErrNoEndpoint, choice.Workload.UID)
+// choose takes one of the best endpoints that were not tried.
+func (c *Client) choose(p purpose) (Choice, error) {
+	r := rankingOf(c.Table, p)
+	for i := range r.tiers {
+		if chosen := c.fromTier(&r.tiers[i]); chosen != nil {
+			return c.finish(Choice{chosen.workload, p.svc, netip.AddrPortFrom(netip.Addr{}, chosen.port)})
+		}
+	}
+	if len(r.tiers) > 0 {
+		return Choice{Service: p.svc}, fmt.Errorf("%w: no other endpoint of service %s can take port %d", ErrNoEndpoint, p.svc.Key(), p.port)
+	}
+	n := len(c.Table.Endpoints(p.svc))
+	return Choice{Service: p.svc}, fmt.Errorf("%w: none of the %d endpoints of service %s can take port %d", ErrNoEndpoint, n, p.svc.Key(), p.port)
+}
+
+// fromTier takes the less busy of two candidates, as measured by their capacities, or returns nil.
+func (c *Client) fromTier(t *tier) *candidate {
+	a := c.draw(t)
+	if a == nil || c.Open == nil || len(t.list) == 1 {
+		return a
+	}
+	b := c.draw(t)
+	if b == a {
+		b = c.draw(t)
+	}
+	busyA := uint64(c.Open.Count(a.workload)) * uint64(b.workload.Capacity)
+	busyB := uint64(c.Open.Count(b.workload)) * uint64(a.workload.Capacity)
+	if busyB < busyA {
+		return b
+	}
+	return a
+}
+
+// draw takes a random candidate that was not tried, or returns nil.
+func (c *Client) draw(t *tier) *candidate {
+	for range draws {
+		if one := t.random(); !c.tried(one.workload) {
+			return one
+		}
+	}
+	for i := range t.list {
+		if one := &t.list[i]; !c.tried(one.workload) {
+			return one
+		}
+	}
+	return nil
+}
+
+func (c *Client) tried(w *state.Workload) bool { return slices.Contains(c.Tried, w.UID) }
+
+// finish fills in the address of the chosen workload; the port is there.
+func (c *Client) finish(choice Choice) (Choice, error) {
+	w := choice.Workload
+	addr, err := AddrOf(w, choice.Service, c.Dialled)
+	choice.Addr = netip.AddrPortFrom(addr, choice.Addr.Port())
+	if errors.Is(err, ErrNoEndpoint) {
+		err = fmt.Errorf("%w: workload %s has no address", err, w.UID)
 	}
 	return choice, err
-}
-
-// Waypoint returns the waypoint for a new connection to the service, one of several by their weights, or nil.
-func Waypoint(svc *state.Service) *state.Gateway {
-	var sum uint64
-	for i := range svc.WeightedWaypoints {
-		sum += uint64(svc.WeightedWaypoints[i].Weight)
-	}
-	if sum == 0 {
-		return svc.Waypoint
-	}
-	at := rand.Uint64N(sum)
-	for i := range svc.WeightedWaypoints {
-		weight := uint64(svc.WeightedWaypoints[i].Weight)
-		if at < weight {
-			return &svc.WeightedWaypoints[i].Gateway
-		}
-		at -= weight
-	}
-	return svc.Waypoint
 }
 
 // AddrOf returns the address to dial of w, which was reached through svc (nil if by its own address) for a client that
@@ -111,55 +155,15 @@ func AddrOf(w *state.Workload, svc *state.Service, dialled netip.Addr) (netip.Ad
 	}
 }
 
-// resolve chooses an instance of a gateway, in whatever network.
-func resolve(t *state.Table, gw *state.Gateway, from *state.Workload, dialled netip.Addr) (Choice, error) {
-	var svc *state.Service
-	var w *state.Workload
-	if at := gw.Address; at.Addr.IsValid() {
-		dialled = at.Addr
-		if svc = t.VIP(at.Network, at.Addr, from.Namespace); svc == nil {
-			w = t.WorkloadAt(at.Network, at.Addr)
-		}
-	} else if svc = t.Service(gw.Host.Namespace, gw.Host.Name); svc == nil {
-		w = t.WorkloadByHost(gw.Host.Namespace, gw.Host.Name)
-	}
-	switch {
-	case svc != nil:
-		r := newRequest(svc, gw.Port, from)
-		r.gateway = true
-		chosen, err := r.endpoint(t)
-		if err != nil {
-			return Choice{Service: svc}, fmt.Errorf("gateway: %w", err)
-		}
-		return finish(chosen.Workload, svc, r.target(chosen), dialled)
-	case w != nil:
-		return finish(w, nil, gw.Port, dialled)
-	case gw.Address.Addr.IsValid():
-		return Choice{}, fmt.Errorf("%w: gateway %s is unknown in network %q", ErrNoEndpoint, gw.Address.Addr, gw.Address.Network)
-	default:
-		return Choice{}, fmt.Errorf("%w: gateway %s is unknown", ErrNoEndpoint, gw.Host)
-	}
-}
-
-// finish fills in the address of the chosen workload.
-func finish(w *state.Workload, svc *state.Service, port uint16, dialled netip.Addr) (Choice, error) {
-	addr, err := AddrOf(w, svc, dialled)
-	choice := Choice{Workload: w, Service: svc, Addr: netip.AddrPortFrom(addr, port)}
-	if errors.Is(err, ErrNoEndpoint) {
-		err = fmt.Errorf("%w: workload %s has no address", err, w.UID)
-	}
-	return choice, err
-}
-
-// localTo returns what a client makes of a choice: a workload in another network is reached through that one's gateway.
-func localTo(from *state.Workload, choice Choice, err error) (Choice, error) {
+// local returns what the client makes of a choice: a workload in another network is reached through that one's gateway.
+func (c *Client) local(choice Choice, err error) (Choice, error) {
 	w := choice.Workload
 	switch {
 	case w == nil || errors.Is(err, ErrNoEndpoint):
 		return choice, err
-	case w.Network == from.Network && errors.Is(err, ErrRemoteNetwork):
+	case w.Network == c.From.Network && errors.Is(err, ErrRemoteNetwork):
 		return choice, fmt.Errorf("%w: workload %s has no address", ErrNoEndpoint, w.UID)
-	case w.Network == from.Network:
+	case w.Network == c.From.Network:
 		return choice, err
 	case w.NetworkGateway == nil:
 		return choice, fmt.Errorf("%w: workload %s is in network %q, which has no gateway", ErrNoEndpoint, w.UID, w.Network)

@@ -124,6 +124,10 @@ func tableOf(t testing.TB, addresses ...*workload.Address) *state.Table {
 // client runs in region r, zone z, on node n, in network "".
 var client = &state.Workload{Namespace: "shop", Node: "n", ClusterID: "Kubernetes", Locality: state.Locality{Region: "r", Zone: "z"}}
 
+func caller(t *state.Table, dialled netip.Addr) *balance.Client {
+	return &balance.Client{Table: t, From: client, Dialled: dialled}
+}
+
 const (
 	strict      = workload.LoadBalancing_STRICT
 	failover    = workload.LoadBalancing_FAILOVER
@@ -226,7 +230,7 @@ func TestPick(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			table := tableOf(t, append(test.endpoints, test.service)...)
 			svc := table.Service("shop", "web")
-			got := outcomes(func() (balance.Choice, error) { return balance.Pick(table, svc, 80, client, test.dialled) })
+			got := outcomes(func() (balance.Choice, error) { return caller(table, test.dialled).Pick(svc, 80) })
 			if got != test.want {
 				t.Errorf("got %s; want %s", got, test.want)
 			}
@@ -236,7 +240,7 @@ func TestPick(t *testing.T) {
 
 func TestChoiceNeedingDNSHasThePort(t *testing.T) {
 	table := tableOf(t, web(), pod("a", "", hostname("a.example")))
-	choice, err := balance.Pick(table, table.Service("shop", "web"), 80, client, v4)
+	choice, err := caller(table, v4).Pick(table.Service("shop", "web"), 80)
 	if !errors.Is(err, balance.ErrNeedsDNS) || choice.Addr.Port() != 8080 || choice.Service == nil {
 		t.Errorf("Pick = %+v, %v; want port 8080 and the service", choice, err)
 	}
@@ -244,8 +248,8 @@ func TestChoiceNeedingDNSHasThePort(t *testing.T) {
 
 func TestPickSaysWhatIsMissing(t *testing.T) {
 	table := tableOf(t, web(), pod("a", "10.0.0.1"))
-	_, err := balance.Pick(table, table.Service("shop", "web"), 81, client, v4)
-	if want := "no healthy upstream: none of the 1 endpoints of service shop/web can take port 81"; err == nil || err.Error() != want {
+	_, err := caller(table, v4).Pick(table.Service("shop", "web"), 81)
+	if want := "no healthy upstream: service shop/web has no port 81"; err == nil || err.Error() != want {
 		t.Errorf("Pick = %v, want %s", err, want)
 	}
 }
@@ -261,7 +265,7 @@ func TestPickFollowsCapacity(t *testing.T) {
 			const picks = 20_000
 			counts := map[string]int{}
 			for range picks {
-				choice, err := balance.Pick(table, table.Service("shop", "web"), 80, client, v4)
+				choice, err := caller(table, v4).Pick(table.Service("shop", "web"), 80)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -284,7 +288,7 @@ func TestPickDoesNotAllocate(t *testing.T) {
 	table := tableOf(t, list...)
 	svc := table.Service("shop", "web")
 	n := testing.AllocsPerRun(100, func() {
-		if _, err := balance.Pick(table, svc, 80, client, v4); err != nil {
+		if _, err := caller(table, v4).Pick(svc, 80); err != nil {
 			t.Error(err)
 		}
 	})
@@ -304,7 +308,7 @@ func BenchmarkPick(b *testing.B) {
 			svc := table.Service("shop", "web")
 			b.Run(fmt.Sprintf("%s/endpoints=%d", name, n), func(b *testing.B) {
 				for b.Loop() {
-					if _, err := balance.Pick(table, svc, 80, client, v4); err != nil {
+					if _, err := caller(table, v4).Pick(svc, 80); err != nil {
 						b.Fatal(err)
 					}
 				}

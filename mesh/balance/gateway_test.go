@@ -53,14 +53,14 @@ func TestGateway(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			table := tableOf(t, test.addresses...)
-			got := outcomes(func() (balance.Choice, error) { return balance.Gateway(table, test.gateway, client, v4) })
+			got := outcomes(func() (balance.Choice, error) { return caller(table, v4).Gateway(test.gateway) })
 			if got != test.waypoint {
 				t.Errorf("waypoint: got %s; want %s", got, test.waypoint)
 			}
 			if test.way == "" {
 				test.way = test.waypoint
 			}
-			got = outcomes(func() (balance.Choice, error) { return balance.NetworkGateway(table, test.gateway, client, v4) })
+			got = outcomes(func() (balance.Choice, error) { return caller(table, v4).NetworkGateway(test.gateway) })
 			if got != test.way {
 				t.Errorf("network gateway: got %s; want %s", got, test.way)
 			}

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	slots     = loop.BufferSize / record.SlotLen
-	fullBatch = slots / 2 * record.SlotLen // sealed bytes at which a batch is sent; what was begun then still fits
-	pointless = 2 << 10                    // bytes left in a record that aren't worth a frame
+	slots     = loop.BufferSize/record.SlotLen - 2 // of data; control frames and an alert may still follow
+	fullBatch = slots / 2 * record.SlotLen         // sealed bytes at which a batch is sent; what was begun then still fits
+	pointless = 2 << 10                            // bytes left in a record that aren't worth a frame
 )
 
 // batch lays out frames in TLS records, in place: payload is read from an application's socket straight to where it stays
@@ -53,8 +53,8 @@ func (b *batch) control(core *h2.Conn) {
 		if b.left() == 0 {
 			b.seal()
 		}
-		if b.full() {
-			return
+		if b.sealed >= (slots+1)*record.SlotLen {
+			return // the rest goes with the next batch
 		}
 	}
 }
@@ -104,7 +104,7 @@ func (b *batch) payload(v []unix.Iovec, budget int) (_ []unix.Iovec, size int) {
 	n := min(budget, b.left()-h2.FrameHeaderLen)
 	v = append(v, vector(b.space[b.at()+h2.FrameHeaderLen:][:n]))
 	size = n
-	for next := b.sealed + record.SlotLen; size < budget && next+record.SlotLen <= len(b.space); next += record.SlotLen {
+	for next := b.sealed + record.SlotLen; size < budget && next < slots*record.SlotLen; next += record.SlotLen {
 		n = min(budget-size, record.MaxPlaintext)
 		v = append(v, vector(b.space[next+record.HeaderLen:][:n]))
 		size += n

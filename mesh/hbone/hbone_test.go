@@ -206,20 +206,20 @@ func (b *bed) newPool(cfg PoolConfig) *Pool {
 }
 
 // dialOn dials as ztunnel does, without any namespace.
-func dialOn(l *loop.Loop) func(netip.AddrPort, func(int, error)) {
-	return func(addr netip.AddrPort, done func(int, error)) {
+func dialOn(l *loop.Loop) func(netip.AddrPort, func(int, error)) (func(), error) {
+	return func(addr netip.AddrPort, done func(int, error)) (func(), error) {
 		fd, err := new(socket.Visitor).Dial(nil, addr, socket.DialConfig{})
 		if err != nil {
-			_ = l.Post(func() { done(-1, err) })
-			return
+			return nil, err
 		}
-		l.AwaitConnect(fd, patience, func(err error) {
+		connecting := l.AwaitConnect(fd, patience, func(err error) {
 			if err != nil {
 				_ = unix.Close(fd)
 				fd = -1
 			}
 			done(fd, err)
 		})
+		return func() { connecting.Cancel(); _ = unix.Close(fd) }, nil
 	}
 }
 

@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
-	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -33,9 +33,9 @@ type Target struct {
 // PoolConfig makes a Pool. Loop, Dial and TLS are required.
 type PoolConfig struct {
 	Loop *loop.Loop
-	// Dial begins the TCP connection of a tunnel and calls done on the loop, once, after it has returned: with a connected,
-	// non-blocking socket, or with an error.
-	Dial func(addr netip.AddrPort, done func(fd int, err error))
+	// Dial begins the TCP connection of a tunnel and calls done on the loop, once and after Dial has returned: with a connected,
+	// non-blocking socket, or with an error, unless cancel was called before. An error that is known at once is returned instead.
+	Dial func(addr netip.AddrPort, done func(fd int, err error)) (cancel func(), err error)
 	// TLS gives the configuration that proves source and accepts expected only. It is asked once per tunnel, in a goroutine.
 	TLS func(ctx context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error)
 
@@ -51,8 +51,9 @@ type Pool struct {
 	ctx    context.Context // of dials
 	cancel context.CancelFunc
 	shared map[key]*share
-	single map[*tunnel]struct{} // tunnels that carry one stream only
+	single map[*share]struct{} // what ConnectOver made
 	closed bool
+	gone   func() // after Close, when nothing is left
 }
 
 // key is what streams of one tunnel have in common.
@@ -79,7 +80,8 @@ type share struct {
 	target  Target
 	tunnels []*tunnel
 	dials   []*dial
-	room    int // streams that a tunnel takes, as far as is known
+	room    int  // streams that a tunnel takes, as far as is known
+	single  bool // for one stream only
 }
 
 // NewPool makes an empty pool.
@@ -90,7 +92,7 @@ func NewPool(cfg PoolConfig) *Pool {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = 5 * time.Minute
 	}
-	p := &Pool{cfg: cfg, shared: make(map[key]*share)}
+	p := &Pool{cfg: cfg, shared: make(map[key]*share), single: make(map[*share]struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -100,6 +102,7 @@ type Attempt struct {
 	pool   *Pool
 	key    key
 	target Target
+	share  *share // with ConnectOver
 	fields []hpack.HeaderField
 	tries  int
 	rounds int
@@ -118,6 +121,19 @@ func (p *Pool) Connect(target Target, req Request, done func(*Stream, error)) *A
 	} else {
 		a.try()
 	}
+	return a
+}
+
+// ConnectOver is Connect through a tunnel of its own, over a connected, non-blocking socket that it takes over. target.Addr is
+// for errors only. The tunnel ends with the stream.
+func (p *Pool) ConnectOver(fd int, target Target, req Request, done func(*Stream, error)) *Attempt {
+	sh := &share{target: target, room: 1, single: true}
+	a := &Attempt{pool: p, target: target, share: sh, fields: req.fields(), done: done, tries: maxAttempts}
+	d := &dial{pool: p, share: sh, waiters: []*Attempt{a}}
+	a.dial = d
+	sh.dials = []*dial{d}
+	p.single[sh] = struct{}{}
+	d.shake(fd)
 	return a
 }
 
@@ -143,12 +159,7 @@ func (a *Attempt) try() {
 		a.failSoon(errClosed)
 		return
 	}
-	sh := p.shared[a.key]
-	if sh == nil {
-		sh = &share{target: a.target, room: p.cfg.MaxStreams}
-		sh.target.Expected = slices.Clone(a.target.Expected)
-		p.shared[a.key] = sh
-	}
+	sh := p.shareOf(a)
 	for _, t := range sh.tunnels {
 		s, err := t.open(a.fields)
 		switch {
@@ -162,11 +173,24 @@ func (a *Attempt) try() {
 			sh.room = t.room()
 		}
 	}
-	if a.rounds++; a.rounds > maxRounds {
+	if a.rounds++; a.rounds > maxRounds || sh.single {
 		a.failSoon(&DialError{Stage: StageHTTP2, Addr: a.target.Addr, Err: h2.ErrMaxStreams})
 		return
 	}
 	a.wait(sh)
+}
+
+func (p *Pool) shareOf(a *Attempt) *share {
+	if a.share != nil {
+		return a.share
+	}
+	sh := p.shared[a.key]
+	if sh == nil {
+		sh = &share{target: a.target, room: p.cfg.MaxStreams}
+		sh.target.Expected = slices.Clone(a.target.Expected)
+		p.shared[a.key] = sh
+	}
+	return sh
 }
 
 // wait joins the dial that has room, or begins one.
@@ -224,9 +248,14 @@ func (p *Pool) ended(k key, sh *share, t *tunnel) {
 }
 
 func (p *Pool) tidy(k key, sh *share) {
-	if len(sh.tunnels) == 0 && len(sh.dials) == 0 && p.shared[k] == sh {
+	if len(sh.tunnels) > 0 || len(sh.dials) > 0 {
+		return
+	}
+	delete(p.single, sh)
+	if p.shared[k] == sh {
 		delete(p.shared, k)
 	}
+	p.tellGone()
 }
 
 // Retain opens no more streams on tunnels whose target isn't wanted any more; they end with their last stream.
@@ -243,27 +272,55 @@ func (p *Pool) Retain(wanted func(Target) bool) {
 
 // Cut ends the tunnels whose peer's certificates are found wanting, with the error that check returns.
 func (p *Pool) Cut(check Check) {
-	for _, sh := range p.shared {
-		for _, t := range slices.Clone(sh.tunnels) {
-			t.recheck(check)
-		}
+	for _, t := range p.tunnels() {
+		t.recheck(check)
 	}
+}
+
+// OnGone calls gone when nothing is left of the pool. Call it after Close: peers get a second to hear of that.
+func (p *Pool) OnGone(gone func()) {
+	p.gone = gone
+	p.tellGone()
 }
 
 // Close opens no more streams and cuts every tunnel.
 func (p *Pool) Close() {
 	p.closed = true
 	p.cancel()
-	for _, sh := range p.shared {
-		for _, d := range slices.Clone(sh.dials) {
-			if d.handshake != nil {
-				d.handshake.abandon(errClosed)
-			}
-		}
-		for _, t := range slices.Clone(sh.tunnels) {
-			t.cut(errClosed)
+	for _, t := range p.tunnels() {
+		t.cut(errClosed)
+	}
+	for _, d := range p.dials() {
+		if d.stop != nil {
+			d.stop()
 		}
 	}
+}
+
+func (p *Pool) tellGone() {
+	if p.gone != nil && len(p.shared) == 0 && len(p.single) == 0 {
+		gone := p.gone
+		p.gone = nil
+		gone()
+	}
+}
+
+func (p *Pool) shares() []*share {
+	return slices.AppendSeq(slices.Collect(maps.Values(p.shared)), maps.Keys(p.single))
+}
+
+func (p *Pool) tunnels() (all []*tunnel) {
+	for _, sh := range p.shares() {
+		all = append(all, sh.tunnels...)
+	}
+	return all
+}
+
+func (p *Pool) dials() (all []*dial) {
+	for _, sh := range p.shares() {
+		all = append(all, sh.dials...)
+	}
+	return all
 }
 
 // dial is one attempt to open a tunnel. All who wait for it share its outcome.
@@ -272,22 +329,25 @@ type dial struct {
 	key     key
 	share   *share
 	waiters []*Attempt
-
-	handshake *handshake // nil until the TCP connection is there
+	stop    func() // ends it at once; nil before it has begun
 }
 
 func (d *dial) start() {
-	d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
-		switch {
-		case err != nil:
+	cancel, err := d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
+		if err != nil {
 			d.end(nil, StageConnect, err)
-		case d.pool.closed:
-			_ = unix.Close(fd)
-			d.end(nil, StageConnect, errClosed)
-		default:
-			d.shake(fd)
+			return
 		}
+		d.shake(fd)
 	})
+	if err != nil {
+		_ = d.pool.cfg.Loop.Post(func() { d.end(nil, StageConnect, err) })
+		return
+	}
+	d.stop = func() {
+		cancel()
+		d.end(nil, StageConnect, errClosed)
+	}
 }
 
 // shake makes the TLS handshake.
@@ -306,14 +366,16 @@ func (d *dial) shake(fd int) {
 			loop: p.cfg.Loop, role: h2.Client, limits: p.cfg.Limits, max: p.cfg.MaxStreams, idle: p.cfg.IdleTimeout, remote: target.Addr,
 			ended: func(t *tunnel) { p.ended(d.key, d.share, t) },
 		}, fd, out)
+		t.single = d.share.single
 		d.end(t, 0, nil)
 	}
-	d.handshake = h
+	d.stop = func() { h.abandon(errClosed) }
 	h.start()
 }
 
 // end tells all who wait.
 func (d *dial) end(t *tunnel, stage Stage, err error) {
+	d.stop = nil
 	d.share.dials = slices.DeleteFunc(d.share.dials, func(other *dial) bool { return other == d })
 	if t != nil {
 		d.share.tunnels = append(d.share.tunnels, t)

@@ -48,7 +48,7 @@ type Server struct {
 	closed     bool                    // no more connections
 	handshakes map[*handshake]struct{} // and those that failed whose sockets linger
 	tunnels    map[*tunnel]struct{}
-	idle       func() // called when there are none any more
+	idle       []func() // called when there are none any more
 }
 
 // NewServer makes a server without connections.
@@ -125,20 +125,29 @@ func (s *Server) ended(t *tunnel) {
 }
 
 func (s *Server) tellIdle() {
-	if s.idle != nil && len(s.tunnels) == 0 && len(s.handshakes) == 0 {
-		idle := s.idle
-		s.idle = nil
-		idle()
+	if len(s.tunnels) > 0 || len(s.handshakes) > 0 {
+		return
+	}
+	idle := s.idle
+	s.idle = nil
+	for _, f := range idle {
+		f()
 	}
 }
 
 // Shutdown takes no new connections, tells every peer to open no more streams, lets the running streams end, and calls idle when
 // there is no tunnel left. Handshakes that are under way go on, and are then told the same.
 func (s *Server) Shutdown(idle func()) {
-	s.closed, s.idle = true, idle
+	s.closed = true
 	for t := range s.tunnels {
 		t.shutdown()
 	}
+	s.OnGone(idle)
+}
+
+// OnGone calls gone when nothing is left of the server. Call it after Close: peers get a second to hear of that.
+func (s *Server) OnGone(gone func()) {
+	s.idle = append(s.idle, gone)
 	s.tellIdle()
 }
 

@@ -58,6 +58,7 @@ type tunnel struct {
 
 	streams  map[uint32]*Stream
 	touched  []*Stream // that got data in this turn
+	single   bool      // ends with its first stream
 	draining bool      // ends when the last stream does
 	err      error     // why the tunnel is dead, nil while it lives
 	farewell error     // what the peer's GOAWAY said, if it was unfriendly
@@ -267,6 +268,7 @@ func (t *tunnel) forget(s *Stream) {
 	if len(t.streams) > 0 {
 		return
 	}
+	t.draining = t.draining || t.single
 	if t.idle > 0 {
 		t.idleSince = t.loop.Now()
 		t.schedule()

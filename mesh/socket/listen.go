@@ -130,3 +130,28 @@ func onSocket(raw syscall.RawConn, f func(fd int) error) error {
 	}
 	return result
 }
+
+// ListenFD is Listen for a descriptor that is non-blocking and in nobody's poller. What it accepts inherits TCP_NODELAY and
+// keep-alive.
+func (n *Netns) ListenFD(cfg ListenConfig) (fd int, err error) {
+	listener, err := n.Listen(cfg)
+	if err != nil {
+		return -1, err
+	}
+	defer listener.Close() // the socket lives on in its copy
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	err = onSocket(raw, func(original int) error {
+		if err := setConnection(original, keepAlive(cfg.KeepAlive)); err != nil {
+			return err
+		}
+		fd, err = unix.FcntlInt(uintptr(original), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("listen on %s: %w", cfg.Addr, err)
+	}
+	return fd, nil // non-blocking as the original is: that belongs to the socket, not to the descriptor
+}

@@ -17,7 +17,8 @@ var errNeither = errors.New("the address is neither a workload nor a service")
 
 // decode turns an update into our own values. What can't be used is in rejected.
 func decode(u Update) (c changes, rejected Rejected) {
-	c = changes{removedAddresses: u.RemovedAddresses, removedPolicies: u.RemovedPolicies}
+	c = u.added
+	c.removedAddresses, c.removedPolicies = u.RemovedAddresses, u.RemovedPolicies
 	rejected = Rejected{}
 	for _, a := range u.Addresses {
 		if err := c.addAddress(a); err != nil {
@@ -25,24 +26,33 @@ func decode(u Update) (c changes, rejected Rejected) {
 		}
 	}
 	for _, p := range u.Policies {
-		name := policyName(p)
-		if name.Name == "" {
-			rejected[name.String()] = errors.New("the policy has no name")
-			continue
-		}
-		policy := decodePolicy(p)
-		c.policies = append(c.policies, policy)
-		if policy.Invalid != nil {
-			rejected[name.String()] = fmt.Errorf("taken as denying: %w", policy.Invalid)
+		if err := c.addPolicy(p); err != nil {
+			rejected[policyName(p).String()] = err
 		}
 	}
 	return c, rejected
 }
 
+// addPolicy takes a policy even if it returns an error, unless that has no name.
+func (c *changes) addPolicy(p *security.Authorization) error {
+	if p.GetName() == "" {
+		return errors.New("the policy has no name")
+	}
+	policy := decodePolicy(p)
+	c.policies = append(c.policies, policy)
+	if policy.Invalid != nil {
+		return fmt.Errorf("taken as denying: %w", policy.Invalid)
+	}
+	return nil
+}
+
 func (c *changes) addAddress(a *workload.Address) error {
 	switch {
 	case a.GetWorkload() != nil:
-		w, err := decodeWorkload(a.GetWorkload())
+		if c.identities == nil {
+			c.identities = identities{}
+		}
+		w, err := decodeWorkload(a.GetWorkload(), c.identities)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -17,7 +19,23 @@ const (
 	defaultCapacity       = 1
 )
 
-func decodeWorkload(in *workload.Workload) (*Workload, error) {
+// identities are those of the workloads of one update, of which many have the same.
+type identities map[account]identity.Workload
+
+type account struct{ trustDomain, namespace, name string }
+
+// of returns the workload's identity. One without a valid identity can still be reached in plain text.
+func (ids identities) of(w *Workload) identity.Workload {
+	a := account{w.TrustDomain, w.Namespace, w.ServiceAccount}
+	id, known := ids[a]
+	if !known {
+		id, _ = identity.New(a.trustDomain, a.namespace, a.name)
+		ids[a] = id
+	}
+	return id
+}
+
+func decodeWorkload(in *workload.Workload, ids identities) (*Workload, error) {
 	if in.GetUid() == "" {
 		return nil, errors.New("the workload has no uid")
 	}
@@ -45,8 +63,10 @@ func decodeWorkload(in *workload.Workload) (*Workload, error) {
 	if l := in.GetLocality(); l != nil {
 		w.Locality = Locality{intern(l.GetRegion()), intern(l.GetZone()), intern(l.GetSubzone())}
 	}
-	// A workload without a valid identity can still be reached in plain text.
-	w.Identity, _ = identity.New(w.TrustDomain, w.Namespace, w.ServiceAccount)
+	if strings.HasSuffix(w.UID, w.Name) {
+		w.Name = w.UID[len(w.UID)-len(w.Name):] // the same bytes
+	}
+	w.Identity = ids.of(w)
 	return w, w.decodeRest(in)
 }
 
@@ -92,9 +112,7 @@ func (w *Workload) decodeLists(in *workload.Workload) error {
 	for _, name := range in.GetAuthorizationPolicies() {
 		w.Policies = appendNew(w.Policies, intern(name))
 	}
-	if len(in.GetServices()) > 0 {
-		w.Services = make(map[string][]Port, len(in.GetServices()))
-	}
+	w.Services = make([]ServicePorts, 0, len(in.GetServices()))
 	for name, list := range in.GetServices() {
 		if _, ok := parseName(name); !ok {
 			return fmt.Errorf("service %q: want namespace/hostname", name)
@@ -103,8 +121,9 @@ func (w *Workload) decodeLists(in *workload.Workload) error {
 		if err != nil {
 			return fmt.Errorf("service %s: %w", name, err)
 		}
-		w.Services[intern(name)] = ports
+		w.Services = append(w.Services, ServicePorts{intern(name), ports})
 	}
+	slices.SortFunc(w.Services, func(a, b ServicePorts) int { return cmp.Compare(a.Service, b.Service) })
 	return nil
 }
 

@@ -12,6 +12,7 @@ type changes struct {
 	policies         []*Policy
 	removedAddresses []string
 	removedPolicies  []string
+	identities       identities // of the workloads
 }
 
 // edit is a table in the making, which shares with the one before whatever does not change.
@@ -67,10 +68,10 @@ func (e *edit) putWorkload(w *Workload) {
 	if w.Hostname != "" {
 		insert(&e.hosts, e.batch, Name{w.Namespace, w.Hostname}, w, compareOwners)
 	}
-	for of, ports := range w.Services {
-		if name, ok := parseName(of); ok {
+	for _, of := range w.Services {
+		if name, ok := parseName(of.Service); ok {
 			m := e.changedMembers(name)
-			m.workloads.set(e.batch, w.UID, Endpoint{w, ports})
+			m.workloads.set(e.batch, w.UID, Endpoint{w, of.Ports})
 		}
 	}
 }
@@ -84,8 +85,8 @@ func (e *edit) removeWorkload(w *Workload) {
 	if w.Hostname != "" {
 		drop(&e.hosts, e.batch, Name{w.Namespace, w.Hostname}, w)
 	}
-	for of := range w.Services {
-		if name, ok := parseName(of); ok {
+	for _, of := range w.Services {
+		if name, ok := parseName(of.Service); ok {
 			m := e.changedMembers(name)
 			m.workloads.remove(e.batch, w.UID)
 			e.forgetEmpty(name, m)

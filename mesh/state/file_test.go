@@ -93,7 +93,7 @@ func TestLocalFile(t *testing.T) {
 	w.NetworkGateway, w.Waypoint, w.AppTunnel = nil, nil, nil
 	got := fmt.Sprint(*w, gateway, waypoint, tunnel)
 	want := "{c1//Pod/shop/cart cart shop cart td west n1 cart.example cart v1 cart c1 deployment [10.0.0.1 fd00::1] HBONE true false false 3 {r z s} " +
-		"spiffe://td/ns/shop/sa/cart <nil> <nil> <nil> [shop/deny] map[shop/cart.example:[{80 8080 UNKNOWN} {443 8443 UNKNOWN}]]} " +
+		"spiffe://td/ns/shop/sa/cart <nil> <nil> <nil> [shop/deny] [{shop/cart.example [{80 8080 UNKNOWN} {443 8443 UNKNOWN}]}]} " +
 		"{{ invalid IP} istio-system/gateway.example 15009} {{west 10.0.0.9} / 15008} {true 15088}"
 	if got != want {
 		t.Errorf("workload = %s\nwant       %s", got, want)

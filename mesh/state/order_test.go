@@ -33,7 +33,7 @@ func describe(table *state.Table) string {
 			list = append(list, fmt.Sprint(e.Workload.UID, e.Ports))
 		}
 		slices.Sort(list)
-		fmt.Fprintf(&text, "%s %v %v endpoints %v max %d", s.Key(), s.VIPs, s.CIDRs, list, table.MaxCapacity(s))
+		fmt.Fprintf(&text, "%s %v %v endpoints %v", s.Key(), s.VIPs, s.CIDRs, list)
 		for _, same := range table.ServicesByHost(s.Hostname) {
 			fmt.Fprintf(&text, " %s", same.Key())
 		}

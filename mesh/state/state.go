@@ -28,37 +28,54 @@ type Update struct {
 	RemovedAddresses []string // uids of workloads and "namespace/hostname" of services
 	Policies         []*security.Authorization
 	RemovedPolicies  []string // "namespace/name"
+
+	added changes // by Add
 }
 
-// Add decodes a resource as it came by xDS and adds it to the update. The resource has to be called what its body says,
-// since it can be removed only by the name under which it is kept.
+// Add decodes a resource as it came by xDS and adds it to the update, or returns why it can't be used. It keeps nothing of
+// body, and of what is decoded only what the table will hold: a push may have a hundred thousand resources. The resource
+// has to be called what its body says, since it can be removed only by the name under which it is kept.
 func (u *Update) Add(typeURL, name string, body []byte) error {
 	switch typeURL {
 	case AddressType:
-		address := new(workload.Address)
-		if err := proto.Unmarshal(body, address); err != nil {
-			return fmt.Errorf("decode address: %w", err)
-		}
-		if address.GetType() == nil {
-			return errNeither
-		}
-		if called := addressName(address); called != name {
-			return fmt.Errorf("the resource's name is %q but its body says %q", name, called)
-		}
-		u.Addresses = append(u.Addresses, address)
+		return u.addAddress(name, body)
 	case AuthorizationType:
-		policy := new(security.Authorization)
-		if err := proto.Unmarshal(body, policy); err != nil {
-			return fmt.Errorf("decode authorization: %w", err)
-		}
-		if called := policyName(policy).String(); called != name {
-			return fmt.Errorf("the resource's name is %q but its body says %q", name, called)
-		}
-		u.Policies = append(u.Policies, policy)
+		return u.addPolicy(name, body)
 	default:
 		return fmt.Errorf("resources of type %q are not known here", typeURL)
 	}
-	return nil
+}
+
+func (u *Update) addAddress(name string, body []byte) error {
+	address := new(workload.Address)
+	if err := proto.Unmarshal(body, address); err != nil {
+		return fmt.Errorf("decode address: %w", err)
+	}
+	if address.GetType() == nil {
+		return errNeither
+	}
+	if called := addressName(address); called != name {
+		return misnamed(name, called)
+	}
+	if w := address.GetWorkload(); w != nil {
+		w.Uid = name // the same text, which the caller keeps too
+	}
+	return u.added.addAddress(address)
+}
+
+func (u *Update) addPolicy(name string, body []byte) error {
+	policy := new(security.Authorization)
+	if err := proto.Unmarshal(body, policy); err != nil {
+		return fmt.Errorf("decode authorization: %w", err)
+	}
+	if called := policyName(policy).String(); called != name {
+		return misnamed(name, called)
+	}
+	return u.added.addPolicy(policy)
+}
+
+func misnamed(name, called string) error {
+	return fmt.Errorf("the resource's name is %q but its body says %q", name, called)
 }
 
 // Remove adds the removal of resources, by name, to the update.

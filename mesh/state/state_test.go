@@ -282,7 +282,12 @@ func TestAddHoldsResourcesToTheirNames(t *testing.T) {
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("Add(%s, %s) = %v, want %q", test.typeURL, test.name, err, test.want)
 		}
-		if added := len(u.Addresses) + len(u.Policies); added != 0 != (test.want == "") {
+		store := state.NewStore()
+		if err := store.Apply(u); err != nil {
+			t.Fatal(err)
+		}
+		table := store.Load()
+		if added := len(table.Workloads()) + len(table.Services()) + len(table.Policies()); added != 0 != (test.want == "") {
 			t.Errorf("Add(%s, %s) added %d", test.typeURL, test.name, added)
 		}
 	}

@@ -43,8 +43,14 @@ type Workload struct {
 
 	// Policies lists the policies with ScopeSelector that select the workload, as "namespace/name", each once.
 	Policies []string
-	// Services holds the ports which the workload serves for each "namespace/hostname".
-	Services map[string][]Port
+	// Services are those that the workload is an endpoint of, ordered by name.
+	Services []ServicePorts
+}
+
+// ServicePorts are the ports that a workload serves for a service.
+type ServicePorts struct {
+	Service string // "namespace/hostname"
+	Ports   []Port
 }
 
 // WorkloadType is the kind of thing that made the workload.
@@ -97,6 +103,14 @@ type Gateway struct {
 	Address NetworkAddress // Address.Addr is invalid if Host names the gateway
 	Host    Name           // a service, else a workload, with this hostname
 	Port    uint16         // where it takes HBONE
+}
+
+// String returns "network/address" or "namespace/hostname", which is how the local file writes it.
+func (g *Gateway) String() string {
+	if g.Address.Addr.IsValid() {
+		return g.Address.Network + "/" + g.Address.Addr.String()
+	}
+	return g.Host.String()
 }
 
 // AppTunnel is how traffic is handed to a workload that is itself a proxy.

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,44 +9,59 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
 )
 
 // maxReason bounds the text of a refusal, in bytes.
 const maxReason = 16 << 10
 
 // take hands a push on and returns the answer to it.
-func (c *Client) take(response *discoveryv3.DeltaDiscoveryResponse) *discoveryv3.DeltaDiscoveryRequest {
-	typeURL := response.GetTypeUrl()
-	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeURL, ResponseNonce: response.GetNonce()}
-	c.event(Event{Kind: Pushed, TypeURL: typeURL, Bytes: proto.Size(response)})
-	held, subscribed := c.versions[typeURL]
+func (c *Client) take(m *message) *discoveryv3.DeltaDiscoveryRequest {
+	defer m.close()
+	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: m.typeURL, ResponseNonce: m.nonce}
+	c.event(Event{Kind: Pushed, TypeURL: m.typeURL, Bytes: m.size})
+	held, subscribed := c.versions[m.typeURL]
 	if !subscribed {
-		answer.ErrorDetail = refusal(fmt.Sprintf("type %q was not subscribed to", typeURL))
+		answer.ErrorDetail = refusal(fmt.Sprintf("type %q was not subscribed to", m.typeURL))
 		return answer
 	}
-	push, refused := read(response)
-	for name, err := range c.config.Handle(push) {
-		refused[name] = err
-	}
-	for _, name := range push.Removed {
+	for _, name := range m.removed {
 		delete(held, name)
 	}
-	for _, resource := range push.Resources {
-		held[resource.Name] = resource.Version
-	}
+	refused := c.handle(m, held)
 	for name := range refused {
 		if name != "" {
 			held[name] = ""
 		}
 	}
 	if len(refused) > 0 {
-		text := reason(refused, len(response.GetResources()))
+		text := reason(refused, m.resources)
 		answer.ErrorDetail = refusal(text)
-		c.config.Log.Warn("xds push refused in part", "type", typeURL, "err", text)
+		c.config.Log.Warn("xds push refused in part", "type", m.typeURL, "err", text)
 	}
-	c.answered(typeURL)
+	c.answered(m.typeURL)
 	return answer
+}
+
+// handle lets the owner take a push. It notes the versions of the resources as they go by, and returns those that the
+// owner refuses or that aren't what the push says it holds.
+func (c *Client) handle(m *message, held map[string]string) map[string]error {
+	refused := map[string]error{}
+	push := Push{TypeURL: m.typeURL, Size: m.size, Removed: m.removed, Resources: func(yield func(Resource) bool) {
+		for resource, err := range m.each {
+			if err != nil {
+				refused[resource.Name] = err
+				continue
+			}
+			held[resource.Name] = resource.Version
+			if !yield(resource) {
+				return
+			}
+		}
+	}}
+	for name, err := range c.config.Handle(push) {
+		refused[name] = err
+	}
+	return refused
 }
 
 func (c *Client) answered(typeURL string) {
@@ -58,23 +72,6 @@ func (c *Client) answered(typeURL string) {
 	if len(c.unanswered) == 0 {
 		close(c.ready)
 	}
-}
-
-// read returns the push and the resources which aren't what the push says it holds.
-func read(response *discoveryv3.DeltaDiscoveryResponse) (Push, map[string]error) {
-	push := Push{TypeURL: response.GetTypeUrl(), Removed: response.GetRemovedResources()}
-	refused := map[string]error{}
-	for _, r := range response.GetResources() {
-		switch body := r.GetResource(); {
-		case body == nil:
-			refused[r.GetName()] = errors.New("the resource has no body")
-		case body.GetTypeUrl() != push.TypeURL:
-			refused[r.GetName()] = fmt.Errorf("the resource is of type %q in a push of %q", body.GetTypeUrl(), push.TypeURL)
-		default:
-			push.Resources = append(push.Resources, Resource{Name: r.GetName(), Version: r.GetVersion(), Body: body.GetValue()})
-		}
-	}
-	return push, refused
 }
 
 func refusal(text string) *status.Status {

@@ -8,8 +8,30 @@ import (
 	"testing"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
+
+func takeAll(p Push) map[string]error {
+	for range p.Resources {
+	}
+	return nil
+}
+
+// received is the message as the client gets it.
+func received(t testing.TB, push *discoveryv3.DeltaDiscoveryResponse) *message {
+	t.Helper()
+	body, err := proto.Marshal(push)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := new(message)
+	if err := (codec{}).Unmarshal(mem.BufferSlice{mem.SliceBuffer(body)}, m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
 
 func TestMalformedPushesAreRefused(t *testing.T) {
 	ok := &anypb.Any{TypeUrl: "a"}
@@ -29,9 +51,9 @@ func TestMalformedPushesAreRefused(t *testing.T) {
 			`refused 1 of 1 resources: x: the resource is of type "b" in a push of "a"`, "map[x:]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := NewClient(nil, Config{Types: []string{"a"}, Handle: func(Push) map[string]error { return nil }, Log: slog.New(slog.DiscardHandler)})
+			c := NewClient(nil, Config{Types: []string{"a"}, Handle: takeAll, Log: slog.New(slog.DiscardHandler)})
 			test.push.Nonce = "n1"
-			answer := c.take(test.push)
+			answer := c.take(received(t, test.push))
 			if got := answer.GetErrorDetail().GetMessage(); got != test.reason {
 				t.Errorf("refused because %q, want %q", got, test.reason)
 			}

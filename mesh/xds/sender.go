@@ -17,7 +17,7 @@ type sender struct {
 }
 
 // newSender sends until ctx ends or the stream fails.
-func newSender(ctx context.Context, stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient) *sender {
+func newSender(ctx context.Context, stream deltaStream) *sender {
 	s := &sender{ctx: ctx, queue: make(chan *discoveryv3.DeltaDiscoveryRequest, unsent), done: make(chan struct{})}
 	go func() {
 		defer close(s.done)

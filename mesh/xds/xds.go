@@ -5,6 +5,7 @@ package xds
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"time"
@@ -30,8 +31,8 @@ type Config struct {
 	Node *corev3.Node
 	// Types are the type URLs to subscribe to, in this order, each as a whole.
 	Types []string
-	// Handle takes a push and returns the resources that it could not use, by name. It is called by Run, one push at a
-	// time, and all other resources of the push count as taken.
+	// Handle takes a push, all of its resources, and returns those that it could not use, by name. It is called by Run,
+	// one push at a time, and all others of the push count as taken.
 	Handle func(Push) map[string]error
 	// Event is told what happens to the stream, for metrics. It is called by Run and may be nil.
 	Event func(Event)
@@ -41,15 +42,17 @@ type Config struct {
 // Push is one message of the control plane.
 type Push struct {
 	TypeURL   string
-	Resources []Resource
-	Removed   []string // names
+	Size      int                // in bytes, uncompressed
+	Resources iter.Seq[Resource] // can be gone through once, while the push is handled
+	Removed   []string           // names
 }
 
 // Resource is a new or changed resource.
 type Resource struct {
 	Name    string
 	Version string
-	Body    []byte // the encoded message of the push's type
+	Aliases []string // under which it can be asked for too
+	Body    []byte   // the encoded message of the push's type; it is overwritten when the next resource is read
 }
 
 // Event is something that happened to the stream.
@@ -74,9 +77,9 @@ const (
 
 // Client keeps a stream open. NewClient makes one.
 type Client struct {
-	service discoveryv3.AggregatedDiscoveryServiceClient
-	config  Config
-	ready   chan struct{}
+	conn   grpc.ClientConnInterface
+	config Config
+	ready  chan struct{}
 
 	// Run owns the following.
 
@@ -90,7 +93,7 @@ type Client struct {
 // NewClient returns a client that does nothing before Run.
 func NewClient(conn grpc.ClientConnInterface, config Config) *Client {
 	c := &Client{
-		service:    discoveryv3.NewAggregatedDiscoveryServiceClient(conn),
+		conn:       conn,
 		config:     config,
 		ready:      make(chan struct{}),
 		versions:   map[string]map[string]string{},
@@ -149,20 +152,22 @@ func (c *Client) stream(ctx context.Context) error {
 		}
 	}
 	for {
-		response, err := stream.Recv()
+		m, err := stream.Recv()
 		if err != nil {
 			return err
 		}
-		if err := s.send(c.take(response)); err != nil {
+		if err := s.send(c.take(m)); err != nil {
 			return err
 		}
 	}
 }
 
 // open waits for a connection, but not for ever, so that its absence is reported.
-func (c *Client) open(ctx context.Context, cancel func()) (discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, error) {
+func (c *Client) open(ctx context.Context, cancel func()) (deltaStream, error) {
 	timeout := time.AfterFunc(openTimeout, cancel)
-	stream, err := c.service.DeltaAggregatedResources(ctx, grpc.WaitForReady(true))
+	desc := &grpc.StreamDesc{StreamName: "DeltaAggregatedResources", ServerStreams: true, ClientStreams: true}
+	stream, err := c.conn.NewStream(ctx, desc, discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName,
+		grpc.WaitForReady(true), grpc.ForceCodecV2(codec{}))
 	if inTime := timeout.Stop(); !inTime {
 		if err == nil {
 			err = context.DeadlineExceeded
@@ -172,8 +177,11 @@ func (c *Client) open(ctx context.Context, cancel func()) (discoveryv3.Aggregate
 	if err != nil {
 		return nil, fmt.Errorf("open stream to the control plane: %w", err)
 	}
-	return stream, nil
+	return &grpc.GenericClientStream[discoveryv3.DeltaDiscoveryRequest, message]{ClientStream: stream}, nil
 }
+
+// deltaStream is the client's side of a stream.
+type deltaStream = grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, message]
 
 // openError says that there is no connection. The time for it is already over.
 type openError struct{ err error }

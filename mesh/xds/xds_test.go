@@ -50,7 +50,7 @@ func (h *holder) handle(p xds.Push) map[string]error {
 	for _, name := range p.Removed {
 		delete(h.has, name)
 	}
-	for _, r := range p.Resources {
+	for r := range p.Resources {
 		if err := h.refuse[r.Name]; err != nil {
 			refused[r.Name] = err
 			continue

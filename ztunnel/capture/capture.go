@@ -10,7 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // The ports inside every pod, which redirection aims at.
@@ -31,77 +34,107 @@ type Client struct{ netip.AddrPort }
 // OriginalDst is what the client of a captured connection dialled.
 type OriginalDst struct{ netip.AddrPort }
 
-// Conn is a captured connection. Whoever gets it closes it.
+// Conn is a captured connection: a non-blocking socket that belongs to whoever gets it, on a worker.
 type Conn struct {
-	*net.TCPConn
+	Worker   *worker.Worker
+	FD       int
 	Client   Client
 	Original OriginalDst
+
+	accepted *acceptor // nil for a connection that came another way
 }
 
 // Refuse closes the connection with a reset: a clean end would look like an empty answer.
 func (c Conn) Refuse() {
-	_ = c.SetLinger(0) // fails only on a dead connection
-	c.Close()
+	reset(c.FD)
+	c.Decided()
 }
 
-// Config says how to listen and who takes the connections.
+// Decided tells that nothing is waited for any more before the connection is relayed. Call it once, or Refuse.
+func (c Conn) Decided() {
+	if c.accepted != nil {
+		c.accepted.decided()
+	}
+}
+
+func reset(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // fails only on a dead connection
+	_ = unix.Close(fd)
+}
+
+// Config says how to listen and who takes the connections. The functions are called on the worker that has accepted, and
+// must not wait.
 type Config struct {
-	Netns *socket.Netns // of the pod
+	Workers []*worker.Worker
+	Netns   *socket.Netns // of the pod
 	// Listener is how all listeners are opened; its address is the wildcard, its port is filled in.
 	Listener socket.ListenConfig
-	// Outbound and Inbound decide about a connection in a goroutine of its own, and end when a relay has taken it over.
+	// Outbound and Inbound decide about a connection; they end with Decided or Refuse.
 	Outbound, Inbound func(Conn)
-	// HBONE takes a tunnel's connection over and returns at once.
-	HBONE func(*net.TCPConn)
+	// HBONE takes a tunnel's connection over.
+	HBONE func(w *worker.Worker, fd int, local, remote netip.AddrPort)
 	Log   *slog.Logger
 }
 
 // Listeners are the open listeners of a pod.
 type Listeners struct {
-	cfg       Config
-	open      []*listener
-	accepting sync.WaitGroup
-	deciding  sync.WaitGroup
-	closed    chan struct{} // nothing waits for room any more
-	close     func()
+	cfg  Config
+	open []*listener
+	end  func()
+}
+
+// listener is one port of a pod, watched by all workers.
+type listener struct {
+	fd        int
+	port      uint16
+	acceptors []*acceptor
 }
 
 // Open opens all listeners, so that capture takes effect, or none. Functions that are nil have no listener.
 func Open(cfg Config) (*Listeners, error) {
-	l := &Listeners{cfg: cfg, closed: make(chan struct{})}
-	l.close = sync.OnceFunc(l.closeAll)
+	l := &Listeners{cfg: cfg}
+	l.end = sync.OnceFunc(l.closeAll)
 	for _, role := range []struct {
 		port   uint16
-		tunnel func(*net.TCPConn)
 		decide func(Conn)
+		wanted bool
 	}{
-		{OutboundPort, nil, cfg.Outbound},
-		{InboundPort, nil, cfg.Inbound},
-		{HBONEPort, cfg.HBONE, nil},
+		{OutboundPort, cfg.Outbound, cfg.Outbound != nil},
+		{InboundPort, cfg.Inbound, cfg.Inbound != nil},
+		{HBONEPort, nil, cfg.HBONE != nil},
 	} {
-		if role.tunnel == nil && role.decide == nil {
+		if !role.wanted {
 			continue
 		}
-		socket, err := l.listen(role.port)
-		if err != nil {
-			l.close()
+		if err := l.listen(role.port, role.decide); err != nil {
+			l.Close()
 			return nil, err
 		}
-		l.open = append(l.open, &listener{TCPListener: socket, owner: l, tunnel: role.tunnel, decide: role.decide, slots: make(chan struct{}, maxDeciding)})
 	}
 	for _, open := range l.open {
-		l.accepting.Go(open.accept)
+		for _, a := range open.acceptors {
+			_ = a.worker.Post(a.resume) // fails only when ztunnel ends
+		}
 	}
 	return l, nil
 }
 
-func (l *Listeners) listen(port uint16) (*net.TCPListener, error) {
+func (l *Listeners) listen(port uint16, decide func(Conn)) error {
 	cfg := l.cfg.Listener
 	cfg.Addr = netip.AddrPortFrom(cfg.Addr.Addr(), port)
 	if port == HBONEPort {
 		cfg.KeepAlive = net.KeepAliveConfig{Idle: -1} // tunnels have pings
 	}
-	return l.cfg.Netns.Listen(cfg)
+	fd, err := l.cfg.Netns.ListenFD(cfg)
+	if err != nil {
+		return err
+	}
+	open := &listener{fd: fd, port: port}
+	for _, w := range l.cfg.Workers {
+		open.acceptors = append(open.acceptors, newAcceptor(l, open, w, decide))
+	}
+	l.open = append(l.open, open)
+	return nil
 }
 
 // restTime bounds Drain.
@@ -112,26 +145,44 @@ const restTime = time.Second
 func (l *Listeners) Drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, restTime)
 	defer cancel()
-	defer context.AfterFunc(ctx, l.close)()
 	for _, open := range l.open {
-		_ = open.SetDeadline(time.Now()) // fails only on a closed listener
+		for _, a := range open.acceptors {
+			if a.worker.Post(a.drain) != nil {
+				close(a.rested)
+			}
+		}
 	}
-	l.accepting.Wait()
-	l.close()
+	for _, open := range l.open {
+		for _, a := range open.acceptors {
+			select {
+			case <-a.rested:
+			case <-ctx.Done():
+			}
+		}
+	}
+	l.Close()
 }
 
-// Close stops accepting at once. Connections that were handed on are not touched; one that waits for room is reset.
-func (l *Listeners) Close() {
-	l.close()
-	l.accepting.Wait()
-}
+// Close stops accepting at once. Connections that were handed on are not touched.
+func (l *Listeners) Close() { l.end() }
 
-// Wait returns when every decision has ended. Call it after Close or Drain.
-func (l *Listeners) Wait() { l.deciding.Wait() }
+// Wait returns when every connection that was accepted is decided, or ctx ends. Call it after Close or Drain.
+func (l *Listeners) Wait(ctx context.Context) {
+	for _, open := range l.open {
+		for _, a := range open.acceptors {
+			select {
+			case <-a.idle:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
 
 func (l *Listeners) closeAll() {
-	close(l.closed)
 	for _, open := range l.open {
-		open.Close()
+		for _, a := range open.acceptors {
+			_ = a.worker.Do(a.close)
+		}
+		_ = unix.Close(open.fd)
 	}
 }

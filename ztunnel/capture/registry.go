@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,16 @@ const (
 	Inbound
 )
 
+// Facts are what is known of a connection.
+type Facts struct {
+	Direction Direction
+	Src       netip.AddrPort // the client
+	Asked     netip.AddrPort // what it asked for; the zero AddrPort if that is a host, or unknown
+	Host      string         // what it asked for, by name
+	Next      netip.AddrPort // the next hop
+	Tunnel    bool           // between the nodes
+}
+
 // Info describes a connection on debug pages.
 type Info struct {
 	Direction Direction
@@ -24,6 +35,17 @@ type Info struct {
 	Original  string // what it asked for, "" if that is unknown
 	Actual    string // the next hop
 	Protocol  string // "HBONE" or "TCP", between the nodes
+}
+
+func (f Facts) info() Info {
+	i := Info{Direction: f.Direction, Src: f.Src.String(), Original: f.Host, Actual: f.Next.String(), Protocol: "TCP"}
+	if f.Asked.IsValid() {
+		i.Original = f.Asked.String()
+	}
+	if f.Tunnel {
+		i.Protocol = "HBONE"
+	}
+	return i
 }
 
 // Registry holds the connections of a pod from before they are decided until they end.
@@ -36,7 +58,7 @@ type Registry struct {
 
 // Entry is one connection of a Registry.
 type Entry struct {
-	Info     Info
+	facts    Facts
 	check    func() error
 	registry *Registry
 
@@ -50,8 +72,8 @@ func NewRegistry() *Registry { return &Registry{open: map[*Entry]struct{}{}} }
 
 // Add registers a connection. check, if not nil, is called whenever the mesh's state changes, from any goroutine; its
 // error cuts the connection. Add fails when the pod is stopping.
-func (r *Registry) Add(info Info, check func() error) (*Entry, error) {
-	e := &Entry{Info: info, check: check, registry: r}
+func (r *Registry) Add(facts Facts, check func() error) (*Entry, error) {
+	e := &Entry{facts: facts, check: check, registry: r}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed != nil {
@@ -152,8 +174,8 @@ func (r *Registry) Wait(ctx context.Context) error {
 func (r *Registry) List(direction Direction) []Info {
 	var list []Info
 	for _, e := range r.entries() {
-		if e.Info.Direction == direction {
-			list = append(list, e.Info)
+		if e.facts.Direction == direction {
+			list = append(list, e.facts.info())
 		}
 	}
 	slices.SortFunc(list, func(a, b Info) int { return strings.Compare(a.Src+" "+a.Original, b.Src+" "+b.Original) })

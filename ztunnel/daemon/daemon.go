@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tulle-mesh/tulle/mesh/admin"
+	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/socket"
@@ -21,6 +22,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // The readiness tasks, named as operators know them.
@@ -62,7 +64,13 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 		return err
 	}
 	defer closeCA()
+	workers, err := worker.Start(cfg.Threads)
+	if err != nil {
+		return err
+	}
+	defer worker.Close(workers)
 	z := newZtunnel(d, cfg, ca, log)
+	z.workers, z.pods.workers = workers, workers
 	z.version = version
 	telemetry.RegisterProcess(z.reg, "ztunnel", version)
 	z.reg.MustRegister(writer.Collector())
@@ -114,7 +122,7 @@ type ztunnel struct {
 
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
-	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), log: log}}
+	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
 	z.metrics.LogAccess(log)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))

@@ -67,12 +67,17 @@ func describeNode(cfg config.Config) (*corev3.Node, error) {
 
 // subscribe keeps the store as the control plane has it. Policies come first, so that no workload is served without.
 func subscribe(conn grpc.ClientConnInterface, node *corev3.Node, s shared, counts *telemetry.XDS) *xds.Client {
+	var memory heap
 	return xds.NewClient(conn, xds.Config{
-		Node:   node,
-		Types:  []string{state.AuthorizationType, state.AddressType},
-		Handle: func(push xds.Push) map[string]error { return apply(s.store, push) },
-		Event:  func(event xds.Event) { count(counts, event) },
-		Log:    s.log.With("scope", "xds"),
+		Node:  node,
+		Types: []string{state.AuthorizationType, state.AddressType},
+		Handle: func(push xds.Push) map[string]error {
+			memory.before(push.Size)
+			defer memory.after()
+			return apply(s.store, push)
+		},
+		Event: func(event xds.Event) { count(counts, event) },
+		Log:   s.log.With("scope", "xds"),
 	})
 }
 
@@ -80,7 +85,7 @@ func subscribe(conn grpc.ClientConnInterface, node *corev3.Node, s shared, count
 func apply(store *state.Store, push xds.Push) map[string]error {
 	var update state.Update
 	rejected := map[string]error{}
-	for _, resource := range push.Resources {
+	for resource := range push.Resources {
 		if err := update.Add(push.TypeURL, resource.Name, resource.Body); err != nil {
 			rejected[resource.Name] = err
 		}

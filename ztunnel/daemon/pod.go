@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -23,6 +24,7 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 	"github.com/tulle-mesh/tulle/ztunnel/inbound"
 	"github.com/tulle-mesh/tulle/ztunnel/outbound"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // selfTimeout is how long a connection waits for the control plane to name the pod that it belongs to.
@@ -36,6 +38,8 @@ type shared struct {
 	store   *state.Store
 	certs   *certs.Manager
 	metrics *telemetry.Metrics
+	workers []*worker.Worker
+	open    *balance.Open // connections to workloads
 	log     *slog.Logger
 }
 
@@ -49,8 +53,8 @@ type pod struct {
 	ctx       context.Context // ends when the pod stops
 	cancel    context.CancelFunc
 	registry  *capture.Registry
-	pool      *hbone.Pool
-	server    *hbone.Server
+	pools     []*hbone.Pool   // one on each worker
+	servers   []*hbone.Server // one on each worker
 	listeners *capture.Listeners
 
 	judged judgement // only pods.follow uses it
@@ -75,29 +79,49 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 	}}
 	p.log = s.log.With("pod", info.Namespace+"/"+info.Name)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.pool = hbone.NewPool(hbone.PoolConfig{
-		Dial:       p.dial,
-		TLS:        p.clientTLS,
-		MaxStreams: s.cfg.Tunnels.MaxStreams, IdleTimeout: s.cfg.Tunnels.IdleTimeout,
-	})
+	p.makeTunnels()
 	if p.listeners, err = p.listen(); err != nil {
-		p.closeTunnels()
+		p.closeTunnels(context.Background())
 		return nil, err
 	}
 	return p, nil
 }
 
-// listen wires listeners, decisions and the tunnel server.
-func (p *pod) listen() (*capture.Listeners, error) {
+// makeTunnels makes what holds the pod's tunnels, on each worker.
+func (p *pod) makeTunnels() {
 	in := p.inbound()
-	p.server = hbone.NewServer(hbone.ServerConfig{
-		TLS:    p.serverTLS,
-		Handle: func(incoming *hbone.Incoming) { in.HandleTunnel(p.ctx, incoming) },
-		Failed: in.Failed,
-	})
-	cfg := capture.Config{Netns: p.info.Netns, Listener: listener(p.cfg.Sockets), HBONE: p.server.Serve, Log: p.log}
+	for _, w := range p.workers {
+		p.pools = append(p.pools, hbone.NewPool(hbone.PoolConfig{
+			Loop: w.Loop,
+			Dial: func(addr netip.AddrPort, done func(int, error)) (func(), error) {
+				dialling, err := p.dial(w, addr, done)
+				if err != nil {
+					return nil, err
+				}
+				return dialling.Cancel, nil
+			},
+			TLS:        p.clientTLS,
+			MaxStreams: p.cfg.Tunnels.MaxStreams, IdleTimeout: p.cfg.Tunnels.IdleTimeout,
+		}))
+		p.servers = append(p.servers, hbone.NewServer(hbone.ServerConfig{
+			Loop:   w.Loop,
+			TLS:    p.serverTLS,
+			Handle: func(incoming *hbone.Incoming) { in.HandleTunnel(p.ctx, w, incoming) },
+			Failed: in.Failed,
+		}))
+	}
+}
+
+// listen wires listeners and decisions.
+func (p *pod) listen() (*capture.Listeners, error) {
+	cfg := capture.Config{
+		Workers: p.workers, Netns: p.info.Netns, Listener: listener(p.cfg.Sockets), Log: p.log,
+		HBONE: func(w *worker.Worker, fd int, local, remote netip.AddrPort) {
+			p.servers[w.Index].Serve(fd, local, remote)
+		},
+	}
 	if !p.own {
-		out := p.outbound()
+		in, out := p.inbound(), p.outbound()
 		cfg.Outbound = func(conn capture.Conn) { out.Handle(p.ctx, conn) }
 		cfg.Inbound = func(conn capture.Conn) { in.HandlePlain(p.ctx, conn) }
 	}
@@ -106,7 +130,9 @@ func (p *pod) listen() (*capture.Listeners, error) {
 
 func (p *pod) outbound() *outbound.Handler {
 	return outbound.New(outbound.Config{
-		Self: p.selfOrGuess, Table: p.store.Load, Pool: p.pool, Dial: p.dial, Registry: p.registry, Metrics: p.metrics,
+		Known: p.known, Self: p.selfOrGuess, Table: p.store.Load, Network: p.cfg.Network, Dial: p.dial,
+		Pool:     func(w *worker.Worker) *hbone.Pool { return p.pools[w.Index] },
+		Registry: p.registry, Metrics: p.metrics, Open: p.open,
 		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
@@ -196,39 +222,46 @@ func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
 	return mtls.ServerConfig(credential), nil
 }
 
-func (p *pod) dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
-	return p.info.Netns.Dial(ctx, to, socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive})
+func (p *pod) dial(w *worker.Worker, to netip.AddrPort, done func(int, error)) (*worker.Dialling, error) {
+	return w.Dial(p.info.Netns, to, socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}, done)
 }
 
 // dialApp appears from the client's address if that is wished. In our own pod answers to it would not come back to us.
-func (p *pod) dialApp(ctx context.Context, to, source netip.AddrPort) (*net.TCPConn, error) {
+func (p *pod) dialApp(w *worker.Worker, to, source netip.AddrPort, done func(int, error)) (*worker.Dialling, error) {
 	cfg := socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}
 	if !p.own && p.cfg.Sockets.Source != config.SourceNever {
 		cfg.Source, cfg.SourcePort = source.Addr(), source.Port()
 	}
-	return p.info.Netns.Dial(ctx, to, cfg)
+	return w.Dial(p.info.Netns, to, cfg, done)
 }
 
 // drain takes nothing new, lets what runs finish until ctx ends, and stops.
 func (p *pod) drain(ctx context.Context) {
 	defer context.AfterFunc(ctx, p.cut)() // before anything that waits
 	p.listeners.Drain(ctx)
-	shutdown := make(chan struct{})
-	go func() { defer close(shutdown); p.server.Shutdown(ctx) }()
-	p.listeners.Wait()
+	idle := p.onWorkers(func(i int, done func()) { p.servers[i].Shutdown(done) })
+	p.listeners.Wait(ctx)
 	if err := p.registry.Wait(ctx); err != nil {
 		p.log.Warn("cut connections at the drain deadline")
 	}
-	<-shutdown
+	idle(ctx)
 	p.stop()
 }
 
+// stopTimeout bounds the wait for what takes a second at most, on workers that are never busy for long.
+const stopTimeout = 10 * time.Second
+
 // stop ends everything at once, and waits for it.
 func (p *pod) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
 	p.cut()
 	p.listeners.Close()
-	p.closeTunnels()
-	p.listeners.Wait()
+	p.listeners.Wait(ctx)
+	if err := p.registry.Wait(ctx); err != nil {
+		p.log.Error("connections of a stopped pod don't end", "err", err)
+	}
+	p.closeTunnels(ctx)
 	p.info.Netns.Close()
 }
 
@@ -238,10 +271,30 @@ func (p *pod) cut() {
 	p.cancel()
 }
 
-func (p *pod) closeTunnels() {
+func (p *pod) closeTunnels(ctx context.Context) {
 	p.cancel()
-	p.server.Close()
-	p.pool.Close()
+	p.onWorkers(func(i int, done func()) { p.servers[i].Close(); p.servers[i].OnGone(done) })(ctx)
+	p.onWorkers(func(i int, done func()) { p.pools[i].Close(); p.pools[i].OnGone(done) })(ctx)
+}
+
+// onWorkers calls f on every worker, and returns what waits until all have called done.
+func (p *pod) onWorkers(f func(i int, done func())) (wait func(context.Context)) {
+	all := make(chan struct{}, len(p.workers))
+	done := func() { all <- struct{}{} }
+	for i, w := range p.workers {
+		if w.Post(func() { f(i, done) }) != nil {
+			done()
+		}
+	}
+	return func(ctx context.Context) {
+		for range p.workers {
+			select {
+			case <-all:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 func listener(s config.Sockets) socket.ListenConfig {

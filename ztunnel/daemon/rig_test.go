@@ -31,7 +31,16 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if place := os.Getenv(loadEnv); place != "" {
+		if err := loadMesh(place, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const patience = 10 * time.Second // of every wait in these tests
 

@@ -97,8 +97,8 @@ func newWorkload(w *state.Workload) workload {
 	if len(w.Services) > 0 {
 		d.Services = map[string]portMap{}
 	}
-	for name, list := range w.Services {
-		d.Services[name] = newPorts(list)
+	for _, of := range w.Services {
+		d.Services[of.Service] = newPorts(of.Ports)
 	}
 	return d
 }

@@ -25,17 +25,6 @@ type arrival struct {
 	self     *state.Workload // nil before step 1
 }
 
-// flow is an admitted arrival.
-type flow struct {
-	arrival
-	ctx    context.Context // ends when the entry is cut before the relay begins
-	cancel context.CancelFunc
-	entry  *capture.Entry
-	metric *telemetry.Conn
-
-	sockets func(n int) // counts accepted sockets; a tunnel's arrival has none of its own
-}
-
 // deniedError says what stands against a connection.
 type deniedError struct {
 	late   bool   // the connection had been let in before
@@ -49,30 +38,41 @@ func (e *deniedError) Error() string {
 	return "connection refused by policy: " + e.reason
 }
 
-// admit registers the arrival and asks the policies, in this order and about the newest state: whatever changes in between
-// finds the arrival in the registry, or is heeded here.
-func (h *Handler) admit(ctx context.Context, a arrival) (*flow, error) {
-	j := &judge{handler: h, arrival: a}
-	j.last.Store(a.self)
-	entry, err := h.cfg.Registry.Add(h.info(a), j.recheck)
+// admit is step 4: it registers the arrival and asks the policies, in this order and about the newest state: whatever changes
+// in between finds the arrival in the registry, or is heeded here.
+func (f *flow) admit(ctx context.Context) {
+	j := &judge{handler: f.handler, arrival: f.arrival}
+	j.last.Store(f.self)
+	entry, err := f.handler.cfg.Registry.Add(f.facts(), j.recheck)
 	if err != nil {
-		return nil, err
+		f.fail(err)
+		return
 	}
-	verdict := j.settled(ctx)
-	h.log(a, verdict)
+	f.entry = entry
+	entry.OnCut(f.cut)
+	verdict := j.verdict()
+	if !verdict.Pending {
+		f.judged(verdict)
+		return
+	}
+	f.wait(ctx, func(ctx context.Context) error {
+		verdict = j.settled(ctx)
+		return nil
+	}, func() { f.judged(verdict) })
+}
+
+// judged goes on as the policies say.
+func (f *flow) judged(verdict policy.Verdict) {
+	f.handler.log(f.arrival, verdict)
 	if !verdict.Allowed {
-		entry.Remove()
-		return nil, &deniedError{reason: verdict.Reason}
+		f.fail(&deniedError{reason: verdict.Reason})
+		return
 	}
-	f := &flow{arrival: a, entry: entry, metric: h.cfg.Metrics.Open(h.describe(a)), sockets: func(int) {}}
-	if !a.tunnel {
-		f.sockets = func(n int) { h.cfg.Metrics.Sockets(telemetry.Destination).Add(float64(n)) }
+	f.metric = f.handler.cfg.Metrics.Open(f.handler.describe(f.arrival))
+	if !f.tunnel {
+		f.handler.cfg.Metrics.Sockets(telemetry.Destination).Inc()
 	}
-	f.sockets(1)
-	attempt, cancel := context.WithCancelCause(ctx)
-	f.ctx, f.cancel = attempt, func() { cancel(context.Canceled) }
-	entry.OnCut(cancel)
-	return f, nil
+	f.dialFor()
 }
 
 // judge asks the policies about an arrival, again and again. A pod that the control plane no longer names keeps its last
@@ -90,16 +90,12 @@ func (j *judge) verdict() policy.Verdict {
 		self = j.last.Load()
 	}
 	j.last.Store(self)
-	return policy.Evaluate(table, self, j.arrival.facts())
+	return policy.Evaluate(table, self, j.arrival.policyFacts())
 }
 
-// settled is the verdict on a new arrival. Between the update of a pod and that of its policies it may not be there yet;
-// what isn't known even after a wait may be a DENY.
-func (j *judge) settled(ctx context.Context) policy.Verdict {
-	verdict := j.verdict()
-	if !verdict.Pending {
-		return verdict
-	}
+// settled waits for a verdict about all that the pod is said to have. Between the update of a pod and that of its policies they
+// may not be there yet; what isn't known even after a wait may be a DENY.
+func (j *judge) settled(ctx context.Context) (verdict policy.Verdict) {
 	ctx, cancel := context.WithTimeout(ctx, pendingTimeout)
 	defer cancel()
 	j.handler.cfg.Wait(ctx, func(*state.Table) bool { // When the time is up, the last verdict stands.
@@ -127,16 +123,12 @@ func (h *Handler) log(a arrival, verdict policy.Verdict) {
 		"identity", a.peer.String(), "allowed", verdict.Allowed, "policy", verdict.Policy, "reason", verdict.Reason, "dry_run", verdict.DryRun)
 }
 
-func (a *arrival) facts() policy.Facts {
+func (a *arrival) policyFacts() policy.Facts {
 	return policy.Facts{Peer: a.peer, Source: a.client, Destination: a.target.AddrPort}
 }
 
-func (h *Handler) info(a arrival) capture.Info {
-	info := capture.Info{Direction: capture.Inbound, Src: a.client.String(), Actual: a.target.String(), Protocol: "TCP"}
-	if a.tunnel {
-		info.Original, info.Protocol = a.request.Forwarded.Host, "HBONE"
-	}
-	return info
+func (a *arrival) facts() capture.Facts {
+	return capture.Facts{Direction: capture.Inbound, Src: a.client, Host: a.request.Forwarded.Host, Next: a.target.AddrPort, Tunnel: a.tunnel}
 }
 
 // flag tells metrics why an arrival was not admitted.

@@ -58,13 +58,8 @@ func guessService(table *state.Table, a arrival) *state.Service {
 		return nil
 	}
 	var byPort *state.Service
-	names := make([]string, 0, len(a.self.Services))
-	for name := range a.self.Services {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		namespace, host, _ := strings.Cut(name, "/")
+	for _, of := range a.self.Services {
+		namespace, host, _ := strings.Cut(of.Service, "/")
 		svc := table.Service(namespace, host)
 		if svc == nil {
 			continue
@@ -72,7 +67,7 @@ func guessService(table *state.Table, a arrival) *state.Service {
 		if svc.Hostname == a.request.Forwarded.Host {
 			return svc
 		}
-		if byPort == nil && hasTarget(svc, a.self.Services[name], a.target.Port()) {
+		if byPort == nil && hasTarget(svc, of.Ports, a.target.Port()) {
 			byPort = svc
 		}
 	}

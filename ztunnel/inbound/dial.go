@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"syscall"
 )
@@ -21,31 +20,44 @@ const (
 // The dialled connection has the client's address on it, as the arrival in plain text has. Were the ports alike, too, the
 // pod would have two connections with the same four numbers, so it takes a port from where clients don't. A tunnel's
 // arrival is to port 15008, so it can't clash, and the kernel chooses best.
-func (h *Handler) dialFor(f *flow) (*net.TCPConn, error) {
+func (f *flow) dialFor() {
 	source := f.client.Addr()
 	if source == f.target.dial.Addr() || f.target.dial.Addr().IsLoopback() {
-		return h.dial(f, netip.AddrPort{})
-	}
-	if f.tunnel {
-		return h.dial(f, netip.AddrPortFrom(source, 0))
+		f.dial(netip.AddrPort{})
+		return
 	}
 	for range portTries {
+		if f.tunnel {
+			break
+		}
 		port := lowestPort + rand.N(uint16(highestPort-lowestPort+1))
-		conn, err := h.dial(f, netip.AddrPortFrom(source, port))
+		err := f.tryDial(netip.AddrPortFrom(source, port))
 		if !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EADDRINUSE) {
-			return conn, err
+			f.dialled(err)
+			return
 		}
 	}
-	return h.dial(f, netip.AddrPortFrom(source, 0))
+	f.dial(netip.AddrPortFrom(source, 0))
 }
 
-func (h *Handler) dial(f *flow, source netip.AddrPort) (*net.TCPConn, error) {
-	conn, err := h.cfg.Dial(f.ctx, f.target.dial, source)
-	if err != nil {
-		if reason := f.entry.Reason(); reason != nil {
-			return nil, reason
+func (f *flow) dial(source netip.AddrPort) { f.dialled(f.tryDial(source)) }
+
+// tryDial begins to dial. An error is one that is known at once.
+func (f *flow) tryDial(source netip.AddrPort) (err error) {
+	f.dialling, err = f.handler.cfg.Dial(f.worker, f.target.dial, source, func(fd int, err error) {
+		f.dialling = nil
+		if err != nil {
+			f.dialled(err)
+			return
 		}
-		return nil, fmt.Errorf("connect to the application: %w", err)
+		f.connected(fd)
+	})
+	return err
+}
+
+// dialled ends the flow if its dial has failed.
+func (f *flow) dialled(err error) {
+	if err != nil {
+		f.fail(fmt.Errorf("connect to the application: %w", err))
 	}
-	return conn, nil
 }

@@ -9,7 +9,7 @@
 //  4. admit     registered for the life of the connection, then policy is asked      admit.go
 //  5. dial      the application, with the client's address as the source             dial.go
 //  6. accept    the tunnel's CONNECT is answered, only now                           tunnel.go
-//  7. relay     bytes both ways; no goroutine of ours is left                        flow.join
+//  7. relay     bytes both ways                                                      flow.join
 //
 // Plain-text arrivals skip 2, 3 and 6. Nothing is cached. A connection that has passed is asked again at step 4 whenever
 // the state of the mesh changes, and cut when the answer did.
@@ -17,9 +17,7 @@ package inbound
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net"
 	"net/netip"
 	"time"
 
@@ -27,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // decisionTimeout bounds everything between the arrival and the relay; Self and the dial have shorter limits of their own.
@@ -44,8 +43,9 @@ type Config struct {
 	Table func() *state.Table
 	// Wait returns when a table fulfils the condition, or with an error when ctx ends before.
 	Wait func(ctx context.Context, done func(*state.Table) bool) (*state.Table, error)
-	// Dial connects from inside the pod; source is the zero AddrPort, or an address to appear from, with a port or 0.
-	Dial     func(ctx context.Context, to, source netip.AddrPort) (*net.TCPConn, error)
+	// Dial connects from inside the pod as worker.Dial does; source is the zero AddrPort, or an address to appear from, with a
+	// port or 0.
+	Dial     func(w *worker.Worker, to, source netip.AddrPort, done func(fd int, err error)) (*worker.Dialling, error)
 	Network  string // ours
 	Baggage  bool   // describe the pod to its peers
 	Loopback bool   // an application that wants PROXY headers listens on loopback only
@@ -61,68 +61,22 @@ type Handler struct{ cfg Config }
 // New makes a handler.
 func New(cfg Config) *Handler { return &Handler{cfg: cfg} }
 
-// HandlePlain takes over a connection that arrived in plain text, and returns when it is relayed or refused. ctx ends
-// when the pod stops.
+// HandlePlain takes over a connection that arrived in plain text, on its worker. ctx ends when the pod stops.
 func (h *Handler) HandlePlain(ctx context.Context, conn capture.Conn) {
-	ctx, cancel := context.WithTimeout(ctx, decisionTimeout)
-	defer cancel()
 	to := conn.Original.AddrPort
-	a := arrival{client: conn.Client.AddrPort, target: target{AddrPort: to, dial: to}, accepted: to}
-	if capture.Illegal(a.target.Port()) {
-		conn.Refuse()
-		h.refuse(a, telemetry.FlagConnect, errIllegalPort)
+	f := &flow{
+		arrival: arrival{client: conn.Client.AddrPort, target: target{AddrPort: to, dial: to}, accepted: to},
+		handler: h, worker: conn.Worker, conn: conn,
+	}
+	if capture.Illegal(f.target.Port()) {
+		f.fail(errIllegalPort)
 		return
 	}
-	self, err := h.cfg.Self(ctx)
-	if err != nil {
-		conn.Refuse()
-		h.refuse(a, telemetry.FlagConnect, err)
-		return
-	}
-	a.self = self
-	f, err := h.admit(ctx, a)
-	if err != nil {
-		conn.Refuse()
-		h.refuse(a, flag(err), err)
-		return
-	}
-	app, err := h.dialFor(f)
-	if err != nil {
-		conn.Refuse()
-		f.fail(telemetry.FlagConnect, err)
-		return
-	}
-	f.join(func(done func(relay.Result)) *relay.Session { return relay.Join(app, conn.TCPConn, done) })
+	f.start(ctx)
 }
 
-// refuse counts and logs an arrival that was turned away before it was admitted.
-func (h *Handler) refuse(a arrival, flag string, err error) {
-	h.cfg.Metrics.Refuse(h.describe(a), flag, err)
-}
-
-// join lets a relay begin whose first side is the application.
-func (f *flow) join(begin func(done func(relay.Result)) *relay.Session) {
-	var result relay.Result
-	ended := capture.AfterBoth(func() { f.end(result.Err) })
-	session := begin(func(r relay.Result) { result = r; ended() })
-	f.metric.Follow(session.Counts)
-	f.entry.OnCut(session.Cut)
-	ended()
-}
-
-// end is called when the relay is over.
-func (f *flow) end(err error) {
-	flag := telemetry.FlagNone
-	if errors.As(err, new(*deniedError)) {
-		flag = telemetry.FlagDenied
-	}
-	f.fail(flag, err)
-}
-
-// fail ends the flow's record.
-func (f *flow) fail(flag string, err error) {
-	f.cancel()
-	f.metric.Close(flag, err)
-	f.sockets(-1)
-	f.entry.Remove()
+// joinPlain is step 7 for a connection in plain text.
+func (f *flow) joinPlain(app int) {
+	f.conn.Decided()
+	f.join(relay.Join(f.worker.Loop, app, f.conn.FD, f.over))
 }

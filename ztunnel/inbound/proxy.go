@@ -2,11 +2,11 @@ package inbound
 
 import (
 	"encoding/binary"
-	"net"
+	"errors"
 	"net/netip"
-	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
 // PROXY protocol version 2, section 2.2: signature, command PROXY over a stream, addresses, then type-length-values.
@@ -17,8 +17,6 @@ const (
 	proxyTCP6      = 0x21
 	tlvIdentity    = 0xD0 // the client's SPIFFE id; Istio's waypoints read it
 )
-
-const headerTimeout = 5 * time.Second // an application that doesn't even buffer a header is dead
 
 // proxyHeader tells the application who calls, and whom. The two addresses have to be of one family in a header: if they
 // aren't, IPv4 is written as IPv6.
@@ -43,16 +41,17 @@ func proxyHeader(client, destination netip.AddrPort, peer identity.Workload) []b
 	return append(header, body...)
 }
 
-// announce writes the header if the application wants one. A fresh connection's buffer takes it without waiting.
-func (a *arrival) announce(app *net.TCPConn) error {
+var errHeaderBlocked = errors.New("the application's connection takes no PROXY header")
+
+// announce writes the header if the application wants one. A fresh connection's buffer takes it whole.
+func (a *arrival) announce(app int) error {
 	if !a.target.proxied.IsValid() {
 		return nil
 	}
-	if err := app.SetWriteDeadline(time.Now().Add(headerTimeout)); err != nil {
-		return err
+	header := proxyHeader(a.client, a.target.proxied, a.peer)
+	n, err := loop.Write(app, header)
+	if err == nil && n < len(header) {
+		err = errHeaderBlocked
 	}
-	if _, err := app.Write(proxyHeader(a.client, a.target.proxied, a.peer)); err != nil {
-		return err
-	}
-	return app.SetWriteDeadline(time.Time{})
+	return err
 }

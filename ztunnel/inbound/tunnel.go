@@ -3,88 +3,62 @@ package inbound
 import (
 	"context"
 	"errors"
-	"net"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
-	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/describe"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
+
+var errGone = errors.New("the client gave up before it was answered")
 
 // What a CONNECT is answered. Peers act on the exact numbers.
 const (
-	statusOK          = 200
 	statusBadRequest  = 400 // it is not for this pod
 	statusDenied      = 401 // a policy stands against it
 	statusUnavailable = 503 // it is for this pod, which can't take it
 )
 
-// HandleTunnel answers a tunnel's CONNECT, and returns when it is relayed or refused. ctx ends when the pod stops.
-func (h *Handler) HandleTunnel(ctx context.Context, in *hbone.Incoming) {
-	ctx, cancel := context.WithTimeout(ctx, decisionTimeout)
-	defer cancel()
-	defer context.AfterFunc(in.Context(), cancel)() // nobody waits for the answer any more
-	a := arrival{client: in.Remote, peer: in.Peer, accepted: in.Local, request: in.Request, tunnel: true}
-	f, app, status, err := h.letIn(ctx, a)
-	if err != nil {
-		in.Refuse(status)
-		return
+// HandleTunnel answers a tunnel's CONNECT, on its worker, at once or later. ctx ends when the pod stops.
+func (h *Handler) HandleTunnel(ctx context.Context, w *worker.Worker, in *hbone.Incoming) {
+	f := &flow{
+		arrival: arrival{client: in.Remote, peer: in.Peer, accepted: in.Local, request: in.Request, tunnel: true},
+		handler: h, worker: w, in: in,
 	}
+	in.OnGone(func() { f.fail(errGone) })
+	f.start(ctx)
+}
+
+// joinTunnel is steps 6 and 7 for a tunnel's arrival.
+func (f *flow) joinTunnel(app int) {
 	var described hbone.Baggage
-	if h.cfg.Baggage {
+	if f.handler.cfg.Baggage {
 		described = describe.Baggage(f.self)
 	}
-	stream, err := in.Accept(described)
+	stream, err := f.in.Accept(described)
 	if err != nil {
-		app.Close()
-		f.fail(telemetry.FlagNone, err)
+		_ = unix.Close(app)
+		f.close(telemetry.FlagNone, err)
 		return
 	}
 	if err := f.announce(app); err != nil {
-		app.Close()
+		_ = unix.Close(app)
 		stream.Reset()
-		f.fail(telemetry.FlagConnect, err)
+		f.close(telemetry.FlagConnect, err)
 		return
 	}
-	f.join(func(done func(relay.Result)) *relay.Session { return stream.Join(app, done) })
+	f.join(stream.Join(app, f.over))
 }
 
-// letIn goes through all steps before the answer. After an error the arrival is logged, and status says what to answer.
-func (h *Handler) letIn(ctx context.Context, a arrival) (f *flow, app *net.TCPConn, status int, err error) {
-	if a, status, err = h.aim(ctx, a); err != nil {
-		h.refuse(a, telemetry.FlagConnect, err)
-		return nil, nil, status, err
-	}
-	if f, err = h.admit(ctx, a); err != nil {
-		h.refuse(a, flag(err), err)
-		return nil, nil, statusOf(err), err
-	}
-	if app, err = h.dialFor(f); err != nil {
-		f.fail(flag(err), err)
-		return nil, nil, statusOf(err), err
-	}
-	return f, app, statusOK, nil
-}
-
-// aim fills in who the pod is and what of it the client wants.
-func (h *Handler) aim(ctx context.Context, a arrival) (_ arrival, status int, err error) {
-	if a.self, err = h.cfg.Self(ctx); err != nil {
-		return a, statusUnavailable, err
-	}
-	table := h.cfg.Table()
-	if err := validate(table, a.self, a.accepted.Addr(), a.request.Authority); err != nil {
-		return a, statusBadRequest, err
-	}
-	if a.target, err = h.resolve(table, a.self, a.accepted.Addr(), a.request.Authority); err != nil {
-		return a, statusUnavailable, err
-	}
-	return a, 0, nil
-}
-
-// statusOf tells a refusal by policy from what is broken.
+// statusOf tells a refusal by policy, and what is for somebody else, from what is broken.
 func statusOf(err error) int {
-	if errors.As(err, new(*deniedError)) {
+	switch {
+	case errors.As(err, new(*deniedError)):
 		return statusDenied
+	case errors.Is(err, errMismatch):
+		return statusBadRequest
 	}
 	return statusUnavailable
 }

@@ -8,12 +8,12 @@ import (
 )
 
 // record says for log and metrics what is known of a connection.
-func record(client capture.Client, from *state.Workload, r route) telemetry.Connection {
+func record(client capture.Client, from *state.Workload, r Route) telemetry.Connection {
 	c := telemetry.Connection{
 		Reporter:    telemetry.Source,
 		Source:      describe.Peer(from),
 		Destination: describe.Peer(r.Workload),
-		MTLS:        r.Tunnel,
+		MTLS:        r.Kind.Tunnelled(),
 		Src:         client.AddrPort,
 		Dst:         r.Addr,
 		HBONEDst:    r.Authority.String(),

@@ -4,14 +4,15 @@
 // The steps of a connection, in order; each is one function:
 //
 //  1. self       the pod as a workload, waited for if need be               Config.Self
-//  2. decide     service, endpoint, protocol, expected identities            route.go, from the table alone
-//  3. complete   the endpoint's address, if it only has a name              route.go, DNS
-//  4. open       metrics and registry: from here on it is seen and counted  Handler.open
-//  5. connect    a stream through a pooled tunnel, or a plain connection    Handler.connect
-//  6. relay      bytes both ways; no goroutine of ours is left              flow.join
+//  2. decide     service, waypoint, endpoint, protocol, identities           decide.go, from the table alone: a Route
+//  3. register   from here on the connection can be cut                     flow.register
+//  4. complete   the endpoint's address, if it only has a name              flow.complete, DNS
+//  5. connect    a stream through a pooled tunnel, or a plain connection    flow.connect
+//  6. relay      bytes both ways                                            flow.join
 //
-// Tunnels are cached by the pool, everything else is decided anew for each connection. A refusal at any step closes the
-// connection with a reset.
+// All of it happens on the worker that has accepted the connection, where nothing waits: steps 1 and 4 ask in a goroutine if need
+// be, step 5 goes on when the connection is there. When 4 or 5 fails, another endpoint is decided for, a few times. Tunnels are cached by the pool, everything else is decided
+// anew for each connection. A refusal at any step closes the connection with a reset.
 package outbound
 
 import (
@@ -22,30 +23,34 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
-	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // connectTimeout bounds everything between the decision and the relay: a peer may wait for its own configuration (5 s)
 // and its application (10 s) before it answers a tunnelled connection.
 const connectTimeout = 30 * time.Second
 
+var errTooSlow = errors.New("connecting took too long")
+
 // Config is what the connections of one pod need. All fields are required.
 type Config struct {
-	// Self returns the pod as a workload. It waits a little for the control plane to name it, and makes do with what
-	// the node agent told otherwise.
+	Known func(*state.Table) *state.Workload // the pod as a workload; nil if the table hasn't it
+	// Self waits a little for the control plane to name the pod, and makes do with what the node agent told otherwise.
 	Self    func(context.Context) (*state.Workload, error)
 	Table   func() *state.Table
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
-	Pool    *hbone.Pool
-	// Dial connects in plain text from inside the pod.
-	Dial     func(context.Context, netip.AddrPort) (*net.TCPConn, error)
+	Pool    func(*worker.Worker) *hbone.Pool
+	// Dial connects in plain text from inside the pod, as worker.Dial does.
+	Dial     func(w *worker.Worker, to netip.AddrPort, done func(fd int, err error)) (*worker.Dialling, error)
+	Network  string // ours
 	Registry *capture.Registry
 	Metrics  *telemetry.Metrics
+	Open     *balance.Open // of the whole node
 }
 
 // Handler takes the captured connections of one pod.
@@ -54,129 +59,107 @@ type Handler struct{ cfg Config }
 // New makes a handler.
 func New(cfg Config) *Handler { return &Handler{cfg: cfg} }
 
-// Handle takes the connection over, and returns when it is relayed or refused. ctx ends when the pod stops.
+// Handle takes the connection over, on its worker. ctx ends when the pod stops.
 func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	from, err := h.cfg.Self(ctx)
-	if err != nil {
-		h.refuse(conn, nil, route{Addr: conn.Original.AddrPort}, fmt.Errorf("who the client is: %w", err))
+	f := &flow{handler: h, ctx: ctx, conn: conn, worker: conn.Worker}
+	f.timer.Run = func() { f.fail(errTooSlow) }
+	f.worker.After(&f.timer, connectTimeout)
+	table := h.cfg.Table()
+	if from := h.cfg.Known(table); from != nil {
+		f.decide(table, from)
 		return
 	}
-	r, err := decide(h.cfg.Table(), from, conn.Original)
+	var from *state.Workload
+	f.wait(func(ctx context.Context) (err error) {
+		if from, err = h.cfg.Self(ctx); err != nil {
+			return fmt.Errorf("who the client is: %w", err)
+		}
+		return nil
+	}, func() { f.decide(h.cfg.Table(), from) })
+}
+
+// decide is step 2.
+func (f *flow) decide(table *state.Table, from *state.Workload) {
+	f.call = Call{Table: table, From: from, Client: f.conn.Client, To: f.conn.Original, Open: f.handler.cfg.Open}
+	r, err := f.call.Decide()
+	f.route = r
 	if err == nil {
-		r, err = h.complete(ctx, r, conn.Original)
+		err = f.register()
 	}
 	if err != nil {
-		h.refuse(conn, from, r, err)
+		f.fail(err)
 		return
 	}
-	f, err := h.open(conn, from, r)
-	if err != nil {
-		h.refuse(conn, from, r, err)
-		return
-	}
-	f.run(ctx)
+	f.complete()
 }
 
-// refuse turns a connection away that was not tried.
-func (h *Handler) refuse(conn capture.Conn, from *state.Workload, r route, err error) {
-	conn.Refuse()
-	if !r.Addr.IsValid() {
-		r.Addr = conn.Original.AddrPort
-	}
-	h.cfg.Metrics.Refuse(record(conn.Client, from, r), telemetry.FlagConnect, err)
-}
-
-// flow is a connection with a route.
-type flow struct {
-	handler *Handler
-	conn    capture.Conn
-	from    *state.Workload
-	route   route
-	entry   *capture.Entry
-	metric  *telemetry.Conn
-}
-
-// open makes the connection known. It fails when the pod is stopping.
-func (h *Handler) open(conn capture.Conn, from *state.Workload, r route) (*flow, error) {
-	protocol := "TCP"
-	if r.Tunnel {
-		protocol = "HBONE"
-	}
-	entry, err := h.cfg.Registry.Add(capture.Info{
-		Direction: capture.Outbound,
-		Src:       conn.Client.String(),
-		Original:  conn.Original.String(),
-		Actual:    r.Addr.String(),
-		Protocol:  protocol,
+// register makes the connection known. It fails when the pod is stopping.
+func (f *flow) register() error {
+	entry, err := f.handler.cfg.Registry.Add(capture.Facts{
+		Direction: capture.Outbound, Src: f.conn.Client.AddrPort, Asked: f.conn.Original.AddrPort, Next: f.route.Addr, Tunnel: f.route.Kind.Tunnelled(),
 	}, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	metric := h.cfg.Metrics.Open(record(conn.Client, from, r))
-	h.cfg.Metrics.Sockets(telemetry.Source).Inc()
-	return &flow{handler: h, conn: conn, from: from, route: r, entry: entry, metric: metric}, nil
+	f.entry = entry
+	entry.OnCut(f.cut)
+	f.handler.cfg.Metrics.Sockets(telemetry.Source).Inc()
+	f.route.Count(f.handler.cfg.Open, 1)
+	return nil
 }
 
-// run connects and relays. Until the relay has it, cutting the connection ends the attempt.
-func (f *flow) run(ctx context.Context) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	f.entry.OnCut(cancel)
-	stream, upstream, err := f.connect(ctx)
-	if err != nil {
-		f.conn.Refuse()
-		if reason := f.entry.Reason(); reason != nil {
-			err = reason
-		}
-		f.end(flag(err), err)
+// elsewhere tells of a failure to connect that another endpoint may not have. Nothing of the client was sent yet.
+func elsewhere(err error) bool {
+	var status *hbone.StatusError
+	if errors.As(err, &status) {
+		return status.Status != 401 // another endpoint has the same policies
+	}
+	var dial *hbone.DialError
+	if errors.As(err, &dial) {
+		return dial.Stage != hbone.StageIdentity // it is our own certificate
+	}
+	return true
+}
+
+// failed tries another endpoint after connecting has failed.
+func (f *flow) failed(err error) {
+	cfg := f.handler.cfg
+	if !elsewhere(err) {
+		f.fail(err)
 		return
 	}
-	f.join(stream, upstream)
+	f.call.Table = cfg.Table()
+	next, none := f.call.Next(&f.route)
+	if none != nil {
+		f.fail(err)
+		return
+	}
+	f.route.Count(cfg.Open, -1)
+	f.route = next
+	f.route.Count(cfg.Open, 1)
+	f.complete()
 }
 
-// connect returns a stream or a plain connection, as the route says.
-func (f *flow) connect(ctx context.Context) (*hbone.Stream, *net.TCPConn, error) {
-	cfg := f.handler.cfg
-	if !f.route.Tunnel {
-		upstream, err := cfg.Dial(ctx, f.route.Addr)
-		return nil, upstream, err
+// complete is step 4: it resolves the name of an endpoint that has no address.
+func (f *flow) complete() {
+	if f.route.Host == "" {
+		f.connect()
+		return
 	}
-	target := hbone.Target{Source: f.from.Identity, Expected: f.route.Expected, Addr: f.route.Addr}
-	request := hbone.Request{
-		Authority: f.route.Authority,
-		Baggage:   describe.Baggage(f.from),
-		Forwarded: hbone.Forwarded{For: f.conn.Client.AddrPort},
-		Trace:     hbone.NewTraceParent(),
-	}
-	if f.route.Service != nil {
-		request.Forwarded.Host = f.route.Service.Hostname
-	}
-	stream, err := cfg.Pool.Connect(ctx, target, request)
-	return stream, nil, err
-}
-
-// join hands both sides to a relay.
-func (f *flow) join(stream *hbone.Stream, upstream *net.TCPConn) {
-	var result relay.Result
-	ended := capture.AfterBoth(func() { f.end(telemetry.FlagNone, result.Err) })
-	done := func(r relay.Result) { result = r; ended() }
-	var session *relay.Session
-	if stream != nil {
-		session = stream.Join(f.conn.TCPConn, done)
-	} else {
-		session = relay.Join(f.conn.TCPConn, upstream, done)
-	}
-	f.metric.Follow(session.Counts)
-	f.entry.OnCut(session.Cut)
-	ended()
-}
-
-func (f *flow) end(flag string, err error) {
-	f.metric.Close(flag, err)
-	f.handler.cfg.Metrics.Sockets(telemetry.Source).Dec()
-	f.entry.Remove()
+	var addrs []netip.Addr
+	host := f.route.Host
+	f.wait(func(ctx context.Context) (err error) {
+		addrs, err = f.handler.cfg.Resolve(ctx, host)
+		return nil // an error leaves no address
+	}, func() {
+		r, err := f.route.Resolved(addrs, f.conn.Original)
+		if err != nil {
+			f.failed(err)
+			return
+		}
+		f.route = r
+		f.connect()
+	})
 }
 
 // flag tells metrics why a connection could not be made.
@@ -199,7 +182,7 @@ func flag(err error) string {
 			return telemetry.FlagHTTP2
 		}
 	}
-	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Timeout() {
+	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
 		return telemetry.FlagNetworkPolicy // nothing answered, which mostly means that somebody drops port 15008
 	}
 	return telemetry.FlagConnect

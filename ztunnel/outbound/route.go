@@ -1,7 +1,6 @@
 package outbound
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,95 +13,64 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
 )
 
-// Why a connection isn't even tried.
-var (
-	errSelfCall      = errors.New("the application called one of ztunnel's own ports on loopback: that would never end")
-	errWaypoint      = errors.New("the destination wants its traffic to pass a waypoint, which this ztunnel can't do yet")
-	errRemoteNetwork = errors.New("the destination is in another network, which this ztunnel can't reach yet")
+// errNoIdentity: nobody could be told from the right peer.
+var errNoIdentity = errors.New("it has no identity that it could prove, so it can't be reached by a tunnel: see that its trust domain, namespace and service account make a SPIFFE id, or that its service lists identities")
+
+// Kind is how a connection goes.
+type Kind uint8
+
+// The kinds of routes.
+const (
+	Passthrough Kind = iota // plain TCP to where the client wanted: the mesh has no say in it
+	Plain                   // plain TCP to a workload
+	Direct                  // a tunnel to a workload
+	Waypoint                // a tunnel to a waypoint, which goes on from there
+	Double                  // a tunnel to the gateway of another network, and within it a tunnel to a workload there
 )
 
-// route is where a connection goes, and how.
-type route struct {
-	Tunnel    bool
-	Addr      netip.AddrPort  // to dial
-	Authority hbone.Authority // with Tunnel: what to ask the peer for
-	Expected  []identity.Workload
-	Workload  *state.Workload // nil for what the mesh doesn't know
-	Service   *state.Service  // nil unless the client dialled one
+// Tunnelled tells that both sides prove their identities.
+func (k Kind) Tunnelled() bool { return k >= Direct }
+
+// Hop is one tunnel, or a plain connection.
+type Hop struct {
+	Addr      netip.AddrPort // to dial
+	Authority hbone.Authority
+	Expected  []identity.Workload // never empty for a tunnel
 }
 
-// decide finds the route of a connection by the workload from. It decides by the table alone; if only the name of an
-// endpoint is known, the route's address lacks its IP.
-func decide(t *state.Table, from *state.Workload, to capture.OriginalDst) (route, error) {
-	if to.Addr().IsLoopback() && capture.Illegal(to.Port()) {
-		return route{}, errSelfCall
-	}
-	w, svc := t.Find(from.Network, to.Addr(), from.Namespace)
-	switch {
-	case svc != nil:
-		return toService(t, svc, from, to)
-	case w != nil:
-		return toWorkload(w, to)
-	default:
-		return route{Addr: to.AddrPort}, nil
+// Route is where a connection goes, and how.
+type Route struct {
+	Kind Kind
+	Hop
+	Inner *Hop   // with Double: the tunnel in the tunnel, which has no address; its request names the client's network
+	Host  string // unless "": Addr lacks its IP until this is resolved; see Resolved
+
+	Workload *state.Workload // at the end of Hop; nil with Passthrough
+	Remote   *state.Workload // with Double: what was chosen in the other network
+	Service  *state.Service  // that the client dialled, or nil
+	port     uint16          // of the application, with Direct
+}
+
+// Count adds n connections to what the route leads to.
+func (r *Route) Count(open *balance.Open, n int) {
+	for _, w := range [...]*state.Workload{r.Workload, r.Remote} {
+		if w != nil {
+			open.Add(w, n)
+		}
 	}
 }
 
-func toService(t *state.Table, svc *state.Service, from *state.Workload, to capture.OriginalDst) (route, error) {
-	if balance.Waypoint(svc) != nil {
-		return route{Service: svc}, fmt.Errorf("service %s: %w", svc.Key(), errWaypoint)
-	}
-	choice, err := balance.Pick(t, svc, to.Port(), from, to.Addr())
-	switch {
-	case errors.Is(err, balance.ErrPassthrough):
-		return route{Addr: to.AddrPort, Service: svc}, nil
-	case errors.Is(err, balance.ErrRemoteNetwork):
-		return route{Service: svc, Workload: choice.Workload}, fmt.Errorf("service %s: %w", svc.Key(), errRemoteNetwork)
-	case err != nil && !errors.Is(err, balance.ErrNeedsDNS):
-		return route{Service: svc, Workload: choice.Workload}, fmt.Errorf("service %s: %w", svc.Key(), err)
-	}
-	return direct(choice.Workload, svc, choice.Addr), nil
-}
-
-func toWorkload(w *state.Workload, to capture.OriginalDst) (route, error) {
-	if w.Waypoint != nil {
-		return route{Workload: w}, fmt.Errorf("workload %s: %w", w.UID, errWaypoint)
-	}
-	return direct(w, nil, to.AddrPort), nil
-}
-
-// direct goes to the workload itself, by the protocol it speaks. Without an address it leaves the protocol to complete.
-func direct(w *state.Workload, svc *state.Service, addr netip.AddrPort) route {
-	r := route{Addr: addr, Workload: w, Service: svc}
-	if w.Protocol != state.HBONE || !addr.Addr().IsValid() {
-		return r
-	}
-	r.Tunnel = true
-	r.Authority = hbone.AuthorityFromAddr(addr)
-	r.Addr = netip.AddrPortFrom(addr.Addr(), capture.HBONEPort)
-	if !w.Identity.IsZero() {
-		r.Expected = append(r.Expected, w.Identity)
-	}
-	if svc != nil {
-		r.Expected = append(r.Expected, svc.SANs...)
-	}
-	return r
-}
-
-// complete resolves the name of an endpoint that has no address, to one of the family that the client dialled if possible.
-func (h *Handler) complete(ctx context.Context, r route, to capture.OriginalDst) (route, error) {
-	if r.Addr.Addr().IsValid() {
-		return r, nil
-	}
-	addrs, err := h.cfg.Resolve(ctx, r.Workload.Hostname)
-	if err != nil {
-		return r, fmt.Errorf("resolve %s, where workload %s is: %w", r.Workload.Hostname, r.Workload.UID, err)
-	}
+// Resolved completes a route by the addresses of its Host, with one of the family that the client dialled if possible.
+func (r Route) Resolved(addrs []netip.Addr, to capture.OriginalDst) (Route, error) {
 	addr, ok := oneOf(addrs, to.Addr().Is4())
 	if !ok {
-		return r, fmt.Errorf("resolve %s, where workload %s is: no address", r.Workload.Hostname, r.Workload.UID)
+		return r, fmt.Errorf("resolve %s, where workload %s is: no address", r.Host, r.Workload.UID)
 	}
-	return direct(r.Workload, r.Service, netip.AddrPortFrom(addr, r.Addr.Port())), nil
+	r.Host, r.Addr = "", netip.AddrPortFrom(addr, r.Addr.Port())
+	if r.Kind == Direct {
+		r.Authority = hbone.AuthorityFromAddr(netip.AddrPortFrom(addr, r.port))
+	}
+	return r, nil
 }
 
 // oneOf picks at random among the addresses of the family, else among the others.
@@ -122,4 +90,39 @@ func oneOf(addrs []netip.Addr, is4 bool) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	return same[rand.IntN(len(same))], true
+}
+
+// direct goes to a workload as it takes its connections. The IP of addr may be missing, if the workload has a hostname.
+func direct(w *state.Workload, svc *state.Service, addr netip.AddrPort) (Route, error) {
+	r := Route{Kind: Plain, Hop: Hop{Addr: addr}, Workload: w, Service: svc}
+	if w.Protocol == state.HBONE {
+		r.Kind, r.port = Direct, addr.Port()
+		r.Addr = netip.AddrPortFrom(addr.Addr(), capture.HBONEPort)
+		r.Authority = hbone.AuthorityFromAddr(addr)
+		r.Expected = expected(w, svc)
+	}
+	return r.checked()
+}
+
+// checked refuses a tunnel to nobody in particular, and says what has to be resolved.
+func (r Route) checked() (Route, error) {
+	if r.Kind.Tunnelled() && len(r.Expected) == 0 {
+		return r, fmt.Errorf("workload %s: %w", r.Workload.UID, errNoIdentity)
+	}
+	if !r.Addr.Addr().IsValid() {
+		r.Host = r.Workload.Hostname
+	}
+	return r, nil
+}
+
+// expected are the identities that a workload may prove when it is reached through the service, if any.
+func expected(w *state.Workload, svc *state.Service) []identity.Workload {
+	var also []identity.Workload
+	if svc != nil {
+		also = svc.SANs
+	}
+	if w.Identity.IsZero() {
+		return also
+	}
+	return append(append(make([]identity.Workload, 0, 1+len(also)), w.Identity), also...)
 }

@@ -118,6 +118,7 @@ func (s *Server) Set(resources ...proto.Message) {
 	s.tb.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	touched := map[string][]string{}
 	for _, message := range resources {
 		resource := wrap(s.tb, message)
 		typeURL := resource.GetResource().GetTypeUrl()
@@ -125,8 +126,9 @@ func (s *Server) Set(resources ...proto.Message) {
 			s.resources[typeURL] = map[string]*discoveryv3.Resource{}
 		}
 		s.resources[typeURL][resource.GetName()] = resource
+		touched[typeURL] = append(touched[typeURL], resource.GetName())
 	}
-	s.pushAllLocked()
+	s.pushAllLocked(touched)
 }
 
 // Remove takes resources away by name.
@@ -136,7 +138,7 @@ func (s *Server) Remove(typeURL string, names ...string) {
 	for _, name := range names {
 		delete(s.resources[typeURL], name)
 	}
-	s.pushAllLocked()
+	s.pushAllLocked(map[string][]string{typeURL: names})
 }
 
 // Acks returns how many pushes of a type were acknowledged.

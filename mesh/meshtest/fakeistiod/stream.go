@@ -64,7 +64,7 @@ func (s *Server) note(st *stream, request *discoveryv3.DeltaDiscoveryRequest) er
 		maps.Copy(st.known[typeURL], request.GetInitialResourceVersions())
 		st.said.Types = append(st.said.Types, typeURL)
 		st.said.Versions[typeURL] = request.GetInitialResourceVersions()
-		return s.pushLocked(st, typeURL, true)
+		return s.pushFirstLocked(st, typeURL)
 	case request.GetErrorDetail() != nil:
 		s.nacks[typeURL] = append(s.nacks[typeURL], request.GetErrorDetail().GetMessage())
 	default:
@@ -74,37 +74,49 @@ func (s *Server) note(st *stream, request *discoveryv3.DeltaDiscoveryRequest) er
 	return nil
 }
 
-// pushLocked sends what the client lacks of a type.
-func (s *Server) pushLocked(st *stream, typeURL string, always bool) error {
-	push := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeURL}
-	now, known := s.resources[typeURL], st.known[typeURL]
-	for _, name := range slices.Sorted(maps.Keys(now)) {
-		if version, ok := known[name]; !ok || version != now[name].GetVersion() {
-			push.Resources = append(push.Resources, now[name])
-			known[name] = now[name].GetVersion()
-		}
+// pushFirstLocked answers a subscription: everything that the client doesn't have, even if that is nothing.
+func (s *Server) pushFirstLocked(st *stream, typeURL string) error {
+	names := maps.Clone(st.known[typeURL])
+	for name := range s.resources[typeURL] {
+		names[name] = ""
 	}
-	for _, name := range slices.Sorted(maps.Keys(known)) {
-		if now[name] == nil {
+	return st.send(s.owedLocked(st, typeURL, slices.Collect(maps.Keys(names))))
+}
+
+// owedLocked is what the client lacks of those names, and notes that it has it.
+func (s *Server) owedLocked(st *stream, typeURL string, names []string) *discoveryv3.DeltaDiscoveryResponse {
+	push := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeURL}
+	known := st.known[typeURL]
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		version, has := known[name]
+		switch resource := s.resources[typeURL][name]; {
+		case resource == nil && has:
 			push.RemovedResources = append(push.RemovedResources, name)
 			delete(known, name)
+		case resource != nil && (!has || version != resource.GetVersion()):
+			push.Resources = append(push.Resources, resource)
+			known[name] = resource.GetVersion()
 		}
 	}
-	if len(push.GetResources())+len(push.GetRemovedResources()) == 0 && !always {
-		return nil
-	}
+	return push
+}
+
+func (st *stream) send(push *discoveryv3.DeltaDiscoveryResponse) error {
 	st.pushed++
 	st.unanswered++
 	push.Nonce = strconv.Itoa(st.pushed)
 	return st.Send(push)
 }
 
-// pushAllLocked sends every client what it lacks, authorizations before addresses. A client that is just leaving gets
-// nothing, which is no error.
-func (s *Server) pushAllLocked() {
+// pushAllLocked sends every client what it lacks of the names by type, authorizations before addresses. A client that is
+// just leaving gets nothing, which is no error.
+func (s *Server) pushAllLocked(touched map[string][]string) {
 	for st := range s.streams {
 		for _, typeURL := range slices.Sorted(maps.Keys(st.known)) {
-			_ = s.pushLocked(st, typeURL, false)
+			if push := s.owedLocked(st, typeURL, slices.Clone(touched[typeURL])); len(push.GetResources())+len(push.GetRemovedResources()) > 0 {
+				_ = st.send(push)
+			}
 		}
 	}
 	s.notifyLocked()

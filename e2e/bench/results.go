@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+)
+
+// results are everything that was measured.
+type results struct {
+	Started     time.Time
+	Machine     string
+	Columns     []string
+	Rounds      int
+	Duration    string
+	Environment []string `json:",omitempty"`
+	Rows        []rowResult
+}
+
+type rowResult struct {
+	Name     string
+	Metrics  []metricResult
+	Failures map[string]int64   // by column
+	Others   map[string]float64 // the largest share of the machine that others used, by column
+}
+
+type metricResult struct {
+	Name, Unit, Target string
+	Cells              map[string]cell // by column
+
+	target target
+}
+
+// cell is one figure of one column.
+type cell struct {
+	Median, Min, Max float64
+	Ratio            float64   `json:",omitempty"` // of the medians, to the reference
+	Met              *bool     `json:",omitempty"` // nil: no target
+	Values           []float64 // of the rounds
+}
+
+func (r *results) add(w row, outcome [][]sample) {
+	result := rowResult{Name: w.name, Failures: map[string]int64{}, Others: map[string]float64{}}
+	for i, column := range r.Columns {
+		for _, s := range outcome[i] {
+			result.Failures[column] += s.failures
+			result.Others[column] = max(result.Others[column], s.others)
+		}
+	}
+	for _, m := range w.metrics {
+		figure := metricResult{Name: m.name, Unit: m.unit, Target: m.target.String(), Cells: map[string]cell{}, target: m.target}
+		for i, column := range r.Columns {
+			if c, ok := summarize(m, outcome[i]); ok {
+				figure.Cells[column] = c
+			}
+		}
+		figure.judge()
+		result.Metrics = append(result.Metrics, figure)
+	}
+	r.Rows = append(r.Rows, result)
+}
+
+// summarize is false for a figure that says nothing, such as the CPU time of no proxy.
+func summarize(m metric, samples []sample) (cell, bool) {
+	var values []float64
+	for _, s := range samples {
+		if v := m.of(s); !math.IsNaN(v) && !math.IsInf(v, 0) {
+			values = append(values, v)
+		}
+	}
+	if len(values) == 0 || slices.Max(values) == 0 {
+		return cell{}, false
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return cell{Median: (sorted[(n-1)/2] + sorted[n/2]) / 2, Min: sorted[0], Max: sorted[n-1], Values: values}, true
+}
+
+// judge fills in ratios and verdicts.
+func (m *metricResult) judge() {
+	base, comparable := m.Cells[reference]
+	for column, c := range m.Cells {
+		if comparable && column != reference {
+			c.Ratio = c.Median / base.Median
+		}
+		isRatio := !m.target.absolute
+		if m.target != (target{}) && column != reference && column != "direct" && (comparable || !isRatio) {
+			met := m.target.met(c.Median, c.Ratio)
+			c.Met = &met
+		}
+		m.Cells[column] = c
+	}
+}
+
+// table is one row for people.
+func (r *results) table(at int) string {
+	w := r.Rows[at]
+	var out bytes.Buffer
+	table := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(table, "%s\t%s\ttarget\n", w.Name, strings.Join(r.Columns, "\t"))
+	for _, m := range w.Metrics {
+		fmt.Fprintf(table, "  %s, %s", m.Name, m.Unit)
+		for _, column := range r.Columns {
+			fmt.Fprintf(table, "\t%s", m.Cells[column])
+		}
+		fmt.Fprintf(table, "\t%s\n", m.Target)
+	}
+	table.Flush()
+	for _, column := range r.Columns {
+		if w.Failures[column] > 0 {
+			fmt.Fprintf(&out, "  %s: %d operations failed\n", column, w.Failures[column])
+		}
+	}
+	return out.String() + "\n"
+}
+
+// String is median [min–max] ratio verdict.
+func (c cell) String() string {
+	if len(c.Values) == 0 {
+		return "–"
+	}
+	text := number(c.Median)
+	if len(c.Values) > 1 {
+		text += fmt.Sprintf(" [%s–%s]", number(c.Min), number(c.Max))
+	}
+	if c.Ratio > 0 {
+		text += fmt.Sprintf(" %.2f×", c.Ratio)
+	}
+	switch {
+	case c.Met == nil:
+	case *c.Met:
+		text += " ok"
+	default:
+		text += " MISS"
+	}
+	return text
+}
+
+// number has three significant digits.
+func number(v float64) string {
+	switch abs := math.Abs(v); {
+	case math.IsNaN(v) || math.IsInf(v, 0):
+		return "–"
+	case abs >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case abs >= 10:
+		return fmt.Sprintf("%.1f", v)
+	case abs >= 1:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.3f", v)
+}
+
+// verdict lists the targets that were missed, by column.
+func (r *results) verdict() string {
+	text := ""
+	for _, column := range r.Columns {
+		met, missed := 0, []string{}
+		for _, w := range r.Rows {
+			for _, m := range w.Metrics {
+				switch c := m.Cells[column]; {
+				case c.Met == nil:
+				case *c.Met:
+					met++
+				default:
+					missed = append(missed, w.Name+": "+m.Name)
+				}
+			}
+		}
+		if met+len(missed) > 0 {
+			text += fmt.Sprintf("%s: %d targets reached, %d missed%s\n", column, met, len(missed), list(missed))
+		}
+	}
+	return text
+}
+
+func list(items []string) string {
+	if len(items) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(items, "; ") + ")"
+}
+
+func (r *results) write(path string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// describeMachine is what figures depend on.
+func describeMachine() string {
+	version, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	cpu := "unknown CPU"
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			cpu = strings.TrimSpace(value)
+			break
+		}
+	}
+	if !utf8.ValidString(cpu) {
+		cpu = "unknown CPU"
+	}
+	return fmt.Sprintf("%d cores of %s, Linux %s, %s", runtime.NumCPU(), cpu, strings.TrimSpace(string(version)), runtime.Version())
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/cli/demo"
+)
+
+func TestOneRowFromEndToEnd(t *testing.T) {
+	o := quick(t, "^requests", "direct", "relay", "tls-relay", "tulle")
+	if err := run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(o.json)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got results
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Rows) != 1 || got.Rows[0].Name != "requests 1 KiB 64" {
+		t.Fatalf("rows: %+v", got.Rows)
+	}
+	for _, column := range []string{"direct", "relay", "tls-relay", "tulle"} {
+		rate, cost := got.Rows[0].Metrics[0].Cells[column], got.Rows[0].Metrics[1].Cells[column]
+		if rate.Median < 100 || (column != "direct") != (cost.Median > 0) || got.Rows[0].Failures[column] > 0 {
+			t.Errorf("%s: rate %v, CPU %v, failures %v", column, rate, cost, got.Rows[0].Failures)
+		}
+	}
+	if c := got.Rows[0].Metrics[0].Cells["tulle"]; c.Met == nil || c.Ratio == 0 {
+		t.Errorf("no verdict: %+v", c)
+	}
+}
+
+// A ztunnel that doesn't encrypt must not be measured: here relays play one.
+func TestPlainTextIsNoticed(t *testing.T) {
+	o := quick(t, "", "relay")
+	built, err := buildSelf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{column: o.columns[0], options: o, built: built}
+	defer os.Remove(o.dir)
+	defer func() {
+		if err := s.down(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := s.build(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.prove(t.Context()); err == nil || !strings.Contains(err.Error(), "payload was seen in the clear") {
+		t.Errorf("a plain relay passed as mutual TLS: %v", err)
+	}
+}
+
+func buildSelf() (binaries, error) {
+	self, err := os.Executable()
+	return binaries{self: self}, err
+}
+
+func TestInterruptedRunLeavesNothing(t *testing.T) {
+	o := quick(t, "", "relay")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	interrupt := errors.New("Ctrl-C")
+	o.rounds = 1 << 20
+	waited := make(chan error, 1)
+	go func() { // until the nodes are there
+		waited <- demo.AwaitWithin(t.Context(), time.Minute, "the nodes", func(context.Context) error {
+			_, err := os.Stat(filepath.Join(o.dir, "relay", "log", "load-server"))
+			return err
+		})
+		cancel(interrupt)
+	}()
+	if err := run(ctx, o); !errors.Is(err, interrupt) {
+		t.Errorf("got %v", err)
+	}
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOnlyMutualTLSPasses(t *testing.T) {
+	good := demo.Report{Records: 9, Handshakes: map[string]uint64{"TLS 1.3": 1}}
+	if err := encrypted(good); err != nil {
+		t.Errorf("good traffic: %v", err)
+	}
+	for name, spoil := range map[string]func(*demo.Report){
+		"nothing":          func(r *demo.Report) { *r = demo.Report{} },
+		"no handshake":     func(r *demo.Report) { r.Handshakes = nil },
+		"TLS 1.2":          func(r *demo.Report) { r.Handshakes = map[string]uint64{"TLS 1.2": 1} },
+		"TLS 1.2 as well":  func(r *demo.Report) { r.Handshakes = map[string]uint64{"TLS 1.2": 1, "TLS 1.3": 1} },
+		"no records":       func(r *demo.Report) { r.Records = 0 },
+		"plain text there": func(r *demo.Report) { r.Plain = 1 },
+	} {
+		bad := demo.Report{Records: 9, Handshakes: map[string]uint64{"TLS 1.3": 1}}
+		spoil(&bad)
+		if encrypted(bad) == nil {
+			t.Errorf("%s: passed", name)
+		}
+	}
+	page := "# TYPE istio_tcp_connections_opened counter\n" + `istio_tcp_connections_opened_total{reporter="source",connection_security_policy="mutual_tls"} 3` + "\n" +
+		`istio_tcp_connections_opened_total{reporter="source",connection_security_policy="unknown"} 1` + "\n"
+	if secure, all := countOpened(page); secure != 3 || all != 4 {
+		t.Errorf("counted %v of %v", secure, all)
+	}
+}

@@ -1,0 +1,97 @@
+package balance
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/tulle-mesh/tulle/mesh/state"
+)
+
+// Waypoint returns the waypoint for a new connection to the service, one of several by their weights, or nil.
+func Waypoint(svc *state.Service) *state.Gateway {
+	var sum uint64
+	for i := range svc.WeightedWaypoints {
+		sum += uint64(svc.WeightedWaypoints[i].Weight)
+	}
+	if sum == 0 {
+		return svc.Waypoint
+	}
+	at := rand.Uint64N(sum)
+	for i := range svc.WeightedWaypoints {
+		weight := uint64(svc.WeightedWaypoints[i].Weight)
+		if at < weight {
+			return &svc.WeightedWaypoints[i].Gateway
+		}
+		at -= weight
+	}
+	return svc.Waypoint
+}
+
+// At returns what an address means to clients in a namespace: a workload, a service, neither; or both, if the service has
+// the workload's own address as a virtual one. A range of virtual addresses yields to the workloads in it.
+func At(t *state.Table, at state.NetworkAddress, clientNamespace string) (*state.Workload, *state.Service) {
+	w, svc := t.WorkloadAt(at.Network, at.Addr), t.VIP(at.Network, at.Addr, clientNamespace)
+	if w != nil && svc != nil && !slices.Contains(svc.VIPs, at) {
+		return w, nil
+	}
+	return w, svc
+}
+
+// Named returns what a gateway's reference means to clients in a namespace: a service, else a workload, else neither.
+func Named(t *state.Table, gw *state.Gateway, clientNamespace string) (*state.Workload, *state.Service) {
+	if gw.Address.Addr.IsValid() {
+		w, svc := At(t, gw.Address, clientNamespace)
+		if svc != nil {
+			return nil, svc
+		}
+		return w, nil
+	}
+	if svc := t.Service(gw.Host.Namespace, gw.Host.Name); svc != nil {
+		return nil, svc
+	}
+	return t.WorkloadByHost(gw.Host.Namespace, gw.Host.Name), nil
+}
+
+// Gateway chooses an instance of a waypoint. Choice.Addr has the port on which the instance takes HBONE. Errors are as of
+// Pick; a waypoint that isn't there is ErrNoEndpoint, never a reason to go round it.
+func (c *Client) Gateway(gw *state.Gateway) (Choice, error) {
+	choice, err := c.instance(gw)
+	return c.local(choice, err)
+}
+
+// NetworkGateway is Gateway for the way into another network: its instances may be in that network themselves.
+func (c *Client) NetworkGateway(gw *state.Gateway) (Choice, error) {
+	choice, err := c.instance(gw)
+	if errors.Is(err, ErrRemoteNetwork) {
+		err = fmt.Errorf("%w: the network gateway %s has no address itself", ErrNoEndpoint, choice.Workload.UID)
+	}
+	return choice, err
+}
+
+// instance chooses one in whatever network. The family follows the gateway's own address, if that is how it is named.
+func (c *Client) instance(gw *state.Gateway) (Choice, error) {
+	of := *c
+	if gw.Address.Addr.IsValid() {
+		of.Dialled = gw.Address.Addr
+	}
+	w, svc := Named(c.Table, gw, c.From.Namespace)
+	switch {
+	case svc != nil:
+		p := of.purpose(svc, gw.Port)
+		p.gateway = true
+		choice, err := of.choose(p)
+		if err != nil && choice.Workload == nil {
+			err = fmt.Errorf("gateway: %w", err)
+		}
+		return choice, err
+	case w != nil && c.tried(w):
+		return Choice{}, fmt.Errorf("%w: there is no other instance of gateway %s", ErrNoEndpoint, gw)
+	case w != nil:
+		return of.finish(Choice{w, nil, netip.AddrPortFrom(netip.Addr{}, gw.Port)})
+	default:
+		return Choice{}, fmt.Errorf("%w: gateway %s is unknown", ErrNoEndpoint, gw)
+	}
+}

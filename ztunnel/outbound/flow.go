@@ -1,0 +1,112 @@
+package outbound
+
+import (
+	"context"
+
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/relay"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
+)
+
+// flow is a connection on its way through the steps. It lives on the worker that has accepted it.
+type flow struct {
+	handler *Handler
+	ctx     context.Context // ends when the pod stops
+	conn    capture.Conn
+	worker  *worker.Worker
+	call    Call
+	route   Route
+	timer   loop.Timer // connectTimeout
+
+	entry  *capture.Entry  // from step 3 on
+	metric *telemetry.Conn // from when connecting has succeeded or failed for good
+	stop   func()          // gives up what is under way; nil when nothing is
+	joined bool            // the relay has it
+	ended  bool
+}
+
+// wait asks in a goroutine, and goes on with next on the worker. ask must not touch the flow.
+func (f *flow) wait(ask func(context.Context) error, next func()) {
+	ctx, cancel := context.WithCancel(f.ctx)
+	f.stop = cancel
+	go func() {
+		err := ask(ctx)
+		_ = f.worker.Post(func() { // fails only when ztunnel has ended
+			cancel()
+			if f.ended {
+				return
+			}
+			f.stop = nil
+			if err != nil {
+				f.fail(err)
+				return
+			}
+			next()
+		})
+	}()
+}
+
+// cut ends the flow for a reason of the registry's, until a relay has it.
+func (f *flow) cut(reason error) {
+	_ = f.worker.Post(func() {
+		if !f.joined {
+			f.fail(reason)
+		}
+	})
+}
+
+// relayed notes that a relay has begun.
+func (f *flow) relayed(session *relay.Session) {
+	f.joined = true
+	f.open()
+	f.metric.Follow(session.Counts)
+	f.entry.OnCut(session.Cut)
+}
+
+// open counts the connection, and lets go of what only connecting needs: an old table must not live as long as the connection.
+func (f *flow) open() {
+	f.metric = f.handler.cfg.Metrics.Open(record(f.conn.Client, f.call.From, f.route))
+	f.call = Call{}
+}
+
+// over is called when the relay has ended.
+func (f *flow) over(r relay.Result) { f.close(telemetry.FlagNone, r.Err) }
+
+// fail ends a flow that isn't relayed; the application sees a reset.
+func (f *flow) fail(err error) {
+	if f.ended {
+		return
+	}
+	f.conn.Refuse()
+	if f.entry != nil {
+		f.open()
+		f.close(flag(err), err)
+		return
+	}
+	f.release()
+	if !f.route.Addr.IsValid() {
+		f.route.Addr = f.conn.Original.AddrPort
+	}
+	f.handler.cfg.Metrics.Refuse(record(f.conn.Client, f.call.From, f.route), flag(err), err)
+}
+
+// close ends the flow's record.
+func (f *flow) close(flag string, err error) {
+	f.release()
+	f.metric.Close(flag, err)
+	f.route.Count(f.handler.cfg.Open, -1)
+	f.handler.cfg.Metrics.Sockets(telemetry.Source).Dec()
+	f.entry.Remove()
+}
+
+// release lets go of what is under way.
+func (f *flow) release() {
+	f.ended = true
+	f.worker.Stop(&f.timer)
+	if f.stop != nil {
+		f.stop()
+		f.stop = nil
+	}
+}
