@@ -10,17 +10,18 @@ import (
 // with a slash at its end. The daemons, which wire everything of their program together, and mains are not listed.
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
-	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
+	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/loop": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
 	"mesh/token":        {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
 	// mesh, level 2.
+	"mesh/relay":     {"mesh/loop"},
 	"mesh/h2":        {},
 	"mesh/mtls":      {"mesh/identity"},
 	"mesh/state":     {"mesh/identity", "mesh/api/"},
 	"mesh/xds":       {"mesh/api/"},
 	"mesh/telemetry": {"mesh/identity"},
 	// mesh, level 3.
-	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/relay"},
+	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay"},
 	"mesh/certs":   {"mesh/mtls", "mesh/identity", "mesh/api/"},
 	"mesh/policy":  {"mesh/state", "mesh/identity"},
 	"mesh/balance": {"mesh/state"},
@@ -55,7 +56,7 @@ var mayImport = map[string][]string{
 
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/relay", "mesh/meshtest/netns", "ztunnel/enroll", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
+	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/meshtest/netns", "ztunnel/enroll", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
 	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
 	"k8s.io/":                          {"istiod-lite/watch"},
 	"istio.io/":                        {"istiod-lite/watch"},

@@ -57,11 +57,12 @@ func BenchmarkThroughput(b *testing.B) {
 		})
 		b.Run("plain/streams="+name, func(b *testing.B) {
 			var from, to []*net.TCPConn
+			l := newLoop(b)
 			done := make(chan relay.Result, streams)
 			for range streams {
 				near, nearInner := tcpPair(b)
 				far, farInner := tcpPair(b)
-				relay.Join(nearInner, farInner, func(r relay.Result) { done <- r })
+				_ = l.Do(func() { relay.Join(l, takeFD(nearInner), takeFD(farInner), func(r relay.Result) { done <- r }) })
 				from, to = append(from, near), append(to, far)
 			}
 			run(b, from, to)
@@ -142,6 +143,6 @@ func BenchmarkConnect(b *testing.B) {
 	})
 	b.ReportAllocs()
 	for b.Loop() {
-		bed.connect().Reset()
+		reset(bed.connect())
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -39,6 +41,7 @@ type bed struct {
 	nearLoop       *loop.Loop // the client's
 	farLoop        *loop.Loop // the server's
 	pool           *Pool
+	pools          []*Pool
 	srv            *Server
 	listener       *net.TCPListener
 	accepts        sync.WaitGroup
@@ -51,6 +54,7 @@ type bed struct {
 
 func newBed(tb testing.TB) *bed {
 	tb.Helper()
+	checkDescriptors(tb)
 	b := &bed{tb: tb, ca: testca.New(tb, "cluster.local"), nearLoop: newLoop(tb), farLoop: newLoop(tb)}
 	b.client = b.ca.Credential(b.ca.Identity("shop", "client"))
 	b.server = b.ca.Credential(b.ca.Identity("shop", "server"))
@@ -73,17 +77,70 @@ func newBed(tb testing.TB) *bed {
 		}
 	})
 	tb.Cleanup(func() {
-		b.onNear(b.pool.Close)
-		b.onFar(func() { b.srv.Close(); b.farLoop.Release(listening) })
-		b.accepts.Wait()
-		eventually(tb, "all tunnels to end", func() bool {
-			left := 0
-			b.onNear(func() { left += len(b.pool.shared) })
-			b.onFar(func() { left += len(b.srv.tunnels) + len(b.srv.handshakes) })
-			return left == 0
-		})
+		b.onFar(func() { b.farLoop.Release(listening) })
+		b.close()
 	})
 	return b
+}
+
+// close ends everything and waits until nothing is left.
+func (b *bed) close() {
+	b.onNear(func() {
+		for _, p := range b.pools {
+			p.Close()
+			for _, sh := range p.shared {
+				resetUnjoined(sh.tunnels)
+			}
+		}
+	})
+	b.onFar(b.srv.Close)
+	b.accepts.Wait()
+	eventually(b.tb, "all tunnels to end", func() bool {
+		left := 0
+		b.onNear(func() {
+			for _, p := range b.pools {
+				left += len(p.shared)
+			}
+		})
+		b.onFar(func() { left += len(b.srv.tunnels) + len(b.srv.handshakes) })
+		return left == 0
+	})
+}
+
+// resetUnjoined ends the streams that a test left as Connect gave them.
+func resetUnjoined(tunnels []*tunnel) {
+	for _, t := range tunnels {
+		for _, s := range t.streams {
+			if s.session == nil {
+				s.Reset()
+			}
+		}
+	}
+}
+
+// checkDescriptors fails the test if it leaves descriptors open.
+func checkDescriptors(tb testing.TB) {
+	tb.Helper()
+	_ = listen(tb).Close() // opens what the runtime itself needs
+	before := descriptors(tb)
+	tb.Cleanup(func() {
+		eventually(tb, "descriptors to be closed", func() bool { return descriptors(tb) <= before })
+	})
+}
+
+// descriptors counts those that are open, but for pipes: tunnels use none, io.Copy does and keeps them for a while.
+func descriptors(tb testing.TB) (n int) {
+	const folder = "/proc/self/fd/"
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, e := range entries {
+		if name, _ := os.Readlink(folder + e.Name()); !strings.HasPrefix(name, "pipe:") {
+			n++
+		}
+	}
+	return n
 }
 
 // acceptor serves what comes to the bed's listener.
@@ -144,7 +201,7 @@ func (b *bed) newPool(cfg PoolConfig) *Pool {
 		}
 	}
 	p := NewPool(cfg)
-	b.tb.Cleanup(func() { b.onNear(p.Close) })
+	b.pools = append(b.pools, p)
 	return p
 }
 

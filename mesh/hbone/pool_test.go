@@ -10,10 +10,12 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -21,15 +23,23 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/relay"
 )
 
-// accepting has the server accept everything and keep it open.
+// accepting has the server accept everything and keep it open, for an application that says nothing.
 func accepting(in *Incoming) {
-	if s, err := in.Accept(Baggage{}); err == nil {
-		go func() {
-			c := s.Conn()
-			_, _ = c.Read(make([]byte, 1))
-			_ = c.Close()
-		}()
+	s, err := in.Accept(Baggage{})
+	if err != nil {
+		return
 	}
+	inner, outer := socketPair()
+	s.Join(inner, func(relay.Result) { _ = unix.Close(outer) })
+}
+
+// socketPair makes two connected descriptors, on which all that one end does is seen by the other at once.
+func socketPair() (a, b int) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		panic(err)
+	}
+	return pair[0], pair[1]
 }
 
 func TestConnectionsShareATunnelUpToTheLimit(t *testing.T) {
@@ -48,7 +58,7 @@ func TestConnectionsShareATunnelUpToTheLimit(t *testing.T) {
 	}
 	// The full tunnel comes back into use.
 	first := streams[0].t
-	streams[0].Reset()
+	reset(streams[0])
 	if again := b.connect(); again.t != first || b.tunnels() != 2 {
 		t.Errorf("with room on the first tunnel another was used, of %d", b.tunnels())
 	}
@@ -61,7 +71,7 @@ func TestManyConnectsAtOnce(t *testing.T) {
 	var failed atomic.Int32
 	for range 350 {
 		wg.Go(func() {
-			s, err := b.pool.Connect(t.Context(), b.target(), b.request())
+			s, err := connect(b.pool, b.target(), b.request())
 			if err != nil {
 				failed.Add(1)
 				t.Error(err)
@@ -84,7 +94,7 @@ func TestTunnelsAreSharedByNobodyElse(t *testing.T) {
 	targets[2].Expected = append(targets[2].Expected, b.ca.Identity("shop", "alias"))
 	targets[3].Expected = []identity.Workload{b.ca.Identity("shop", "alias"), b.server.Identity} // the same set as 2
 	for _, target := range targets {
-		if _, err := b.pool.Connect(t.Context(), target, b.request()); err != nil {
+		if _, err := connect(b.pool, target, b.request()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -96,33 +106,24 @@ func TestTunnelsAreSharedByNobodyElse(t *testing.T) {
 // Those who wait for a dial share its failure; nobody waits for the failures of others one after another.
 func TestOneFailureForAllWhoWait(t *testing.T) {
 	b := newBed(t)
-	var dials atomic.Int32
-	release := make(chan struct{})
+	var dials []func(int, error)
 	cause := errors.New("no route")
-	pool := NewPool(PoolConfig{
-		TLS: b.pool.cfg.TLS,
-		Dial: func(context.Context, netip.AddrPort) (*net.TCPConn, error) {
-			dials.Add(1)
-			<-release
-			return nil, cause
-		},
-	})
-	defer pool.Close()
+	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) { dials = append(dials, done) }})
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			_, err := pool.Connect(t.Context(), b.target(), b.request())
+			_, err := connect(pool, b.target(), b.request())
 			var dial *DialError
 			if !errors.As(err, &dial) || dial.Stage != StageConnect || !errors.Is(err, cause) {
 				t.Errorf("Connect = %v", err)
 			}
 		})
 	}
-	waiting(t, pool, 50)
-	close(release)
+	b.waiting(pool, 50)
+	b.onNear(func() { dials[0](-1, cause) })
 	wg.Wait()
-	if got := dials.Load(); got != 1 {
-		t.Errorf("%d dials for 50 who waited, want 1", got)
+	if len(dials) != 1 {
+		t.Errorf("%d dials for 50 who waited, want 1", len(dials))
 	}
 	if len(pool.shared) != 0 {
 		t.Error("the pool remembers a target that it has no tunnel to")
@@ -130,17 +131,17 @@ func TestOneFailureForAllWhoWait(t *testing.T) {
 }
 
 // waiting waits until so many wait for a dial.
-func waiting(t *testing.T, pool *Pool, n int) {
-	t.Helper()
-	eventually(t, "connects to wait", func() bool {
-		pool.mu.Lock()
-		defer pool.mu.Unlock()
+func (b *bed) waiting(pool *Pool, n int) {
+	b.tb.Helper()
+	eventually(b.tb, "connects to wait", func() bool {
 		waiting := 0
-		for _, sh := range pool.shared {
-			for _, d := range sh.dials {
-				waiting += d.waiters
+		b.onNear(func() {
+			for _, sh := range pool.shared {
+				for _, d := range sh.dials {
+					waiting += len(d.waiters)
+				}
 			}
-		}
+		})
 		return waiting == n
 	})
 }
@@ -172,11 +173,10 @@ func TestFailuresNameTheirStage(t *testing.T) {
 		}, StageTLS},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			pool := b.newPool(PoolConfig{})
-			defer pool.Close()
-			target := b.target()
-			test.change(&target, &pool.cfg)
-			_, err := pool.Connect(t.Context(), target, b.request())
+			target, cfg := b.target(), PoolConfig{}
+			test.change(&target, &cfg)
+			pool := b.newPool(cfg)
+			_, err := connect(pool, target, b.request())
 			var dial *DialError
 			if !errors.As(err, &dial) || dial.Stage != test.want || dial.Addr != target.Addr {
 				t.Errorf("Connect = %v, want stage %q", err, test.want)
@@ -185,19 +185,22 @@ func TestFailuresNameTheirStage(t *testing.T) {
 	}
 }
 
-func TestConnectEndsWithItsContext(t *testing.T) {
+func TestCancelGivesTheRequestUp(t *testing.T) {
 	b := newBed(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	gone := make(chan error, 1)
+	asked, gone := make(chan struct{}), make(chan error, 1)
 	b.onConnect(func(in *Incoming) {
-		cancel()
-		<-in.Context().Done()
-		_, err := in.Accept(Baggage{})
-		gone <- err
+		in.OnGone(func() {
+			_, err := in.Accept(Baggage{})
+			in.OnGone(func() { gone <- err }) // one who asks late hears at once
+		})
+		close(asked)
 	})
-	if _, err := b.pool.Connect(ctx, b.target(), b.request()); !errors.Is(err, context.Canceled) {
-		t.Errorf("Connect = %v", err)
-	}
+	var attempt *Attempt
+	b.onNear(func() {
+		attempt = b.pool.Connect(b.target(), b.request(), func(_ *Stream, err error) { t.Errorf("cancelled, then told of %v", err) })
+	})
+	<-asked
+	b.onNear(attempt.Cancel)
 	if err := <-gone; err == nil {
 		t.Error("the server could accept a connection that was given up")
 	}
@@ -212,26 +215,16 @@ func TestIdleTunnelsAreClosed(t *testing.T) {
 	b := newBed(t)
 	b.onConnect(accepting)
 	pool := b.newPool(PoolConfig{IdleTimeout: 50 * time.Millisecond})
-	defer pool.Close()
-	s, err := pool.Connect(t.Context(), b.target(), b.request())
+	s, err := connect(pool, b.target(), b.request())
 	if err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-s.t.gone:
-		t.Fatal("a tunnel in use was closed")
-	case <-time.After(150 * time.Millisecond):
-	}
-	s.Reset()
-	select {
-	case <-s.t.gone:
-	case <-time.After(patience):
-		t.Fatal("an idle tunnel is not closed")
-	}
-	if len(pool.shared) != 0 {
-		t.Error("the pool keeps a tunnel that is gone")
-	}
-	if _, err := pool.Connect(t.Context(), b.target(), b.request()); err != nil {
+	reset(s)
+	eventually(t, "an idle tunnel to end", func() (none bool) {
+		b.onNear(func() { none = len(pool.shared) == 0 })
+		return none
+	})
+	if _, err := connect(pool, b.target(), b.request()); err != nil {
 		t.Errorf("Connect after the eviction = %v", err)
 	}
 }
@@ -250,34 +243,34 @@ func TestPeerThatAllowsNoStreams(t *testing.T) {
 	}
 	target := b.target()
 	target.Addr = b.rawServer(slices.Repeat([]func(*rawPeer){func(p *rawPeer) { go none(p) }}, 100)...)
-	var dials atomic.Int32
-	release := make(chan struct{})
-	dial := b.pool.cfg.Dial
-	b.pool.cfg.Dial = func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
-		dials.Add(1)
-		<-release
-		return dial(ctx, addr)
-	}
+	var held []func()
+	dials, dial := 0, dialOn(b.nearLoop)
+	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) {
+		if dials++; dials == 1 {
+			held = append(held, func() { dial(addr, done) })
+			return
+		}
+		dial(addr, done)
+	}})
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			_, err := b.pool.Connect(t.Context(), target, b.request())
+			_, err := connect(pool, target, b.request())
 			var dial *DialError
 			if !errors.As(err, &dial) || dial.Stage != StageHTTP2 || !errors.Is(err, errNoStreams) {
 				t.Errorf("Connect = %v, want %v", err, errNoStreams)
 			}
 		})
 	}
-	waiting(t, b.pool, 50)
-	close(release)
+	b.waiting(pool, 50)
+	b.onNear(func() { held[0]() })
 	wg.Wait()
-	if got := dials.Load(); got > 3 { // one who sees the first tunnel end may make another
-		t.Errorf("%d dials for 50 connections, want one that all share", got)
+	if dials != 1 {
+		t.Errorf("%d dials for 50 connections, want one that all share", dials)
 	}
-	eventually(t, "the tunnels to go", func() bool {
-		b.pool.mu.Lock()
-		defer b.pool.mu.Unlock()
-		return len(b.pool.shared) == 0
+	eventually(t, "the tunnels to go", func() (none bool) {
+		b.onNear(func() { none = len(pool.shared) == 0 })
+		return none
 	})
 }
 
@@ -292,61 +285,132 @@ func TestPeerThatAllowsNoMoreStreams(t *testing.T) {
 		_ = p.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
 		barred <- p
 	}, accept)
-	first, err := b.pool.Connect(t.Context(), target, b.request())
+	first, err := connect(b.pool, target, b.request())
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the limit to arrive", func() bool { return first.t.room() == 0 })
-	second, err := b.pool.Connect(t.Context(), target, b.request())
+	eventually(t, "the limit to arrive", func() (barred bool) {
+		b.onNear(func() { barred = first.t.room() == 0 })
+		return barred
+	})
+	second, err := connect(b.pool, target, b.request())
 	if err != nil || second.t == first.t {
 		t.Fatalf("Connect = %v, on the barred tunnel: %v", err, err == nil)
 	}
 	_ = (<-barred).WriteData(first.id, true, []byte("on"))
-	if got, err := io.ReadAll(first.Conn()); err != nil || string(got) != "on" {
+	app, inner := tcpPair(t)
+	join(first, inner)
+	if got, err := io.ReadAll(app); err != nil || string(got) != "on" {
 		t.Errorf("the first connection got %q, %v", got, err)
 	}
-	first.Reset()
-	second.Reset()
 }
 
-// A connection that is joined after its tunnel died still belongs to the pool, which waits for its end.
-func TestCloseWaitsForALateJoin(t *testing.T) {
+// A connection that is joined after its tunnel died is told so, and the pool knows the tunnel until then.
+func TestLateJoinOfADeadTunnel(t *testing.T) {
 	b := newBed(t)
 	b.onConnect(accepting)
 	s := b.connect()
-	b.srv.Close()
-	eventually(t, "the tunnel's goroutines to end", func() bool {
-		s.t.mu.Lock()
-		defer s.t.mu.Unlock()
-		return s.t.err != nil && s.t.running == 0
+	b.onFar(b.srv.Close)
+	eventually(t, "the tunnel to die", func() (dead bool) {
+		b.onNear(func() { dead = s.t.closed })
+		return dead
 	})
-	_, inner := tcpPair(t)
-	ending, release, closed := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	s.Join(inner, func(relay.Result) {
-		close(ending)
-		<-release
+	b.onNear(func() {
+		if len(b.pool.shared) != 1 {
+			t.Error("the pool forgot a tunnel that has a stream")
+		}
 	})
-	<-ending
-	go func() {
-		b.pool.Close()
-		close(closed)
-	}()
-	select {
-	case <-closed:
-		t.Error("the pool was closed before the connection had ended")
-	case <-time.After(100 * time.Millisecond):
+	app, inner := tcpPair(t)
+	_, done := join(s, inner)
+	if r := result(t, done); r.Err == nil {
+		t.Errorf("result %+v", r)
 	}
-	close(release)
-	<-closed
+	if _, err := app.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the application reads %v, want a reset", err)
+	}
+	eventually(t, "the pool to forget it", func() (none bool) {
+		b.onNear(func() { none = len(b.pool.shared) == 0 })
+		return none
+	})
+}
+
+// Whoever hears of a dial's outcome first may cancel another who waits for the same.
+func TestCancelWithinAnOutcome(t *testing.T) {
+	b := newBed(t)
+	var end func(int, error)
+	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) { end = done }})
+	told := 0
+	b.onNear(func() {
+		attempts := make([]*Attempt, 10)
+		for i := range attempts {
+			attempts[i] = pool.Connect(b.target(), b.request(), func(*Stream, error) {
+				told++
+				attempts[(i+1)%len(attempts)].Cancel()
+				attempts[(i+9)%len(attempts)].Cancel()
+			})
+		}
+		end(-1, errors.New("no route"))
+	})
+	if told != 5 {
+		t.Errorf("%d of 10 were told, want every other", told)
+	}
+}
+
+// Close tells all who wait, at whatever stage they are.
+func TestCloseOfAPoolTellsThoseWhoWait(t *testing.T) {
+	b := newBed(t)
+	silent := listen(t) // never accepts, so the handshake waits
+	asked := make(chan struct{}, 1)
+	b.onConnect(func(in *Incoming) { asked <- struct{}{} })
+	var dialled func(int, error)
+	dial := dialOn(b.nearLoop)
+	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) {
+		if addr.Port() == 1 {
+			dialled = done
+			return
+		}
+		dial(addr, done)
+	}})
+	outcomes := make(chan error, 4)
+	for _, addr := range []netip.AddrPort{b.target().Addr, silent.Addr().(*net.TCPAddr).AddrPort(), netip.MustParseAddrPort("127.0.0.1:1")} {
+		target := b.target()
+		target.Addr = addr
+		b.onNear(func() { pool.Connect(target, b.request(), func(_ *Stream, err error) { outcomes <- err }) })
+	}
+	<-asked
+	eventually(t, "the handshake to begin", func() (begun bool) {
+		b.onNear(func() {
+			for _, sh := range pool.shared {
+				for _, d := range sh.dials {
+					begun = begun || d.handshake != nil && d.handshake.tls != nil
+				}
+			}
+		})
+		return begun
+	})
+	b.onNear(pool.Close)
+	ours, theirs := socketPair()
+	b.onNear(func() { dialled(theirs, nil) })
+	_ = unix.Close(ours)
+	b.onNear(func() { pool.Connect(b.target(), b.request(), func(_ *Stream, err error) { outcomes <- err }) })
+	for range 4 {
+		if err := <-outcomes; !errors.Is(err, errClosed) {
+			t.Errorf("Connect = %v, want %v", err, errClosed)
+		}
+	}
 }
 
 func TestHeadersBeyondThePeersLimit(t *testing.T) {
 	b := newBed(t)
 	b.onConnect(accepting)
-	s := b.connect()
-	s.t.mu.Lock()
-	defer s.t.mu.Unlock()
-	if _, err := s.t.core.Open(Request{Network: string(make([]byte, 70_000))}.fields(), false); !errors.Is(err, h2.ErrHeaderLimit) {
-		t.Errorf("Open = %v", err)
+	b.connect()
+	request := b.request()
+	request.Network = string(make([]byte, 70_000))
+	if _, err := connect(b.pool, b.target(), request); !errors.Is(err, h2.ErrHeaderLimit) {
+		t.Errorf("Connect = %v", err)
+	}
+	b.connect()
+	if n := b.tunnels(); n != 1 {
+		t.Errorf("%d tunnels; the failure cost one", n)
 	}
 }

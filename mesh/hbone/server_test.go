@@ -1,14 +1,12 @@
 package hbone
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -38,7 +36,7 @@ func TestServerSeesTheRequest(t *testing.T) {
 		seen <- in
 		in.Refuse(503)
 	})
-	_, _ = b.pool.Connect(t.Context(), b.target(), want)
+	_, _ = connect(b.pool, b.target(), want)
 	in := <-seen
 	if in.Request != want {
 		t.Errorf("request %+v, want %+v", in.Request, want)
@@ -48,33 +46,19 @@ func TestServerSeesTheRequest(t *testing.T) {
 	}
 }
 
-func TestHandlerThatForgetsToAnswerRefuses(t *testing.T) {
-	b := newBed(t)
-	b.onConnect(func(*Incoming) {})
-	_, err := b.pool.Connect(t.Context(), b.target(), b.request())
-	var status *StatusError
-	if !errors.As(err, &status) || status.Status != 503 {
-		t.Errorf("Connect = %v, want status 503", err)
-	}
-}
-
 func TestShutdownOfTheServer(t *testing.T) {
 	b := newBed(t)
 	e := b.tunnelled()
 	exchange(t, e)
 	ended := make(chan struct{})
-	go func() {
-		b.srv.Shutdown(context.Background())
-		close(ended)
-	}()
+	b.onFar(func() { b.srv.Shutdown(func() { close(ended) }) })
 	// The client hears of it: its tunnel takes no more streams.
 	client := clientTunnel(b)
-	eventually(t, "GOAWAY", func() bool {
-		client.mu.Lock()
-		defer client.mu.Unlock()
-		return client.draining
+	eventually(t, "GOAWAY", func() (draining bool) {
+		b.onNear(func() { draining = client.draining })
+		return draining
 	})
-	if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); err == nil {
+	if _, err := connect(b.pool, b.target(), b.request()); err == nil {
 		t.Error("a server that shuts down took a connection")
 	}
 	exchange(t, e)
@@ -84,29 +68,41 @@ func TestShutdownOfTheServer(t *testing.T) {
 		t.Errorf("result %+v", r)
 	}
 	<-ended
-	<-client.gone
+	eventually(t, "the client's tunnel to go", func() (gone bool) {
+		b.onNear(func() { gone = client.gone })
+		return gone
+	})
 	if len(b.srv.tunnels) != 0 {
 		t.Error("the server keeps a tunnel")
 	}
 }
 
-func clientTunnel(b *bed) *tunnel {
-	b.pool.mu.Lock()
-	defer b.pool.mu.Unlock()
-	for _, sh := range b.pool.shared {
-		return sh.tunnels[0]
+// clientTunnel returns the first tunnel that the pool has.
+func clientTunnel(b *bed) (first *tunnel) {
+	b.onNear(func() {
+		for _, sh := range b.pool.shared {
+			first = sh.tunnels[0]
+		}
+	})
+	if first == nil {
+		b.tb.Fatal("the pool has no tunnel")
 	}
-	b.tb.Fatal("the pool has no tunnel")
-	return nil
+	return first
 }
 
-func TestShutdownOfTheServerCutsAtTheDeadline(t *testing.T) {
+func TestCloseCutsWhatShutdownLeft(t *testing.T) {
 	b := newBed(t)
 	e := b.tunnelled()
 	exchange(t, e)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	b.srv.Shutdown(ctx)
+	idle := make(chan struct{})
+	b.onFar(func() { b.srv.Shutdown(func() { close(idle) }) })
+	select {
+	case <-idle:
+		t.Error("the server is idle while a connection runs")
+	default:
+	}
+	b.onFar(b.srv.Close)
+	defer func() { <-idle }()
 	if near, far := result(t, e.nearEnd), result(t, e.farEnd); near.Err == nil || !errors.Is(far.Err, errClosed) {
 		t.Errorf("results %+v and %+v", near, far)
 	}
@@ -125,7 +121,7 @@ func TestShutdownLosesNoTail(t *testing.T) {
 	if r := result(t, e.farEnd); r.Err != nil {
 		t.Fatalf("result %+v", r)
 	}
-	b.srv.Shutdown(t.Context())
+	b.onFar(func() { b.srv.Shutdown(func() {}) })
 	got, err := io.ReadAll(e.near)
 	if err != nil || string(got) != string(content) {
 		t.Errorf("%d bytes arrived, %v, want %d", len(got), err, len(content))
@@ -151,28 +147,27 @@ func TestStrangersGetNoTunnel(t *testing.T) {
 	b := newBed(t)
 	b.onConnect(func(*Incoming) { t.Error("a stranger's request was handled") })
 	pool := b.newPool(PoolConfig{})
-	defer pool.Close()
 	other := testca.New(t, "elsewhere.example")
 	b.client = other.Credential(other.Identity("shop", "client"))
 	b.client.Roots = b.server.Roots
-	if _, err := pool.Connect(t.Context(), b.target(), b.request()); err == nil {
+	if _, err := connect(pool, b.target(), b.request()); err == nil {
 		t.Error("a peer of another authority got a connection")
 	}
-	b.reported(StageTLS, "TLS handshake")
+	b.reported(StageTLS, "tls handshake")
 }
 
 func TestHandshakesUnderWayAreBounded(t *testing.T) {
 	b := newBed(t)
-	b.srv.mu.Lock()
-	b.srv.handshakes += maxHandshakes
-	b.srv.mu.Unlock()
-	if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); err == nil {
+	b.onFar(func() {
+		for range maxHandshakes {
+			b.srv.handshakes[new(handshake)] = struct{}{}
+		}
+	})
+	if _, err := connect(b.pool, b.target(), b.request()); err == nil {
 		t.Error("one handshake too many was made")
 	}
 	b.reported(StageTLS, "too many handshakes")
-	b.srv.mu.Lock()
-	b.srv.handshakes -= maxHandshakes
-	b.srv.mu.Unlock()
+	b.onFar(func() { clear(b.srv.handshakes) })
 	b.onConnect(accepting)
 	b.connect()
 }

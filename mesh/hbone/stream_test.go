@@ -1,7 +1,6 @@
 package hbone
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -143,10 +142,9 @@ func TestSlowReaderStopsItsSenderOnly(t *testing.T) {
 		t.Errorf("the sender got rid of %d bytes although nobody reads", stalled)
 	}
 	relayed, _ := slow.session.Counts()
+	var unread int
 	server := b.serverTunnel()
-	server.mu.Lock()
-	unread := backlogOf(server)
-	server.mu.Unlock()
+	b.onFar(func() { unread = backlogOf(server) })
 	if unread == 0 || unread > 4<<20+chunkSize {
 		t.Errorf("the stalled stream holds %d bytes of %d, want at most its window", unread, relayed)
 	}
@@ -181,19 +179,28 @@ func settle(counter *atomic.Int64) int64 {
 
 // serverTunnel returns the one tunnel that the server has.
 func (b *bed) serverTunnel() *tunnel {
-	b.srv.mu.Lock()
-	defer b.srv.mu.Unlock()
-	for t := range b.srv.tunnels {
-		return t
+	all := b.allTunnels()
+	if len(all) == 0 {
+		b.tb.Fatal("the server has no tunnel")
 	}
-	b.tb.Fatal("the server has no tunnel")
-	return nil
+	return all[0]
+}
+
+func (b *bed) allTunnels() (all []*tunnel) {
+	b.onFar(func() {
+		for t := range b.srv.tunnels {
+			all = append(all, t)
+		}
+	})
+	return all
 }
 
 // backlogOf sums what a tunnel's streams hold.
 func backlogOf(t *tunnel) (n int) {
 	for _, s := range t.streams {
-		n += s.in.size()
+		for c := s.backlog.first; c != nil; c = c.next {
+			n += c.end - c.start
+		}
 	}
 	return n
 }
@@ -201,12 +208,11 @@ func backlogOf(t *tunnel) (n int) {
 // When a tunnel breaks, its connections are reset on both sides.
 func TestBrokenTunnelResetsItsConnections(t *testing.T) {
 	b := newBed(t)
+	wire, cut := b.wire()
+	b.listener = wire
 	e := b.tunnelled()
 	exchange(t, e)
-	b.mu.Lock()
-	_ = b.conns[0].SetLinger(0)
-	_ = b.conns[0].Close()
-	b.mu.Unlock()
+	cut()
 	for _, c := range []*net.TCPConn{e.near, e.far} {
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("an application reads %v, want a reset", err)
@@ -217,75 +223,54 @@ func TestBrokenTunnelResetsItsConnections(t *testing.T) {
 	}
 }
 
-func TestStreamAsConn(t *testing.T) {
-	b := newBed(t)
-	b.onConnect(func(in *Incoming) {
-		s, err := in.Accept(Baggage{Service: "echo"})
+// wire is a way to the bed's server that can be cut: both ends are reset.
+func (b *bed) wire() (in *net.TCPListener, cut func()) {
+	in, to := listen(b.tb), b.listener.Addr().(*net.TCPAddr)
+	ends := make(chan *net.TCPConn, 2)
+	b.accepts.Go(func() {
+		near, err := in.AcceptTCP()
 		if err != nil {
-			t.Error(err)
 			return
 		}
-		c := s.Conn()
-		_, _ = io.Copy(c, c)
-		_ = c.(interface{ CloseWrite() error }).CloseWrite()
-		_, _ = c.Read(make([]byte, 1))
-		_ = c.Close()
+		far, err := net.DialTCP("tcp4", nil, to)
+		if err != nil {
+			b.tb.Error(err)
+			return
+		}
+		b.accepts.Go(func() { _, _ = io.Copy(near, far) })
+		b.accepts.Go(func() { _, _ = io.Copy(far, near) })
+		ends <- near
+		ends <- far
 	})
-	s := b.connect()
-	c := s.Conn()
-	_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
-	if _, err := c.Read(make([]byte, 1)); !isTimeout(err) {
-		t.Errorf("Read past its deadline = %v", err)
-	}
-	_ = c.SetDeadline(time.Now().Add(patience))
-	content := noise(8<<20, 4)
-	go func() {
-		_, _ = c.Write(content)
-		_ = c.(interface{ CloseWrite() error }).CloseWrite()
-	}()
-	got, err := io.ReadAll(c)
-	if err != nil || !bytes.Equal(got, content) {
-		t.Errorf("echoed %d bytes, %v, want %d", len(got), err, len(content))
-	}
-	if _, err := c.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
-		t.Errorf("Write after CloseWrite = %v", err)
-	}
-	_ = c.Close()
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Read after Close = %v", err)
+	return in, func() {
+		for range 2 {
+			c := <-ends
+			_ = c.SetLinger(0)
+			_ = c.Close()
+		}
 	}
 }
 
-func TestWriteDeadlineOfAStalledConn(t *testing.T) {
-	b := newBed(t)
-	hold := make(chan struct{})
-	b.onConnect(func(in *Incoming) {
-		s, err := in.Accept(Baggage{})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		<-hold
-		s.Reset()
-	})
-	c := b.connect().Conn()
-	if n, err := c.Write(make([]byte, 4<<20)); n != 4<<20 || err != nil {
-		t.Errorf("Write = %d, %v, want the window's 4 MiB", n, err)
+// An application that has ended its direction and then breaks the other is heard by a peer that says nothing.
+func TestResetAfterTheEnd(t *testing.T) {
+	for name, pick := range map[string]func(*ends) (*net.TCPConn, *net.TCPConn){
+		"near": func(e *ends) (*net.TCPConn, *net.TCPConn) { return e.near, e.far },
+		"far":  func(e *ends) (*net.TCPConn, *net.TCPConn) { return e.far, e.near },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			e := b.tunnelled()
+			exchange(t, e)
+			from, to := pick(e)
+			_ = from.CloseWrite()
+			if _, err := to.Read(make([]byte, 1)); err != io.EOF {
+				t.Fatalf("the other application reads %v, want FIN", err)
+			}
+			_ = from.SetLinger(0)
+			_ = from.Close()
+			if near, far := result(t, e.nearEnd), result(t, e.farEnd); near.Err == nil || far.Err == nil {
+				t.Errorf("results %+v and %+v, want errors", near, far)
+			}
+		})
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
-	if n, err := c.Write(make([]byte, 4<<20)); n != 0 || !isTimeout(err) {
-		t.Errorf("Write beyond the window = %d, %v, want a timeout", n, err)
-	}
-	close(hold)
-	_ = c.SetWriteDeadline(time.Time{})
-	_ = c.SetReadDeadline(time.Now().Add(patience))
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("Read after the peer's reset = %v", err)
-	}
-	_ = c.Close()
-}
-
-func isTimeout(err error) bool {
-	var timeout net.Error
-	return errors.As(err, &timeout) && timeout.Timeout()
 }

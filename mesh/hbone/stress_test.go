@@ -7,12 +7,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/http2"
 
-	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 )
@@ -20,28 +18,20 @@ import (
 // Many connections at once that end in every way leave nothing behind: no stream, no byte of a window, no goroutine.
 func TestStress(t *testing.T) {
 	b := newBed(t)
+	var apps sync.WaitGroup
 	b.onConnect(func(in *Incoming) {
 		if in.Request.Authority.Port() == 1 {
 			in.Refuse(401)
 			return
 		}
+		app, inner := tcpPair(t)
 		s, err := in.Accept(Baggage{})
 		if err != nil {
+			_ = inner.Close()
 			return
 		}
-		app, inner := tcpPair(t)
-		s.Join(inner, func(relay.Result) {})
-		switch in.Request.Authority.Port() {
-		case 2:
-			_, _ = app.Read(make([]byte, 100))
-			_ = app.SetLinger(0)
-		case 3:
-			_, _ = app.Read(make([]byte, 100)) // closes with unread bytes
-		default:
-			_, _ = io.Copy(app, app)
-			_ = app.CloseWrite()
-		}
-		_ = app.Close()
+		joinHere(s, inner, make(chan relay.Result, 2))
+		apps.Go(func() { stressedApp(app, in.Request.Authority.Port()) })
 	})
 	var workers sync.WaitGroup
 	for worker := range 32 {
@@ -53,16 +43,32 @@ func TestStress(t *testing.T) {
 		})
 	}
 	workers.Wait()
+	apps.Wait()
 	for _, tunnel := range append(b.allTunnels(), clientTunnel(b)) {
 		checkUnread(t, tunnel)
 	}
+}
+
+// stressedApp is the application at the server's side.
+func stressedApp(app *net.TCPConn, port uint16) {
+	switch port {
+	case 2:
+		_, _ = app.Read(make([]byte, 100))
+		_ = app.SetLinger(0)
+	case 3:
+		_, _ = app.Read(make([]byte, 100)) // closes with unread bytes
+	default:
+		_, _ = io.Copy(app, app)
+		_ = app.CloseWrite()
+	}
+	_ = app.Close()
 }
 
 // stress makes one connection and ends it in some way.
 func (b *bed) stress(t *testing.T, r *rand.Rand) {
 	request := b.request()
 	request.Authority, _ = ParseAuthority([]string{"a:1", "a:2", "a:3", "a:4", "a:4", "a:4"}[r.IntN(6)])
-	s, err := b.pool.Connect(t.Context(), b.target(), request)
+	s, err := connect(b.pool, b.target(), request)
 	if request.Authority.Port() == 1 {
 		var status *StatusError
 		if !errors.As(err, &status) {
@@ -75,8 +81,7 @@ func (b *bed) stress(t *testing.T, r *rand.Rand) {
 		return
 	}
 	app, inner := tcpPair(t)
-	done := make(chan relay.Result, 1)
-	session := s.Join(inner, func(r relay.Result) { done <- r })
+	session, done := join(s, inner)
 	content := noise(1+r.IntN(300_000), r.Uint64())
 	way := r.IntN(4)
 	var writer sync.WaitGroup
@@ -102,53 +107,6 @@ func (b *bed) stress(t *testing.T, r *rand.Rand) {
 	result(t, done)
 }
 
-func (b *bed) allTunnels() (all []*tunnel) {
-	b.srv.mu.Lock()
-	defer b.srv.mu.Unlock()
-	for t := range b.srv.tunnels {
-		all = append(all, t)
-	}
-	return all
-}
-
-// countingConn counts system calls.
-type countingConn struct {
-	net.Conn
-	writes atomic.Int32
-}
-
-func (c *countingConn) Write(p []byte) (int, error) {
-	c.writes.Add(1)
-	return c.Conn.Write(p)
-}
-
-func TestABatchIsOneWrite(t *testing.T) {
-	b := newBed(t)
-	near, far := tcpPair(t)
-	counting := &countingConn{Conn: near}
-	socket := &packed{Conn: counting}
-	client := tls.Client(socket, mtls.ClientConfig(b.client, []identity.Workload{b.server.Identity}))
-	server := tls.Server(far, mtls.ServerConfig(b.server))
-	got := make(chan error, 1)
-	go func() {
-		_, err := io.ReadFull(server, make([]byte, batchSize))
-		got <- err
-	}()
-	if err := client.Handshake(); err != nil {
-		t.Fatal(err)
-	}
-	before := counting.writes.Load()
-	if err := socket.writeBatch(client, make([]byte, batchSize)); err != nil {
-		t.Fatal(err)
-	}
-	if n := counting.writes.Load() - before; n != 1 {
-		t.Errorf("a batch took %d writes", n)
-	}
-	if err := <-got; err != nil {
-		t.Error(err)
-	}
-}
-
 // A refusal with a body, and data sent before a refusal, cost the window nothing.
 func TestRefusalsGiveTheWindowBack(t *testing.T) {
 	b := newBed(t)
@@ -161,7 +119,7 @@ func TestRefusalsGiveTheWindowBack(t *testing.T) {
 		}
 	})
 	for range 2 {
-		_, err := b.pool.Connect(t.Context(), target, b.request())
+		_, err := connect(b.pool, target, b.request())
 		var status *StatusError
 		if !errors.As(err, &status) {
 			t.Fatalf("Connect = %v", err)
@@ -169,11 +127,8 @@ func TestRefusalsGiveTheWindowBack(t *testing.T) {
 	}
 	checkUnread(t, clientTunnel(b))
 
-	refuse := make(chan struct{})
-	b.onConnect(func(in *Incoming) {
-		<-refuse
-		in.Refuse(401)
-	})
+	var refuse func()
+	b.onConnect(func(in *Incoming) { refuse = func() { in.Refuse(401) } })
 	p := b.rawClient()
 	p.headers(1, false, ":method", "CONNECT", ":authority", "a:1")
 	_ = p.WriteData(1, false, make([]byte, 5000))
@@ -187,7 +142,7 @@ func TestRefusalsGiveTheWindowBack(t *testing.T) {
 			break // so the data has arrived
 		}
 	}
-	close(refuse)
+	b.onFar(func() { refuse() })
 	_, _ = p.next()
 	_ = p.WriteData(1, true, make([]byte, 5000))
 	checkUnread(t, b.serverTunnel())
@@ -196,10 +151,9 @@ func TestRefusalsGiveTheWindowBack(t *testing.T) {
 // checkUnread waits until a tunnel has no streams and no unread bytes.
 func checkUnread(t *testing.T, tunnel *tunnel) {
 	t.Helper()
-	eventually(t, "streams to go and all bytes to be given back", func() bool {
-		tunnel.mu.Lock()
-		defer tunnel.mu.Unlock()
-		return tunnel.core.Unread() == 0 && tunnel.core.Active() == 0 && len(tunnel.streams) == 0
+	eventually(t, "streams to go and all bytes to be given back", func() (clean bool) {
+		_ = tunnel.loop.Do(func() { clean = tunnel.core.Unread() == 0 && tunnel.core.Active() == 0 && len(tunnel.streams) == 0 })
+		return clean
 	})
 }
 
@@ -211,7 +165,7 @@ func TestPeersWithASmallLimit(t *testing.T) {
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
-			if _, err := b.pool.Connect(t.Context(), b.target(), b.request()); err != nil {
+			if _, err := connect(b.pool, b.target(), b.request()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -243,7 +197,7 @@ func TestPeerThatIsNoHTTP2(t *testing.T) {
 			})
 			target := b.target()
 			target.Addr = l.Addr().(*net.TCPAddr).AddrPort()
-			_, err := b.pool.Connect(t.Context(), target, b.request())
+			_, err := connect(b.pool, target, b.request())
 			var dial *DialError
 			if !errors.As(err, &dial) || dial.Stage != StageHTTP2 {
 				t.Errorf("Connect = %v, want stage %q", err, StageHTTP2)

@@ -179,11 +179,13 @@ func (t *tunnel) handle(ev h2.Event) {
 		switch {
 		case t.role == h2.Server && s == nil:
 			t.acceptStream(ev)
-		case s == nil:
-		case t.role == h2.Client && !s.answered:
+		case t.role == h2.Client && s != nil && !s.answered:
 			s.response(ev)
-		default: // trailers
-			s.deliver(nil, ev.EndStream)
+		default: // RFC 9113 section 8.5: a connected stream carries data only
+			t.core.Refuse(ev.Stream, nil, h2.ProtocolError)
+			if s != nil {
+				s.fail(errors.New("peer sent headers on a connected stream"))
+			}
 		}
 	case h2.EventData:
 		if s != nil {

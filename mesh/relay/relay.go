@@ -5,6 +5,7 @@ package relay
 import (
 	"fmt"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -54,6 +55,10 @@ type pair struct {
 // once, on the loop, after Join has returned, when both directions have ended and both sockets are closed. What one side did is
 // done to the other: FIN to FIN, reset to reset.
 func Join(l *loop.Loop, a, b int, done func(Result)) *Session {
+	return begin(l, a, b, done).session
+}
+
+func begin(l *loop.Loop, a, b int, done func(Result)) *pair {
 	p := &pair{loop: l, done: done}
 	p.session = NewSession(func(reason error) {
 		_ = l.Post(func() { p.end(reason) }) // fails only when the loop and all on it has ended
@@ -65,9 +70,9 @@ func Join(l *loop.Loop, a, b int, done func(Result)) *Session {
 		err = l.Watch(b, side{in: &p.back, out: &p.there})
 	}
 	if err != nil {
-		_ = l.Post(func() { p.end(err) })
+		_ = l.Post(func() { p.end(err) }) // fails only when the loop and all on it has ended
 	}
-	return p.session
+	return p
 }
 
 // side is one of the two sockets: what comes from it, and what goes to it.
@@ -76,6 +81,10 @@ type side struct{ in, out *direction }
 // Ready implements loop.Handler.
 func (s side) Ready(events loop.Events) {
 	p := s.in.pair
+	if events.Has(loop.Broken) && s.in.over && !s.out.over { // after its end there is nothing to read that would tell
+		p.end(failed("read", syscall.ECONNRESET))
+		return
+	}
 	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
 		s.in.readable = true
 		p.loop.Input(&s.in.task)

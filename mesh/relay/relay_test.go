@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,19 +27,39 @@ const patience = 20 * time.Second
 // joined is a relay with the two applications at its ends.
 type joined struct {
 	a, b    *net.TCPConn
+	loop    *loop.Loop
+	pair    *pair
 	session *Session
 	done    chan Result
 }
 
 func join(tb testing.TB) *joined {
 	tb.Helper()
-	j := &joined{done: make(chan Result, 2)}
-	var innerA, innerB *net.TCPConn
+	l, err := loop.New()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(l.Close)
+	return joinOn(tb, l)
+}
+
+func joinOn(tb testing.TB, l *loop.Loop) *joined {
+	tb.Helper()
+	j := &joined{loop: l, done: make(chan Result, 2)}
+	var innerA, innerB int
 	j.a, innerA = tcpPair(tb)
 	j.b, innerB = tcpPair(tb)
-	j.session = Join(innerA, innerB, func(r Result) { j.done <- r })
+	if err := l.Do(func() {
+		j.pair = begin(l, innerA, innerB, func(r Result) { j.done <- r })
+		j.session = j.pair.session
+	}); err != nil {
+		tb.Fatal(err)
+	}
 	return j
 }
+
+// on runs f on the relay's loop.
+func (j *joined) on(f func()) { _ = j.loop.Do(f) }
 
 func (j *joined) result(tb testing.TB) Result {
 	tb.Helper()
@@ -49,7 +72,8 @@ func (j *joined) result(tb testing.TB) Result {
 	}
 }
 
-func tcpPair(tb testing.TB) (outer, inner *net.TCPConn) {
+// tcpPair makes a connected pair; the inner end is a bare descriptor.
+func tcpPair(tb testing.TB) (outer *net.TCPConn, inner int) {
 	tb.Helper()
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -59,9 +83,19 @@ func tcpPair(tb testing.TB) (outer, inner *net.TCPConn) {
 	if outer, err = net.DialTCP("tcp4", nil, l.Addr().(*net.TCPAddr)); err != nil {
 		tb.Fatal(err)
 	}
-	if inner, err = l.AcceptTCP(); err != nil {
+	accepted, err := l.AcceptTCP()
+	if err != nil {
 		tb.Fatal(err)
 	}
+	raw, err := accepted.SyscallConn()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) { inner, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_ = accepted.Close()
 	_ = outer.SetDeadline(time.Now().Add(patience))
 	tb.Cleanup(func() { _ = outer.Close() })
 	return outer, inner
@@ -228,15 +262,7 @@ func TestCutOfAStalledRelay(t *testing.T) {
 			}
 		}
 	})
-	last := uint64(0)
-	for tick := time.NewTicker(100 * time.Millisecond); ; <-tick.C {
-		now, _ := j.session.Counts()
-		if now == last && now > 0 {
-			tick.Stop()
-			break
-		}
-		last = now
-	}
+	last := stalled(j)
 	j.session.Cut(errors.New("policy"))
 	if r := j.result(t); r.Sent < last || r.Sent > last+pipeSize || r.Err == nil {
 		t.Errorf("result %+v, want the %d bytes that the counts told, and what was in hand", r, last)
@@ -244,49 +270,162 @@ func TestCutOfAStalledRelay(t *testing.T) {
 	writer.Wait()
 }
 
-func TestIdleReaderOwnsNoBuffer(t *testing.T) {
-	_, inner := tcpPair(t)
-	s, err := NewSocket(inner)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var reader sync.WaitGroup
-	reader.Go(func() {
-		if _, err := s.Receive(); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("Receive = %v", err)
+// stalled waits until the count of what was sent stays where it is.
+func stalled(j *joined) uint64 {
+	last := uint64(0)
+	for tick := time.NewTicker(100 * time.Millisecond); ; <-tick.C {
+		now, _ := j.session.Counts()
+		if now == last && now > 0 {
+			tick.Stop()
+			return now
 		}
-	})
-	_ = s.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-	reader.Wait()
-	if s.buffer != nil {
-		t.Error("a reader that waited holds a buffer")
+		last = now
 	}
-	_ = s.Close()
 }
 
-func TestTryWriteNeverWaits(t *testing.T) {
-	outer, inner := tcpPair(t)
-	s, err := NewSocket(inner)
-	if err != nil {
-		t.Fatal(err)
+// Once everything has gone through and nothing comes, a relay holds no pipe and no bytes.
+func TestIdleRelayOwnsNothing(t *testing.T) {
+	before := descriptors(t)
+	j := join(t)
+	content := noise(8<<20, 3)
+	go func() { _, _ = j.a.Write(content) }()
+	piped := false
+	for left := len(content); left > 0; {
+		n, err := j.b.Read(make([]byte, min(left, 100<<10)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		left -= n
+		j.on(func() { piped = piped || j.pair.there.pipe != nil })
 	}
-	content := noise(32<<20, 9)
-	n, err := s.TryWrite(content)
-	if err != nil || n == 0 || n == len(content) {
-		t.Errorf("TryWrite = %d, %v, want a part", n, err)
+	if !piped {
+		t.Error("bulk didn't go through a pipe")
 	}
-	if more, err := s.TryWrite(content[n:]); err != nil || more > 1<<20 {
-		t.Errorf("TryWrite on a full socket = %d, %v", more, err)
-	} else {
-		n += more
+	j.on(func() {
+		for _, d := range []*direction{&j.pair.there, &j.pair.back} {
+			if d.pipe != nil || d.left != nil {
+				t.Errorf("an idle direction holds pipe %v, %d bytes", d.pipe, len(d.left))
+			}
+		}
+	})
+	// The loop has its epoll instance and its wake-up; the sockets have four ends.
+	if after := descriptors(t); after != before+2+4 {
+		t.Errorf("%d descriptors are open, %d were before", after, before)
 	}
-	_ = s.CloseWrite()
-	if got, err := io.ReadAll(outer); err != nil || !bytes.Equal(got, content[:n]) {
-		t.Errorf("%d bytes arrived, %v, want %d", len(got), err, n)
+}
+
+// An application that has ended its direction and then breaks the other is heard, though nothing is to be written to it.
+func TestResetAfterTheEnd(t *testing.T) {
+	for _, aFirst := range []bool{true, false} {
+		j := join(t)
+		from, to := j.a, j.b
+		if !aFirst {
+			from, to = j.b, j.a
+		}
+		exchange(t, j)
+		_ = from.CloseWrite()
+		if _, err := to.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("the other application reads %v, want FIN", err)
+		}
+		reset(from)
+		if r := j.result(t); !errors.Is(r.Err, syscall.ECONNRESET) {
+			t.Errorf("result %+v", r)
+		}
+		if _, err := to.Write(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("the other application writes %v", err)
+		}
 	}
-	s.Reset()
-	if _, err := s.TryWrite(content); err == nil {
-		t.Error("TryWrite on a closed socket succeeds")
+}
+
+// A relay that moves bulk leaves the loop to others between its turns.
+func TestBulkDoesNotStarveOthers(t *testing.T) {
+	bulk := join(t)
+	small := joinOn(t, bulk.loop)
+	var writer, reader sync.WaitGroup
+	reader.Go(func() { _, _ = io.Copy(struct{ io.Writer }{io.Discard}, bulk.b) })
+	stop := make(chan struct{})
+	writer.Go(func() {
+		p := make([]byte, 1<<20)
+		for {
+			select {
+			case <-stop:
+				_ = bulk.a.CloseWrite()
+				return
+			default:
+				_, _ = bulk.a.Write(p)
+			}
+		}
+	})
+	for range 200 {
+		exchange(t, small)
+	}
+	close(stop)
+	writer.Wait()
+	reader.Wait()
+	if sent, _ := bulk.session.Counts(); sent == 0 {
+		t.Error("the bulk stood still")
+	}
+}
+
+// A reader that doesn't read stops the writer after what sockets and one pipe hold.
+func TestSlowReaderStopsTheWriter(t *testing.T) {
+	j := join(t)
+	content := noise(64<<20, 5)
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		_, _ = j.a.Write(content)
+		_ = j.a.CloseWrite()
+	})
+	stalled(j)
+	j.on(func() {
+		held := len(j.pair.there.left)
+		if p := j.pair.there.pipe; p != nil {
+			held += p.holds
+		}
+		if held > pipeSize {
+			t.Errorf("the relay holds %d bytes", held)
+		}
+	})
+	if err := same(j.b, content); err != nil {
+		t.Error(err)
+	}
+	writer.Wait()
+	_ = j.b.CloseWrite()
+	if r := j.result(t); r.Err != nil || r.Sent != uint64(len(content)) {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// A socket that can't be watched ends the relay by done, not within Join, and both are closed.
+func TestJoinOfWhatIsNoSocket(t *testing.T) {
+	before := descriptors(t)
+	t.Run("join", func(t *testing.T) {
+		l, err := loop.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		_, inner := tcpPair(t)
+		file, err := unix.Open("/etc/hostname", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done, returned := make(chan Result, 1), false
+		_ = l.Do(func() {
+			Join(l, inner, file, func(r Result) {
+				if !returned {
+					t.Error("done was called within Join")
+				}
+				done <- r
+			})
+			returned = true
+		})
+		if r := <-done; r.Err == nil {
+			t.Errorf("result %+v", r)
+		}
+	})
+	if after := descriptors(t); after > before {
+		t.Errorf("%d descriptors are open, %d were before", after, before)
 	}
 }
 
@@ -326,4 +465,10 @@ func same(r io.Reader, want []byte) error {
 			return fmt.Errorf("%d bytes of %d, then %w", at, len(want), err)
 		}
 	}
+}
+
+// reset closes a connection as a program does that was killed with bytes unread.
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0)
+	_ = c.Close()
 }
