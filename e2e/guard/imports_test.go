@@ -11,7 +11,7 @@ import (
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
 	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
-	"mesh/token":        {},
+	"mesh/token": {}, "mesh/scrape": {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
 	// mesh, level 2.
 	"mesh/h2":        {},
@@ -63,7 +63,7 @@ var only = map[string][]string{
 	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cli/demo", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":  {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":           {"cli/"},
-	"github.com/prometheus/":           {"mesh/telemetry", "ztunnel/daemon", "istiod-lite/"},
+	"github.com/prometheus/":           {"mesh/telemetry", "mesh/scrape", "ztunnel/daemon", "istiod-lite/"},
 	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
 	"golang.org/x/crypto/":             {"mesh/record"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},

@@ -67,6 +67,8 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 	z.version = version
 	telemetry.RegisterProcess(z.reg, "ztunnel", version)
 	z.reg.MustRegister(writer.Collector())
+	writer.OnDrop(func(lines uint64) { log.Warn("log lines lost: their reader is too slow", "lines", lines) })
+	z.metrics.LogAccess(telemetry.NewAccessLog(writer, cfg.Log.Format, levels))
 	return z.run(levels)
 }
 
@@ -116,7 +118,6 @@ type ztunnel struct {
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
 	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
-	z.metrics.LogAccess(log)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))
 	z.ready.Begin(taskState)
