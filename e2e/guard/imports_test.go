@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"ztunnel/describe": {"mesh/hbone", "mesh/state", "mesh/telemetry"},
 	"ztunnel/outbound": {"ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/inbound":  {"ztunnel/capture", "ztunnel/describe", "mesh/"},
+	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},
 	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
 
 	"istiod-lite/config":    {},
@@ -68,6 +69,7 @@ var only = map[string][]string{
 	"golang.org/x/crypto/":             {"mesh/record"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
 	"github.com/fsnotify/fsnotify":     {"mesh/folder"},
+	"github.com/miekg/dns":             {"ztunnel/dns"},
 	"testing":                          {"mesh/meshtest/"},
 	"github.com/vishvananda/netns":     {},
 	"istio.io/istio":                   {},
