@@ -12,6 +12,7 @@ var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
 	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/relay": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
 	"mesh/token": {}, "mesh/scrape": {},
+	"mesh/file":         {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
 	// mesh, level 2.
 	"mesh/h2":        {},
@@ -68,7 +69,7 @@ var only = map[string][]string{
 	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
 	"golang.org/x/crypto/":             {"mesh/record"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
-	"github.com/fsnotify/fsnotify":     {"mesh/folder"},
+	"github.com/fsnotify/fsnotify":     {"mesh/folder", "mesh/file"},
 	"github.com/miekg/dns":             {"ztunnel/dns"},
 	"testing":                          {"mesh/meshtest/"},
 	"github.com/vishvananda/netns":     {},
