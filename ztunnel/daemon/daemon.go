@@ -74,6 +74,9 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 
 func announce(log *slog.Logger, cfg config.Config, version string) {
 	log.Info("ztunnel begins", "version", version, "node", cfg.Node, "cluster", cfg.ClusterID, "threads", cfg.Threads)
+	for _, r := range cfg.Refused {
+		log.Warn("setting refused", "variable", r.Name, "reason", r.Reason)
+	}
 	if len(cfg.NotEffective) > 0 {
 		log.Warn("settings without effect in this version", "variables", strings.Join(cfg.NotEffective, ","))
 	}
