@@ -19,33 +19,39 @@ const (
 	resync = 5 * time.Second
 )
 
-// Follow calls changed at once, and then whenever the file is another one than before or is gone, until the context ends.
-// The file and its folder may be missing. Calls never overlap: a slow changed hears of several changes as of one.
-func Follow(ctx context.Context, path string, changed func()) error {
+// File is a file as it was when somebody looked. It isn't safe for concurrent use.
+type File struct {
+	path    string
+	seen    os.FileInfo // nil where there was no file
+	notices *fsnotify.Watcher
+	changed func()
+}
+
+// Look remembers how the file is now; read it afterwards, so that no change is lost. It and its folder may be missing.
+func Look(path string) *File {
+	f := &File{path: path}
+	f.seen, _ = os.Stat(path)
+	return f
+}
+
+// Follow calls changed whenever the file is another one than before, or is gone, until the context ends. Calls never
+// overlap: a slow changed hears of several changes as of one.
+func (f *File) Follow(ctx context.Context, changed func()) error {
 	notices, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("follow %s: %w", path, err)
+		return fmt.Errorf("follow %s: %w", f.path, err)
 	}
 	defer notices.Close()
-	f := follower{path: path, notices: notices, changed: changed}
+	f.notices, f.changed = notices, changed
 	f.attach()
-	f.seen, _ = os.Stat(path)
-	f.changed()
 	f.run(ctx)
 	return nil
 }
 
-type follower struct {
-	path    string
-	notices *fsnotify.Watcher
-	changed func()
-	seen    os.FileInfo // nil where there is no file
-}
-
-func (f *follower) run(ctx context.Context) {
+func (f *File) run(ctx context.Context) {
 	ticker := time.NewTicker(resync)
 	defer ticker.Stop()
-	rest := time.NewTimer(0)
+	rest := time.NewTimer(0) // it may have changed since Look
 	defer rest.Stop()
 	for {
 		select {
@@ -66,9 +72,9 @@ func (f *follower) run(ctx context.Context) {
 
 // attach asks for notices of the folder which the path names now. Asking again is harmless; a folder that isn't there is
 // asked for at the next tick.
-func (f *follower) attach() { _ = f.notices.Add(filepath.Dir(f.path)) }
+func (f *File) attach() { _ = f.notices.Add(filepath.Dir(f.path)) }
 
-func (f *follower) look() {
+func (f *File) look() {
 	now, _ := os.Stat(f.path)
 	if same(f.seen, now) {
 		return

@@ -18,7 +18,8 @@ func follow(t *testing.T, path string) (next func(what string)) {
 	notices := make(chan struct{}, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
-	go func() { ended <- file.Follow(ctx, path, func() { notices <- struct{}{} }) }()
+	seen := file.Look(path)
+	go func() { ended <- seen.Follow(ctx, func() { notices <- struct{}{} }) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -33,7 +34,6 @@ func follow(t *testing.T, path string) (next func(what string)) {
 			t.Fatalf("no notice that %s", what)
 		}
 	}
-	next("following has begun")
 	return next
 }
 
@@ -88,6 +88,17 @@ func TestFileOfAConfigMap(t *testing.T) {
 	next("the link was swapped")
 	if text, err := os.ReadFile(path); err != nil || string(text) != "two" {
 		t.Errorf("after the notice: %q, %v", text, err)
+	}
+}
+
+func TestChangeBeforeFollowingIsNoticed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	seen := file.Look(path)
+	write(t, path, "one")
+	ctx, cancel := context.WithCancel(t.Context())
+	noticed := false
+	if err := seen.Follow(ctx, func() { noticed = true; cancel() }); err != nil || !noticed {
+		t.Errorf("%v, noticed: %v", err, noticed)
 	}
 }
 
