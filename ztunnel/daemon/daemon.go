@@ -17,6 +17,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/drain"
+	"github.com/tulle-mesh/tulle/mesh/file"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -122,6 +123,7 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger
 	reg := prometheus.NewRegistry()
 	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
+	z.tls = tunnelPolicy(cfg.Security, telemetry.NewCRL(reg))
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))
 	z.ready.Begin(taskState)
 	if cfg.Proxying {
@@ -141,10 +143,14 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
+	if err := z.followRevocations(ctx, &background); err != nil {
+		return err
+	}
 	ready, err := z.followState(ctx, &background)
 	if err != nil {
 		return err
 	}
+	background.Go(func() { followRoots(ctx, z.cfg, z.certs, z.log) })
 	background.Go(func() { _ = z.certs.Run(ctx) }) // it only ends with ctx
 	background.Go(func() { z.pods.follow(ctx) })
 	select {
@@ -223,11 +229,16 @@ func (z *ztunnel) followLocal(ctx context.Context, background *sync.WaitGroup) (
 		}
 		return ready, nil
 	}
-	file := &local{path: z.cfg.LocalXDS.Path, store: z.store, log: z.log}
-	if err := file.load(); err != nil {
+	from := &local{path: z.cfg.LocalXDS.Path, store: z.store, log: z.log}
+	seen := file.Look(from.path)
+	if err := from.load(); err != nil {
 		return nil, err
 	}
-	background.Go(func() { file.follow(ctx) })
+	background.Go(func() {
+		if err := seen.Follow(ctx, from.reload); err != nil {
+			z.log.Error("changes of LOCAL_XDS_PATH go unnoticed", "err", err)
+		}
+	})
 	return ready, nil
 }
 

@@ -36,6 +36,7 @@ type shared struct {
 	cfg     config.Config
 	store   *state.Store
 	certs   *certs.Manager
+	tls     mtls.Policy // of all tunnels
 	metrics *telemetry.Metrics
 	open    *balance.Open // connections to workloads
 	log     *slog.Logger
@@ -187,7 +188,7 @@ func (p *pod) clientTLS(ctx context.Context, source identity.Workload, expected 
 	if err != nil {
 		return nil, err
 	}
-	return mtls.ClientConfig(credential, expected), nil
+	return p.tls.ClientConfig(credential, expected), nil
 }
 
 func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
@@ -195,7 +196,7 @@ func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mtls.ServerConfig(credential), nil
+	return p.tls.ServerConfig(credential), nil
 }
 
 func (p *pod) dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
