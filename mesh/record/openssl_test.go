@@ -77,6 +77,55 @@ func TestTalksWithOpenSSL(t *testing.T) {
 	}
 }
 
+func TestTalksWithOpenSSLAsServer(t *testing.T) {
+	program, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("openssl is not installed")
+	}
+	client, server := configs(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	credential := writeCredential(t, server)
+	peer := exec.CommandContext(ctx, program, "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-alpn", "h2", "-cert", credential, "-key", credential,
+		"-Verify", "1", "-num_tickets", "4", "-record_padding", "300")
+	input, output := must(peer.StdinPipe())(t), bufio.NewScanner(must(peer.StdoutPipe())(t))
+	if err := peer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var conn net.Conn
+	for output.Scan() {
+		if address, ok := strings.CutPrefix(output.Text(), "ACCEPT "); ok {
+			conn = must(net.Dial("tcp", address))(t)
+			break
+		}
+	}
+	if conn == nil {
+		t.Fatalf("openssl doesn't listen: %v", peer.Wait())
+	}
+	defer func() {
+		_ = conn.Close()
+		_ = peer.Wait()
+	}()
+	ours := must(drive(conn, client, Client))(t)
+	for _, line := range []string{"one", "two", "three"} {
+		talk(t, input, ours, "ask "+line+"\n")
+		if _, err := ours.Write([]byte("answer " + line + "\n")); err != nil {
+			t.Fatal(err)
+		}
+		for output.Scan() && !strings.HasSuffix(output.Text(), "answer "+line) { // amid what it says of the session
+		}
+		if _, err := ours.conn.Write(must(ours.writer.AppendKeyUpdate(nil, true))(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ours.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ours.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+}
+
 // keyUpdate has the peer ask for new keys with the next that it writes.
 func (p *openSSL) keyUpdate(t *testing.T) {
 	t.Helper()

@@ -84,6 +84,20 @@ func TestStateIsPlainButNotPrinted(t *testing.T) {
 	}
 }
 
+func TestNoStateBeforeARequestIsAnswered(t *testing.T) {
+	w, r := pair(t, tls.TLS_AES_128_GCM_SHA256, Client)
+	if _, err := read(r, must(w.AppendKeyUpdate(nil, true))(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := r.State(); ok {
+		t.Error("a state by which the request would be lost")
+	}
+	r.UpdateRequested()
+	if _, ok := r.State(); !ok {
+		t.Error("no state")
+	}
+}
+
 func TestNoStateWithinAMessage(t *testing.T) {
 	w, r := pair(t, tls.TLS_AES_128_GCM_SHA256, Server)
 	for _, step := range []struct {
