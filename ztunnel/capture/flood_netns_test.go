@@ -96,7 +96,7 @@ func TestFloodOfOneDirectionDoesNotStopTheOther(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod, h, passed := netns.New(t, "tulle-capture-test"), &hung{}, make(chan struct{})
-			cfg := capture.Config{Netns: pod.Netns, Inbound: h.decide, Outbound: func(conn capture.Conn) { conn.Refuse(); close(passed) }}
+			cfg := capture.Config{Netns: pod.Netns, Inbound: h.decide, Outbound: func(conn capture.Conn) { _ = unix.Close(conn.FD); conn.Decided(); close(passed) }}
 			if ports.flooded == capture.OutboundPort {
 				cfg.Inbound, cfg.Outbound = cfg.Outbound, cfg.Inbound
 			}
