@@ -108,7 +108,10 @@ func TestOneFailureForAllWhoWait(t *testing.T) {
 	b := newBed(t)
 	var dials []func(int, error)
 	cause := errors.New("no route")
-	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) { dials = append(dials, done) }})
+	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) (func(), error) {
+		dials = append(dials, done)
+		return func() {}, nil
+	}})
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
@@ -245,12 +248,12 @@ func TestPeerThatAllowsNoStreams(t *testing.T) {
 	target.Addr = b.rawServer(slices.Repeat([]func(*rawPeer){func(p *rawPeer) { go none(p) }}, 100)...)
 	var held []func()
 	dials, dial := 0, dialOn(b.nearLoop)
-	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) {
+	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) (func(), error) {
 		if dials++; dials == 1 {
-			held = append(held, func() { dial(addr, done) })
-			return
+			held = append(held, func() { _, _ = dial(addr, done) })
+			return func() {}, nil
 		}
-		dial(addr, done)
+		return dial(addr, done)
 	}})
 	var wg sync.WaitGroup
 	for range 50 {
@@ -338,7 +341,10 @@ func TestLateJoinOfADeadTunnel(t *testing.T) {
 func TestCancelWithinAnOutcome(t *testing.T) {
 	b := newBed(t)
 	var end func(int, error)
-	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) { end = done }})
+	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) (func(), error) {
+		end = done
+		return func() {}, nil
+	}})
 	told := 0
 	b.onNear(func() {
 		attempts := make([]*Attempt, 10)
@@ -359,17 +365,16 @@ func TestCancelWithinAnOutcome(t *testing.T) {
 // Close tells all who wait, at whatever stage they are.
 func TestCloseOfAPoolTellsThoseWhoWait(t *testing.T) {
 	b := newBed(t)
-	silent := listen(t) // never accepts, so the handshake waits
+	silent := listen(t) // its side never says a word, so the handshake waits
 	asked := make(chan struct{}, 1)
 	b.onConnect(func(in *Incoming) { asked <- struct{}{} })
-	var dialled func(int, error)
+	cancelled := false
 	dial := dialOn(b.nearLoop)
-	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) {
+	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) (func(), error) {
 		if addr.Port() == 1 {
-			dialled = done
-			return
+			return func() { cancelled = true }, nil
 		}
-		dial(addr, done)
+		return dial(addr, done)
 	}})
 	outcomes := make(chan error, 4)
 	for _, addr := range []netip.AddrPort{b.target().Addr, silent.Addr().(*net.TCPAddr).AddrPort(), netip.MustParseAddrPort("127.0.0.1:1")} {
@@ -378,20 +383,18 @@ func TestCloseOfAPoolTellsThoseWhoWait(t *testing.T) {
 		b.onNear(func() { pool.Connect(target, b.request(), func(_ *Stream, err error) { outcomes <- err }) })
 	}
 	<-asked
-	eventually(t, "the handshake to begin", func() (begun bool) {
-		b.onNear(func() {
-			for _, sh := range pool.shared {
-				for _, d := range sh.dials {
-					begun = begun || d.handshake != nil && d.handshake.tls != nil
-				}
-			}
-		})
-		return begun
-	})
+	shaking, err := silent.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = shaking.Close() }()
+	if _, err := io.ReadFull(shaking, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	b.onNear(pool.Close)
-	ours, theirs := socketPair()
-	b.onNear(func() { dialled(theirs, nil) })
-	_ = unix.Close(ours)
+	if !cancelled {
+		t.Error("the dial under way goes on")
+	}
 	b.onNear(func() { pool.Connect(b.target(), b.request(), func(_ *Stream, err error) { outcomes <- err }) })
 	for range 4 {
 		if err := <-outcomes; !errors.Is(err, errClosed) {
