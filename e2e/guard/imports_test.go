@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/relay"},
 	"mesh/certs":   {"mesh/mtls", "mesh/identity", "mesh/api/"},
 	"mesh/policy":  {"mesh/state", "mesh/identity"},
+	"mesh/spans":   {"mesh/telemetry"},
 	"mesh/balance": {"mesh/state"},
 
 	"ztunnel/config":   {},
@@ -58,14 +59,14 @@ var mayImport = map[string][]string{
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
 	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/relay", "mesh/meshtest/netns", "ztunnel/enroll", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
-	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
+	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
 	"k8s.io/":                          {"istiod-lite/watch"},
 	"istio.io/":                        {"istiod-lite/watch"},
 	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},
 	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cli/demo", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":  {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":           {"cli/"},
-	"github.com/prometheus/":           {"mesh/telemetry", "mesh/scrape", "ztunnel/daemon", "istiod-lite/"},
+	"github.com/prometheus/":           {"mesh/telemetry", "mesh/scrape", "mesh/spans", "ztunnel/daemon", "istiod-lite/"},
 	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
 	"golang.org/x/crypto/":             {"mesh/record"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
