@@ -36,8 +36,9 @@ type Config struct {
 	DrainTimeout time.Duration
 	Threads      int // of the data plane
 
-	Log    Log
-	Listen Listen
+	Log     Log
+	Listen  Listen
+	Tracing Tracing
 
 	NotEffective []string  // variables that are set to something which this version doesn't do yet
 	Refused      []Refusal // variables that are set to something which is not done, on purpose
@@ -150,6 +151,7 @@ func FromEnv(environ []string) (Config, error) {
 	cfg.Sockets = sockets(e, cfg.Workload)
 	cfg.Metadata = metadata(e)
 	cfg.Threads = threads(e)
+	cfg.Tracing = tracing(e)
 	controlPlanes(e, &cfg, mesh)
 	mesh.apply(e, &cfg)
 	requireNode(e, cfg)

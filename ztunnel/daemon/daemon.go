@@ -68,6 +68,11 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 	z.reg.MustRegister(writer.Collector())
 	writer.OnDrop(func(lines uint64) { log.Warn("log lines lost: their reader is too slow", "lines", lines) })
 	z.metrics.LogAccess(telemetry.NewAccessLog(writer, cfg.Log.Format, levels))
+	endTrace, err := z.trace()
+	if err != nil {
+		return err
+	}
+	defer endTrace()
 	return z.run(levels)
 }
 

@@ -97,6 +97,8 @@ type flow struct {
 	call    *Call
 	route   Route
 	entry   *capture.Entry
+	trace   hbone.TraceParent
+	start   time.Time
 	metric  *telemetry.Conn // nil until connecting has succeeded or failed for good
 }
 
@@ -117,7 +119,7 @@ func (h *Handler) register(conn capture.Conn, call *Call, r Route) (*flow, error
 		return nil, err
 	}
 	h.cfg.Metrics.Sockets(telemetry.Source).Inc()
-	return &flow{handler: h, conn: conn, call: call, route: r, entry: entry}, nil
+	return &flow{handler: h, conn: conn, call: call, route: r, entry: entry, trace: describe.Trace(h.cfg.Metrics), start: time.Now()}, nil
 }
 
 // run connects and relays. Until the relay has it, cutting the connection ends the attempt.
@@ -140,7 +142,9 @@ func (f *flow) run(ctx context.Context) {
 		stream, upstream, err = f.connect(ctx)
 	}
 	f.call.Table, f.call.tried = nil, nil // else an old table lives as long as the connection
-	f.metric = cfg.Metrics.Open(record(f.conn.Client, f.call.From, f.route))
+	told := record(f.conn.Client, f.call.From, f.route)
+	told.Trace, told.Start = string(f.trace), f.start
+	f.metric = cfg.Metrics.Open(told)
 	if err != nil {
 		f.conn.Refuse()
 		if reason := f.entry.Reason(); reason != nil {
@@ -196,7 +200,7 @@ func (f *flow) connect(ctx context.Context) (*hbone.Stream, *net.TCPConn, error)
 		Authority: f.route.Authority,
 		Baggage:   describe.Baggage(f.call.From),
 		Forwarded: hbone.Forwarded{For: f.conn.Client.AddrPort},
-		Trace:     hbone.NewTraceParent(),
+		Trace:     f.trace,
 	}
 	if f.route.Service != nil {
 		request.Forwarded.Host = f.route.Service.Hostname
