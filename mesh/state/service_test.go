@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -171,5 +172,21 @@ func TestEndpointsAreReadWithoutAllocation(t *testing.T) {
 	table.Endpoints(svc)
 	if n := testing.AllocsPerRun(100, func() { table.Endpoints(svc); table.Find("", vip, "shop") }); n != 0 {
 		t.Errorf("%v allocations, want none", n)
+	}
+}
+
+func TestServicesAtAnAddressAreForWhoeverSeesThem(t *testing.T) {
+	table := tableOf(t, service("b", "y", "172.16.0.1", hidden), service("a", "x", "172.16.0.1", nil), service("c", "z", "", ranges("172.16.0.0/16")))
+	for ip, want := range map[string]string{"172.16.0.1": "a/x b/y c/z", "172.16.9.9": "c/z", "10.0.0.1": ""} {
+		var got []string
+		for s := range table.ServicesAt("", netip.MustParseAddr(ip)) {
+			got = append(got, nameOf(s))
+		}
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("services at %s are %q, want %q", ip, text, want)
+		}
+	}
+	for range table.ServicesAt("", netip.Addr{}) {
+		t.Error("a service without an address is found")
 	}
 }

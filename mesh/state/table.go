@@ -101,6 +101,30 @@ func (t *Table) VIP(network string, ip netip.Addr, clientNamespace string) *Serv
 	return best
 }
 
+// ServicesAt yields the services that have the virtual address, and those with a range that contains it, whoever may see
+// them.
+func (t *Table) ServicesAt(network string, ip netip.Addr) iter.Seq[*Service] {
+	return func(yield func(*Service) bool) {
+		ip := ip.Unmap()
+		for _, s := range t.vips.get(NetworkAddress{network, ip}) {
+			if !yield(s) {
+				return
+			}
+		}
+		for _, used := range t.lengths.get(network).of(ip) {
+			prefix, err := ip.Prefix(used.bits)
+			if err != nil {
+				return // the zero address
+			}
+			for _, s := range t.ranges.get(NetworkPrefix{network, prefix}) {
+				if !yield(s) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // nearest returns the service that clients in a namespace mean, or nil if they may see none.
 func nearest(services []*Service, clientNamespace string) (best *Service) {
 	rank := -1
