@@ -33,7 +33,7 @@ func validate(t *state.Table, self *state.Workload, local netip.Addr, authority 
 		return nil
 	}
 	for svc := range t.ServicesAt(self.Network, asked.Addr()) {
-		if w != nil && !slices.Contains(svc.VIPs, state.NetworkAddress{Network: self.Network, Addr: asked.Addr()}) {
+		if w != nil && !svc.HasVIP(self.Network, asked.Addr()) {
 			continue // a range yields to the workloads in it, as it does for clients
 		}
 		if isWaypointOf(t, svc, self, local) {
