@@ -23,6 +23,7 @@ type Config struct {
 	Sockets  Sockets
 	Tunnels  Tunnels
 	Security Security
+	DNS      DNS
 
 	LocalhostAppTunnel bool // applications that want PROXY headers listen on loopback
 	SOCKS              bool // pods have a SOCKS5 server on their loopback
@@ -149,6 +150,7 @@ func FromEnv(environ []string) (Config, error) {
 	}
 	cfg.Workload = dedicated(e)
 	cfg.Sockets = sockets(e, cfg.Workload)
+	cfg.DNS = dnsProxy(e)
 	cfg.Metadata = metadata(e)
 	cfg.Threads = threads(e)
 	cfg.Tracing = tracing(e)

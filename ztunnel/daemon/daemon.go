@@ -101,6 +101,7 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger
 	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.tls = tunnelPolicy(cfg.Security, telemetry.NewCRL(reg))
+	z.node = newNames(cfg, z.store, telemetry.NewDNS(reg), log)
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))
 	z.ready.Begin(taskState)
 	if cfg.Proxying {

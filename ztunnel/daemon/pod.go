@@ -21,6 +21,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
+	"github.com/tulle-mesh/tulle/ztunnel/dns"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 	"github.com/tulle-mesh/tulle/ztunnel/inbound"
 	"github.com/tulle-mesh/tulle/ztunnel/outbound"
@@ -39,6 +40,7 @@ type shared struct {
 	tls     mtls.Policy // of all tunnels
 	metrics *telemetry.Metrics
 	open    *balance.Open // connections to workloads
+	node    *dns.Node     // resolves names
 	log     *slog.Logger
 }
 
@@ -55,6 +57,7 @@ type pod struct {
 	pool      *hbone.Pool
 	server    *hbone.Server
 	listeners *capture.Listeners
+	names     *dns.Pod
 
 	judged judgement // only pods.follow uses it
 }
@@ -83,7 +86,13 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 		TLS:        p.clientTLS,
 		MaxStreams: s.cfg.Tunnels.MaxStreams, IdleTimeout: s.cfg.Tunnels.IdleTimeout,
 	})
+	if err := p.openNames(); err != nil {
+		p.cancel()
+		p.pool.Close()
+		return nil, err
+	}
 	if p.listeners, err = p.listen(); err != nil {
+		p.names.Close()
 		p.closeTunnels()
 		return nil, err
 	}
@@ -110,9 +119,7 @@ func (p *pod) listen() (*capture.Listeners, error) {
 func (p *pod) outbound() *outbound.Handler {
 	return outbound.New(outbound.Config{
 		Self: p.selfOrGuess, Table: p.store.Load, Pool: p.pool, Dial: p.dial, Registry: p.registry, Metrics: p.metrics, Open: p.open,
-		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		},
+		Resolve: p.resolve,
 	})
 }
 
@@ -223,6 +230,7 @@ func (p *pod) drain(ctx context.Context) {
 		p.log.Warn("cut connections at the drain deadline")
 	}
 	<-shutdown
+	p.drainNames(ctx)
 	p.stop()
 }
 
@@ -231,6 +239,7 @@ func (p *pod) stop() {
 	p.cut()
 	p.listeners.Close()
 	p.closeTunnels()
+	p.names.Close()
 	p.listeners.Wait()
 	p.info.Netns.Close()
 }
