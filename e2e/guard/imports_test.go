@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"ztunnel/outbound": {"ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/inbound":  {"ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},
+	"ztunnel/socks":    {"mesh/socket"},
 	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
 
 	"istiod-lite/config":    {},

@@ -25,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 	"github.com/tulle-mesh/tulle/ztunnel/inbound"
 	"github.com/tulle-mesh/tulle/ztunnel/outbound"
+	"github.com/tulle-mesh/tulle/ztunnel/socks"
 )
 
 // selfTimeout is how long a connection waits for the control plane to name the pod that it belongs to.
@@ -58,6 +59,7 @@ type pod struct {
 	server    *hbone.Server
 	listeners *capture.Listeners
 	names     *dns.Pod
+	socks     *socks.Server // nil without SOCKS5
 
 	judged judgement // only pods.follow uses it
 }
@@ -91,7 +93,12 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 		p.pool.Close()
 		return nil, err
 	}
-	if p.listeners, err = p.listen(); err != nil {
+	if p.listeners, err = p.listen(); err == nil && s.cfg.SOCKS && !own {
+		if p.socks, err = p.serveSOCKS(); err != nil {
+			p.listeners.Close()
+		}
+	}
+	if err != nil {
 		p.names.Close()
 		p.closeTunnels()
 		return nil, err
@@ -130,7 +137,7 @@ func (p *pod) inbound() *inbound.Handler {
 	}
 	return inbound.New(inbound.Config{
 		Self: p.self, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
-		Loopback: p.cfg.LocalhostAppTunnel,
+		Loopback: p.cfg.LocalhostAppTunnel, SOCKS: p.cfg.SOCKS,
 		Registry: p.registry, Metrics: p.metrics, Log: p.log.With("scope", "rbac"), Policies: level,
 	})
 }
@@ -222,6 +229,9 @@ func (p *pod) dialApp(ctx context.Context, to, source netip.AddrPort) (*net.TCPC
 // drain takes nothing new, lets what runs finish until ctx ends, and stops.
 func (p *pod) drain(ctx context.Context) {
 	defer context.AfterFunc(ctx, p.cut)() // before anything that waits
+	if p.socks != nil {
+		p.socks.Close()
+	}
 	p.listeners.Drain(ctx)
 	shutdown := make(chan struct{})
 	go func() { defer close(shutdown); p.server.Shutdown(ctx) }()
@@ -238,9 +248,15 @@ func (p *pod) drain(ctx context.Context) {
 func (p *pod) stop() {
 	p.cut()
 	p.listeners.Close()
+	if p.socks != nil {
+		p.socks.Close()
+	}
 	p.closeTunnels()
 	p.names.Close()
 	p.listeners.Wait()
+	if p.socks != nil {
+		p.socks.Wait()
+	}
 	p.info.Netns.Close()
 }
 
