@@ -76,7 +76,7 @@ func summarize(m metric, samples []sample) (cell, bool) {
 			values = append(values, v)
 		}
 	}
-	if len(values) == 0 || slices.Max(values) == 0 {
+	if len(values) == 0 {
 		return cell{}, false
 	}
 	sorted := slices.Sorted(slices.Values(values))

@@ -29,7 +29,7 @@ func TestTargetsAreJudged(t *testing.T) {
 func TestTableShowsMediansRatiosAndVerdicts(t *testing.T) {
 	took := func(ops ...float64) (samples []sample) {
 		for _, n := range ops {
-			samples = append(samples, sample{elapsed: time.Second, ops: n, proxies: usage{user: time.Second}})
+			samples = append(samples, sample{elapsed: time.Second, ops: n, proxied: true, proxies: usage{user: time.Second}})
 		}
 		return samples
 	}

@@ -18,7 +18,8 @@ type bench struct {
 	options
 	built   binaries
 	sites   []*site
-	repeats int // that are left
+	repeats int    // that are left
+	files   uint64 // that each program may have open
 }
 
 // run does everything. Whatever it made is gone when it returns, also after an error or when ctx ends.
@@ -28,6 +29,9 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("-rows: no row is called so; there are: %s", strings.Join(rowNames(), ", "))
 	}
 	b := &bench{options: o, repeats: o.repeats}
+	if b.files, err = openFiles(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return err
 	}
@@ -143,14 +147,21 @@ func (b *bench) row(ctx context.Context, r row) ([][]sample, error) {
 			return nil, err
 		}
 	}
-	for round := range b.rounds {
-		for i, s := range b.sites {
-			got, err := b.measure(ctx, s, r)
-			if err != nil {
-				return nil, fmt.Errorf("column %s: %w", s.name, err)
-			}
+	rounds, take := b.rounds, r.round
+	if r.rounds > 0 {
+		rounds = min(rounds, r.rounds)
+	}
+	if take == nil {
+		take = (*bench).trafficRound
+	}
+	for round := range rounds {
+		samples, err := take(b, ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		for i, got := range samples {
 			outcome[i] = append(outcome[i], got)
-			say("%s · round %d · %s: %s", r.name, round+1, s.name, describeSample(r, got))
+			say("%s · round %d · %s: %s", r.name, round+1, b.sites[i].name, describeSample(r, got))
 		}
 	}
 	return outcome, nil

@@ -155,15 +155,16 @@ func (j *job) fill() error {
 	for i := range fillers {
 		go func() { errs <- j.fillPart(j.Conns/fillers + min(1, max(0, j.Conns%fillers-i))) }()
 	}
-	var all []error
+	var first error
 	for range fillers {
-		all = append(all, <-errs)
+		if err := <-errs; first == nil {
+			first = err
+		}
 	}
-	err := errors.Join(all...)
-	if err != nil {
+	if first != nil {
 		j.stop()
 	}
-	return err
+	return first
 }
 
 func (j *job) fillPart(count int) error {
