@@ -14,6 +14,8 @@ const (
 	valueIdleCPU   = "idle CPU"
 	valueResident  = "resident"
 	valueAnonymous = "anonymous"
+	valueFew       = "few"
+	valueMany      = "many"
 	valueAfter     = "after"
 )
 

@@ -9,13 +9,16 @@ import (
 	"github.com/tulle-mesh/tulle/e2e/bench/load"
 )
 
-// Numbers of idle connections, and how long proxies get to give memory back after they were closed.
-const (
-	fewIdle   = 1000
-	manyIdle  = 5000
-	idleTime  = 5 * time.Second // of idle CPU
-	afterIdle = 15 * time.Second
-)
+// idlePlan is how many idle connections are held, one number after the other; how long proxies are watched while they have
+// nothing to do; and how long they get to give memory back after the last connection was closed.
+type idlePlan struct {
+	few, many    int
+	watch, after time.Duration
+}
+
+func standardIdle() idlePlan {
+	return idlePlan{few: 1000, many: 5000, watch: 5 * time.Second, after: 15 * time.Second}
+}
 
 // memoryRow is what proxies cost that have nothing to do.
 func memoryRow() row {
@@ -23,8 +26,8 @@ func memoryRow() row {
 		{name: "CPU of one proxy", unit: "% of a core", target: absolute(0.1), of: value(valueIdleCPU)},
 		{name: "resident, one proxy", unit: "MB", target: absolute(24), of: value(valueResident)},
 		{name: "anonymous, one proxy", unit: "MB", target: absolute(10), of: value(valueAnonymous)},
-		{name: "each of 1,000 connections, both ends", unit: "KiB", of: value(valueHeld(fewIdle))},
-		{name: "each of 5,000 connections, both ends", unit: "KiB", target: absolute(8), of: value(valueHeld(manyIdle))},
+		{name: "each of 1,000 connections, both ends", unit: "KiB", of: value(valueFew)},
+		{name: "each of 5,000 connections, both ends", unit: "KiB", target: absolute(8), of: value(valueMany)},
 		{name: "15 s after they closed", unit: "× idle", target: absolute(1.2), of: value(valueAfter)},
 	}}
 }
@@ -57,7 +60,7 @@ func (b *bench) memoryRound(ctx context.Context, _ row) ([]sample, error) {
 
 // holdsMany is false for a column without proxies, and for splice relays which may not open as many files as they need.
 func (b *bench) holdsMany(s *site) bool {
-	return !s.direct() && (s.role != roleRelay || b.files > manyIdle*filesOfSplice)
+	return !s.direct() && (s.role != roleRelay || b.files > uint64(b.idle.many)*filesOfSplice)
 }
 
 func (b *bench) memorySample(ctx context.Context, s *site, got sample) error {
@@ -80,14 +83,18 @@ func (s *site) measureIdle(ctx context.Context, values map[string]float64) error
 		return err
 	}
 	values[valueResident], values[valueAnonymous] = idle.largest.resident/1e6, idle.largest.anonymous/1e6
-	for _, count := range []int{fewIdle, manyIdle} {
-		held, err := s.hold(ctx, count)
+	plan := s.options.idle
+	for _, held := range []struct {
+		name  string
+		count int
+	}{{valueFew, plan.few}, {valueMany, plan.many}} {
+		full, err := s.hold(ctx, held.count)
 		if err != nil {
 			return err
 		}
-		values[valueHeld(count)] = (held.resident - idle.resident) / float64(count) / 1024
+		values[held.name] = (full.resident - idle.resident) / float64(held.count) / 1024
 	}
-	if err := pause(ctx, afterIdle); err != nil {
+	if err := pause(ctx, plan.after); err != nil {
 		return err
 	}
 	after, err := s.memory()
@@ -106,7 +113,7 @@ func (s *site) idleCPU(ctx context.Context, values map[string]float64) error {
 		before = append(before, spent)
 	}
 	began := time.Now()
-	if err := pause(ctx, idleTime); err != nil {
+	if err := pause(ctx, s.options.idle.watch); err != nil {
 		return err
 	}
 	for i, p := range s.proxies() {
@@ -130,8 +137,6 @@ func (s *site) hold(ctx context.Context, count int) (footprint, error) {
 	held, err := s.memory()
 	return held, errors.Join(err, s.client.load.Stop())
 }
-
-func valueHeld(count int) string { return fmt.Sprint(count, " idle") }
 
 // footprint is the memory of both proxies, and of the larger one.
 type footprint struct {

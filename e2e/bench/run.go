@@ -39,7 +39,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err := b.build(ctx); err != nil {
 		return err
 	}
-	results := &results{Started: time.Now().UTC(), Columns: b.names(), Rounds: o.rounds, Duration: o.duration.String(), Machine: describeMachine(), Environment: o.env}
+	results := &results{Started: time.Now().UTC(), Columns: b.names(), Rounds: o.rounds, Duration: o.duration.String(), Machine: describeMachine(), Environment: o.env, Busy: o.busy}
 	for _, r := range rows {
 		outcome, err := b.row(ctx, r)
 		if err != nil {
@@ -52,10 +52,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Print(results.verdict())
-	if o.json != "" {
-		return results.write(o.json)
-	}
-	return nil
+	return results.keep(o)
 }
 
 func rowNames() []string {
