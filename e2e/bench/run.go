@@ -76,13 +76,13 @@ func say(format string, arguments ...any) { fmt.Fprintf(os.Stderr, format+"\n", 
 
 // build makes the programs and a site for each column, and proves of each ztunnel that it encrypts.
 func (b *bench) build(ctx context.Context) (err error) {
+	if err := cleanUp(ctx, b.dir); err != nil {
+		return err
+	}
 	if b.built, err = buildPrograms(ctx, filepath.Join(b.dir, "bin")); err != nil {
 		return err
 	}
 	for _, c := range b.columns {
-		if _, err := demo.CleanUp(ctx, filepath.Join(b.dir, c.name)); err != nil {
-			return fmt.Errorf("%w; is another benchmark running?", err)
-		}
 		s := &site{column: c, options: b.options, built: b.built}
 		b.sites = append(b.sites, s)
 		say("building the nodes of %s", c.name)
@@ -91,6 +91,20 @@ func (b *bench) build(ctx context.Context) (err error) {
 		}
 		if err := s.begin(ctx); err != nil {
 			return fmt.Errorf("column %s: %w", c.name, err)
+		}
+	}
+	return nil
+}
+
+// cleanUp removes what a run that was killed has left.
+func cleanUp(ctx context.Context, dir string) error {
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range left {
+		if _, err := demo.CleanUp(ctx, filepath.Join(dir, entry.Name())); err != nil {
+			return fmt.Errorf("another benchmark is running, or has left %s: %w", filepath.Join(dir, entry.Name()), err)
 		}
 	}
 	return nil

@@ -51,7 +51,7 @@ const jobLimit = 5 * time.Minute
 // Serve is the program: it serves traffic on all addresses, and its standard input until that ends.
 func Serve() error {
 	c := &counters{}
-	if err := c.listen(); err != nil {
+	if _, err := c.listen(""); err != nil {
 		return fmt.Errorf("serve load: %w", err)
 	}
 	server := rpc.NewServer()
