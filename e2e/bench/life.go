@@ -20,7 +20,7 @@ const (
 )
 
 // calm is how long proxies get for what they do by themselves after their start, such as fetching certificates.
-const calm = time.Second
+const calm = 500 * time.Millisecond
 
 func absolute(limit float64) target { return target{limit: limit, absolute: true, below: true} }
 

@@ -91,12 +91,17 @@ func (m *metricResult) judge() {
 		if comparable && column != reference {
 			c.Ratio = c.Median / base.Median
 		}
-		if m.target != (target{}) && column != reference && column != "direct" && (comparable || m.target.absolute) {
+		if m.target != (target{}) && isZtunnel(column) && (comparable || m.target.absolute) {
 			met := m.target.met(c.Median, c.Ratio)
 			c.Met = &met
 		}
 		m.Cells[column] = c
 	}
+}
+
+// isZtunnel tells whether a column has to reach targets.
+func isZtunnel(name string) bool {
+	return !slices.ContainsFunc(builtIn(), func(c column) bool { return c.name == name && !c.ztunnel() })
 }
 
 // table is one row for people.
@@ -117,11 +122,22 @@ func (r *results) table(at int) string {
 		if w.Failures[column] > 0 {
 			fmt.Fprintf(&out, "  %s: %d operations failed\n", column, w.Failures[column])
 		}
-		if w.Others[column] > r.Busy {
-			fmt.Fprintf(&out, "  %s: others used up to %.0f %% of the machine; run it again when they are quiet\n", column, w.Others[column]*100)
-		}
+	}
+	if busy := r.busy(w); len(busy) > 0 {
+		fmt.Fprintf(&out, "  others used the machine (%s): run it again when they are quiet\n", strings.Join(busy, ", "))
 	}
 	return out.String() + "\n"
+}
+
+// busy lists the columns of a row which were measured on a busy machine.
+func (r *results) busy(w rowResult) []string {
+	var busy []string
+	for _, column := range r.Columns {
+		if w.Others[column] > r.Busy {
+			busy = append(busy, fmt.Sprintf("%s: %.0f %%", column, w.Others[column]*100))
+		}
+	}
+	return busy
 }
 
 // String is median [min–max] ratio verdict.

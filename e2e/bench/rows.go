@@ -154,7 +154,7 @@ func allRows() []row {
 }
 
 // standardLonger lets all of the kernel's own ports be used at least once.
-const standardLonger = 3 * time.Second
+const standardLonger = 2 * time.Second
 
 func chooseRows(pattern *regexp.Regexp) []row {
 	var chosen []row
