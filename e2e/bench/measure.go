@@ -12,7 +12,7 @@ import (
 
 const (
 	warmUp   = 200 * time.Millisecond // before a sample
-	settle   = 50 * time.Millisecond // after it, for connections to end
+	settle   = 50 * time.Millisecond  // after it, for connections to end
 	attempts = 4                      // at a quiet sample
 )
 
