@@ -41,9 +41,9 @@ type Resolver struct {
 // Status is how far the pods are. Pending ones couldn't be started and are tried again; the receiver must leave their Netns
 // alone.
 type Status struct {
-	Ready           bool // connected, snapshot complete, nothing pending
-	Active          int
-	Pending         []Pod // in the order of their uids
+	Ready   bool // connected, snapshot complete, nothing pending
+	Active  int
+	Pending []Pod // in the order of their uids
 }
 
 // Config says who takes the pods. All fields but Status and Retry are required. The functions are called one at a time.
