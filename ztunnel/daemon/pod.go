@@ -214,12 +214,12 @@ func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
 }
 
 func (p *pod) dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
-	return p.info.Netns.Dial(ctx, to, socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive})
+	return p.info.Netns.Dial(ctx, to, socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive, UserTimeout: p.cfg.Sockets.UserTimeout})
 }
 
 // dialApp appears from the client's address if that is wished. In our own pod answers to it would not come back to us.
 func (p *pod) dialApp(ctx context.Context, to, source netip.AddrPort) (*net.TCPConn, error) {
-	cfg := socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}
+	cfg := socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive, UserTimeout: p.cfg.Sockets.UserTimeout}
 	if !p.own && p.cfg.Sockets.Source != config.SourceNever {
 		cfg.Source, cfg.SourcePort = source.Addr(), source.Port()
 	}
@@ -278,7 +278,7 @@ func listener(s config.Sockets) socket.ListenConfig {
 		addr = netip.IPv4Unspecified()
 	}
 	return socket.ListenConfig{
-		Addr: netip.AddrPortFrom(addr, 0), Mark: s.Mark, ReusePort: s.ReusePort, KeepAlive: s.KeepAlive,
+		Addr: netip.AddrPortFrom(addr, 0), Mark: s.Mark, ReusePort: s.ReusePort, KeepAlive: s.KeepAlive, UserTimeout: s.UserTimeout,
 		Transparent: true, // else IPv4 answers from foreign addresses never leave
 	}
 }
