@@ -18,7 +18,8 @@ type bench struct {
 	options
 	built   binaries
 	sites   []*site
-	repeats int // that are left
+	repeats int    // that are left
+	files   uint64 // that each program may have open
 }
 
 // run does everything. Whatever it made is gone when it returns, also after an error or when ctx ends.
@@ -28,6 +29,9 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("-rows: no row is called so; there are: %s", strings.Join(rowNames(), ", "))
 	}
 	b := &bench{options: o, repeats: o.repeats}
+	if b.files, err = openFiles(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return err
 	}
@@ -35,7 +39,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err := b.build(ctx); err != nil {
 		return err
 	}
-	results := &results{Started: time.Now().UTC(), Columns: b.names(), Rounds: o.rounds, Duration: o.duration.String(), Machine: describeMachine(), Environment: o.env}
+	results := &results{Started: time.Now().UTC(), Columns: b.names(), Rounds: o.rounds, Duration: o.duration.String(), Machine: describeMachine(), Environment: o.env, Busy: o.busy}
 	for _, r := range rows {
 		outcome, err := b.row(ctx, r)
 		if err != nil {
@@ -48,10 +52,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Print(results.verdict())
-	if o.json != "" {
-		return results.write(o.json)
-	}
-	return nil
+	return results.keep(o)
 }
 
 func rowNames() []string {
@@ -75,13 +76,13 @@ func say(format string, arguments ...any) { fmt.Fprintf(os.Stderr, format+"\n", 
 
 // build makes the programs and a site for each column, and proves of each ztunnel that it encrypts.
 func (b *bench) build(ctx context.Context) (err error) {
+	if err := cleanUp(ctx, b.dir); err != nil {
+		return err
+	}
 	if b.built, err = buildPrograms(ctx, filepath.Join(b.dir, "bin")); err != nil {
 		return err
 	}
 	for _, c := range b.columns {
-		if _, err := demo.CleanUp(ctx, filepath.Join(b.dir, c.name)); err != nil {
-			return fmt.Errorf("%w; is another benchmark running?", err)
-		}
 		s := &site{column: c, options: b.options, built: b.built}
 		b.sites = append(b.sites, s)
 		say("building the nodes of %s", c.name)
@@ -90,6 +91,20 @@ func (b *bench) build(ctx context.Context) (err error) {
 		}
 		if err := s.begin(ctx); err != nil {
 			return fmt.Errorf("column %s: %w", c.name, err)
+		}
+	}
+	return nil
+}
+
+// cleanUp removes what a run that was killed has left.
+func cleanUp(ctx context.Context, dir string) error {
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range left {
+		if _, err := demo.CleanUp(ctx, filepath.Join(dir, entry.Name())); err != nil {
+			return fmt.Errorf("another benchmark is running, or has left %s: %w", filepath.Join(dir, entry.Name()), err)
 		}
 	}
 	return nil
@@ -143,14 +158,21 @@ func (b *bench) row(ctx context.Context, r row) ([][]sample, error) {
 			return nil, err
 		}
 	}
-	for round := range b.rounds {
-		for i, s := range b.sites {
-			got, err := b.measure(ctx, s, r)
-			if err != nil {
-				return nil, fmt.Errorf("column %s: %w", s.name, err)
-			}
+	rounds, take := b.rounds, r.round
+	if r.rounds > 0 {
+		rounds = min(rounds, r.rounds)
+	}
+	if take == nil {
+		take = (*bench).trafficRound
+	}
+	for round := range rounds {
+		samples, err := take(b, ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		for i, got := range samples {
 			outcome[i] = append(outcome[i], got)
-			say("%s · round %d · %s: %s", r.name, round+1, s.name, describeSample(r, got))
+			say("%s · round %d · %s: %s", r.name, round+1, b.sites[i].name, describeSample(r, got))
 		}
 	}
 	return outcome, nil

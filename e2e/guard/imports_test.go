@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"ztunnel/outbound": {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/inbound":  {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},
+	"ztunnel/socks":    {"mesh/socket"},
 	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
 
 	"istiod-lite/config":    {},

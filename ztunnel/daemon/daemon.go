@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -99,6 +100,7 @@ type ztunnel struct {
 	drain   *drain.Drain
 	reg     *prometheus.Registry
 	ready   admin.Readiness
+	pending atomic.Pointer[[]enroll.Pod] // for config_dump only
 	pods    *pods
 }
 
@@ -242,7 +244,8 @@ func (z *ztunnel) followLocal(ctx context.Context, background *sync.WaitGroup) (
 // podStatus reports how far the pods are.
 func (z *ztunnel) podStatus(status enroll.Status) {
 	z.pods.counts.Active.Set(float64(status.Active))
-	z.pods.counts.Pending.Set(float64(status.Pending))
+	z.pods.counts.Pending.Set(float64(len(status.Pending)))
+	z.pending.Store(&status.Pending)
 	if status.Ready {
 		z.ready.Done(taskPods)
 	} else {

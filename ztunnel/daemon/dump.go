@@ -20,6 +20,11 @@ func (z *ztunnel) dump() dump.Page {
 			Inbound: pod.registry.List(capture.Inbound), Outbound: pod.registry.List(capture.Outbound),
 		})
 	}
+	if pending := z.pending.Load(); pending != nil {
+		for _, pod := range *pending {
+			parts.Pods = append(parts.Pods, dump.Pod{UID: pod.UID, Name: pod.Name, Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount, Pending: true})
+		}
+	}
 	return dump.New(parts)
 }
 

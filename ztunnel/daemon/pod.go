@@ -24,6 +24,7 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 	"github.com/tulle-mesh/tulle/ztunnel/inbound"
 	"github.com/tulle-mesh/tulle/ztunnel/outbound"
+	"github.com/tulle-mesh/tulle/ztunnel/socks"
 	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
@@ -59,6 +60,7 @@ type pod struct {
 	servers   []*hbone.Server // one on each worker
 	listeners *capture.Listeners
 	names     *dns.Pod
+	socks     *socks.Server // nil without SOCKS5
 
 	judged judgement // only pods.follow uses it
 }
@@ -87,7 +89,12 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 		p.closeTunnels(context.Background())
 		return nil, err
 	}
-	if p.listeners, err = p.listen(); err != nil {
+	if p.listeners, err = p.listen(); err == nil && s.cfg.SOCKS && !own {
+		if p.socks, err = p.serveSOCKS(); err != nil {
+			p.listeners.Close()
+		}
+	}
+	if err != nil {
 		p.names.Close()
 		p.closeTunnels(context.Background())
 		return nil, err
@@ -152,7 +159,7 @@ func (p *pod) inbound() *inbound.Handler {
 	}
 	return inbound.New(inbound.Config{
 		Self: p.self, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
-		Loopback: p.cfg.LocalhostAppTunnel,
+		Loopback: p.cfg.LocalhostAppTunnel, SOCKS: p.cfg.SOCKS,
 		Registry: p.registry, Metrics: p.metrics, Log: p.log.With("scope", "rbac"), Policies: level,
 	})
 }
@@ -229,12 +236,17 @@ func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
 }
 
 func (p *pod) dial(w *worker.Worker, to netip.AddrPort, done func(int, error)) (*worker.Dialling, error) {
-	return w.Dial(p.info.Netns, to, socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}, done)
+	return w.Dial(p.info.Netns, to, p.dialConfig(), done)
+}
+
+func (p *pod) dialConfig() socket.DialConfig {
+	s := p.cfg.Sockets
+	return socket.DialConfig{Mark: s.Mark, KeepAlive: s.KeepAlive, UserTimeout: s.UserTimeout}
 }
 
 // dialApp appears from the client's address if that is wished. In our own pod answers to it would not come back to us.
 func (p *pod) dialApp(w *worker.Worker, to, source netip.AddrPort, done func(int, error)) (*worker.Dialling, error) {
-	cfg := socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}
+	cfg := p.dialConfig()
 	if !p.own && p.cfg.Sockets.Source != config.SourceNever {
 		cfg.Source, cfg.SourcePort = source.Addr(), source.Port()
 	}
@@ -244,6 +256,9 @@ func (p *pod) dialApp(w *worker.Worker, to, source netip.AddrPort, done func(int
 // drain takes nothing new, lets what runs finish until ctx ends, and stops.
 func (p *pod) drain(ctx context.Context) {
 	defer context.AfterFunc(ctx, p.cut)() // before anything that waits
+	if p.socks != nil {
+		p.socks.Close()
+	}
 	p.listeners.Drain(ctx)
 	idle := p.onWorkers(func(i int, done func()) { p.servers[i].Shutdown(done) })
 	p.listeners.Wait(ctx)
@@ -264,6 +279,10 @@ func (p *pod) stop() {
 	defer cancel()
 	p.cut()
 	p.listeners.Close()
+	if p.socks != nil {
+		p.socks.Close()
+		p.socks.Wait()
+	}
 	p.listeners.Wait(ctx)
 	if err := p.registry.Wait(ctx); err != nil {
 		p.log.Error("connections of a stopped pod don't end", "err", err)
@@ -311,7 +330,7 @@ func listener(s config.Sockets) socket.ListenConfig {
 		addr = netip.IPv4Unspecified()
 	}
 	return socket.ListenConfig{
-		Addr: netip.AddrPortFrom(addr, 0), Mark: s.Mark, ReusePort: s.ReusePort, KeepAlive: s.KeepAlive,
+		Addr: netip.AddrPortFrom(addr, 0), Mark: s.Mark, ReusePort: s.ReusePort, KeepAlive: s.KeepAlive, UserTimeout: s.UserTimeout,
 		Transparent: true, // else IPv4 answers from foreign addresses never leave
 	}
 }

@@ -22,9 +22,10 @@ type Parts struct {
 	Pods         []Pod
 }
 
-// Pod is an enrolled pod with its connections.
+// Pod is an enrolled pod with its connections, or one that is pending: it could not be served yet.
 type Pod struct {
 	UID, Name, Namespace, ServiceAccount string
+	Pending                              bool
 	Inbound, Outbound                    []capture.Info
 }
 
@@ -38,6 +39,8 @@ type Page struct {
 	Version       map[string]string   `json:"version"`
 	Config        any                 `json:"config"`
 	StaticConfig  map[string]struct{} `json:"staticConfig"`
+	// Endpoints that wait for their service; there are none, as a table joins both whatever comes first.
+	StagedServices map[string]struct{} `json:"stagedServices"`
 }
 
 type pod struct {
@@ -83,7 +86,7 @@ func New(parts Parts) Page {
 	page := Page{
 		Workloads: []workload{}, Services: []service{}, Policies: []policy{}, Certificates: []identity{},
 		WorkloadState: map[string]pod{}, Version: map[string]string{"version": parts.Version},
-		Config: parts.Config, StaticConfig: map[string]struct{}{},
+		Config: parts.Config, StaticConfig: map[string]struct{}{}, StagedServices: map[string]struct{}{},
 	}
 	for _, w := range parts.Table.Workloads() {
 		page.Workloads = append(page.Workloads, newWorkload(w))
@@ -99,7 +102,7 @@ func New(parts Parts) Page {
 	}
 	for _, p := range parts.Pods {
 		page.WorkloadState[p.UID] = pod{
-			State:       "Up",
+			State:       choose(p.Pending, "Pending", "Up"),
 			Info:        podInfo{p.Name, p.Namespace, p.ServiceAccount},
 			Connections: connections{Inbound: newConnections(p.Inbound), Outbound: newConnections(p.Outbound)},
 		}

@@ -69,7 +69,8 @@ func TestPageHasTheShapeThatIstioctlReads(t *testing.T) {
 				{Src: "10.0.0.3:1000", Original: "web.demo", Actual: "10.0.0.2:8080", Protocol: "HBONE"},
 				{Src: "10.0.0.4:1000", Actual: "10.0.0.2:8080", Protocol: "TCP"},
 			},
-		}},
+			Outbound: []capture.Info{{Src: "10.0.0.2:1000", Original: "10.1.0.1:80", Actual: "192.0.2.9:15008", Protocol: "DOUBLEHBONE"}},
+		}, {UID: "uid-2", Name: "full-2", Namespace: "demo", ServiceAccount: "full", Pending: true}},
 	}))
 }
 

@@ -49,6 +49,7 @@ type Config struct {
 	Network  string // ours
 	Baggage  bool   // describe the pod to its peers
 	Loopback bool   // an application that wants PROXY headers listens on loopback only
+	SOCKS    bool   // the pod is served SOCKS5
 	Registry *capture.Registry
 	Metrics  *telemetry.Metrics
 	Log      *slog.Logger
@@ -68,7 +69,7 @@ func (h *Handler) HandlePlain(ctx context.Context, conn capture.Conn) {
 		arrival: arrival{client: conn.Client.AddrPort, target: target{AddrPort: to, dial: to}, accepted: to},
 		handler: h, worker: conn.Worker, conn: conn,
 	}
-	if capture.Illegal(f.target.Port()) {
+	if capture.Illegal(f.target.Port(), h.cfg.SOCKS) {
 		f.fail(errIllegalPort)
 		return
 	}

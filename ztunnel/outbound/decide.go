@@ -36,7 +36,7 @@ type Call struct {
 
 // Decide finds the route. After an error it tells how far the decision went.
 func (c *Call) Decide() (Route, error) {
-	if c.To.Addr().IsLoopback() && capture.Illegal(c.To.Port()) {
+	if c.To.Addr().IsLoopback() && capture.Illegal(c.To.Port(), true) {
 		return Route{}, errSelfCall
 	}
 	w, svc := c.Table.Find(c.From.Network, c.To.Addr(), c.From.Namespace)

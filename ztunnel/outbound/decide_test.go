@@ -28,6 +28,7 @@ func TestDecide(t *testing.T) {
 		{"outbound port on loopback", "127.0.0.1:15001", "", errSelfCall},
 		{"inbound port on loopback", "127.0.0.1:15006", "", errSelfCall},
 		{"tunnel port on loopback", "[::1]:15008", "", errSelfCall},
+		{"SOCKS5 port on loopback", "127.0.0.1:15080", "", errSelfCall},
 		{"other ports on loopback", "127.0.0.1:8080", "passthrough 127.0.0.1:8080", nil},
 
 		{"pod with a tunnel", "10.0.0.2:9000", "direct 10.0.0.2:15008 for 10.0.0.2:9000 as " + server, nil},

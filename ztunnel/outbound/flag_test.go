@@ -12,6 +12,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
 )
 
 func TestFlagsOfFailures(t *testing.T) {
@@ -30,6 +31,8 @@ func TestFlagsOfFailures(t *testing.T) {
 		{at(hbone.StageIdentity, errors.New("CA is down")), "IDENTITY_ERROR"},
 		{at(hbone.StageTLS, errors.New("bad certificate")), "TLS_FAILURE"},
 		{at(hbone.StageTLS, timeout), "TLS_FAILURE"},
+		{at(hbone.StageTLS, &mtls.RevokedError{}), "CERT_REVOKED"},
+		{&mtls.RevokedError{}, "CERT_REVOKED"},
 		{at(hbone.StageHTTP2, errors.New("no settings")), "H2_HANDSHAKE_FAILURE"},
 		{fmt.Errorf("dial: %w", refused), "CONNECT"},
 		{fmt.Errorf("dial: %w", timeout), "NETWORK_POLICY"},

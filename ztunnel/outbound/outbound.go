@@ -25,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
@@ -169,6 +170,9 @@ func (f *flow) complete() {
 
 // flag tells metrics why a connection could not be made.
 func flag(err error) string {
+	if errors.As(err, new(*mtls.RevokedError)) {
+		return telemetry.FlagRevoked
+	}
 	var status *hbone.StatusError
 	if errors.As(err, &status) {
 		if status.Status == 401 {
