@@ -13,6 +13,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -40,6 +41,7 @@ type shared struct {
 	certs   *certs.Manager
 	tls     mtls.Policy // of all tunnels
 	metrics *telemetry.Metrics
+	demand  *demand.Cache // nil where the whole mesh is known
 	open    *balance.Open // connections to workloads
 	node    *dns.Node     // resolves names
 	log     *slog.Logger
@@ -93,6 +95,7 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 		p.pool.Close()
 		return nil, err
 	}
+	p.demand.Want(p.key())
 	if p.listeners, err = p.listen(); err == nil && s.cfg.SOCKS && !own {
 		if p.socks, err = p.serveSOCKS(); err != nil {
 			p.listeners.Close()
@@ -125,7 +128,7 @@ func (p *pod) listen() (*capture.Listeners, error) {
 
 func (p *pod) outbound() *outbound.Handler {
 	return outbound.New(outbound.Config{
-		Self: p.selfOrGuess, Table: p.store.Load, Pool: p.pool, Dial: p.dial, Registry: p.registry, Metrics: p.metrics, Open: p.open,
+		Self: p.selfOrGuess, Learn: p.learn, Table: p.store.Load, Pool: p.pool, Dial: p.dial, Registry: p.registry, Metrics: p.metrics, Open: p.open,
 		Resolve: p.resolve,
 	})
 }
@@ -136,7 +139,7 @@ func (p *pod) inbound() *inbound.Handler {
 		level = slog.LevelInfo
 	}
 	return inbound.New(inbound.Config{
-		Self: p.self, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
+		Self: p.self, Learn: p.learnTarget, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
 		Loopback: p.cfg.LocalhostAppTunnel, SOCKS: p.cfg.SOCKS,
 		Registry: p.registry, Metrics: p.metrics, Log: p.log.With("scope", "rbac"), Policies: level,
 	})
@@ -159,6 +162,7 @@ func (p *pod) self(ctx context.Context) (*state.Workload, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, selfTimeout)
 	defer cancel()
+	p.demand.Want(p.key())
 	t, err := p.store.Wait(ctx, func(t *state.Table) bool { return p.known(t) != nil })
 	if err != nil {
 		return nil, fmt.Errorf("the control plane has not named pod %s/%s yet: %w", p.info.Namespace, p.info.Name, err)

@@ -72,6 +72,9 @@ func (h *Handler) aim(ctx context.Context, a arrival) (_ arrival, status int, er
 	if a.self, err = h.cfg.Self(ctx); err != nil {
 		return a, statusUnavailable, err
 	}
+	if err := h.cfg.Learn(ctx, a.self, a.accepted.Addr(), a.request.Authority); err != nil {
+		return a, statusUnavailable, err
+	}
 	table := h.cfg.Table()
 	if err := validate(table, a.self, a.accepted.Addr(), a.request.Authority); err != nil {
 		return a, statusBadRequest, err

@@ -42,7 +42,9 @@ var errDouble = errors.New("the destination is in another network, which this zt
 type Config struct {
 	// Self returns the pod as a workload. It waits a little for the control plane to name it, and makes do with what
 	// the node agent told otherwise.
-	Self    func(context.Context) (*state.Workload, error)
+	Self func(context.Context) (*state.Workload, error)
+	// Learn waits until the table has what is needed to decide about a connection to an address.
+	Learn   func(ctx context.Context, from *state.Workload, to netip.Addr) error
 	Table   func() *state.Table
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	Pool    *hbone.Pool
@@ -66,6 +68,10 @@ func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
 	from, err := h.cfg.Self(ctx)
 	if err != nil {
 		h.refuse(conn, nil, Route{}, fmt.Errorf("who the client is: %w", err))
+		return
+	}
+	if err := h.cfg.Learn(ctx, from, conn.Original.Addr()); err != nil {
+		h.refuse(conn, from, Route{}, err)
 		return
 	}
 	call := &Call{Table: h.cfg.Table(), From: from, Client: conn.Client, To: conn.Original, Open: h.cfg.Open}
