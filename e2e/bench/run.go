@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/tulle-mesh/tulle/cli/demo"
 )
 
 // bench is a run of the benchmark.
@@ -32,9 +29,11 @@ func run(ctx context.Context, o options) (err error) {
 	if b.files, err = openFiles(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+	lock, err := own(o.dir)
+	if err != nil {
 		return err
 	}
+	defer lock.Close()
 	defer func() { err = errors.Join(err, b.down()) }()
 	if err := b.build(ctx); err != nil {
 		return err
@@ -74,78 +73,18 @@ func (b *bench) names() []string {
 // say reports progress.
 func say(format string, arguments ...any) { fmt.Fprintf(os.Stderr, format+"\n", arguments...) }
 
-// build makes the programs and a site for each column, and proves of each ztunnel that it encrypts.
-func (b *bench) build(ctx context.Context) (err error) {
-	if err := cleanUp(ctx, b.dir); err != nil {
-		return err
-	}
-	if b.built, err = buildPrograms(ctx, filepath.Join(b.dir, "bin")); err != nil {
-		return err
-	}
-	for _, c := range b.columns {
-		s := &site{column: c, options: b.options, built: b.built}
-		b.sites = append(b.sites, s)
-		say("building the nodes of %s", c.name)
-		if err := s.build(ctx); err != nil {
-			return fmt.Errorf("column %s: %w", c.name, err)
-		}
-		if err := s.begin(ctx); err != nil {
-			return fmt.Errorf("column %s: %w", c.name, err)
-		}
-	}
-	return nil
-}
-
-// cleanUp removes what a run that was killed has left.
-func cleanUp(ctx context.Context, dir string) error {
-	left, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, entry := range left {
-		if _, err := demo.CleanUp(ctx, filepath.Join(dir, entry.Name())); err != nil {
-			return fmt.Errorf("another benchmark is running, or has left %s: %w", filepath.Join(dir, entry.Name()), err)
-		}
-	}
-	return nil
-}
-
-// begin starts the proxies.
-func (s *site) begin(ctx context.Context) error {
-	if s.ztunnel() {
-		return s.prove(ctx)
-	}
-	return s.ready()
-}
-
-// buildPrograms builds what is measured as it would be released.
-func buildPrograms(ctx context.Context, dir string) (binaries, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return binaries{}, err
-	}
-	built := binaries{self: self, ztunnel: filepath.Join(dir, "ztunnel"), istiod: filepath.Join(dir, "istiod-lite")}
-	for path, from := range map[string]string{built.ztunnel: "ztunnel", built.istiod: "istiod-lite"} {
-		say("building %s", from)
-		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/tulle-mesh/tulle/"+from)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return built, fmt.Errorf("build %s: %w\n%s", from, err, out)
-		}
-	}
-	return built, nil
-}
-
 func (b *bench) down() error {
 	var errs []error
 	for _, s := range b.sites {
 		errs = append(errs, s.down())
 	}
-	errs = append(errs, os.RemoveAll(filepath.Join(b.dir, "bin")))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}
-	os.Remove(b.dir)
+	if err := errors.Join(os.RemoveAll(filepath.Join(b.dir, binDir)), os.Remove(filepath.Join(b.dir, ownerFile))); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	os.Remove(b.dir) // stays if somebody else has something in it
 	return nil
 }
 

@@ -38,7 +38,9 @@ func runQuickly(t *testing.T, o options) (got measured) {
 }
 
 func TestOneRowFromEndToEnd(t *testing.T) {
-	got := runQuickly(t, quick(t, "^requests", "direct", "relay", "tls-relay", "tulle"))
+	o := quick(t, "^requests", "direct", "relay", "tls-relay", "tulle")
+	o.profiles = t.TempDir()
+	got := runQuickly(t, o)
 	if len(got.Rows) != 1 || got.Rows[0].Name != "requests 1 KiB 64" {
 		t.Fatalf("rows: %+v", got.Rows)
 	}
@@ -50,6 +52,11 @@ func TestOneRowFromEndToEnd(t *testing.T) {
 	}
 	if c := got.Rows[0].Metrics[0].Cells["tulle"]; c.Met == nil || c.Ratio == 0 {
 		t.Errorf("no verdict: %+v", c)
+	}
+	for _, name := range []string{"requests-1-KiB-64_tulle_client.pprof", "requests-1-KiB-64_tulle_server.pprof"} {
+		if info, err := os.Stat(filepath.Join(o.profiles, name)); err != nil || info.Size() == 0 {
+			t.Errorf("no profile: %v", err)
+		}
 	}
 }
 
@@ -97,6 +104,34 @@ func TestPlainTextIsNoticed(t *testing.T) {
 func buildSelf() (binaries, error) {
 	self, err := os.Executable()
 	return binaries{self: self}, err
+}
+
+func TestOthersOnTheMachineAreNoticed(t *testing.T) {
+	before := lookAtOthers(nil)
+	for began := time.Now(); lookAtOthers(nil).spent-before.spent < 5*tick; {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("this process used the machine and wasn't seen")
+		}
+	}
+	if share := lookAtOthers(nil).share(before); share <= 0 {
+		t.Errorf("a share of %v", share)
+	}
+}
+
+func TestSecondRunIsRefused(t *testing.T) {
+	o := quick(t, "", "relay")
+	lock, err := own(o.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "another benchmark is running") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(o.dir); err != nil {
+		t.Errorf("the first one's folder: %v", err)
+	}
+	lock.Close()
+	os.RemoveAll(o.dir)
 }
 
 func TestInterruptedRunLeavesNothing(t *testing.T) {

@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"mesh/policy":  {"mesh/state", "mesh/identity"},
 	"mesh/spans":   {"mesh/telemetry"},
 	"mesh/balance": {"mesh/state"},
+	"mesh/demand":  {"mesh/state"},
 
 	"ztunnel/config":   {},
 	"ztunnel/enroll":   {"mesh/socket", "mesh/api/"},

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,10 +15,12 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/admin"
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/file"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/xds"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 	"github.com/tulle-mesh/tulle/ztunnel/worker"
@@ -88,9 +89,6 @@ func announce(log *slog.Logger, cfg config.Config, version string) {
 	for _, r := range cfg.Refused {
 		log.Warn("setting refused", "variable", r.Name, "reason", r.Reason)
 	}
-	if len(cfg.NotEffective) > 0 {
-		log.Warn("settings without effect in this version", "variables", strings.Join(cfg.NotEffective, ","))
-	}
 }
 
 // ztunnel is the running program.
@@ -102,6 +100,7 @@ type ztunnel struct {
 	ready   admin.Readiness
 	pending atomic.Pointer[[]enroll.Pod] // for config_dump only
 	pods    *pods
+	xds     *xds.Client // nil until followState, and with a local file
 }
 
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worker.Worker, log *slog.Logger) *ztunnel {
@@ -110,6 +109,13 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worke
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.tls = tunnelPolicy(cfg.Security, telemetry.NewCRL(reg))
 	z.node = newNames(cfg, z.store, telemetry.NewDNS(reg), log)
+	if cfg.OnDemand && cfg.XDS.Address != "" {
+		z.demand = demand.New(demand.Config{
+			Ask:    func(names ...string) { z.xds.Ask(state.AddressType, names...) },
+			Forget: func(names ...string) { z.xds.Forget(state.AddressType, names...) },
+			Table:  z.store.Load,
+		})
+	}
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))
 	z.ready.Begin(taskState)
 	if cfg.Proxying {
@@ -206,12 +212,12 @@ func (z *ztunnel) followState(ctx context.Context, background *sync.WaitGroup) (
 		conn.Close()
 		return nil, err
 	}
-	client := subscribe(conn, identity, z.shared, telemetry.NewXDS(z.reg))
+	z.xds = subscribe(conn, identity, z.shared, telemetry.NewXDS(z.reg))
 	background.Go(func() {
 		defer conn.Close()
-		_ = client.Run(ctx) // it only ends with ctx
+		_ = z.xds.Run(ctx) // it only ends with ctx
 	})
-	return client.Ready(), nil
+	return z.xds.Ready(), nil
 }
 
 // followLocal is followState from a file or a text.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -41,6 +42,7 @@ type shared struct {
 	tls     mtls.Policy // of all tunnels
 	metrics *telemetry.Metrics
 	workers []*worker.Worker
+	demand  *demand.Cache // nil where the whole mesh is known
 	open    *balance.Open // connections to workloads
 	node    *dns.Node     // resolves names
 	log     *slog.Logger
@@ -89,6 +91,7 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 		p.closeTunnels(context.Background())
 		return nil, err
 	}
+	p.demand.Want(p.key())
 	if p.listeners, err = p.listen(); err == nil && s.cfg.SOCKS && !own {
 		if p.socks, err = p.serveSOCKS(); err != nil {
 			p.listeners.Close()
@@ -144,12 +147,16 @@ func (p *pod) listen() (*capture.Listeners, error) {
 }
 
 func (p *pod) outbound() *outbound.Handler {
-	return outbound.New(outbound.Config{
+	cfg := outbound.Config{
 		Known: p.known, Self: p.selfOrGuess, Table: p.store.Load, Network: p.cfg.Network, Dial: p.dial,
 		Pool:     func(w *worker.Worker) *hbone.Pool { return p.pools[w.Index] },
 		Registry: p.registry, Metrics: p.metrics, Open: p.open,
 		Resolve: p.resolve,
-	})
+	}
+	if p.demand != nil {
+		cfg.Learn = p.learn
+	}
+	return outbound.New(cfg)
 }
 
 func (p *pod) inbound() *inbound.Handler {
@@ -157,11 +164,15 @@ func (p *pod) inbound() *inbound.Handler {
 	if p.cfg.Log.Policies {
 		level = slog.LevelInfo
 	}
-	return inbound.New(inbound.Config{
+	cfg := inbound.Config{
 		Self: p.self, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
 		Loopback: p.cfg.LocalhostAppTunnel, SOCKS: p.cfg.SOCKS,
 		Registry: p.registry, Metrics: p.metrics, Log: p.log.With("scope", "rbac"), Policies: level,
-	})
+	}
+	if p.demand != nil {
+		cfg.Learn = p.learnTarget
+	}
+	return inbound.New(cfg)
 }
 
 // known returns the pod as the control plane describes it, or nil. A pod of that name on another node is another one: an
@@ -181,6 +192,7 @@ func (p *pod) self(ctx context.Context) (*state.Workload, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, selfTimeout)
 	defer cancel()
+	p.demand.Want(p.key())
 	t, err := p.store.Wait(ctx, func(t *state.Table) bool { return p.known(t) != nil })
 	if err != nil {
 		return nil, fmt.Errorf("the control plane has not named pod %s/%s yet: %w", p.info.Namespace, p.info.Name, err)

@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -41,6 +42,9 @@ type Config struct {
 	Self  func(context.Context) (*state.Workload, error)
 	Known func(*state.Table) *state.Workload // Self without waiting: nil if the table hasn't the pod
 	Table func() *state.Table
+	// Learn waits until the table has what is needed to tell whether a tunnel's connection is for the pod; nil where it has
+	// everything.
+	Learn func(ctx context.Context, self *state.Workload, local netip.Addr, asked hbone.Authority) error
 	// Wait returns when a table fulfils the condition, or with an error when ctx ends before.
 	Wait func(ctx context.Context, done func(*state.Table) bool) (*state.Table, error)
 	// Dial connects from inside the pod as worker.Dial does; source is the zero AddrPort, or an address to appear from, with a

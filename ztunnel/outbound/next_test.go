@@ -118,3 +118,36 @@ func TestBusyEndpointsGetLess(t *testing.T) {
 		}
 	}
 }
+
+// What has failed for one call is avoided by others, if they have a choice.
+func TestOtherCallsShunWhatFailed(t *testing.T) {
+	world := tableOf(t, crowd)
+	for _, test := range []struct{ name, to, pair string }{
+		{"an endpoint", "10.1.0.2:80", "ab"},
+		{"a waypoint's instance", "10.1.0.3:80", "vw"},
+		{"a gateway of another network", "10.1.0.4:80", "gh"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			open := new(balance.Open)
+			decide := func() (*Call, Route) {
+				call := callTo(world, "client", test.to)
+				call.Open = open
+				r, err := call.Decide()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return call, r
+			}
+			call, failed := decide()
+			if _, err := call.Next(&failed); err != nil {
+				t.Fatal(err)
+			}
+			other := strings.Trim(test.pair, failed.Workload.UID)
+			for range 50 {
+				if _, r := decide(); r.Workload.UID != other {
+					t.Fatalf("%s was chosen although it has just failed", r.Workload.UID)
+				}
+			}
+		})
+	}
+}

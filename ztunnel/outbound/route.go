@@ -60,6 +60,14 @@ func (r *Route) Count(open *balance.Open, n int) {
 	}
 }
 
+// target returns the port of Workload that takes the connection in the end.
+func (r *Route) target() uint16 {
+	if r.Kind == Direct {
+		return r.port
+	}
+	return r.Addr.Port()
+}
+
 // Resolved completes a route by what a resolver said of its Host, with an address of the family that the client dialled if
 // possible.
 func (r Route) Resolved(addrs []netip.Addr, err error, to capture.OriginalDst) (Route, error) {
