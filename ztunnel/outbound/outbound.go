@@ -43,7 +43,7 @@ var errTooSlow = errors.New("connecting took too long")
 type Config struct {
 	Known func(*state.Table) *state.Workload // the pod as a workload; nil if the table hasn't it
 	// Self waits a little for the control plane to name the pod, and makes do with what the node agent told otherwise.
-	Self    func(context.Context) (*state.Workload, error)
+	Self func(context.Context) (*state.Workload, error)
 	// Learn waits until the table has what is needed to decide about a connection to an address; nil where it has everything.
 	Learn   func(ctx context.Context, from *state.Workload, to netip.Addr) error
 	Table   func() *state.Table
