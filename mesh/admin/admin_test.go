@@ -183,3 +183,27 @@ func TestRequestsAreLimited(t *testing.T) {
 		t.Errorf("64 KiB of headers: %.40q, want 431", answer)
 	}
 }
+
+func TestAPageThatBreaksOffIsNotTakenForWhole(t *testing.T) {
+	broken := false
+	page := admin.Stream("/dump", "", func(w io.Writer) error {
+		_, err := fmt.Fprint(w, strings.Repeat("x", 100_000))
+		if broken {
+			return errors.New("no more")
+		}
+		return err
+	})
+	url := "http://" + start(t, "127.0.0.1:0", admin.Pages("tulle", []admin.Page{page}), io.Discard).Addrs()[0].String() + "/dump"
+	if status, body := ask(t, "GET", url, nil); status != 200 || len(body) != 100_000 {
+		t.Errorf("%d, %d bytes", status, len(body))
+	}
+	broken = true
+	response, err := http.Get(url)
+	if err == nil {
+		_, err = io.ReadAll(response.Body)
+		response.Body.Close()
+	}
+	if err == nil {
+		t.Error("a page that broke off reads as whole")
+	}
+}

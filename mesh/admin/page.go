@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/pprof"
@@ -125,6 +126,17 @@ func JSON(path, title string, value func() any) Page {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(append(text, '\n')) // a reader that is gone needs no answer
+	})}
+}
+
+// Stream returns a page of JSON that is written while it is made. An error cuts the connection, so that nobody takes what there
+// is for everything.
+func Stream(path, title string, write func(io.Writer) error) Page {
+	return Page{path, title, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := write(w); err != nil {
+			panic(http.ErrAbortHandler)
+		}
 	})}
 }
 

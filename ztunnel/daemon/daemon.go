@@ -106,6 +106,7 @@ type ztunnel struct {
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worker.Worker, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
 	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, workers: workers, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
+	z.store.Prefer(cfg.DNS.Preferred)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.tls = tunnelPolicy(cfg.Security, telemetry.NewCRL(reg))
 	z.node = newNames(cfg, z.store, telemetry.NewDNS(reg), log)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 )
 
 // certificate returns the one that a node proves the identity by, from its dump.
@@ -115,6 +116,45 @@ func TestBrokenRevocationListsPreventTheStart(t *testing.T) {
 	}
 }
 
+// The list is checked together with the chain: a client of another trust domain still has to lead to the roots.
+func TestClientsOfListedTrustDomains(t *testing.T) {
+	m := newMesh(t)
+	m.env = []string{"TRUST_DOMAINS=east.example,west.example"}
+	m.up(m.server)
+	m.server.serve(t, 8080)
+	for _, test := range []struct {
+		domain  string
+		trusted bool
+		want    int // 0: no tunnel
+	}{
+		{"cluster.local", true, 200}, {"west.example", true, 200}, {"north.example", true, 0}, {"west.example", false, 0},
+	} {
+		id, err := identity.New(test.domain, "demo", "outside")
+		if err != nil {
+			t.Fatal(err)
+		}
+		credential := m.ca.Credential(id)
+		if !test.trusted {
+			credential = testca.New(t, test.domain).Credential(id)
+			credential.Roots = m.ca.Credential(id).Roots // the server is not in doubt
+		}
+		if status, err := m.ask(m.asker(m.outside.Netns, credential), m.server, "10.91.0.2:8080"); status != test.want {
+			t.Errorf("%s, of our authority: %v: answered %d, %v; want %d", test.domain, test.trusted, status, err, test.want)
+		}
+	}
+	m.server.node.waitLog("connection complete", `src.identity="spiffe://west.example/ns/demo/sa/outside"`)
+	m.server.node.waitLog("connection failed", "north.example", "east.example, west.example")
+}
+
+func TestNodesWithPostQuantumPolicyTalk(t *testing.T) {
+	m := newMesh(t)
+	m.env = []string{"COMPLIANCE_POLICY=pqc"}
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	mustCall(t, m.client, netip.AddrPortFrom(m.server.v4, 8080)).Close()
+	m.server.node.waitLog("connection complete", `src.identity="spiffe://cluster.local/ns/demo/sa/client"`)
+}
+
 // A new root comes with the control plane's own file long before certificates are renewed.
 func TestNewRootsAreTakenAtOnce(t *testing.T) {
 	t.Parallel() // it waits for seconds
@@ -125,13 +165,24 @@ func TestNewRootsAreTakenAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	replaceFile(t, m.istiod.RootFile(), string(text)) // the same again
 	m.ca.Rotate()
 	replaceFile(t, m.istiod.RootFile(), string(text)+m.ca.RootsPEM())
-	m.server.node.waitLog("the control plane's roots have changed")
+	const changed = "the control plane's roots have changed"
+	m.server.node.waitLog(changed)
 	deadline := time.Now().Add(2 * patience)
 	for tick := time.NewTicker(10 * time.Millisecond); len(m.istiod.Signed()) == before; <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("the certificate isn't fetched anew")
 		}
+	}
+	replaceFile(t, m.istiod.RootFile(), string(text)+m.ca.RootsPEM())
+	if err := os.Remove(m.istiod.RootFile()); err != nil {
+		t.Fatal(err)
+	}
+	replaceFile(t, m.istiod.RootFile(), string(text))
+	m.server.node.eventually("see the second change", func() bool { return strings.Count(m.server.node.log.String(), changed) >= 2 })
+	if n := strings.Count(m.server.node.log.String(), changed); n != 2 {
+		t.Errorf("%d changes are seen, want 2: files of the same content are none", n)
 	}
 }
