@@ -125,4 +125,8 @@ func TestIdentityOfAPeerIsNeverMissing(t *testing.T) {
 	if r, err := direct(w, &state.Service{SANs: []identity.Workload{id}}, netip.MustParseAddrPort("10.0.0.1:80")); err != nil || len(r.Expected) != 1 {
 		t.Errorf("the service's names are %v, %v", r.Expected, err)
 	}
+	w.Identity = id
+	if r, err := direct(w, &state.Service{SANs: []identity.Workload{id}}, netip.MustParseAddrPort("10.0.0.1:80")); err != nil || len(r.Expected) != 1 {
+		t.Errorf("the workload's own name among the service's is expected twice: %v, %v", r.Expected, err)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
@@ -127,13 +128,14 @@ func (r Route) checked() (Route, error) {
 	return r, nil
 }
 
-// expected are the identities that a workload may prove when it is reached through the service, if any.
+// expected are the identities that a workload may prove when it is reached through the service, if any; each once, since
+// those who expect the same share a tunnel.
 func expected(w *state.Workload, svc *state.Service) []identity.Workload {
 	var also []identity.Workload
 	if svc != nil {
 		also = svc.SANs
 	}
-	if w.Identity.IsZero() {
+	if w.Identity.IsZero() || slices.Contains(also, w.Identity) {
 		return also
 	}
 	return append(append(make([]identity.Workload, 0, 1+len(also)), w.Identity), also...)
