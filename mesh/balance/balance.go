@@ -96,6 +96,9 @@ func (c *Client) fromTier(t *tier, wary bool) *candidate {
 	for tries := 0; b == a && tries < draws && len(t.list) > 1; tries++ {
 		b = c.draw(t, wary)
 	}
+	if b == nil { // a has just failed for somebody else
+		b = a
+	}
 	busyA := uint64(c.Open.Count(a.workload)) * uint64(b.workload.Capacity)
 	busyB := uint64(c.Open.Count(b.workload)) * uint64(a.workload.Capacity)
 	if busyB < busyA {

@@ -1,12 +1,15 @@
 package outbound
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
+	"github.com/tulle-mesh/tulle/mesh/state"
 )
 
 // crowd has several endpoints of everything.
@@ -149,5 +152,58 @@ func TestOtherCallsShunWhatFailed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Decisions are made on many threads while the mesh changes under them.
+func TestDecideWhileTheMeshChanges(t *testing.T) {
+	update, err := state.Read([]byte(crowd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, open := state.NewStore(), new(balance.Open)
+	if err := store.Apply(update); err != nil {
+		t.Fatal(err)
+	}
+	var deciding, changing sync.WaitGroup
+	stop := make(chan struct{})
+	changing.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := store.Apply(state.Update{Addresses: update.Addresses[i%len(update.Addresses):][:1]}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 4 {
+		deciding.Go(func() {
+			for range 200 {
+				call := callTo(store.Load(), "client", "10.1.0.1:80")
+				call.Open = open
+				r, err := call.Decide()
+				for ; err == nil; r, err = call.Next(&r) {
+					r.Count(open, 1)
+					r.Count(open, -1)
+					call.Table = store.Load()
+				}
+				if !errors.Is(err, errAlternative) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	deciding.Wait()
+	close(stop)
+	changing.Wait()
+	for _, w := range store.Load().Workloads() {
+		if n := open.Count(w); n != 0 {
+			t.Errorf("%d connections to %s are left", n, w.UID)
+		}
 	}
 }
