@@ -77,7 +77,7 @@ services:
 	if err != nil {
 		t.Fatal(err)
 	}
-	z := newZtunnel(drain.New(time.Second), cfg, testca.New(t, "cluster.local"), slog.New(slog.DiscardHandler))
+	z := newZtunnel(drain.New(time.Second), cfg, testca.New(t, "cluster.local"), nil, slog.New(slog.DiscardHandler))
 	ready, err := z.followState(t.Context(), &sync.WaitGroup{})
 	if err != nil {
 		t.Fatal(err)
