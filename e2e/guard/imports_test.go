@@ -11,7 +11,7 @@ import (
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
 	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/loop": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
-	"mesh/token":        {},
+	"mesh/token": {}, "mesh/scrape": {}, "mesh/file": {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
 	// mesh, level 2.
 	"mesh/relay":     {"mesh/loop"},
@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"ztunnel/describe": {"mesh/hbone", "mesh/state", "mesh/telemetry"},
 	"ztunnel/outbound": {"ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/inbound":  {"ztunnel/capture", "ztunnel/describe", "mesh/"},
+	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},
 	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
 
 	"istiod-lite/config":    {},
@@ -64,11 +65,12 @@ var only = map[string][]string{
 	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cli/demo", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":  {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":           {"cli/"},
-	"github.com/prometheus/":           {"mesh/telemetry", "ztunnel/daemon", "istiod-lite/"},
+	"github.com/prometheus/":           {"mesh/telemetry", "mesh/scrape", "ztunnel/daemon", "istiod-lite/"},
 	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
 	"golang.org/x/crypto/":             {"mesh/record"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
-	"github.com/fsnotify/fsnotify":     {"mesh/folder"},
+	"github.com/fsnotify/fsnotify":     {"mesh/folder", "mesh/file"},
+	"github.com/miekg/dns":             {"ztunnel/dns"},
 	"testing":                          {"mesh/meshtest/"},
 	"github.com/vishvananda/netns":     {},
 	"istio.io/istio":                   {},

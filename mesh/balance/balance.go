@@ -87,8 +87,8 @@ func (c *Client) fromTier(t *tier) *candidate {
 	if a == nil || c.Open == nil || len(t.list) == 1 {
 		return a
 	}
-	b := c.draw(t)
-	if b == a {
+	b := a
+	for tries := 0; b == a && tries < draws; tries++ {
 		b = c.draw(t)
 	}
 	busyA := uint64(c.Open.Count(a.workload)) * uint64(b.workload.Capacity)

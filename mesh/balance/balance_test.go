@@ -298,7 +298,7 @@ func TestPickDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkPick(b *testing.B) {
-	for _, n := range []int{10, 10_000} {
+	for _, n := range []int{10, 1000, 10_000} {
 		for name, service := range map[string]*workload.Address{"any": web(), "zone": web(mode(failover, byRegion, byZone)), "absent-node": web(mode(failover, byNode))} {
 			list := []*workload.Address{service}
 			for i := range n {

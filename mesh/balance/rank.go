@@ -1,7 +1,6 @@
 package balance
 
 import (
-	"cmp"
 	"math/rand/v2"
 	"slices"
 
@@ -74,20 +73,17 @@ func rankingsIn(kept any) rankings {
 }
 
 func newRanking(list []state.Endpoint, p purpose) *ranking {
-	ranks := map[int][]candidate{}
+	byRank := make([][]candidate, 2*len(p.svc.LoadBalancing.Preferences)+1) // the network may count for all together
 	for i := range list {
 		if c, rank, ok := p.rank(&list[i]); ok {
-			ranks[rank] = append(ranks[rank], c)
+			byRank[rank] = append(byRank[rank], c)
 		}
 	}
 	r := &ranking{purpose: p}
-	order := make([]int, 0, len(ranks))
-	for rank := range ranks {
-		order = append(order, rank)
-	}
-	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(b, a) })
-	for _, rank := range order {
-		r.tiers = append(r.tiers, newTier(ranks[rank]))
+	for _, alike := range slices.Backward(byRank) {
+		if len(alike) > 0 {
+			r.tiers = append(r.tiers, newTier(alike))
+		}
 	}
 	return r
 }

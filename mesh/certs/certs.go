@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,8 @@ import (
 const (
 	// maxFetches is how many requests to the certificate authority run at a time.
 	maxFetches = 8
+	// renewWithin is how long Renew spreads its requests over: all nodes hear of new roots at about the same time.
+	renewWithin = 10 * time.Second
 	// fetchTimeout is how long the authority has to answer one of them.
 	fetchTimeout = 10 * time.Second
 )
@@ -134,6 +137,25 @@ func (m *Manager) Set(ids []identity.Workload) {
 			m.forgetLocked(e)
 		}
 	}
+}
+
+// Renew has every certificate fetched anew within 10 seconds, as a renewal like any other: the roots that come with them have
+// changed.
+func (m *Manager) Renew() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.entries {
+		switch e.queue {
+		case &m.waiting:
+			if due := wallClock().Add(rand.N(renewWithin)); due.Before(e.due) {
+				e.due = due
+				m.waiting.fix(e)
+			}
+		case nil:
+			e.again = true
+		}
+	}
+	m.signal()
 }
 
 // Status tells about one identity.

@@ -31,6 +31,7 @@ type entry struct {
 	due      time.Time          // when the next try is to begin, in the queue waiting
 	delay    time.Duration      // of the last retry, without jitter; 0 after a success
 	cancel   context.CancelFunc // of the try in flight
+	again    bool               // the answer in flight may be of the time before Renew
 	getters  int                // calls of Get
 	unwanted bool               // Set doesn't name it, it goes when getters is 0
 

@@ -3,6 +3,7 @@ package certs
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -83,9 +84,13 @@ func (m *Manager) fetch(ctx context.Context, e *entry) {
 		return
 	}
 	e.priority = background
+	defer func() { e.again = false }()
 	if err == nil {
 		e.credential, e.err, e.delay = credential, nil, 0
 		e.due = now.Add(renewalDelay(credential.NotAfter().Sub(now)))
+		if e.again {
+			e.due = now.Add(min(rand.N(renewWithin), e.due.Sub(now)))
+		}
 		m.log.Debug("certificate fetched", "identity", e.id.String(), "not_after", credential.NotAfter())
 	} else {
 		e.err = err

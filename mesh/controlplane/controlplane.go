@@ -31,6 +31,8 @@ type Config struct {
 	RootCA string
 	// ServerName is the name in the server's certificate if that isn't the host of Address.
 	ServerName string
+	// PostQuantum allows only the key exchange X25519MLKEM768.
+	PostQuantum bool
 	// Token proves who we are: the path of a file, read anew for each call, or the token itself. Empty sends none.
 	Token string
 	// ClusterID is sent with each call unless empty.
@@ -59,7 +61,7 @@ func Dial(config Config, log *slog.Logger) (*grpc.ClientConn, error) {
 		log.Warn("can't call the control plane yet", "address", config.Address, "err", err)
 	}
 	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(transport{roots: roots, serverName: config.ServerName}),
+		grpc.WithTransportCredentials(transport{roots: roots, serverName: config.ServerName, postQuantum: config.PostQuantum}),
 		grpc.WithPerRPCCredentials(calls),
 		grpc.WithUnaryInterceptor(refusal{config.Token}.unary),
 		grpc.WithStreamInterceptor(refusal{config.Token}.stream),

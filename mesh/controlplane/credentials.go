@@ -24,6 +24,9 @@ const system = "SYSTEM"
 // roots are the certificates that the server's must lead to.
 type roots struct{ path, pem string } // neither: the machine's
 
+// RootFile returns the path of the file that a Config.RootCA names, or "" where it isn't one.
+func RootFile(rootCA string) string { return newRoots(rootCA).path }
+
 func newRoots(config string) roots {
 	switch {
 	case config == system:
@@ -59,8 +62,9 @@ func (r roots) load() (*x509.CertPool, error) {
 
 // transport makes TLS connections, each with the roots of its time.
 type transport struct {
-	roots      roots
-	serverName string // "": the host of the address
+	roots       roots
+	serverName  string // "": the host of the address
+	postQuantum bool
 }
 
 // ClientHandshake is called by gRPC for each connection.
@@ -89,7 +93,11 @@ func (r roots) describe() string {
 }
 
 func (t transport) tls(pool *x509.CertPool) credentials.TransportCredentials {
-	return credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: t.serverName, MinVersion: tls.VersionTLS13})
+	config := &tls.Config{RootCAs: pool, ServerName: t.serverName, MinVersion: tls.VersionTLS13}
+	if t.postQuantum {
+		config.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768}
+	}
+	return credentials.NewTLS(config)
 }
 
 // ServerHandshake is never called: there are only clients here.

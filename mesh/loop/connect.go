@@ -15,20 +15,16 @@ type Connecting struct {
 	done  func(error)
 }
 
-// errConnectTimeout is a timeout also for those who ask errors.As for a net.Error.
-type errConnectTimeout struct{ after time.Duration }
+// ConnectTimeout says that nothing answered.
+type ConnectTimeout struct{ After time.Duration }
 
-func (e errConnectTimeout) Error() string {
-	return fmt.Sprintf("connect: no answer within %s", e.after)
-}
-func (e errConnectTimeout) Timeout() bool   { return true }
-func (e errConnectTimeout) Temporary() bool { return true }
+func (e *ConnectTimeout) Error() string { return fmt.Sprintf("connect: no answer within %s", e.After) }
 
 // AwaitConnect calls done when the non-blocking connect that was begun on fd has succeeded, or with the reason why not; never
 // before AwaitConnect has returned. The descriptor isn't watched any more then, and stays the caller's.
 func (l *Loop) AwaitConnect(fd int, timeout time.Duration, done func(error)) *Connecting {
 	c := &Connecting{loop: l, fd: fd, done: done}
-	c.timer.Run = func() { c.end(errConnectTimeout{timeout}) }
+	c.timer.Run = func() { c.end(&ConnectTimeout{timeout}) }
 	l.After(&c.timer, timeout)
 	if err := l.Watch(fd, c); err != nil {
 		_ = l.Post(func() { c.end(err) })

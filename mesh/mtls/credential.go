@@ -30,6 +30,7 @@ type Credential struct {
 	ChainPEM []string
 	RootsPEM string
 
+	roots               []*x509.Certificate // what Roots holds
 	notBefore, notAfter time.Time
 }
 
@@ -66,6 +67,7 @@ func NewCredential(key crypto.Signer, chainPEM []string) (*Credential, error) {
 		Identity:    id,
 		Certificate: tls.Certificate{PrivateKey: key, Leaf: leaf},
 		Roots:       x509.NewCertPool(),
+		roots:       roots,
 	}
 	for _, cert := range chain {
 		c.Certificate.Certificate = append(c.Certificate.Certificate, cert.Raw)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
 )
@@ -15,34 +16,57 @@ import (
 // protocol is the only application protocol of a tunnel.
 const protocol = "h2"
 
+// Policy is what a mesh asks of its tunnels beyond what each credential says. The zero Policy asks nothing more. It is fixed
+// when a program begins.
+type Policy struct {
+	// TrustDomains are accepted of clients beside the credential's own. A server has to have one of the expected identities,
+	// which name their trust domains themselves.
+	TrustDomains []string
+	// PostQuantum allows only the key exchange that quantum computers aren't known to break: X25519MLKEM768. Without it that
+	// is preferred, and X25519 and the NIST curves are allowed for peers that don't know it.
+	PostQuantum bool
+	// Revocations says which certificates their authorities took back; nil says none.
+	Revocations *Revocations
+	// OnRevoked, if not nil, is called for each handshake that Revocations refuses, from any goroutine.
+	OnRevoked func(*RevokedError)
+}
+
+// ServerConfig is the zero Policy's.
+func ServerConfig(c *Credential) *tls.Config { return Policy{}.ServerConfig(c) }
+
+// ClientConfig is the zero Policy's.
+func ClientConfig(c *Credential, expected []identity.Workload) *tls.Config {
+	return Policy{}.ClientConfig(c, expected)
+}
+
 // ServerConfig makes the accepting side's configuration. A peer has to show a certificate that leads to c.Roots and whose
-// identity is of c's own trust domain. The result depends on c alone, costs no cryptography to make, and may serve any
-// number of connections until c is replaced.
-func ServerConfig(c *Credential) *tls.Config {
-	config := baseConfig(c)
+// identity is of c's own trust domain or another accepted one. The result depends on c and the policy alone, costs no
+// cryptography to make or to clone, and may serve any number of connections until c is replaced.
+func (p Policy) ServerConfig(c *Credential) *tls.Config {
+	config := p.baseConfig(c)
 	// No list of accepted authorities is sent and verifyPeer does the whole verification, so that a peer with a foreign
 	// certificate is told so, rather than that it had none.
 	config.ClientAuth = tls.RequireAnyClientCert
 	config.SessionTicketsDisabled = true
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		leaf, err := verifyPeer(c, state, x509.ExtKeyUsageClientAuth)
+		leaf, err := p.verifyPeer(c, state, x509.ExtKeyUsageClientAuth)
 		if err != nil {
 			return err
 		}
-		return verifyTrustDomain(c, leaf)
+		return p.verifyTrustDomain(c, leaf)
 	}
 	return config
 }
 
 // ClientConfig makes the dialling side's configuration. The peer has to show a certificate that leads to c.Roots and has
 // one of the expected identities among its URI names. Nobody satisfies an empty list. Host names play no part.
-func ClientConfig(c *Credential, expected []identity.Workload) *tls.Config {
+func (p Policy) ClientConfig(c *Credential, expected []identity.Workload) *tls.Config {
 	expected = slices.Clone(expected)
-	config := baseConfig(c)
+	config := p.baseConfig(c)
 	// Only turns off the comparison with a host name, of which there is none: verifyPeer verifies the chain.
 	config.InsecureSkipVerify = true
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		leaf, err := verifyPeer(c, state, x509.ExtKeyUsageServerAuth)
+		leaf, err := p.verifyPeer(c, state, x509.ExtKeyUsageServerAuth)
 		if err != nil {
 			return err
 		}
@@ -51,8 +75,8 @@ func ClientConfig(c *Credential, expected []identity.Workload) *tls.Config {
 	return config
 }
 
-func baseConfig(c *Credential) *tls.Config {
-	return &tls.Config{
+func (p Policy) baseConfig(c *Credential) *tls.Config {
+	config := &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		MaxVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{c.Certificate},
@@ -60,6 +84,10 @@ func baseConfig(c *Credential) *tls.Config {
 		// A tunnel's writer batches by itself; small records would only cost more of them.
 		DynamicRecordSizingDisabled: true,
 	}
+	if p.PostQuantum {
+		config.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768}
+	}
+	return config
 }
 
 // PeerIdentity returns the first SPIFFE identity of the peer's certificate. The connection must come from ServerConfig or
@@ -75,7 +103,7 @@ func PeerIdentity(state tls.ConnectionState) (identity.Workload, error) {
 }
 
 // verifyPeer checks all that both sides ask of a peer and returns its leaf certificate.
-func verifyPeer(c *Credential, state tls.ConnectionState, usage x509.ExtKeyUsage) (*x509.Certificate, error) {
+func (p Policy) verifyPeer(c *Credential, state tls.ConnectionState, usage x509.ExtKeyUsage) (*x509.Certificate, error) {
 	// A peer that names no protocol at all gets past crypto/tls's own negotiation.
 	if state.NegotiatedProtocol != protocol {
 		return nil, fmt.Errorf("peer speaks application protocol %q, want %q", state.NegotiatedProtocol, protocol)
@@ -100,18 +128,29 @@ func verifyPeer(c *Credential, state tls.ConnectionState, usage x509.ExtKeyUsage
 	if leaf.IsCA {
 		return nil, fmt.Errorf("certificate of %s is a signing certificate, not a workload's", describe(leaf))
 	}
+	if revoked := p.Revocations.Check(state.PeerCertificates, c); revoked != nil {
+		revoked.Client = usage == x509.ExtKeyUsageClientAuth
+		if p.OnRevoked != nil {
+			p.OnRevoked(revoked)
+		}
+		return nil, revoked
+	}
 	return leaf, nil
 }
 
-func verifyTrustDomain(c *Credential, leaf *x509.Certificate) error {
+func (p Policy) verifyTrustDomain(c *Credential, leaf *x509.Certificate) error {
 	peer, err := identity.FromCertificate(leaf)
 	if err != nil {
 		return fmt.Errorf("certificate of %s: %w", describe(leaf), err)
 	}
-	if peer.TrustDomain() != c.Identity.TrustDomain() {
-		return fmt.Errorf("peer %s is not of trust domain %q", peer, c.Identity.TrustDomain())
+	own := c.Identity.TrustDomain()
+	switch {
+	case peer.TrustDomain() == own, slices.Contains(p.TrustDomains, peer.TrustDomain()):
+		return nil
+	case len(p.TrustDomains) == 0:
+		return fmt.Errorf("peer %s is not of trust domain %q", peer, own)
 	}
-	return nil
+	return fmt.Errorf("peer %s is neither of trust domain %q nor of those accepted beside it: %s", peer, own, strings.Join(p.TrustDomains, ", "))
 }
 
 func verifyExpected(leaf *x509.Certificate, expected []identity.Workload) error {

@@ -44,11 +44,13 @@ func Start(config *tls.Config, role Role, notify func()) *Handshake {
 func (h *Handshake) run(ctx context.Context, config *tls.Config, role Role) {
 	result, err := h.shake(ctx, config, role)
 	rest := h.wire.end()
+	if aborted := context.Cause(ctx); aborted != nil {
+		err = aborted
+	}
 	if err == nil {
 		result.Rest = rest
-	}
-	if aborted := context.Cause(ctx); aborted != nil {
-		result, err = nil, aborted
+	} else {
+		result = nil
 	}
 	h.cancel(nil)
 	h.mu.Lock()

@@ -2,9 +2,13 @@ package record
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -24,6 +28,8 @@ type driven struct {
 	writer *Writer
 	in     []byte // read from conn and not yet opened
 	plain  []byte // opened and not yet returned
+
+	updates int // how often the peer asked for new keys
 }
 
 // drive makes the handshake over conn.
@@ -52,7 +58,7 @@ func drive(conn net.Conn, config *tls.Config, role Role) (*driven, error) {
 	}
 	_ = conn.SetReadDeadline(time.Unix(1, 0))
 	rest := <-pumped
-	_ = conn.SetReadDeadline(time.Time{})
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
 	result, err := h.Result()
 	if err != nil || failed != nil {
 		return nil, errors.Join(err, failed)
@@ -92,6 +98,9 @@ func (d *driven) Read(p []byte) (int, error) {
 		if n == 0 {
 			buffer := make([]byte, MaxRecord)
 			n, err := d.conn.Read(buffer)
+			if err == io.EOF {
+				return 0, io.ErrUnexpectedEOF // without close_notify
+			}
 			if err != nil {
 				return 0, err
 			}
@@ -103,6 +112,7 @@ func (d *driven) Read(p []byte) (int, error) {
 		}
 		d.in = d.in[n:]
 		if d.reader.UpdateRequested() {
+			d.updates++
 			answer, err := d.writer.AppendKeyUpdate(nil, false)
 			if err != nil {
 				return 0, err
@@ -162,8 +172,43 @@ func sockets(tb testing.TB) (a, b net.Conn) {
 	if b, err = listener.Accept(); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { a.Close(); b.Close() })
+	for _, conn := range []net.Conn{a, b} {
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		tb.Cleanup(func() { conn.Close() })
+	}
 	return a, b
+}
+
+// both makes a connection of which both ends are ours.
+func both(tb testing.TB, client, server *tls.Config) (a, b *driven, err error) {
+	tb.Helper()
+	dialled, accepted := sockets(tb)
+	failed := make(chan error)
+	go func() {
+		var err error
+		b, err = drive(accepted, server, Server)
+		failed <- err
+	}()
+	a, err = drive(dialled, client, Client)
+	return a, b, errors.Join(err, <-failed)
+}
+
+// writeCredential writes a configuration's certificate and key to a file, as other programs want them.
+func writeCredential(tb testing.TB, config *tls.Config) string {
+	tb.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(config.Certificates[0].PrivateKey)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+	for _, der := range config.Certificates[0].Certificate {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	name := filepath.Join(tb.TempDir(), "credential.pem")
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return name
 }
 
 // establish joins our end in role to crypto/tls's in the other.

@@ -30,10 +30,10 @@ func NewReader(s State, peer Role) (*Reader, error) {
 	return &Reader{keys: k, peer: peer}, nil
 }
 
-// State tells how to go on after the last record opened. It's false while a handshake message has come in part only, and after
-// an error.
+// State tells how to go on after the last record opened. It's false while a handshake message has come in part only, while
+// UpdateRequested has something to tell, and after an error.
 func (r *Reader) State() (State, bool) {
-	if r.err != nil || r.message.begun() {
+	if r.err != nil || r.request || r.message.begun() {
 		return State{}, false
 	}
 	return r.keys.state(), true

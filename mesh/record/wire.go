@@ -67,7 +67,7 @@ func (w *wire) end() []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	rest := w.in
+	rest := append([]byte(nil), w.in...) // w.in is the end of something longer
 	w.in = nil
 	return rest
 }

@@ -31,8 +31,8 @@ type Service struct {
 // Key returns the namespace and hostname, by which the service is named.
 func (s *Service) Key() Name { return Name{s.Namespace, s.Hostname} }
 
-// visibleFrom tells whether clients in the namespace may see the service.
-func (s *Service) visibleFrom(namespace string) bool {
+// VisibleFrom tells whether clients in the namespace may see the service.
+func (s *Service) VisibleFrom(namespace string) bool {
 	return s.Visibility == Public || s.Namespace == namespace
 }
 

@@ -107,7 +107,7 @@ func nearest(services []*Service, clientNamespace string) (best *Service) {
 	for _, s := range services {
 		r := 0
 		switch {
-		case !s.visibleFrom(clientNamespace):
+		case !s.VisibleFrom(clientNamespace):
 			continue
 		case s.Namespace == clientNamespace:
 			r = 2

@@ -1,69 +1,107 @@
 package telemetry
 
 import (
-	"context"
+	"io"
 	"log/slog"
+	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 )
 
-// The lines of the access log. Attributes have a fixed order; what isn't known is left out.
+// accessScope is the scope of the access log's lines.
+const accessScope = "access"
 
-func (c *Conn) logOpened() {
-	c.log(slog.LevelDebug, "connection opened", nil)
+// AccessLog writes a line for each connection that ends. Attributes have a fixed order; what isn't known is left out. The
+// nil AccessLog writes nothing.
+type AccessLog struct {
+	w      io.Writer
+	json   bool
+	levels *Levels
+	pool   sync.Pool // of *fields
 }
 
-func (c *Conn) logClosed(err error) {
-	c.mu.Lock()
-	sent, received := c.sent, c.received
-	c.mu.Unlock()
-	level := slog.LevelInfo
-	attrs := []slog.Attr{
-		slog.Uint64("bytes_sent", sent),
-		slog.Uint64("bytes_recv", received),
-		slog.String("duration", strconv.FormatInt(time.Since(c.start).Milliseconds(), 10)+"ms"),
+// NewAccessLog makes an access log in the form of NewLogger's lines, with the scope "access". Each line is one Write of w,
+// which must take calls from several goroutines and must not block: a Writer does that.
+func NewAccessLog(w io.Writer, format string, levels *Levels) *AccessLog {
+	return &AccessLog{w: w, json: format == "json", levels: levels, pool: sync.Pool{New: func() any { return new(fields) }}}
+}
+
+func (a *AccessLog) opened(c *Conn) {
+	if a.enabled(slog.LevelDebug) {
+		l := a.begin(slog.LevelDebug, "connection opened", c.start)
+		l.connection(c)
+		a.write(l)
 	}
+}
+
+func (a *AccessLog) complete(c *Conn, now time.Time, err error) {
+	level := slog.LevelInfo
 	if err != nil {
 		level = slog.LevelError
-		attrs = append(attrs, slog.String("error", err.Error()))
 	}
-	c.log(level, "connection complete", attrs)
-}
-
-func (c *Conn) logRefused(err error) {
-	var attrs []slog.Attr
-	if err != nil {
-		attrs = []slog.Attr{slog.String("error", err.Error())}
-	}
-	c.log(slog.LevelWarn, "connection failed", attrs)
-}
-
-func (c *Conn) log(level slog.Level, message string, last []slog.Attr) {
-	ctx := context.Background()
-	log := c.metrics.access
-	if !log.Enabled(ctx, level) {
+	if !a.enabled(level) {
 		return
 	}
-	info := &c.info
-	attrs := make([]slog.Attr, 0, 16)
-	if info.Src.IsValid() {
-		attrs = append(attrs, slog.Any("src.addr", info.Src))
+	l := a.begin(level, "connection complete", now)
+	l.connection(c)
+	sent, received := c.totals()
+	l.number("bytes_sent", sent)
+	l.number("bytes_recv", received)
+	l.milliseconds("duration", now.Sub(c.start))
+	l.failure(err)
+	a.write(l)
+}
+
+func (a *AccessLog) refused(c *Conn, err error) {
+	if a.enabled(slog.LevelWarn) {
+		l := a.begin(slog.LevelWarn, "connection failed", c.start)
+		l.connection(c)
+		l.failure(err)
+		a.write(l)
 	}
-	attrs = appendPeer(attrs, sourceKeys, info.Source, info.MTLS)
-	if info.Dst.IsValid() {
-		attrs = append(attrs, slog.Any("dst.addr", info.Dst))
+}
+
+func (a *AccessLog) enabled(level slog.Level) bool {
+	return a != nil && level >= a.levels.of(accessScope)
+}
+
+func (a *AccessLog) begin(level slog.Level, message string, now time.Time) *fields {
+	f := a.pool.Get().(*fields)
+	f.json = a.json
+	f.line = appendHead(f.line[:0], a.json, head{now, level, accessScope, message})
+	f.head = len(f.line)
+	return f
+}
+
+func (a *AccessLog) write(f *fields) {
+	f.line = finishLine(f.line, f.head, f.json)
+	_, _ = a.w.Write(f.line) // a Writer never fails
+	if cap(f.line) <= maxKeptLine {
+		a.pool.Put(f)
 	}
-	if info.HBONEDst != "" {
-		attrs = append(attrs, slog.Any("dst.hbone_addr", address(info.HBONEDst)))
-	}
-	attrs = appendText(attrs, "dst.service", info.Service)
-	attrs = appendPeer(attrs, destinationKeys, info.Destination, info.MTLS)
+}
+
+// fields is a line that is being written.
+type fields struct {
+	line []byte
+	head int // where the first attribute begins
+	json bool
+}
+
+func (f *fields) connection(c *Conn) {
+	l := &c.series.labels
+	f.address("src.addr", c.src)
+	f.peer(&sourceKeys, &l.source, c.sourcePod)
+	f.address("dst.addr", c.dst)
+	f.authority("dst.hbone_addr", c.hboneDst)
+	f.text("dst.service", l.service)
+	f.peer(&destinationKeys, &l.destination, c.destinationPod)
 	direction := "inbound"
-	if info.Reporter == Source {
+	if l.reporter == Source {
 		direction = "outbound"
 	}
-	attrs = append(attrs, slog.String("direction", direction))
-	log.LogAttrs(ctx, level, message, append(attrs, last...)...)
+	f.text("direction", direction)
 }
 
 // peerKeys are the attribute names of one end.
@@ -74,22 +112,77 @@ var (
 	destinationKeys = peerKeys{"dst.workload", "dst.namespace", "dst.identity", "dst.cluster"}
 )
 
-func appendPeer(attrs []slog.Attr, keys peerKeys, p Peer, mtls bool) []slog.Attr {
-	name := p.Pod
-	if name == "" {
-		name = p.CanonicalName
+func (f *fields) peer(keys *peerKeys, p *Peer, pod string) {
+	if pod == "" {
+		pod = p.CanonicalName
 	}
-	attrs = appendText(attrs, keys.workload, name)
-	attrs = appendText(attrs, keys.namespace, p.Namespace)
-	if mtls {
-		attrs = appendText(attrs, keys.identity, p.Identity.String())
-	}
-	return appendText(attrs, keys.cluster, p.Cluster)
+	f.text(keys.workload, bounded(pod))
+	f.text(keys.namespace, p.Namespace)
+	f.text(keys.identity, p.Identity.String()) // there is none without mutual TLS
+	f.text(keys.cluster, p.Cluster)
 }
 
-func appendText(attrs []slog.Attr, key, value string) []slog.Attr {
-	if value == "" {
-		return attrs
+func (f *fields) text(key, value string) {
+	if value != "" {
+		f.key(key)
+		f.line = appendQuoted(f.line, value)
 	}
-	return append(attrs, slog.String(key, bounded(value)))
+}
+
+func (f *fields) address(key string, value netip.AddrPort) {
+	if value.IsValid() {
+		f.key(key)
+		f.quote()
+		f.line = value.AppendTo(f.line)
+		f.quote()
+	}
+}
+
+func (f *fields) authority(key, value string) {
+	if value != "" {
+		f.key(key)
+		if f.json || !plainAddress(value) {
+			f.line = appendQuoted(f.line, value)
+		} else {
+			f.line = append(f.line, value...)
+		}
+	}
+}
+
+func (f *fields) number(key string, value uint64) {
+	f.key(key)
+	f.line = strconv.AppendUint(f.line, value, 10)
+}
+
+func (f *fields) milliseconds(key string, d time.Duration) {
+	f.key(key)
+	f.line = append(f.line, '"')
+	f.line = strconv.AppendUint(f.line, uint64(max(d.Milliseconds(), 0)), 10)
+	f.line = append(f.line, `ms"`...)
+}
+
+func (f *fields) failure(err error) {
+	if err != nil {
+		f.key("error")
+		f.line = appendQuoted(f.line, err.Error())
+	}
+}
+
+// key begins an attribute. The keys are ours and need no escapes.
+func (f *fields) key(key string) {
+	if f.json {
+		f.line = append(f.line, ',', '"')
+		f.line = append(f.line, key...)
+		f.line = append(f.line, '"', ':')
+		return
+	}
+	f.line = append(f.line, ' ')
+	f.line = append(f.line, key...)
+	f.line = append(f.line, '=')
+}
+
+func (f *fields) quote() {
+	if f.json {
+		f.line = append(f.line, '"')
+	}
 }

@@ -22,7 +22,7 @@ func TestAccessLog(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out bytes.Buffer
 				m := telemetry.NewMetrics(prometheus.NewRegistry())
-				m.LogAccess(telemetry.NewLogger(&out, format, levels(t, "info,access=debug")))
+				m.LogAccess(telemetry.NewAccessLog(&out, format, levels(t, "info,access=debug")))
 
 				outbound := m.Open(tunnelled(t, telemetry.Source))
 				outbound.Follow(totals(10, 2000))
@@ -67,7 +67,7 @@ func TestAccessLogCanBeTurnedOffWhileRunning(t *testing.T) {
 	var out bytes.Buffer
 	l := levels(t, "info")
 	m := telemetry.NewMetrics(prometheus.NewRegistry())
-	m.LogAccess(telemetry.NewLogger(&out, "plain", l))
+	m.LogAccess(telemetry.NewAccessLog(&out, "plain", l))
 	c := m.Open(tunnelled(t, telemetry.Source))
 	if err := l.Set("access=off"); err != nil {
 		t.Fatal(err)
@@ -83,7 +83,27 @@ func TestWithoutAccessLogConnectionsAreCountedAllTheSame(t *testing.T) {
 	m := telemetry.NewMetrics(reg)
 	m.Open(tunnelled(t, telemetry.Source)).Close(telemetry.FlagNone, nil)
 	m.Refuse(tunnelled(t, telemetry.Source), telemetry.FlagDenied, nil)
-	if got := value(t, scrape(t, reg, ""), "istio_tcp_connections_opened_total"); got != 2 {
+	if got := value(t, collect(t, reg, m, ""), "istio_tcp_connections_opened_total"); got != 2 {
 		t.Errorf("opened %v, want 2", got)
+	}
+}
+
+// One connection with everything that telemetry does for it: counted, followed, ended, logged.
+func BenchmarkConnectionWithAccessLog(b *testing.B) {
+	for _, format := range []string{"plain", "json"} {
+		b.Run(format, func(b *testing.B) {
+			m := telemetry.NewMetrics(prometheus.NewRegistry())
+			w := telemetry.NewWriter(discard{})
+			defer w.Close(b.Context())
+			m.LogAccess(telemetry.NewAccessLog(w, format, levels(b, "info")))
+			info := tunnelled(b, telemetry.Source)
+			counts := totals(100, 100)
+			b.ReportAllocs()
+			for b.Loop() {
+				c := m.Open(info)
+				c.Follow(counts)
+				c.Close(telemetry.FlagNone, nil)
+			}
+		})
 	}
 }

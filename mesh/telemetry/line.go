@@ -13,9 +13,6 @@ import (
 // maxValue is the longest text of one value in a line, in bytes. What is longer is cut, and says so.
 const maxValue = 4096
 
-// address is a text in the form host:port, which lines show without quotes as they do other addresses.
-type address string
-
 // appendAttr writes one attribute, with a separator before it.
 func (h *handler) appendAttr(line []byte, group string, attr slog.Attr) []byte {
 	value := attr.Value.Resolve()
@@ -63,11 +60,6 @@ func appendPlain(line []byte, value slog.Value) []byte {
 		return append(line, v.String()...)
 	case netip.Prefix:
 		return append(line, v.String()...)
-	case address:
-		if plainAddress(string(v)) {
-			return append(line, v...)
-		}
-		return appendQuoted(line, string(v))
 	default:
 		return appendQuoted(line, fmt.Sprint(v))
 	}
@@ -91,8 +83,6 @@ func appendJSON(line []byte, value slog.Value) []byte {
 	switch v := value.Any().(type) {
 	case error, fmt.Stringer:
 		return appendQuoted(line, fmt.Sprint(v))
-	case address:
-		return appendQuoted(line, string(v))
 	default:
 		if text, err := json.Marshal(v); err == nil && len(text) <= maxValue {
 			return append(line, text...)
@@ -125,6 +115,9 @@ func appendQuoted(line []byte, text string) []byte {
 func appendEscaped(line []byte, text string) []byte { return appendEscapedQuotes(line, text, false) }
 
 func appendEscapedQuotes(line []byte, text string, quotes bool) []byte {
+	if harmless(text) {
+		return append(line, text...)
+	}
 	cut := len(text) > maxValue
 	if cut {
 		text = text[:maxValue]
@@ -148,4 +141,14 @@ func appendEscapedQuotes(line []byte, text string, quotes bool) []byte {
 		line = append(line, "…"...)
 	}
 	return line
+}
+
+// harmless tells that the text is plain ASCII of moderate length that needs no escape anywhere, as nearly all are.
+func harmless(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return len(text) <= maxValue
 }

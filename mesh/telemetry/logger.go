@@ -78,20 +78,14 @@ func (h *handler) WithGroup(name string) slog.Handler {
 func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
-	line := h.appendHead(h.out.buf[:0], r)
-	head := len(line)
+	line := appendHead(h.out.buf[:0], h.json, head{r.Time, r.Level, h.scope, r.Message})
+	begin := len(line)
 	line = append(line, h.fields...)
 	r.Attrs(func(attr slog.Attr) bool {
 		line = h.appendAttr(line, h.group, attr)
 		return true
 	})
-	switch {
-	case h.json:
-		line = append(line, '}')
-	case len(line) > head:
-		line[head] = '\t' // instead of the first field's space
-	}
-	line = append(line, '\n')
+	line = finishLine(line, begin, h.json)
 	if h.out.buf = nil; cap(line) <= maxKeptLine {
 		h.out.buf = line
 	}
@@ -99,24 +93,42 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-func (h *handler) appendHead(line []byte, r slog.Record) []byte {
-	if h.json {
+// head is what every line begins with.
+type head struct {
+	time           time.Time
+	level          slog.Level
+	scope, message string
+}
+
+func appendHead(line []byte, json bool, h head) []byte {
+	if json {
 		line = append(line, `{"level":"`...)
-		line = append(line, levelName(r.Level)...)
+		line = append(line, levelName(h.level)...)
 		line = append(line, `","time":"`...)
-		line = appendTime(line, r.Time)
+		line = appendTime(line, h.time)
 		line = append(line, `","scope":`...)
 		line = appendQuoted(line, h.scope)
 		line = append(line, `,"message":`...)
-		return appendQuoted(line, r.Message)
+		return appendQuoted(line, h.message)
 	}
-	line = appendTime(line, r.Time)
+	line = appendTime(line, h.time)
 	line = append(line, '\t')
-	line = append(line, levelName(r.Level)...)
+	line = append(line, levelName(h.level)...)
 	line = append(line, '\t')
 	line = appendEscaped(line, h.scope)
 	line = append(line, '\t')
-	return appendEscaped(line, r.Message)
+	return appendEscaped(line, h.message)
+}
+
+// finishLine ends a line whose attributes begin at begin.
+func finishLine(line []byte, begin int, json bool) []byte {
+	switch {
+	case json:
+		line = append(line, '}')
+	case len(line) > begin:
+		line[begin] = '\t' // instead of the first attribute's space
+	}
+	return append(line, '\n')
 }
 
 func appendTime(line []byte, t time.Time) []byte {

@@ -1,7 +1,7 @@
 package telemetry
 
 import (
-	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics counts connections and writes their access log. The calls for a connection are Open, Follow or Add, and Close;
-// or Refuse alone.
+// Metrics counts connections and writes their access log. The calls for a connection are Open, Follow and Close; or Refuse
+// alone. None of them waits: they may be made on the thread of an event loop.
 //
 // Connections with the same labels share one series. A series that has had no open connection for an hour, and whose last
 // counts were scraped, is forgotten; if it comes back it begins at zero, as counters of a restarted process do. There are
@@ -18,52 +18,73 @@ import (
 // further connections are counted with all their labels unknown but the reporter and the security policy, and in
 // tulle_telemetry_overflow_total.
 type Metrics struct {
-	access   *slog.Logger
-	sockets  *prometheus.GaugeVec
+	access   *AccessLog
+	ended    func(Ended) // nil without spans
+	sockets  map[Reporter]prometheus.Gauge
 	overflow prometheus.Counter
 
-	mu     sync.Mutex
-	series map[labels]*series
-	// followed are the open connections whose counts are asked for at every scrape.
-	followed map[*Conn]struct{}
-	// lastSweep is when idle series were last looked for because of the limit.
-	lastSweep time.Time
+	series seriesTable
+
+	following sync.Mutex
+	// first is the head of the list of open connections whose counts are asked for at every scrape. Guarded by following.
+	first *Conn
 }
 
-// NewMetrics makes the connection metrics and registers them.
+// NewMetrics makes the connection metrics and registers those that are not per series; Expose writes the others.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
+	sockets := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "istio_tcp_sockets_open", Help: "Accepted sockets that are open.",
+	}, []string{"reporter"})
 	m := &Metrics{
-		access: slog.New(slog.DiscardHandler),
-		sockets: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "istio_tcp_sockets_open", Help: "Accepted sockets that are open.",
-		}, []string{"reporter"}),
+		sockets: map[Reporter]prometheus.Gauge{
+			Source:      sockets.WithLabelValues(string(Source)),
+			Destination: sockets.WithLabelValues(string(Destination)),
+		},
 		overflow: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tulle_telemetry_overflow_total",
 			Help: "Connections counted without their labels because there were too many series.",
 		}),
-		series:   map[labels]*series{},
-		followed: map[*Conn]struct{}{},
+		series: seriesTable{known: map[labels]*series{}},
 	}
-	reg.MustRegister(m.sockets, m.overflow, connectionCollector{m})
+	reg.MustRegister(sockets, m.overflow)
 	return m
 }
 
-// LogAccess makes log, in scope access, the place of the access log. Without it there is none. Call it before the first
-// connection.
-func (m *Metrics) LogAccess(log *slog.Logger) { m.access = log.With("scope", "access") }
+// LogAccess makes log the place of the access log. Without it there is none. Call it before the first connection.
+func (m *Metrics) LogAccess(log *AccessLog) { m.access = log }
 
-// Sockets counts accepted sockets that are open: Inc and Dec it.
-func (m *Metrics) Sockets(reporter Reporter) prometheus.Gauge {
-	return m.sockets.WithLabelValues(string(reporter))
+// Ended is a connection that has ended.
+type Ended struct {
+	Connection
+	Start, End time.Time
+	// Sent and Received are bytes as the reporter's own pod sees them.
+	Sent, Received uint64
+	Flags          string
+	Err            error
 }
 
-// Conn is an open connection. Its methods may be called from any goroutine.
+// OnEnd has f told about every connection that has ended or was refused. f must not block. Call it before the first
+// connection.
+func (m *Metrics) OnEnd(f func(Ended)) { m.ended = f }
+
+// Sockets counts accepted sockets that are open: Inc and Dec it.
+func (m *Metrics) Sockets(reporter Reporter) prometheus.Gauge { return m.sockets[reporter] }
+
+// Conn is an open connection. Its methods may be called from any goroutine. It is kept small, as there may be very many:
+// what connections of the same labels have in common is in their series.
 type Conn struct {
-	metrics *Metrics
-	series  *series
-	info    Connection
-	start   time.Time
-	closed  atomic.Bool
+	metrics        *Metrics
+	series         *series
+	start          time.Time
+	src, dst       netip.AddrPort
+	hboneDst       string
+	sourcePod      string
+	destinationPod string
+	trace          string // "" without spans
+	closed         atomic.Bool
+
+	// Guarded by Metrics.following.
+	previous, next *Conn
 
 	mu     sync.Mutex
 	counts func() (sent, received uint64)
@@ -73,27 +94,31 @@ type Conn struct {
 
 // Open counts a connection as opened. Close must follow.
 func (m *Metrics) Open(info Connection) *Conn {
-	c := m.open(info)
-	c.logOpened()
+	c := m.open(&info)
+	m.access.opened(c)
 	return c
 }
 
-func (m *Metrics) open(info Connection) *Conn {
-	key := labelsOf(info)
+func (m *Metrics) open(info *Connection) *Conn {
 	now := time.Now()
-	m.mu.Lock()
-	s := m.seriesLocked(key, now)
-	s.live++
-	m.mu.Unlock()
-	s.opened.Add(1)
-	return &Conn{metrics: m, series: s, info: info, start: now}
+	key := labelsOf(info)
+	c := &Conn{
+		metrics: m, series: m.find(&key, now), start: now, src: info.Src, dst: info.Dst, hboneDst: info.HBONEDst,
+		sourcePod: info.Source.Pod, destinationPod: info.Destination.Pod,
+	}
+	if m.ended != nil {
+		c.trace = info.Trace
+	}
+	c.series.opened.Add(1)
+	return c
 }
 
 // Refuse counts and logs a connection that was turned away before anything was done for it: opened, closed and failed.
 func (m *Metrics) Refuse(info Connection, flags string, err error) {
-	c := m.open(info)
-	c.finish(flags)
-	c.logRefused(err)
+	c := m.open(&info)
+	c.finish(flags, c.start)
+	m.access.refused(c, err)
+	c.tell(flags, c.start, err)
 }
 
 // Follow has the bytes so far asked for at every scrape and at Close. counts returns totals as the reporter's own pod
@@ -104,10 +129,46 @@ func (c *Conn) Follow(counts func() (sent, received uint64)) {
 	c.mu.Lock()
 	c.counts = counts
 	c.mu.Unlock()
-	c.metrics.mu.Lock()
-	defer c.metrics.mu.Unlock()
-	if !c.closed.Load() {
-		c.metrics.followed[c] = struct{}{}
+	m := c.metrics
+	m.following.Lock()
+	defer m.following.Unlock()
+	if c.closed.Load() || c.previous != nil || m.first == c {
+		return // it has ended, or is in the list
+	}
+	if c.next = m.first; c.next != nil {
+		c.next.previous = c
+	}
+	m.first = c
+}
+
+// unfollow takes c out of the list, if it is there.
+func (m *Metrics) unfollow(c *Conn) {
+	m.following.Lock()
+	defer m.following.Unlock()
+	switch {
+	case c.previous != nil:
+		c.previous.next = c.next
+	case m.first == c:
+		m.first = c.next
+	default:
+		return
+	}
+	if c.next != nil {
+		c.next.previous = c.previous
+	}
+	c.previous, c.next = nil, nil
+}
+
+// update asks all followed connections for their counts, without holding the lock meanwhile.
+func (m *Metrics) update() {
+	m.following.Lock()
+	var conns []*Conn
+	for c := m.first; c != nil; c = c.next {
+		conns = append(conns, c)
+	}
+	m.following.Unlock()
+	for _, c := range conns {
+		c.update()
 	}
 }
 
@@ -126,37 +187,67 @@ func (c *Conn) update() {
 	newSent, newReceived := max(sent, c.sent)-c.sent, max(received, c.received)-c.received
 	c.sent += newSent
 	c.received += newReceived
-	if c.info.Reporter == Source {
+	if c.series.labels.reporter == Source {
 		newSent, newReceived = newReceived, newSent
 	}
 	c.series.sent.Add(newSent)
 	c.series.received.Add(newReceived)
 }
 
+// totals are the bytes so far.
+func (c *Conn) totals() (sent, received uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent, c.received
+}
+
 // Close counts the connection as closed, and as failed if flags isn't FlagNone, and writes its access-log line: with err
 // it is an error. Only the first call counts.
 func (c *Conn) Close(flags string, err error) {
-	if c.finish(flags) {
-		c.logClosed(err)
+	now := time.Now()
+	if c.finish(flags, now) {
+		c.metrics.access.complete(c, now, err)
+		c.tell(flags, now, err)
 	}
 }
 
-// finish returns false if it was done before.
-func (c *Conn) finish(flags string) bool {
+// finish returns false if it was done before. It lets go of whom it followed.
+func (c *Conn) finish(flags string, now time.Time) bool {
 	if c.closed.Swap(true) {
 		return false
 	}
+	c.metrics.unfollow(c)
 	c.update()
+	c.mu.Lock()
+	c.counts = nil
+	c.mu.Unlock()
 	flag := flagIndex(flags)
 	c.series.closed[flag].Add(1)
 	if flag != 0 {
 		c.series.failed[flag].Add(1)
 	}
-	m := c.metrics
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.followed, c)
-	c.series.live--
-	c.series.idleSince = time.Now()
+	c.series.release(now)
 	return true
+}
+
+// tell passes the end on to those who make spans of it.
+func (c *Conn) tell(flags string, now time.Time, err error) {
+	if c.metrics.ended == nil {
+		return
+	}
+	sent, received := c.totals()
+	c.metrics.ended(Ended{
+		Connection: c.connection(), Start: c.start, End: now, Sent: sent, Received: received, Flags: allFlags[flagIndex(flags)], Err: err,
+	})
+}
+
+// connection puts together again what Open was told.
+func (c *Conn) connection() Connection {
+	l := &c.series.labels
+	info := Connection{
+		Reporter: l.reporter, Source: l.source, Destination: l.destination, Service: l.service, ServiceNamespace: l.serviceNamespace,
+		ServiceName: l.serviceName, MTLS: l.mtls, Src: c.src, Dst: c.dst, HBONEDst: c.hboneDst, Trace: c.trace,
+	}
+	info.Source.Pod, info.Destination.Pod = c.sourcePod, c.destinationPod
+	return info
 }

@@ -1,10 +1,8 @@
 package telemetry_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -19,18 +17,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/scrape"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 )
 
-// scrape asks the handler as a scraper does.
-func scrape(t testing.TB, g prometheus.Gatherer, accept string) string {
+// collect returns what a scraper gets.
+func collect(t testing.TB, g prometheus.Gatherer, m *telemetry.Metrics, accept string) string {
 	t.Helper()
+	var more []scrape.Exposer
+	if m != nil {
+		more = append(more, m.Expose)
+	}
 	request := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 	if accept != "" {
 		request.Header.Set("Accept", accept)
 	}
 	response := httptest.NewRecorder()
-	telemetry.Handler(g).ServeHTTP(response, request)
+	scrape.Handler(g, more...).ServeHTTP(response, request)
 	if response.Code != http.StatusOK {
 		t.Errorf("scrape: status %d: %s", response.Code, response.Body)
 	}
@@ -115,36 +118,15 @@ func TestConnectionMetricsOfBothReporters(t *testing.T) {
 	failed.Close(telemetry.FlagConnect, errors.New("no route to host"))
 	m.Refuse(telemetry.Connection{Reporter: telemetry.Destination}, telemetry.FlagTLS, errors.New("unknown authority"))
 	m.Sockets(telemetry.Source).Inc()
-	golden(t, "scrape.golden", scrape(t, reg, ""))
-	golden(t, "scrape_openmetrics.golden", scrape(t, reg, "application/openmetrics-text; version=1.0.0"))
-}
-
-func TestScrapeIsCompressedOnRequest(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	telemetry.NewMetrics(reg).Open(tunnelled(t, telemetry.Source)).Close(telemetry.FlagNone, nil)
-	server := httptest.NewServer(telemetry.Handler(reg))
-	defer server.Close()
-	request, err := http.NewRequest(http.MethodGet, server.URL, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Accept-Encoding", "gzip")
-	response, err := http.DefaultTransport.RoundTrip(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil || response.Header.Get("Content-Encoding") != "gzip" || !bytes.HasPrefix(body, []byte{0x1f, 0x8b}) {
-		t.Errorf("encoding %q, %v", response.Header.Get("Content-Encoding"), err)
-	}
+	golden(t, "scrape.golden", collect(t, reg, m, ""))
+	golden(t, "scrape_openmetrics.golden", collect(t, reg, m, "application/openmetrics-text; version=1.0.0"))
 }
 
 func TestEveryConnectionIsOpenedAndClosedOnce(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := telemetry.NewMetrics(reg)
 	c := m.Open(tunnelled(t, telemetry.Source))
-	text := scrape(t, reg, "")
+	text := collect(t, reg, m, "")
 	if opened, closed := value(t, text, "istio_tcp_connections_opened_total"), value(t, text, "istio_tcp_connections_closed_total"); opened != 1 || closed != -1 {
 		t.Errorf("while open: opened %v, closed %v", opened, closed)
 	}
@@ -152,7 +134,7 @@ func TestEveryConnectionIsOpenedAndClosedOnce(t *testing.T) {
 	c.Close(telemetry.FlagNone, nil)
 	m.Open(tunnelled(t, telemetry.Source)).Close(telemetry.FlagNone, nil)
 	m.Open(tunnelled(t, telemetry.Source)).Close("SOMETHING ELSE", nil)
-	text = scrape(t, reg, "")
+	text = collect(t, reg, m, "")
 	for _, want := range []struct {
 		name, flags string
 		value       float64
@@ -177,7 +159,7 @@ func TestPrincipalsAreToldOnlyWithMutualTLS(t *testing.T) {
 	info := tunnelled(t, telemetry.Destination)
 	info.MTLS = false
 	m.Open(info).Close(telemetry.FlagNone, nil)
-	text := scrape(t, reg, "")
+	text := collect(t, reg, m, "")
 	if got := value(t, text, "istio_tcp_connections_opened_total", `source_principal="unknown"`, `destination_principal="unknown"`,
 		`connection_security_policy="unknown"`); got != 1 {
 		t.Errorf("plain text connection:\n%s", text)
@@ -192,7 +174,7 @@ func TestBytesOfOpenConnectionsAreSeenWhileTheyFlow(t *testing.T) {
 	c.Follow(func() (uint64, uint64) { return sent.Load(), received.Load() })
 	check := func(when string, wantReceived, wantSent float64) {
 		t.Helper()
-		text := scrape(t, reg, "")
+		text := collect(t, reg, m, "")
 		if got := value(t, text, "istio_tcp_received_bytes_total"); got != wantReceived {
 			t.Errorf("%s: received %v, want %v", when, got, wantReceived)
 		}
@@ -225,7 +207,7 @@ func TestPeersCannotSpoilAScrape(t *testing.T) {
 	info.Source.Workload = "bad \xff\xfe \n \" text"
 	info.Source.Cluster = strings.Repeat("ü", 1000)
 	m.Open(info).Close(telemetry.FlagNone, nil)
-	text := scrape(t, reg, "")
+	text := collect(t, reg, m, "")
 	if got := value(t, text, "istio_tcp_connections_opened_total", `source_workload="bad �� \n \" text"`,
 		`source_cluster="`+strings.Repeat("ü", 128)+`"`); got != 1 {
 		t.Errorf("scrape:\n%s", text)
@@ -243,7 +225,7 @@ func TestIdleSeriesAreForgottenOnceTheyWereScraped(t *testing.T) {
 		m.Open(idle).Close(telemetry.FlagNone, nil)
 		opened := func(workload string) float64 {
 			t.Helper()
-			return value(t, scrape(t, reg, ""), "istio_tcp_connections_opened_total", `destination_workload="`+workload+`"`)
+			return value(t, collect(t, reg, m, ""), "istio_tcp_connections_opened_total", `destination_workload="`+workload+`"`)
 		}
 		time.Sleep(2 * time.Hour)
 		if opened("idle") != 1 {
@@ -280,7 +262,7 @@ func TestTooManySeriesAreCountedTogether(t *testing.T) {
 		for n := range 10_050 {
 			conns = append(conns, open(n))
 		}
-		text := scrape(t, reg, "")
+		text := collect(t, reg, m, "")
 		if got := value(t, text, "tulle_telemetry_overflow_total"); got != 50 {
 			t.Errorf("overflow %v, want 50", got)
 		}
@@ -296,7 +278,7 @@ func TestTooManySeriesAreCountedTogether(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		open(20_000).Close(telemetry.FlagNone, nil)
-		text = scrape(t, reg, "")
+		text = collect(t, reg, m, "")
 		if got := value(t, text, "istio_tcp_connections_opened_total", `source_workload="workload-20000"`); got != 1 {
 			t.Errorf("a new series after the idle ones went: %v, want 1", got)
 		}
@@ -317,14 +299,14 @@ func TestConnectionsAndScrapesAtOnce(t *testing.T) {
 				c.Follow(func() (uint64, uint64) { return total.Load(), total.Load() })
 				total.Store(10)
 				if i%10 == 0 {
-					scrape(t, reg, "")
+					collect(t, reg, m, "")
 				}
 				c.Close(telemetry.FlagNone, nil)
 			}
 		})
 	}
 	work.Wait()
-	text := scrape(t, reg, "")
+	text := collect(t, reg, m, "")
 	for _, name := range []string{"istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"} {
 		sum := 0.0
 		for zone := range 3 {
@@ -348,7 +330,7 @@ func TestProcessControlPlaneAndPodMetrics(t *testing.T) {
 	pods.Pending.Set(1)
 	pods.Started.Add(4)
 	pods.Stopped.Inc()
-	text := scrape(t, reg, "")
+	text := collect(t, reg, nil, "")
 	for _, want := range []struct {
 		name, label string
 		value       float64
@@ -397,6 +379,6 @@ func BenchmarkScrapeOf1000Series(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		scrape(b, reg, "")
+		collect(b, reg, m, "")
 	}
 }

@@ -2,11 +2,10 @@ package telemetry
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
+	"unique"
 )
 
 const (
@@ -21,7 +20,7 @@ const (
 
 // allFlags are the values of response_flags; FlagNone is the first.
 var allFlags = [...]string{
-	FlagNone, FlagDenied, FlagConnect, FlagTLS, FlagHTTP2, FlagNetworkPolicy, FlagIdentity,
+	FlagNone, FlagDenied, FlagConnect, FlagTLS, FlagHTTP2, FlagNetworkPolicy, FlagIdentity, FlagRevoked,
 }
 
 // flagIndex takes a flag that isn't known for a failure to connect.
@@ -40,11 +39,11 @@ type labels struct {
 	mtls                                   bool
 }
 
-func labelsOf(info Connection) labels {
+func labelsOf(info *Connection) labels {
 	l := labels{
 		reporter:         info.Reporter,
-		source:           labelPeer(info.Source),
-		destination:      labelPeer(info.Destination),
+		source:           labelPeer(&info.Source),
+		destination:      labelPeer(&info.Destination),
 		service:          bounded(info.Service),
 		serviceNamespace: bounded(info.ServiceNamespace),
 		serviceName:      bounded(info.ServiceName),
@@ -56,7 +55,7 @@ func labelsOf(info Connection) labels {
 	return l
 }
 
-func labelPeer(p Peer) Peer {
+func labelPeer(p *Peer) Peer {
 	return Peer{
 		Workload: bounded(p.Workload), CanonicalName: bounded(p.CanonicalName), CanonicalRevision: bounded(p.CanonicalRevision),
 		Namespace: bounded(p.Namespace), Cluster: bounded(p.Cluster), Region: bounded(p.Region), Zone: bounded(p.Zone),
@@ -64,180 +63,126 @@ func labelPeer(p Peer) Peer {
 	}
 }
 
+// own makes the texts the labels' own: what a peer said is a part of a much larger header, and most series have most of
+// their texts in common.
+func (l *labels) own() {
+	for _, p := range []*Peer{&l.source, &l.destination} {
+		intern(&p.Workload, &p.CanonicalName, &p.CanonicalRevision, &p.Namespace, &p.Cluster, &p.Region, &p.Zone)
+	}
+	intern(&l.service, &l.serviceNamespace, &l.serviceName)
+}
+
+func intern(texts ...*string) {
+	for _, text := range texts {
+		*text = unique.Make(*text).Value()
+	}
+}
+
 // series are the counters of connections with the same labels.
 type series struct {
+	labels                 labels
+	number                 uint64 // in the order of their making
 	opened, sent, received atomic.Uint64
 	closed, failed         [len(allFlags)]atomic.Uint64
 
-	// Guarded by Metrics.mu: how many of its connections are open, since when there is none, and when a scrape last saw it.
-	live      int
-	idleSince time.Time
-	scraped   time.Time
+	// live is how many of its connections are open. It grows only under the table's lock, for reading at least: so one that
+	// is zero under the lock for writing stays so.
+	live atomic.Int64
+	// Since when there is no open connection, and when a scrape last saw it, in nanoseconds of Unix time.
+	idleSince, scraped atomic.Int64
 }
 
-// seriesLocked finds or makes the series.
-func (m *Metrics) seriesLocked(key labels, now time.Time) *series {
-	if s := m.series[key]; s != nil {
+// release ends the connection of an earlier find.
+func (s *series) release(now time.Time) {
+	s.idleSince.Store(now.UnixNano())
+	s.live.Add(-1)
+}
+
+// seriesTable finds series by their labels. Finding one that exists takes the lock for reading only.
+type seriesTable struct {
+	mu    sync.RWMutex
+	known map[labels]*series
+	made  uint64
+	// lastSweep is when idle series were last looked for because of the limit.
+	lastSweep time.Time
+}
+
+// find finds or makes the series for one more open connection.
+func (m *Metrics) find(key *labels, now time.Time) *series {
+	t := &m.series
+	t.mu.RLock()
+	s := t.known[*key]
+	if s != nil {
+		s.live.Add(1)
+	}
+	t.mu.RUnlock()
+	if s != nil {
 		return s
 	}
-	if len(m.series) >= maxSeries && now.Sub(m.lastSweep) >= sweepEvery {
-		m.lastSweep = now
-		for other, s := range m.series {
-			if s.live == 0 {
-				delete(m.series, other)
-			}
-		}
-	}
-	if len(m.series) >= maxSeries {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, overflow := t.makeLocked(*key, now)
+	if overflow {
 		m.overflow.Inc()
-		key = labels{reporter: key.reporter, mtls: key.mtls}
-		if s := m.series[key]; s != nil {
-			return s
-		}
 	}
-	s := &series{}
-	m.series[key] = s
+	s.live.Add(1)
 	return s
 }
 
-// labelNames are the labels in the order in which Istio lists them; wireOrder puts alphabetical pairs into it.
-var labelNames = []string{
-	"reporter",
-	"source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
-	"source_principal", "source_app", "source_version", "source_cluster",
-	"destination_service", "destination_service_namespace", "destination_service_name",
-	"destination_workload", "destination_canonical_service", "destination_canonical_revision",
-	"destination_workload_namespace", "destination_principal", "destination_app", "destination_version",
-	"destination_cluster",
-	"request_protocol", "response_flags", "connection_security_policy",
-	"source_region", "source_zone", "destination_region", "destination_zone",
-}
-
-// values are in the order of labelNames.
-func (l labels) values(flag string) []string {
-	security := unknown
-	if l.mtls {
-		security = "mutual_tls"
+// makeLocked returns the series, or that of all that are too many.
+func (t *seriesTable) makeLocked(key labels, now time.Time) (_ *series, overflow bool) {
+	if s := t.known[key]; s != nil {
+		return s, false
 	}
-	src, dst := l.source, l.destination
-	values := []string{
-		string(l.reporter),
-		src.Workload, src.CanonicalName, src.CanonicalRevision, src.Namespace,
-		src.Identity.String(), src.CanonicalName, src.CanonicalRevision, src.Cluster,
-		l.service, l.serviceNamespace, l.serviceName,
-		dst.Workload, dst.CanonicalName, dst.CanonicalRevision,
-		dst.Namespace, dst.Identity.String(), dst.CanonicalName, dst.CanonicalRevision,
-		dst.Cluster,
-		"tcp", flag, security,
-		src.Region, src.Zone, dst.Region, dst.Zone,
-	}
-	for i, value := range values {
-		if value == "" {
-			values[i] = unknown
+	if len(t.known) >= maxSeries && now.Sub(t.lastSweep) >= sweepEvery {
+		t.lastSweep = now
+		for other, s := range t.known {
+			if s.live.Load() == 0 {
+				delete(t.known, other)
+			}
 		}
 	}
-	return values
-}
-
-// connectionCollector hands the series to a scrape.
-type connectionCollector struct{ metrics *Metrics }
-
-var (
-	openedDesc   = connectionDesc("istio_tcp_connections_opened_total", "Connections opened.")
-	closedDesc   = connectionDesc("istio_tcp_connections_closed_total", "Connections closed, those that failed included.")
-	failedDesc   = connectionDesc("istio_tcp_connections_failed_total", "Connections that failed, response_flags says why.")
-	receivedDesc = connectionDesc("istio_tcp_received_bytes_total", "Bytes from clients to servers.")
-	sentDesc     = connectionDesc("istio_tcp_sent_bytes_total", "Bytes from servers to clients.")
-)
-
-func connectionDesc(name, help string) *prometheus.Desc {
-	return prometheus.NewDesc(name, help, labelNames, nil)
-}
-
-// Describe implements prometheus.Collector.
-func (connectionCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{openedDesc, closedDesc, failedDesc, receivedDesc, sentDesc} {
-		out <- desc
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c connectionCollector) Collect(out chan<- prometheus.Metric) {
-	c.metrics.update()
-	for key, s := range c.metrics.scrape() {
-		plain := pairs(key.values(FlagNone))
-		out <- &sample{openedDesc, plain, s.opened.Load()}
-		out <- &sample{receivedDesc, plain, s.received.Load()}
-		out <- &sample{sentDesc, plain, s.sent.Load()}
-		for i, flag := range allFlags {
-			closed, failed := s.closed[i].Load(), s.failed[i].Load()
-			if closed == 0 {
-				continue
-			}
-			flagged := plain
-			if i > 0 {
-				flagged = pairs(key.values(flag))
-				out <- &sample{failedDesc, flagged, failed}
-			}
-			out <- &sample{closedDesc, flagged, closed}
+	if len(t.known) >= maxSeries {
+		overflow = true
+		key = labels{reporter: key.reporter, mtls: key.mtls}
+		if s := t.known[key]; s != nil {
+			return s, true
 		}
 	}
+	key.own()
+	t.made++
+	s := &series{labels: key, number: t.made}
+	t.known[key] = s
+	return s, overflow
 }
 
-// update asks all followed connections for their counts, without holding the lock meanwhile.
-func (m *Metrics) update() {
-	m.mu.Lock()
-	conns := make([]*Conn, 0, len(m.followed))
-	for c := range m.followed {
-		conns = append(conns, c)
+// scrape lists the series and forgets those that are idle for long and were seen since.
+func (t *seriesTable) scrape(now time.Time) []*series {
+	old := func(s *series) bool {
+		idle := s.idleSince.Load()
+		return s.live.Load() == 0 && now.UnixNano()-idle > int64(keepIdle) && s.scraped.Load() > idle
 	}
-	m.mu.Unlock()
-	for _, c := range conns {
-		c.update()
-	}
-}
-
-// scrape copies the list of series and forgets those that are idle for long and were seen since.
-func (m *Metrics) scrape() map[labels]*series {
-	now := time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	seen := make(map[labels]*series, len(m.series))
-	for key, s := range m.series {
-		if s.live == 0 && now.Sub(s.idleSince) > keepIdle && s.scraped.After(s.idleSince) {
-			delete(m.series, key)
+	var list, ended []*series
+	t.mu.RLock()
+	list = make([]*series, 0, len(t.known))
+	for _, s := range t.known {
+		if old(s) {
+			ended = append(ended, s)
 			continue
 		}
-		s.scraped = now
-		seen[key] = s
+		s.scraped.Store(now.UnixNano())
+		list = append(list, s)
 	}
-	return seen
-}
-
-// sample is one counter at one moment.
-type sample struct {
-	desc  *prometheus.Desc
-	pairs []*dto.LabelPair
-	value uint64
-}
-
-// Desc implements prometheus.Metric.
-func (s *sample) Desc() *prometheus.Desc { return s.desc }
-
-// Write implements prometheus.Metric.
-func (s *sample) Write(out *dto.Metric) error {
-	value := float64(s.value)
-	out.Label, out.Counter = s.pairs, &dto.Counter{Value: &value}
-	return nil
-}
-
-// pairs makes the pairs in alphabetical order, which the registry asks for.
-func pairs(values []string) []*dto.LabelPair {
-	store := make([]dto.LabelPair, len(values))
-	list := make([]*dto.LabelPair, len(values))
-	for at, i := range alphabetical {
-		store[i].Name, store[i].Value = &labelNames[i], &values[i]
-		list[at] = &store[i]
+	t.mu.RUnlock()
+	if len(ended) == 0 {
+		return list
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range ended {
+		if old(s) { // it may have come back meanwhile, and then the next scrape shows it
+			delete(t.known, s.labels)
+		}
 	}
 	return list
 }

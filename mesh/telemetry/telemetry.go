@@ -27,6 +27,7 @@ const (
 	FlagHTTP2         = "H2_HANDSHAKE_FAILURE" // of the tunnel
 	FlagNetworkPolicy = "NETWORK_POLICY"       // the first packet went unanswered
 	FlagIdentity      = "IDENTITY_ERROR"       // no certificate of one's own
+	FlagRevoked       = "CERT_REVOKED"         // the peer's certificate is on the revocation list
 )
 
 // Peer is one end of a connection. An empty field is unknown.
@@ -55,6 +56,9 @@ type Connection struct {
 	Src, Dst netip.AddrPort
 	// HBONEDst is the CONNECT request's authority, if there is a tunnel.
 	HBONEDst string
+	// Trace is the traceparent that goes with the connection: the one we made (outbound), or the one that came with the
+	// request (inbound).
+	Trace string
 }
 
 // bounded makes text from outside fit for a label or a log line: valid UTF-8 of at most 256 bytes. Without it a peer

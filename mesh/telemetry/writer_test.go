@@ -45,7 +45,7 @@ func TestLoggingNeverWaitsForTheReaderOfTheLog(t *testing.T) {
 		r := stuck()
 		w := telemetry.NewWriter(r)
 		fmt.Fprintln(w, "line 0")
-		synctest.Wait() // it is being written, and stuck
+		time.Sleep(time.Second) // it is being written, and stuck
 		for i := range 12_000 {
 			if n, err := w.Write(fmt.Appendf(nil, "line %d\n", i+1)); n == 0 || err != nil {
 				t.Fatalf("Write = %d, %v", n, err)
@@ -78,7 +78,7 @@ func TestQueueIsBoundedInBytesToo(t *testing.T) {
 		r := stuck()
 		w := telemetry.NewWriter(r)
 		fmt.Fprintln(w, "first")
-		synctest.Wait()
+		time.Sleep(time.Second)
 		line := bytes.Repeat([]byte("x"), 1<<20)
 		for range 20 {
 			w.Write(line)
@@ -126,7 +126,7 @@ func TestLinesOfAFailedWriteCountAsDropped(t *testing.T) {
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(w.Collector())
-	if text := scrape(t, reg, ""); !strings.Contains(text, "\ntulle_log_lines_dropped_total 2\n") {
+	if text := collect(t, reg, nil, ""); !strings.Contains(text, "\ntulle_log_lines_dropped_total 2\n") {
 		t.Errorf("scrape:\n%s", text)
 	}
 }
@@ -158,7 +158,7 @@ func dropped(t testing.TB, w *telemetry.Writer) int {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(w.Collector())
-	return int(value(t, scrape(t, reg, ""), "tulle_log_lines_dropped_total"))
+	return int(value(t, collect(t, reg, nil, ""), "tulle_log_lines_dropped_total"))
 }
 
 func BenchmarkWriter(b *testing.B) {
@@ -179,3 +179,61 @@ func BenchmarkWriter(b *testing.B) {
 type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
+
+func TestLostLinesAreToldInOneLineAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := stuck()
+		w := telemetry.NewWriter(r)
+		log := telemetry.NewLogger(w, "plain", levels(t, "info"))
+		w.OnDrop(func(lines uint64) { log.Warn("log lines dropped", "lines", lines) })
+		flood := func() {
+			fmt.Fprintln(w, "first")
+			time.Sleep(time.Second) // it is being written, and stuck
+			for range 10_500 {
+				fmt.Fprintln(w, "line")
+			}
+		}
+		told := func() (lines []string) {
+			time.Sleep(time.Second)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for line := range strings.Lines(r.got.String()) {
+				if _, rest, found := strings.Cut(line, "log lines dropped\t"); found {
+					lines = append(lines, strings.TrimSpace(rest))
+				}
+			}
+			return lines
+		}
+		flood()
+		close(r.open)
+		if got := told(); len(got) != 1 || got[0] != "lines=500" {
+			t.Errorf("told %q, want lines=500", got)
+		}
+		fmt.Fprintln(w, "all is well")
+		time.Sleep(time.Minute)
+		if got := told(); len(got) != 1 {
+			t.Errorf("told %q, want nothing more", got)
+		}
+		if err := w.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestABusyLogIsWrittenInFewPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := stuck()
+		close(r.open)
+		w := telemetry.NewWriter(r)
+		for range 1000 {
+			fmt.Fprintln(w, "line") // one each 100 µs
+			time.Sleep(100 * time.Microsecond)
+		}
+		if err := w.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if r.writes > 11 || strings.Count(r.got.String(), "\n") != 1000 {
+			t.Errorf("%d lines in %d writes, want 1000 in 11", strings.Count(r.got.String(), "\n"), r.writes)
+		}
+	})
+}

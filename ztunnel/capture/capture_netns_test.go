@@ -7,15 +7,29 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 var pod4, pod6 = netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")
 
 func wildcard() socket.ListenConfig {
 	return socket.ListenConfig{Addr: netip.AddrPortFrom(netip.IPv6Unspecified(), 0), ReusePort: true, Mark: socket.Mark, Transparent: true}
+}
+
+// workers makes two, until the test's end.
+func workers(t *testing.T) []*worker.Worker {
+	t.Helper()
+	all, err := worker.Start(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { worker.Close(all) })
+	return all
 }
 
 func TestListenersHandOnWithOriginalDestination(t *testing.T) {
@@ -25,12 +39,12 @@ func TestListenersHandOnWithOriginalDestination(t *testing.T) {
 		conn capture.Conn
 	}
 	arrivals := make(chan arrival, 1)
-	tunnels := make(chan *net.TCPConn, 1)
+	tunnels := make(chan int, 1)
 	l, err := capture.Open(capture.Config{
-		Netns: pod.Netns, Listener: wildcard(), Log: slog.New(slog.DiscardHandler),
+		Workers: workers(t), Netns: pod.Netns, Listener: wildcard(), Log: slog.New(slog.DiscardHandler),
 		Outbound: func(conn capture.Conn) { arrivals <- arrival{"outbound", conn} },
 		Inbound:  func(conn capture.Conn) { arrivals <- arrival{"inbound", conn} },
-		HBONE:    func(conn *net.TCPConn) { tunnels <- conn },
+		HBONE:    func(_ *worker.Worker, fd int, _, _ netip.AddrPort) { tunnels <- fd },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +60,7 @@ func TestListenersHandOnWithOriginalDestination(t *testing.T) {
 			if got.role != role || got.conn.Original.AddrPort != to || got.conn.Client.AddrPort != socket.Unmap(conn.LocalAddr()) {
 				t.Errorf("%s arrives as %s, from %s to %s", to, got.role, got.conn.Client, got.conn.Original)
 			}
-			got.conn.Refuse()
+			_ = got.conn.Worker.Do(got.conn.Refuse)
 			conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 			if _, err := conn.Read(make([]byte, 1)); err == nil || !isReset(err) {
 				t.Errorf("a refused connection ends with %v, want a reset", err)
@@ -57,11 +71,11 @@ func TestListenersHandOnWithOriginalDestination(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		(<-tunnels).Close()
+		_ = unix.Close(<-tunnels)
 		conn.Close()
 	}
 	l.Close()
-	l.Wait()
+	l.Wait(t.Context())
 	for _, port := range []uint16{15001, 15006, 15008} {
 		if conn, err := pod.Dial(t.Context(), netip.AddrPortFrom(pod4, port), socket.DialConfig{}); err == nil {
 			conn.Close()
@@ -73,7 +87,7 @@ func TestListenersHandOnWithOriginalDestination(t *testing.T) {
 // Two processes serve a pod while one replaces the other.
 func TestNewGenerationListensBesideTheOld(t *testing.T) {
 	pod := netns.New(t, "tulle-capture-test")
-	cfg := capture.Config{Netns: pod.Netns, Listener: wildcard(), Log: slog.New(slog.DiscardHandler), Outbound: func(conn capture.Conn) { conn.Close() }}
+	cfg := capture.Config{Workers: workers(t), Netns: pod.Netns, Listener: wildcard(), Log: slog.New(slog.DiscardHandler), Outbound: func(conn capture.Conn) { _ = unix.Close(conn.FD); conn.Decided() }}
 	first, err := capture.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -90,8 +104,8 @@ func TestNewGenerationListensBesideTheOld(t *testing.T) {
 		conn.Close()
 	}
 	second.Close()
-	first.Wait()
-	second.Wait()
+	first.Wait(t.Context())
+	second.Wait(t.Context())
 }
 
 func TestAllListenersOrNone(t *testing.T) {
@@ -102,8 +116,8 @@ func TestAllListenersOrNone(t *testing.T) {
 	}
 	defer taken.Close()
 	_, err = capture.Open(capture.Config{
-		Netns: pod.Netns, Listener: wildcard(), Log: slog.New(slog.DiscardHandler),
-		Outbound: func(capture.Conn) {}, Inbound: func(capture.Conn) {}, HBONE: func(*net.TCPConn) {},
+		Workers: workers(t), Netns: pod.Netns, Listener: wildcard(), Log: slog.New(slog.DiscardHandler),
+		Outbound: func(capture.Conn) {}, Inbound: func(capture.Conn) {}, HBONE: func(*worker.Worker, int, netip.AddrPort, netip.AddrPort) {},
 	})
 	if err == nil {
 		t.Fatal("opened although a port is taken")

@@ -5,27 +5,42 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 const patience = 10 * time.Second
 
-// hung is a decision that ends only with the test.
+// hung takes connections and decides nothing until it is released.
 type hung struct {
-	began   atomic.Int32
-	release chan struct{}
+	began atomic.Int32
+
+	mu    sync.Mutex
+	conns []capture.Conn
 }
 
 func (h *hung) decide(conn capture.Conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.conns = append(h.conns, conn)
 	h.began.Add(1)
-	<-h.release
-	conn.Close()
+}
+
+func (h *hung) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, conn := range h.conns {
+		_ = conn.Worker.Post(conn.Refuse)
+	}
 }
 
 // flood fills a listener's room with hung decisions, and leaves some connections over that wait for it.
@@ -65,7 +80,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 
 func open(t *testing.T, cfg capture.Config) *capture.Listeners {
 	t.Helper()
-	cfg.Listener, cfg.Log = wildcard(), slog.New(slog.DiscardHandler)
+	cfg.Workers, cfg.Listener, cfg.Log = workers(t), wildcard(), slog.New(slog.DiscardHandler)
 	l, err := capture.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -80,13 +95,13 @@ func TestFloodOfOneDirectionDoesNotStopTheOther(t *testing.T) {
 		"what the pod sent": {capture.OutboundPort, capture.InboundPort},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pod, h, passed := netns.New(t, "tulle-capture-test"), &hung{release: make(chan struct{})}, make(chan struct{})
-			cfg := capture.Config{Netns: pod.Netns, Inbound: h.decide, Outbound: func(conn capture.Conn) { conn.Close(); close(passed) }}
+			pod, h, passed := netns.New(t, "tulle-capture-test"), &hung{}, make(chan struct{})
+			cfg := capture.Config{Netns: pod.Netns, Inbound: h.decide, Outbound: func(conn capture.Conn) { _ = unix.Close(conn.FD); conn.Decided(); close(passed) }}
 			if ports.flooded == capture.OutboundPort {
 				cfg.Inbound, cfg.Outbound = cfg.Outbound, cfg.Inbound
 			}
 			l := open(t, cfg)
-			defer func() { close(h.release); l.Close(); l.Wait() }()
+			defer func() { l.Close(); h.release(); l.Wait(context.Background()) }()
 			h.flood(t, pod, ports.flooded)
 			dial(t, pod, ports.other)
 			select {
@@ -108,9 +123,9 @@ func TestClosingGivesUpTheWaitForRoom(t *testing.T) {
 		"drain past its context": func(l *capture.Listeners) { l.Drain(ended) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			pod, h := netns.New(t, "tulle-capture-test"), &hung{release: make(chan struct{})}
+			pod, h := netns.New(t, "tulle-capture-test"), &hung{}
 			l := open(t, capture.Config{Netns: pod.Netns, Inbound: h.decide})
-			defer func() { close(h.release); l.Wait() }()
+			defer func() { h.release(); l.Wait(context.Background()) }()
 			waiting := h.flood(t, pod, capture.InboundPort)
 			closed := make(chan struct{})
 			go func() { defer close(closed); end(l) }()
@@ -135,22 +150,24 @@ func TestDrainTakesConnectionsThatWaitInTheKernel(t *testing.T) {
 	const waiting = 100
 	var handed atomic.Int32
 	entered, release := make(chan struct{}, waiting+1), make(chan struct{})
-	l := open(t, capture.Config{Netns: pod.Netns, HBONE: func(conn *net.TCPConn) {
+	l := open(t, capture.Config{Netns: pod.Netns, HBONE: func(_ *worker.Worker, fd int, _, _ netip.AddrPort) {
 		entered <- struct{}{}
-		<-release
+		<-release // a worker must not do this; here it keeps connections in the kernel
 		handed.Add(1)
-		conn.Close()
+		_ = unix.Close(fd)
 	}})
-	dial(t, pod, capture.HBONEPort)
-	<-entered // now the accept loop is busy
+	for range 2 {
+		dial(t, pod, capture.HBONEPort)
+		<-entered // now one worker more is busy
+	}
 	for range waiting {
 		dial(t, pod, capture.HBONEPort)
 	}
 	// The drain should find them all in the kernel; should it begin later than this, it must hand on all the same.
 	time.AfterFunc(20*time.Millisecond, func() { close(release) })
 	l.Drain(t.Context())
-	if got := handed.Load(); got != waiting+1 {
-		t.Errorf("%d of %d connections were taken", got, waiting+1)
+	if got := handed.Load(); got != waiting+2 {
+		t.Errorf("%d of %d connections were taken", got, waiting+2)
 	}
 	if conn, err := pod.Dial(t.Context(), netip.AddrPortFrom(pod4, capture.HBONEPort), socket.DialConfig{}); err == nil {
 		conn.Close()

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 )
 
 // Direction is whether the pod of a connection is its client or its server.
@@ -190,15 +189,4 @@ func (r *Registry) entries() []*Entry {
 		entries = append(entries, e)
 	}
 	return entries
-}
-
-// AfterBoth returns a function whose second call runs f: for what may only happen when a relay has ended, and whoever
-// began it has noted so. Neither side waits for the other.
-func AfterBoth(f func()) func() {
-	var calls atomic.Int32
-	return func() {
-		if calls.Add(1) == 2 {
-			f()
-		}
-	}
 }

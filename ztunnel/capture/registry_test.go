@@ -3,6 +3,8 @@ package capture_test
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,9 +17,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func add(t *testing.T, r *capture.Registry, info capture.Info, check func() error) *capture.Entry {
+func add(t *testing.T, r *capture.Registry, facts capture.Facts, check func() error) *capture.Entry {
 	t.Helper()
-	e, err := r.Add(info, check)
+	e, err := r.Add(facts, check)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +29,7 @@ func add(t *testing.T, r *capture.Registry, info capture.Info, check func() erro
 func TestCutReachesAConnectionWheneverItBegins(t *testing.T) {
 	first, second := errors.New("first"), errors.New("second")
 	t.Run("before there is anything to cut", func(t *testing.T) {
-		e := add(t, capture.NewRegistry(), capture.Info{}, nil)
+		e := add(t, capture.NewRegistry(), capture.Facts{}, nil)
 		e.Cut(first)
 		e.Cut(second)
 		var got error
@@ -37,7 +39,7 @@ func TestCutReachesAConnectionWheneverItBegins(t *testing.T) {
 		}
 	})
 	t.Run("while it runs", func(t *testing.T) {
-		e := add(t, capture.NewRegistry(), capture.Info{}, nil)
+		e := add(t, capture.NewRegistry(), capture.Facts{}, nil)
 		var got []error
 		e.OnCut(func(error) { t.Error("the attempt is over, the relay must be cut") })
 		e.OnCut(func(reason error) { got = append(got, reason) })
@@ -53,9 +55,9 @@ func TestRecheckCutsOnlyWhatMayNotGoOn(t *testing.T) {
 	r := capture.NewRegistry()
 	denied := errors.New("denied")
 	var verdict error
-	fickle := add(t, r, capture.Info{}, func() error { return verdict })
-	good := add(t, r, capture.Info{}, func() error { return nil })
-	unasked := add(t, r, capture.Info{}, nil)
+	fickle := add(t, r, capture.Facts{}, func() error { return verdict })
+	good := add(t, r, capture.Facts{}, func() error { return nil })
+	unasked := add(t, r, capture.Facts{}, nil)
 	r.Recheck()
 	verdict = denied
 	r.Recheck()
@@ -67,12 +69,12 @@ func TestRecheckCutsOnlyWhatMayNotGoOn(t *testing.T) {
 func TestClosedRegistry(t *testing.T) {
 	r := capture.NewRegistry()
 	stopped := errors.New("stopped")
-	e := add(t, r, capture.Info{}, nil)
+	e := add(t, r, capture.Facts{}, nil)
 	r.Close(stopped)
 	if e.Reason() != stopped {
 		t.Errorf("reason %v", e.Reason())
 	}
-	if _, err := r.Add(capture.Info{}, nil); err != stopped {
+	if _, err := r.Add(capture.Facts{}, nil); err != stopped {
 		t.Errorf("a connection is taken although the registry is closed: %v", err)
 	}
 }
@@ -83,7 +85,7 @@ func TestWaitForTheLastConnection(t *testing.T) {
 		if err := r.Wait(t.Context()); err != nil {
 			t.Errorf("nothing to wait for: %v", err)
 		}
-		a, b := add(t, r, capture.Info{}, nil), add(t, r, capture.Info{}, nil)
+		a, b := add(t, r, capture.Facts{}, nil), add(t, r, capture.Facts{}, nil)
 		var waiters sync.WaitGroup
 		for range 2 {
 			waiters.Go(func() {
@@ -107,14 +109,22 @@ func TestWaitForTheLastConnection(t *testing.T) {
 
 func TestListIsPerDirectionAndOrdered(t *testing.T) {
 	r := capture.NewRegistry()
-	for _, info := range []capture.Info{
-		{Direction: capture.Inbound, Src: "b"}, {Direction: capture.Outbound, Src: "x"}, {Direction: capture.Inbound, Src: "a"},
+	a, b, to := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:1"), netip.MustParseAddrPort("10.0.0.3:15008")
+	for _, facts := range []capture.Facts{
+		{Direction: capture.Inbound, Src: b, Next: to, Host: "web.demo", Tunnel: true},
+		{Direction: capture.Outbound, Src: a, Next: to, Asked: netip.MustParseAddrPort("10.96.0.1:80")},
+		{Direction: capture.Inbound, Src: a, Next: to},
 	} {
-		add(t, r, info, nil)
+		add(t, r, facts, nil)
 	}
-	in := r.List(capture.Inbound)
-	if len(in) != 2 || in[0].Src != "a" || in[1].Src != "b" || len(r.List(capture.Outbound)) != 1 {
-		t.Errorf("inbound %+v, outbound %+v", in, r.List(capture.Outbound))
+	in, out := r.List(capture.Inbound), r.List(capture.Outbound)
+	wantIn := []capture.Info{
+		{Direction: capture.Inbound, Src: a.String(), Actual: to.String(), Protocol: "TCP"},
+		{Direction: capture.Inbound, Src: b.String(), Original: "web.demo", Actual: to.String(), Protocol: "HBONE"},
+	}
+	wantOut := []capture.Info{{Direction: capture.Outbound, Src: a.String(), Original: "10.96.0.1:80", Actual: to.String(), Protocol: "TCP"}}
+	if !slices.Equal(in, wantIn) || !slices.Equal(out, wantOut) {
+		t.Errorf("inbound %+v, outbound %+v", in, out)
 	}
 }
 
@@ -125,7 +135,7 @@ func TestRegistryUnderLoad(t *testing.T) {
 	for range 8 {
 		group.Go(func() {
 			for range 200 {
-				e, err := r.Add(capture.Info{}, func() error { return denied })
+				e, err := r.Add(capture.Facts{}, func() error { return denied })
 				if err != nil {
 					return
 				}
@@ -148,16 +158,5 @@ func TestRegistryUnderLoad(t *testing.T) {
 	}
 	if err := r.Wait(t.Context()); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestAfterBothRunsOnce(t *testing.T) {
-	runs := 0
-	f := capture.AfterBoth(func() { runs++ })
-	for range 3 {
-		f()
-	}
-	if runs != 1 {
-		t.Errorf("ran %d times", runs)
 	}
 }

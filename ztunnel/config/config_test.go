@@ -30,7 +30,8 @@ func TestDefaults(t *testing.T) {
 		ZDS:                "/var/run/ztunnel/ztunnel.sock",
 		Sockets: config.Sockets{IPv6: true, Mark: 1337, ReusePort: true, KeepAlive: net.KeepAliveConfig{
 			Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9}},
-		Tunnels:      config.Tunnels{MaxStreams: 100, IdleTimeout: 5 * time.Minute, ResponseBaggage: true},
+		Tunnels: config.Tunnels{MaxStreams: 100, IdleTimeout: 5 * time.Minute, ResponseBaggage: true,
+			StreamWindow: 4 << 20, ConnectionWindow: 16 << 20, FrameSize: 1 << 20},
 		XDS:          plane,
 		CA:           plane,
 		Metadata:     map[string]any{},
@@ -75,8 +76,21 @@ func TestVariables(t *testing.T) {
 		{"KEEPALIVE_ENABLED=false", func(c config.Config) any { return c.Sockets.KeepAlive }, net.KeepAliveConfig{Idle: -1}},
 		{"ENABLE_ORIG_SRC=true", func(c config.Config) any { return c.Sockets.Source }, config.SourceRequired},
 		{"ENABLE_ORIG_SRC=false", func(c config.Config) any { return c.Sockets.Source }, config.SourceNever},
-		{"POOL_MAX_STREAMS_PER_CONNECTION=7 POOL_UNUSED_RELEASE_TIMEOUT=1m ENABLE_RESPONSE_BAGGAGE=false", func(c config.Config) any { return c.Tunnels },
-			config.Tunnels{MaxStreams: 7, IdleTimeout: time.Minute}},
+		{"POOL_MAX_STREAMS_PER_CONNECTION=7 POOL_UNUSED_RELEASE_TIMEOUT=1m ENABLE_RESPONSE_BAGGAGE=false " +
+			"HTTP2_STREAM_WINDOW_SIZE=65536 HTTP2_CONNECTION_WINDOW_SIZE=131072 HTTP2_FRAME_SIZE=16384", func(c config.Config) any { return c.Tunnels },
+			config.Tunnels{MaxStreams: 7, IdleTimeout: time.Minute, StreamWindow: 65536, ConnectionWindow: 131072, FrameSize: 16384}},
+		{"USER_TIMEOUT_ENABLED=true", func(c config.Config) any { return c.Sockets.UserTimeout }, 30 * time.Minute},
+		{"USER_TIMEOUT_ENABLED=true KEEPALIVE_TIME=10s KEEPALIVE_INTERVAL=5s KEEPALIVE_RETRIES=3", func(c config.Config) any { return c.Sockets.UserTimeout }, 25 * time.Second},
+		{"PROXY_MODE=shared", func(c config.Config) any { return c.Workload }, config.Workload{}},
+		{"NODE_NAME= PROXY_MODE=dedicated PROXY_WORKLOAD_INFO=ns/pod/sa", func(c config.Config) any { return []any{c.Workload, c.Sockets.Mark} },
+			[]any{config.Workload{Namespace: "ns", Name: "pod", ServiceAccount: "sa"}, uint32(0)}},
+		{"PROXY_MODE=dedicated PROXY_WORKLOAD_INFO=ns/pod/sa PACKET_MARK=1337", func(c config.Config) any { return c.Sockets.Mark }, uint32(1337)},
+		{"UNSTABLE_ENABLE_SOCKS5=true", func(c config.Config) any { return c.SOCKS }, true},
+		{"TRUST_DOMAINS=east.example,west.example,,east.example CRL_PATH=/crl COMPLIANCE_POLICY=pqc", func(c config.Config) any { return c.Security },
+			config.Security{TrustDomains: []string{"east.example", "west.example"}, CRL: "/crl", PostQuantum: true}},
+		{"TLS12_ENABLED=false FAKE_CA=false", func(c config.Config) any { return c.Refused }, []config.Refusal(nil)},
+		{"TLS12_ENABLED=true FAKE_CA=true PROXY_WORKLOAD_INFO=ns/pod/sa", func(c config.Config) any { return names(c.Refused) },
+			[]string{"TLS12_ENABLED", "FAKE_CA", "PROXY_WORKLOAD_INFO"}},
 		{"KUBERNETES_SERVICE_HOST=10.96.0.1", func(c config.Config) any { return c.XDS.Address + " " + c.CA.Address },
 			"https://istiod.istio-system.svc:15012 https://istiod.istio-system.svc:15012"},
 		{"XDS_ADDRESS=https://a:1 CA_ADDRESS=https://b:2", func(c config.Config) any { return c.XDS.Address + " " + c.CA.Address }, "https://a:1 https://b:2"},
@@ -110,8 +124,10 @@ func TestVariables(t *testing.T) {
 		{`PROXY_CONFIG={"concurrency":5}`, func(c config.Config) any { return c.Threads }, 5},
 		{`PROXY_CONFIG={"concurrency":5} ZTUNNEL_WORKER_THREADS=6`, func(c config.Config) any { return c.Threads }, 6},
 		{`PROXY_CONFIG={"discoveryAddress":"x"} XDS_ADDRESS=https://wins:1`, func(c config.Config) any { return c.XDS.Address }, "https://wins:1"},
-		{"ISTIO_META_DNS_CAPTURE=true CRL_PATH=/crl TLS12_ENABLED=true HTTP2_FRAME_SIZE=16384 XDS_ON_DEMAND=false", func(c config.Config) any { return c.NotEffective },
-			[]string{"ISTIO_META_DNS_CAPTURE", "CRL_PATH", "TLS12_ENABLED", "HTTP2_FRAME_SIZE"}},
+		{`PROXY_CONFIG={"proxyMetadata":{"ISTIO_META_A":"long","CLUSTER_ID":"mesh","B":"mesh"}} ISTIO_META_B=env`,
+			func(c config.Config) any { return []any{c.Metadata, c.ClusterID} },
+			[]any{map[string]any{"A": "long", "CLUSTER_ID": "mesh", "B": "env"}, "mesh"}},
+		{"ISTIO_META_DNS_CAPTURE=true XDS_ON_DEMAND=false", func(c config.Config) any { return c.NotEffective }, []string{"ISTIO_META_DNS_CAPTURE"}},
 	} {
 		t.Run(test.environ, func(t *testing.T) {
 			cfg, err := config.FromEnv(append([]string{"NODE_NAME=node1"}, strings.Fields(test.environ)...))
@@ -125,27 +141,60 @@ func TestVariables(t *testing.T) {
 	}
 }
 
+func names(refusals []config.Refusal) (names []string) {
+	for _, r := range refusals {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+func TestDurationsInTheFormsOfIstio(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for text, want := range map[string]time.Duration{
+		"180s": 180 * time.Second, "180": 180 * time.Second, "5m": 5 * time.Minute, "1h30m": 90 * time.Minute, "1h 30m": 90 * time.Minute, "1m + 30s": 90 * time.Second,
+		"1.5h": 90 * time.Minute, "1d": 24 * time.Hour, "250ms": 250 * time.Millisecond, "2min": 2 * time.Minute, "90sec": 90 * time.Second, "1W": 7 * 24 * time.Hour,
+		"": 24 * time.Hour, // not set
+	} {
+		cfg, err := config.FromEnv([]string{"NODE_NAME=node1", "SECRET_TTL=" + text})
+		if err != nil || cfg.SecretTTL != want {
+			t.Errorf("%q is %v, %v; want %v", text, cfg.SecretTTL, err, want)
+		}
+	}
+	for _, text := range []string{"s", "-1h", "1x", "1h-1m", "0", "1..5s", "h1", "1e3s", "999999999w", "+", "5m soon"} {
+		if cfg, err := config.FromEnv([]string{"NODE_NAME=node1", "SECRET_TTL=" + text}); err == nil {
+			t.Errorf("%q is %v, want an error", text, cfg.SecretTTL)
+		}
+	}
+}
+
 func TestMistakesNameTheVariableAndTheRemedy(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for environ, wants := range map[string][]string{
-		"PROXY_MODE=dedicated":                  {"PROXY_MODE", "not available yet; use shared"},
-		"PROXY_MODE=other":                      {"PROXY_MODE", `"other"`, "use shared"},
-		"ENABLE_PROXY=maybe":                    {"ENABLE_PROXY", "neither true nor false"},
-		"PACKET_MARK=-1":                        {"PACKET_MARK", "whole number"},
-		"KEEPALIVE_TIME=180":                    {"KEEPALIVE_TIME", "such as 30s"},
-		"SECRET_TTL=-1h":                        {"SECRET_TTL", "such as 30s"},
-		"LOG_FORMAT=xml":                        {"LOG_FORMAT", "plain, json"},
-		"XDS_ADDRESS=http://istiod":             {"XDS_ADDRESS", "must begin with https://"},
-		"":                                      {"NODE_NAME", "spec.nodeName"},
-		"XDS_ADDRESS=":                          {"XDS_ADDRESS", "LOCAL_XDS_PATH"},
-		"LOCAL_XDS={} LOCAL_XDS_PATH=/x":        {"LOCAL_XDS", "exclude each other"},
-		"LOCAL_XDS={} XDS_ADDRESS=https://x:1":  {"XDS_ADDRESS", "contradicts"},
-		"ISTIO_METAJSON_X={":                    {"ISTIO_METAJSON_X", "not JSON"},
-		"ZTUNNEL_WORKER_THREADS=200%":           {"ZTUNNEL_WORKER_THREADS", "share"},
-		"ZTUNNEL_CPU_LIMIT=many":                {"ZTUNNEL_CPU_LIMIT", "500m"},
-		"TERMINATION_GRACE_PERIOD_SECONDS=soon": {"TERMINATION_GRACE_PERIOD_SECONDS", "such as 30s"},
-		"PROXY_CONFIG=[1]":                      {"PROXY_CONFIG", "ProxyConfig"},
-		`PROXY_CONFIG={"statsPort":70000}`:      {"PROXY_CONFIG", "70000 is no port"},
+		"PROXY_MODE=dedicated":                             {"PROXY_WORKLOAD_INFO", "namespace/name/serviceaccount"},
+		"PROXY_MODE=dedicated PROXY_WORKLOAD_INFO=a/b":     {"PROXY_WORKLOAD_INFO", `"a/b"`},
+		"PROXY_MODE=dedicated PROXY_WORKLOAD_INFO=a//c":    {"PROXY_WORKLOAD_INFO", `"a//c"`},
+		"PROXY_MODE=dedicated PROXY_WORKLOAD_INFO=a/b/c/d": {"PROXY_WORKLOAD_INFO", `"a/b/c/d"`},
+		"PROXY_MODE=other":                                 {"PROXY_MODE", `"other"`, "use shared"},
+		"COMPLIANCE_POLICY=fips":                           {"COMPLIANCE_POLICY", `"fips"`, "pqc"},
+		"TRUST_DOMAINS=a.b,spiffe://c":                     {"TRUST_DOMAINS", `"spiffe://c"`, "without spiffe://"},
+		"HTTP2_FRAME_SIZE=100":                             {"HTTP2_FRAME_SIZE", "from 16384 to 16777215"},
+		"HTTP2_STREAM_WINDOW_SIZE=4MiB":                    {"HTTP2_STREAM_WINDOW_SIZE", "whole number"},
+		"ENABLE_PROXY=maybe":                               {"ENABLE_PROXY", "neither true nor false"},
+		"PACKET_MARK=-1":                                   {"PACKET_MARK", "whole number"},
+		"KEEPALIVE_TIME=180x":                              {"KEEPALIVE_TIME", "such as 30s"},
+		"SECRET_TTL=-1h":                                   {"SECRET_TTL", "such as 30s"},
+		"LOG_FORMAT=xml":                                   {"LOG_FORMAT", "plain, json"},
+		"XDS_ADDRESS=http://istiod":                        {"XDS_ADDRESS", "must begin with https://"},
+		"":                                                 {"NODE_NAME", "spec.nodeName"},
+		"XDS_ADDRESS=":                                     {"XDS_ADDRESS", "LOCAL_XDS_PATH"},
+		"LOCAL_XDS={} LOCAL_XDS_PATH=/x":                   {"LOCAL_XDS", "exclude each other"},
+		"LOCAL_XDS={} XDS_ADDRESS=https://x:1":             {"XDS_ADDRESS", "contradicts"},
+		"ISTIO_METAJSON_X={":                               {"ISTIO_METAJSON_X", "not JSON"},
+		"ZTUNNEL_WORKER_THREADS=200%":                      {"ZTUNNEL_WORKER_THREADS", "share"},
+		"ZTUNNEL_CPU_LIMIT=many":                           {"ZTUNNEL_CPU_LIMIT", "500m"},
+		"TERMINATION_GRACE_PERIOD_SECONDS=soon":            {"TERMINATION_GRACE_PERIOD_SECONDS", "such as 30s"},
+		"PROXY_CONFIG=[1]":                                 {"PROXY_CONFIG", "ProxyConfig"},
+		`PROXY_CONFIG={"statsPort":70000}`:                 {"PROXY_CONFIG", "70000 is no port"},
 		"LOG_FORMAT=xml PACKET_MARK=red ENABLE_PROXY=blue": {"LOG_FORMAT", "PACKET_MARK", "ENABLE_PROXY"},
 	} {
 		t.Run(environ, func(t *testing.T) {

@@ -86,9 +86,9 @@ func (e *env) duration(name string, fallback time.Duration) time.Duration {
 }
 
 func (e *env) parseDuration(name, value string) time.Duration {
-	d, err := time.ParseDuration(value)
-	if err != nil || d <= 0 || d > 10*365*24*time.Hour {
-		e.fail(name, fmt.Sprintf("%q is no duration such as 30s, 5m or 24h", value))
+	d, ok := parseDuration(value)
+	if !ok || d <= 0 || d > 10*365*24*time.Hour {
+		e.fail(name, fmt.Sprintf("%q is no duration such as 30s, 5m, 1h30m or 1d", value))
 	}
 	return d
 }

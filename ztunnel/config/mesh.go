@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -75,9 +76,14 @@ func (m meshConfig) apply(e *env, cfg *Config) {
 	if m.StatsPort != 0 {
 		cfg.Listen.Metrics = fmt.Sprintf(":%d", m.StatsPort)
 	}
+}
+
+// metadata makes variables of proxyMetadata, with or without ISTIO_META_ before their names; those of the environment win.
+func (m meshConfig) metadata(e *env) {
 	for name, value := range m.ProxyMetadata {
-		if _, set := cfg.Metadata[name]; !set {
-			cfg.Metadata[name] = value
+		name = "ISTIO_META_" + strings.TrimPrefix(name, "ISTIO_META_")
+		if _, set := e.vars[name]; !set {
+			e.vars[name] = value
 		}
 	}
 }

@@ -97,18 +97,7 @@ func notEffective(e *env) []string {
 		{"ISTIO_META_DNS_CAPTURE", "false"},
 		{"ISTIO_META_DNS_PROXY_ADDR", "localhost:15053"},
 		{"PREFERED_SERVICE_NAMESPACE", ""},
-		{"UNSTABLE_ENABLE_SOCKS5", "false"},
 		{"XDS_ON_DEMAND", "false"},
-		{"FAKE_CA", "false"},
-		{"CRL_PATH", ""},
-		{"TLS12_ENABLED", "false"},
-		{"COMPLIANCE_POLICY", ""},
-		{"TRUST_DOMAINS", ""},
-		{"USER_TIMEOUT_ENABLED", "false"},
-		{"PROXY_WORKLOAD_INFO", ""},
-		{"HTTP2_STREAM_WINDOW_SIZE", "4194304"},
-		{"HTTP2_CONNECTION_WINDOW_SIZE", "16777216"},
-		{"HTTP2_FRAME_SIZE", "1048576"},
 	} {
 		if value, set := e.lookup(v.name); set && value != v.harmless {
 			names = append(names, v.name)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -17,7 +16,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/drain"
-	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/file"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
@@ -56,7 +55,7 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 	}()
 	log := telemetry.NewLogger(writer, cfg.Log.Format, levels)
 	announce(log, cfg, version)
-	if err := checkPrivileges(cfg.Sockets); err != nil {
+	if err := checkPrivileges(&cfg, log); err != nil {
 		return err
 	}
 	ca, closeCA, err := authority(cfg, log)
@@ -69,45 +68,23 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 		return err
 	}
 	defer worker.Close(workers)
-	z := newZtunnel(d, cfg, ca, log)
-	z.workers, z.pods.workers = workers, workers
+	z := newZtunnel(d, cfg, ca, workers, log)
 	z.version = version
 	telemetry.RegisterProcess(z.reg, "ztunnel", version)
 	z.reg.MustRegister(writer.Collector())
+	writer.OnDrop(func(lines uint64) { log.Warn("log lines lost: their reader is too slow", "lines", lines) })
+	z.metrics.LogAccess(telemetry.NewAccessLog(writer, cfg.Log.Format, levels))
 	return z.run(levels)
 }
 
 func announce(log *slog.Logger, cfg config.Config, version string) {
 	log.Info("ztunnel begins", "version", version, "node", cfg.Node, "cluster", cfg.ClusterID, "threads", cfg.Threads)
+	for _, r := range cfg.Refused {
+		log.Warn("setting refused", "variable", r.Name, "reason", r.Reason)
+	}
 	if len(cfg.NotEffective) > 0 {
 		log.Warn("settings without effect in this version", "variables", strings.Join(cfg.NotEffective, ","))
 	}
-}
-
-// checkPrivileges finds out now, with words, what would fail in every pod.
-func checkPrivileges(s config.Sockets) error {
-	own, err := socket.OpenNetns("/proc/self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer own.Close()
-	if err := own.Do(func() error { return nil }); err != nil {
-		return fmt.Errorf("ztunnel must be able to enter network namespaces (CAP_SYS_ADMIN): %w", err)
-	}
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	l, err := own.Listen(socket.ListenConfig{Addr: netip.AddrPortFrom(loopback, 0), Mark: s.Mark})
-	if err != nil {
-		return fmt.Errorf("ztunnel must be able to mark packets (CAP_NET_ADMIN): %w", err)
-	}
-	defer l.Close()
-	if s.Source != config.SourceRequired {
-		return nil
-	}
-	conn, err := own.Dial(context.Background(), socket.Unmap(l.Addr()), socket.DialConfig{Source: loopback, Timeout: time.Second})
-	if err != nil {
-		return fmt.Errorf("ENABLE_ORIG_SRC: true, but the client's address can't be kept: %w", err)
-	}
-	return conn.Close()
 }
 
 // ztunnel is the running program.
@@ -120,11 +97,11 @@ type ztunnel struct {
 	pods    *pods
 }
 
-func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, log *slog.Logger) *ztunnel {
+func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worker.Worker, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
-	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
-	z.metrics.LogAccess(log)
+	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, workers: workers, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
+	z.tls = tunnelPolicy(cfg.Security, telemetry.NewCRL(reg))
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))
 	z.ready.Begin(taskState)
 	if cfg.Proxying {
@@ -144,10 +121,14 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
+	if err := z.followRevocations(ctx, &background); err != nil {
+		return err
+	}
 	ready, err := z.followState(ctx, &background)
 	if err != nil {
 		return err
 	}
+	background.Go(func() { followRoots(ctx, z.cfg, z.certs, z.log) })
 	background.Go(func() { _ = z.certs.Run(ctx) }) // it only ends with ctx
 	background.Go(func() { z.pods.follow(ctx) })
 	select {
@@ -161,19 +142,9 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 	return z.servePods()
 }
 
-// servePods follows the node agent until the drain begins, and drains.
+// servePods serves the pods that the mode names until the drain begins, and drains.
 func (z *ztunnel) servePods() error {
-	var err error
-	if self := z.cfg.Self; z.cfg.Proxying && self.Name != "" && self.Namespace != "" && self.ServiceAccount != "" {
-		if err := z.pods.startOwn(self); err != nil {
-			return err
-		}
-	}
-	if z.cfg.Proxying {
-		err = enroll.Run(z.drain.Draining(), enroll.Config{
-			Socket: z.cfg.ZDS, Start: z.pods.start, Stop: z.pods.stop, Status: z.podStatus, Log: z.log.With("scope", "enroll"),
-		})
-	}
+	err := z.startPods()
 	if err != nil {
 		z.drain.Force(err.Error()) // whoever restarts us ends the disagreement with the agent
 	}
@@ -184,6 +155,29 @@ func (z *ztunnel) servePods() error {
 		z.log.Warn("drain forced", "reason", reason)
 	}
 	return err
+}
+
+// startPods serves the only workload of dedicated mode, or those that the node agent names; that is followed until the
+// drain begins.
+func (z *ztunnel) startPods() error {
+	self, only := z.cfg.Self, z.cfg.Workload
+	switch {
+	case !z.cfg.Proxying:
+		return nil
+	case only != (config.Workload{}):
+		if err := z.pods.start(enroll.Pod{UID: "dedicated", Name: only.Name, Namespace: only.Namespace, ServiceAccount: only.ServiceAccount}); err != nil {
+			return fmt.Errorf("serve the workload of PROXY_WORKLOAD_INFO: %w", err)
+		}
+		z.podStatus(enroll.Status{Active: 1, Ready: true})
+		return nil
+	case self.Name != "" && self.Namespace != "" && self.ServiceAccount != "":
+		if err := z.pods.startOwn(self); err != nil {
+			return err
+		}
+	}
+	return enroll.Run(z.drain.Draining(), enroll.Config{
+		Socket: z.cfg.ZDS, Start: z.pods.start, Stop: z.pods.stop, Status: z.podStatus, Log: z.log.With("scope", "enroll"),
+	})
 }
 
 func (z *ztunnel) logDrain() {
@@ -226,11 +220,16 @@ func (z *ztunnel) followLocal(ctx context.Context, background *sync.WaitGroup) (
 		}
 		return ready, nil
 	}
-	file := &local{path: z.cfg.LocalXDS.Path, store: z.store, log: z.log}
-	if err := file.load(); err != nil {
+	from := &local{path: z.cfg.LocalXDS.Path, store: z.store, log: z.log}
+	seen := file.Look(from.path)
+	if err := from.load(); err != nil {
 		return nil, err
 	}
-	background.Go(func() { file.follow(ctx) })
+	background.Go(func() {
+		if err := seen.Follow(ctx, from.reload); err != nil {
+			z.log.Error("changes of LOCAL_XDS_PATH go unnoticed", "err", err)
+		}
+	})
 	return ready, nil
 }
 

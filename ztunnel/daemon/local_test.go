@@ -50,7 +50,7 @@ func TestStateFromAVariable(t *testing.T) {
 		"workloads: [{nonsense: 1}]": "nonsense",
 	} {
 		cfg := config.Config{LocalXDS: config.Local{Inline: text}, SecretTTL: time.Hour}
-		z := newZtunnel(drain.New(time.Second), cfg, testca.New(t, "cluster.local"), slog.New(slog.DiscardHandler))
+		z := newZtunnel(drain.New(time.Second), cfg, testca.New(t, "cluster.local"), nil, slog.New(slog.DiscardHandler))
 		ready, err := z.followState(t.Context(), &sync.WaitGroup{})
 		switch {
 		case want == "" && err != nil:

@@ -14,6 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
+	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 func TestPodsTalkThroughATunnel(t *testing.T) {
@@ -202,7 +203,12 @@ func TestConfigDump(t *testing.T) {
 // Meshed clients can ask ztunnel itself, too: its pod isn't captured but takes tunnels.
 func TestOwnPodTakesTunnels(t *testing.T) {
 	m := newMesh(t)
-	z := newZtunnel(drain.New(time.Second), m.config(m.server), m.ca, slog.New(slog.DiscardHandler))
+	workers, err := worker.Start(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer worker.Close(workers)
+	z := newZtunnel(drain.New(time.Second), m.config(m.server), m.ca, workers, slog.New(slog.DiscardHandler))
 	update, err := state.Read([]byte("workloads: [{uid: own, name: server, namespace: demo, serviceAccount: server, workloadIps: [10.91.0.2], protocol: HBONE, node: server-node}]"))
 	if err == nil {
 		err = z.store.Apply(update)
@@ -226,11 +232,12 @@ func TestOwnPodTakesTunnels(t *testing.T) {
 		<-ended
 	}()
 	m.server.serve(t, 15020)
-	stream, err := m.connect(m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "prometheus"))), m.server, "10.91.0.2:15020")
+	a := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "prometheus")))
+	stream, err := m.connect(a, m.server, "10.91.0.2:15020")
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := stream.Conn()
+	conn := a.conn(t, stream)
 	defer conn.Close()
 	if seen, err := readLine(conn); err != nil || seen != m.server.v4.String() {
 		t.Errorf("the server sees %q, %v; want itself, since answers to others would leave the pod", seen, err)

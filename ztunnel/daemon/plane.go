@@ -25,7 +25,7 @@ import (
 func connect(cfg config.Config, plane config.ControlPlane, log *slog.Logger) (*grpc.ClientConn, error) {
 	return controlplane.Dial(controlplane.Config{
 		Address: plane.Address, RootCA: plane.RootCA, ServerName: plane.ServerName,
-		Token: cfg.Token, ClusterID: cfg.ClusterID, Headers: plane.Headers,
+		Token: cfg.Token, ClusterID: cfg.ClusterID, Headers: plane.Headers, PostQuantum: cfg.Security.PostQuantum,
 	}, log)
 }
 
@@ -46,7 +46,7 @@ func authority(cfg config.Config, log *slog.Logger) (certs.CA, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("CA_ADDRESS: %w", err)
 	}
-	return certs.NewIstioCA(conn, true), func() { conn.Close() }, nil
+	return certs.NewIstioCA(conn, cfg.Workload == config.Workload{}), func() { conn.Close() }, nil
 }
 
 // describeNode tells the control plane who we are.

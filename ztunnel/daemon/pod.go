@@ -37,6 +37,7 @@ type shared struct {
 	cfg     config.Config
 	store   *state.Store
 	certs   *certs.Manager
+	tls     mtls.Policy // of all tunnels
 	metrics *telemetry.Metrics
 	workers []*worker.Worker
 	open    *balance.Open // connections to workloads
@@ -211,7 +212,7 @@ func (p *pod) clientTLS(ctx context.Context, source identity.Workload, expected 
 	if err != nil {
 		return nil, err
 	}
-	return mtls.ClientConfig(credential, expected), nil
+	return p.tls.ClientConfig(credential, expected), nil
 }
 
 func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
@@ -219,7 +220,7 @@ func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mtls.ServerConfig(credential), nil
+	return p.tls.ServerConfig(credential), nil
 }
 
 func (p *pod) dial(w *worker.Worker, to netip.AddrPort, done func(int, error)) (*worker.Dialling, error) {

@@ -248,11 +248,12 @@ func TestApplicationTunnelIsToldWhoCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	stream, err := m.connect(m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside"))), m.server, "10.96.0.7:80")
+	a := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside")))
+	stream, err := m.connect(a, m.server, "10.96.0.7:80")
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := stream.Conn()
+	conn := a.conn(t, stream)
 	defer conn.Close()
 	if _, err := conn.Write([]byte("payload")); err != nil {
 		t.Fatal(err)

@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	beProcess()
 	goleak.VerifyTestMain(m)
 }
 
@@ -99,6 +100,11 @@ func (m *mesh) describe(p *testPod, change func(*workload.Workload)) {
 	m.istiod.Set(w)
 }
 
+// describeOn is describe for a pod of another node than its own.
+func (m *mesh) describeOn(p *testPod, node string) {
+	m.describe(p, func(w *workload.Workload) { w.Node = node })
+}
+
 // up starts a ztunnel for each of the pods, enrols them and waits for all to be ready.
 func (m *mesh) up(pods ...*testPod) {
 	m.t.Helper()
@@ -140,7 +146,8 @@ func (m *mesh) sync() {
 // node is a running ztunnel with a node agent.
 type node struct {
 	t     *testing.T
-	drain *drain.Drain
+	drain *drain.Drain // nil for a process
+	pid   int          // of a process
 	log   *logBuffer
 	ended chan error
 	agent *agent
@@ -426,6 +433,27 @@ func (p *testPod) call(to netip.AddrPort) (seen string, conn *net.TCPConn, err e
 		return "", nil, err
 	}
 	return seen, conn, nil
+}
+
+// scrape asks for a metrics page from inside the pod.
+func (p *testPod) scrape(t *testing.T, from netip.AddrPort) string {
+	t.Helper()
+	client := http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return p.Dial(ctx, from, socket.DialConfig{})
+		},
+	}}
+	response, err := client.Get("http://" + from.String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("scrape %s: %s, %v", from, response.Status, err)
+	}
+	return string(text)
 }
 
 func readLine(conn net.Conn) (string, error) {

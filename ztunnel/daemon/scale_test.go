@@ -51,7 +51,7 @@ type loadReport struct {
 func loadMesh(place string, in io.Reader, out io.Writer) error {
 	address, root, _ := strings.Cut(place, " ")
 	cfg := config.Config{Node: "n", XDS: config.ControlPlane{Address: address, RootCA: root}, SecretTTL: time.Hour}
-	z := newZtunnel(drain.New(time.Second), cfg, noCA{}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	z := newZtunnel(drain.New(time.Second), cfg, noCA{}, nil, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	defer group.Wait()

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/tulle-mesh/tulle/mesh/admin"
+	"github.com/tulle-mesh/tulle/mesh/scrape"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 )
 
@@ -17,8 +18,9 @@ func (z *ztunnel) startServers(levels *telemetry.Levels) (closeAll func(), err e
 		}
 	}
 	metrics := http.NewServeMux()
-	metrics.Handle("GET /metrics", telemetry.Handler(z.reg))
-	metrics.Handle("GET /stats/prometheus", telemetry.Handler(z.reg))
+	collect := scrape.Handler(z.reg, z.metrics.Expose)
+	metrics.Handle("GET /metrics", collect)
+	metrics.Handle("GET /stats/prometheus", collect)
 	ready := http.NewServeMux()
 	ready.Handle("GET /healthz/ready", &z.ready)
 	for _, role := range []struct {

@@ -28,9 +28,12 @@ func (h *Handler) describe(a arrival) telemetry.Connection {
 }
 
 // source describes the client: what the control plane says about its address wins over what it says of itself, and its
-// identity is the proven one.
+// identity is the proven one. Of a client that came from another network the address here is a gateway's.
 func (h *Handler) source(table *state.Table, a arrival) telemetry.Peer {
-	p := describe.Peer(table.WorkloadAt(h.cfg.Network, a.client.Addr()))
+	var p telemetry.Peer
+	if from := a.request.Network; from == "" || strings.EqualFold(from, h.cfg.Network) {
+		p = describe.Peer(table.WorkloadAt(h.cfg.Network, a.client.Addr()))
+	}
 	for _, gap := range []struct {
 		field *string
 		told  string

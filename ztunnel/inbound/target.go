@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
+	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
@@ -25,20 +27,22 @@ func validate(t *state.Table, self *state.Workload, local netip.Addr, authority 
 	if !isAddr || asked.Addr() == local || self.AppTunnel != nil {
 		return nil
 	}
-	w, svc := t.Find(self.Network, asked.Addr(), self.Namespace)
-	switch {
-	case svc != nil && isGateway(t, svc.Waypoint, self, local):
-		return nil
-	case svc != nil:
-		for i := range svc.WeightedWaypoints {
-			if isGateway(t, &svc.WeightedWaypoints[i].Gateway, self, local) {
-				return nil
-			}
-		}
-	case w != nil && isGateway(t, w.Waypoint, self, local):
+	w, svc := balance.At(t, state.NetworkAddress{Network: self.Network, Addr: asked.Addr()}, self.Namespace)
+	if w != nil && isGateway(t, w.Waypoint, self, local) || svc != nil && isWaypointOf(t, svc, self, local) {
 		return nil
 	}
 	return fmt.Errorf("%w: %s arrived at %s", errMismatch, authority, local)
+}
+
+// isWaypointOf tells that this pod is the service's waypoint, or one of several. Their weights don't matter: they may have
+// been others when the client chose.
+func isWaypointOf(t *state.Table, svc *state.Service, self *state.Workload, local netip.Addr) bool {
+	for i := range svc.WeightedWaypoints {
+		if isGateway(t, &svc.WeightedWaypoints[i].Gateway, self, local) {
+			return true
+		}
+	}
+	return isGateway(t, svc.Waypoint, self, local)
 }
 
 // isGateway tells that the gateway resolves to this pod: to a service that it is an endpoint of, or to its own address.
@@ -46,26 +50,12 @@ func isGateway(t *state.Table, gw *state.Gateway, self *state.Workload, local ne
 	if gw == nil {
 		return false
 	}
-	var w *state.Workload
-	var svc *state.Service
-	if gw.Address.Addr.IsValid() {
-		w, svc = t.Find(gw.Address.Network, gw.Address.Addr, self.Namespace)
-	} else if svc = t.Service(gw.Host.Namespace, gw.Host.Name); svc == nil {
-		w = t.WorkloadByHost(gw.Host.Namespace, gw.Host.Name)
-	}
+	w, svc := balance.Named(t, gw, self.Namespace)
 	if svc != nil {
 		_, serves := t.Endpoint(svc, self)
 		return serves
 	}
-	if w == nil {
-		return false
-	}
-	for _, addr := range w.Addresses {
-		if addr == local {
-			return true
-		}
-	}
-	return false
+	return w != nil && w.Network == self.Network && slices.Contains(w.Addresses, local)
 }
 
 // target is what an arrival leads to.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/state"
 )
@@ -22,7 +23,15 @@ workloads:
 - {uid: tunnelled, name: tunnelled, namespace: demo, workloadIps: [10.0.0.8], protocol: HBONE, applicationTunnel: {protocol: PROXY, port: 15088}}
 - {uid: tunnelled6, name: tunnelled6, namespace: demo, workloadIps: ["fd00::9"], protocol: HBONE, applicationTunnel: {protocol: PROXY}}
 - {uid: renumbered, name: renumbered, namespace: demo, workloadIps: [10.0.0.10], protocol: HBONE, applicationTunnel: {protocol: NONE, port: 9999}}
+- {uid: atvip, name: atvip, namespace: demo, workloadIps: [10.0.0.11], protocol: HBONE}
+- {uid: inrange, name: inrange, namespace: demo, workloadIps: [10.5.0.1], protocol: HBONE}
+- {uid: gwfar, name: gwfar, namespace: demo, workloadIps: [10.0.0.9], network: west, protocol: HBONE}
+- {uid: byfar, name: byfar, namespace: demo, workloadIps: [10.0.0.12], protocol: HBONE, waypoint: {destination: west/10.0.0.9, hboneMtlsPort: 15008}}
+- {uid: lonegw, name: lonegw, namespace: demo, workloadIps: [10.0.0.13, "fd00::13"], hostname: lone.example, protocol: HBONE}
+- {uid: byname, name: byname, namespace: demo, workloadIps: [10.0.0.14], protocol: HBONE, waypoint: {destination: demo/lone.example, hboneMtlsPort: 15008}}
 services:
+- {name: atvip, namespace: demo, hostname: atvip.demo, vips: [/10.0.0.11], ports: {80: 80}, waypoint: {destination: demo/gw.demo, hboneMtlsPort: 15008}}
+- {name: range, namespace: demo, hostname: range.demo, vips: [], cidrVips: [/10.5.0.0/16], ports: {80: 80}, waypoint: {destination: demo/gw.demo, hboneMtlsPort: 15008}}
 - {name: headless, namespace: demo, hostname: headless.demo, vips: [], ports: {80: 80}}
 - {name: web, namespace: demo, hostname: web.demo, vips: [/10.1.0.1], ports: {80: 80}}
 - {name: named, namespace: demo, hostname: named.demo, vips: [/10.1.0.2], ports: {80: 0, 81: 0, 82: 7070, 83: 15006}}
@@ -41,10 +50,21 @@ func table(t *testing.T) *state.Table {
 		t.Fatal(err)
 	}
 	store := state.NewStore()
+	update.Addresses = append(update.Addresses, weighted())
 	if err := store.Apply(update); err != nil {
 		t.Fatal(err)
 	}
 	return store.Load()
+}
+
+// weighted is a service with several waypoints, which a local file can't describe.
+func weighted() *workload.Address {
+	s := &workload.Service{Namespace: "demo", Hostname: "weighted.demo", Addresses: []*workload.NetworkAddress{{Address: []byte{10, 1, 9, 9}}}}
+	for i, host := range []string{"gw.demo", "lone.example"} {
+		s.WeightedWaypoints = append(s.WeightedWaypoints, &workload.WeightedWaypoint{Weight: uint32(i), Destination: &workload.GatewayAddress{
+			HboneMtlsPort: 15008, Destination: &workload.GatewayAddress_Hostname{Hostname: &workload.NamespacedHostname{Namespace: "demo", Hostname: host}}}})
+	}
+	return &workload.Address{Type: &workload.Address_Service{Service: s}}
 }
 
 // show writes a target as one line: what policies see, and what is dialled and announced if that is something else.
@@ -85,6 +105,14 @@ func TestValidateAndResolve(t *testing.T) {
 		{"waypoint of a pod, by address", "gw", "10.0.0.9", "10.0.0.5:80", "10.0.0.9:80", nil},
 		{"waypoint of a pod, by service address", "gw", "10.0.0.9", "10.0.0.6:80", "10.0.0.9:80", nil},
 		{"waypoint of a service", "gw", "10.0.0.9", "10.1.0.3:80", "10.0.0.9:80", nil},
+		{"waypoint of one of several of a service", "gw", "10.0.0.9", "10.1.9.9:80", "10.0.0.9:80", nil},
+		{"waypoint of several, another one", "lonegw", "10.0.0.13", "10.1.9.9:80", "10.0.0.13:80", nil},
+		{"waypoint of a service whose address is a pod's own", "gw", "10.0.0.9", "10.0.0.11:80", "10.0.0.9:80", nil},
+		{"waypoint of a service with a range", "gw", "10.0.0.9", "10.5.0.2:80", "10.0.0.9:80", nil},
+		{"waypoint of a range, but not of the pod in it", "gw", "10.0.0.9", "10.5.0.1:80", "", errMismatch},
+		{"waypoint of a pod, by the waypoint's hostname", "lonegw", "10.0.0.13", "10.0.0.14:80", "10.0.0.13:80", nil},
+		{"waypoint of a pod, at its other address", "lonegw", "fd00::13", "10.0.0.14:80", "[fd00::13]:80", nil},
+		{"waypoint is one in another network with the same address", "gw", "10.0.0.9", "10.0.0.12:80", "", errMismatch},
 		{"somebody else's waypoint", "server", "10.0.0.2", "10.0.0.4:80", "", errMismatch},
 		{"somebody else's waypoint, by address", "server", "10.0.0.2", "10.0.0.5:80", "", errMismatch},
 		{"waypoint that isn't there", "gw", "10.0.0.9", "10.0.0.7:80", "", errMismatch},
@@ -162,5 +190,25 @@ func TestSourceIsDescribedByTheControlPlaneFirst(t *testing.T) {
 	unknown := h.source(store.Load(), arrival{client: netip.MustParseAddrPort("192.0.2.1:1"), request: hbone.Request{Baggage: said}})
 	if unknown.Pod != "" || unknown.Namespace != "said" || unknown.Cluster != "said" {
 		t.Errorf("unknown client: %+v, want what it says", unknown)
+	}
+}
+
+// Of a client in another network we see a gateway's address, which may be anybody's here.
+func TestSourceFromAnotherNetworkIsNotFoundByItsAddress(t *testing.T) {
+	world := table(t)
+	for _, test := range []struct{ own, told, pod, namespace string }{
+		{"", "", "other", "demo"},
+		{"west", "WEST", "gwfar", "demo"},
+		{"", "west", "", "said"},
+		{"west", "", "gwfar", "demo"},
+	} {
+		h := New(Config{Network: test.own})
+		a := arrival{client: netip.MustParseAddrPort("10.0.0.3:1"), request: hbone.Request{Network: test.told, Baggage: hbone.Baggage{Namespace: "said"}}}
+		if test.own == "west" {
+			a.client = netip.MustParseAddrPort("10.0.0.9:1")
+		}
+		if got := h.source(world, a); got.Pod != test.pod || got.Namespace != test.namespace {
+			t.Errorf("in network %q, told %q: %+v, want pod %q in %q", test.own, test.told, got, test.pod, test.namespace)
+		}
 	}
 }

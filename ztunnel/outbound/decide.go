@@ -15,7 +15,7 @@ import (
 // Why a connection isn't even tried.
 var (
 	errSelfCall      = errors.New("the application called one of ztunnel's own ports on loopback: that would never end")
-	errWaypoint      = errors.New("its waypoint can't be reached, and traffic never goes round a waypoint: see that the waypoint is deployed and ready, or take the label istio.io/use-waypoint away")
+	errWaypoint      = errors.New("it can't be reached, and traffic never goes round a waypoint: see that it is deployed and ready, or take the label istio.io/use-waypoint away")
 	errRemoteNetwork = errors.New("it is in another network, and the way there can't be taken")
 	errAlternative   = errors.New("there is no other endpoint to try")
 )

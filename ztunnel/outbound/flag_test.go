@@ -5,29 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
-func resolver(t *testing.T, addrs []string, err error) func(context.Context, string) ([]netip.Addr, error) {
-	return func(_ context.Context, host string) ([]netip.Addr, error) {
-		if host != "api.example.com" {
-			t.Errorf("asked for %q", host)
-		}
-		var list []netip.Addr
-		for _, addr := range addrs {
-			list = append(list, netip.MustParseAddr(addr))
-		}
-		return list, err
-	}
-}
-
 func TestFlagsOfFailures(t *testing.T) {
-	timeout := &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+	timeout := fmt.Errorf("dial 10.0.0.1:80: %w", &loop.ConnectTimeout{After: 10 * time.Second})
 	refused := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	at := func(stage hbone.Stage, err error) error { return &hbone.DialError{Stage: stage, Err: err} }
 	for _, test := range []struct {

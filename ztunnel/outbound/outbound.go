@@ -19,12 +19,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
@@ -146,13 +146,14 @@ func (f *flow) complete() {
 		f.connect()
 		return
 	}
-	var addrs []netip.Addr
 	host := f.route.Host
-	f.wait(func(ctx context.Context) (err error) {
-		addrs, err = f.handler.cfg.Resolve(ctx, host)
-		return nil // an error leaves no address
+	var addrs []netip.Addr
+	var unresolved error
+	f.wait(func(ctx context.Context) error {
+		addrs, unresolved = f.handler.cfg.Resolve(ctx, host)
+		return nil // another endpoint may do
 	}, func() {
-		r, err := f.route.Resolved(addrs, f.conn.Original)
+		r, err := f.route.Resolved(addrs, unresolved, f.conn.Original)
 		if err != nil {
 			f.failed(err)
 			return
@@ -182,7 +183,7 @@ func flag(err error) string {
 			return telemetry.FlagHTTP2
 		}
 	}
-	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+	if errors.As(err, new(*loop.ConnectTimeout)) {
 		return telemetry.FlagNetworkPolicy // nothing answered, which mostly means that somebody drops port 15008
 	}
 	return telemetry.FlagConnect

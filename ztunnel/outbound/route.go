@@ -60,8 +60,12 @@ func (r *Route) Count(open *balance.Open, n int) {
 	}
 }
 
-// Resolved completes a route by the addresses of its Host, with one of the family that the client dialled if possible.
-func (r Route) Resolved(addrs []netip.Addr, to capture.OriginalDst) (Route, error) {
+// Resolved completes a route by what a resolver said of its Host, with an address of the family that the client dialled if
+// possible.
+func (r Route) Resolved(addrs []netip.Addr, err error, to capture.OriginalDst) (Route, error) {
+	if err != nil {
+		return r, fmt.Errorf("resolve %s, where workload %s is: %w", r.Host, r.Workload.UID, err)
+	}
 	addr, ok := oneOf(addrs, to.Addr().Is4())
 	if !ok {
 		return r, fmt.Errorf("resolve %s, where workload %s is: no address", r.Host, r.Workload.UID)

@@ -31,7 +31,7 @@ func TestHostnameIsResolved(t *testing.T) {
 			for _, addr := range test.addrs {
 				addrs = append(addrs, netip.MustParseAddr(addr))
 			}
-			r, err = r.Resolved(addrs, call.To)
+			r, err = r.Resolved(addrs, nil, call.To)
 			switch {
 			case err != nil && !strings.Contains(err.Error(), test.want):
 				t.Errorf("error %v, want %q", err, test.want)
@@ -49,8 +49,7 @@ func TestHostnameThatCannotBeResolved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := flow{handler: New(Config{Resolve: resolver(t, nil, errors.New("server misbehaving"))}), call: call, route: r}
-	if err := f.complete(t.Context()); err == nil || !strings.Contains(err.Error(), "server misbehaving") {
+	if _, err := r.Resolved(nil, errors.New("server misbehaving"), call.To); err == nil || !strings.Contains(err.Error(), "server misbehaving") {
 		t.Errorf("error %v, want the resolver's", err)
 	}
 }

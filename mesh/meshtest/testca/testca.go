@@ -120,6 +120,22 @@ func (ca *CA) Issue(spec Spec) *mtls.Credential {
 	return credential
 }
 
+// Revoke returns the signing root's revocation list of these certificates, in PEM form. It promises the next one at the
+// given time.
+func (ca *CA) Revoke(next time.Time, certs ...*x509.Certificate) string {
+	ca.tb.Helper()
+	ca.mu.Lock()
+	signer := ca.signer
+	ca.mu.Unlock()
+	list := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Unix(0, 0), NextUpdate: next}
+	for _, cert := range certs {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: cert.SerialNumber, RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, signer.cert, signer.key)
+	ca.must(err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+}
+
 // Sign signs a request for id as the product's authorities do: leaf first, root bundle last. The names in the request
 // play no part.
 func (ca *CA) Sign(_ context.Context, id identity.Workload, csrPEM string, ttl time.Duration) ([]string, error) {
