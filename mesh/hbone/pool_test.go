@@ -108,7 +108,10 @@ func TestOneFailureForAllWhoWait(t *testing.T) {
 	b := newBed(t)
 	var dials []func(int, error)
 	cause := errors.New("no route")
-	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) { dials = append(dials, done) }})
+	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) (func(), error) {
+		dials = append(dials, done)
+		return func() {}, nil
+	}})
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
@@ -245,12 +248,12 @@ func TestPeerThatAllowsNoStreams(t *testing.T) {
 	target.Addr = b.rawServer(slices.Repeat([]func(*rawPeer){func(p *rawPeer) { go none(p) }}, 100)...)
 	var held []func()
 	dials, dial := 0, dialOn(b.nearLoop)
-	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) {
+	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) (func(), error) {
 		if dials++; dials == 1 {
-			held = append(held, func() { dial(addr, done) })
-			return
+			held = append(held, func() { _, _ = dial(addr, done) })
+			return func() {}, nil
 		}
-		dial(addr, done)
+		return dial(addr, done)
 	}})
 	var wg sync.WaitGroup
 	for range 50 {
@@ -338,7 +341,10 @@ func TestLateJoinOfADeadTunnel(t *testing.T) {
 func TestCancelWithinAnOutcome(t *testing.T) {
 	b := newBed(t)
 	var end func(int, error)
-	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) { end = done }})
+	pool := b.newPool(PoolConfig{Dial: func(_ netip.AddrPort, done func(int, error)) (func(), error) {
+		end = done
+		return func() {}, nil
+	}})
 	told := 0
 	b.onNear(func() {
 		attempts := make([]*Attempt, 10)
@@ -362,15 +368,20 @@ func TestCloseOfAPoolTellsThoseWhoWait(t *testing.T) {
 	silent := listen(t) // never accepts, so the handshake waits
 	asked := make(chan struct{}, 1)
 	b.onConnect(func(in *Incoming) { asked <- struct{}{} })
-	var dialled func(int, error)
-	dial := dialOn(b.nearLoop)
-	pool := b.newPool(PoolConfig{Dial: func(addr netip.AddrPort, done func(int, error)) {
-		if addr.Port() == 1 {
-			dialled = done
-			return
-		}
-		dial(addr, done)
-	}})
+	cancelled, handshakes := false, 0
+	dial, config := dialOn(b.nearLoop), b.pool.cfg.TLS
+	pool := b.newPool(PoolConfig{
+		Dial: func(addr netip.AddrPort, done func(int, error)) (func(), error) {
+			if addr.Port() == 1 {
+				return func() { cancelled = true }, nil
+			}
+			return dial(addr, done)
+		},
+		TLS: func(ctx context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error) {
+			b.onNear(func() { handshakes++ })
+			return config(ctx, source, expected)
+		},
+	})
 	outcomes := make(chan error, 4)
 	for _, addr := range []netip.AddrPort{b.target().Addr, silent.Addr().(*net.TCPAddr).AddrPort(), netip.MustParseAddrPort("127.0.0.1:1")} {
 		target := b.target()
@@ -379,24 +390,73 @@ func TestCloseOfAPoolTellsThoseWhoWait(t *testing.T) {
 	}
 	<-asked
 	eventually(t, "the handshake to begin", func() (begun bool) {
-		b.onNear(func() {
-			for _, sh := range pool.shared {
-				for _, d := range sh.dials {
-					begun = begun || d.handshake != nil && d.handshake.tls != nil
-				}
-			}
-		})
+		b.onNear(func() { begun = handshakes == 2 })
 		return begun
 	})
 	b.onNear(pool.Close)
-	ours, theirs := socketPair()
-	b.onNear(func() { dialled(theirs, nil) })
-	_ = unix.Close(ours)
 	b.onNear(func() { pool.Connect(b.target(), b.request(), func(_ *Stream, err error) { outcomes <- err }) })
 	for range 4 {
 		if err := <-outcomes; !errors.Is(err, errClosed) {
 			t.Errorf("Connect = %v, want %v", err, errClosed)
 		}
+	}
+	if !cancelled {
+		t.Error("a dial goes on")
+	}
+}
+
+// A tunnel of a socket that the caller made carries one stream, and ends with it.
+func TestConnectOver(t *testing.T) {
+	b := newBed(t)
+	b.onConnect(accepting)
+	over := func(giveUp bool) (*Stream, error) {
+		conn, err := net.DialTCP("tcp4", nil, b.listener.Addr().(*net.TCPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd := takeFD(conn)
+		type outcome struct {
+			s   *Stream
+			err error
+		}
+		done := make(chan outcome, 1)
+		b.onNear(func() {
+			a := b.pool.ConnectOver(fd, b.target(), b.request(), func(s *Stream, err error) { done <- outcome{s, err} })
+			if giveUp {
+				a.Cancel()
+				done <- outcome{}
+			}
+		})
+		o := <-done
+		return o.s, o.err
+	}
+	none := func() bool {
+		left := 0
+		b.onNear(func() { left = len(b.pool.tunnels()) + len(b.pool.dials()) })
+		return left == 0
+	}
+	first, err := over(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := over(false)
+	if err != nil || first.t == second.t {
+		t.Fatalf("ConnectOver = %v, on the other's tunnel: %v", err, err == nil)
+	}
+	if shared := b.connect(); shared.t == first.t || shared.t == second.t {
+		t.Error("the tunnel is used by another")
+	} else {
+		reset(shared)
+		b.onNear(func() { shared.t.shutdown() })
+	}
+	reset(first)
+	reset(second)
+	eventually(t, "the tunnels to end with their streams", none)
+	_, _ = over(true)
+	eventually(t, "the tunnel that nobody wants to end", none)
+	b.onNear(b.pool.Close)
+	if _, err := over(false); !errors.Is(err, errClosed) {
+		t.Errorf("ConnectOver of a closed pool = %v", err)
 	}
 }
 

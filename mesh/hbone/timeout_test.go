@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -37,6 +38,17 @@ func newClockwork(t *testing.T) *clockwork {
 	}
 	t.Cleanup(l.Close)
 	return &clockwork{t: t, loop: l}
+}
+
+// every has f called every d, until the returned function is.
+func (c *clockwork) every(d time.Duration, f func()) (stop func()) {
+	tick := new(loop.Timer)
+	tick.Run = func() {
+		f()
+		c.loop.After(tick, d)
+	}
+	c.loop.After(tick, d)
+	return func() { c.loop.Stop(tick) }
 }
 
 // settle turns until nothing happens, and returns how long nothing will.
@@ -341,17 +353,17 @@ func TestDeadTunnelIsClosedAtItsDeadline(t *testing.T) {
 		s.settle()
 		died := time.Now()
 		s.tunnel.cut(errors.New("policy"))
-		s.each = func() {
+		stop := s.every(100*time.Millisecond, func() {
 			if s.gone.IsZero() {
 				_ = s.WritePing(false, [8]byte{1})
 				s.say()
 			}
-		}
+		})
 		s.until(func() bool { return !s.gone.IsZero() }, time.Minute)
+		stop()
 		if after := s.gone.Sub(died); after != closeTimeout {
 			t.Errorf("the socket was closed after %v", after)
 		}
-		s.each = nil
 		s.hear()
 		if got := s.in.Bytes(); s.closed == nil || !bytes.Contains(got, []byte{7, 0, 0, 0, 0, 0}) { // GOAWAY on stream 0
 			t.Errorf("the peer heard %x, then %v", got, s.closed)
@@ -386,10 +398,11 @@ func newPair(t *testing.T) *pair {
 	})
 	p.pool = NewPool(PoolConfig{
 		Loop: p.loop,
-		Dial: func(to netip.AddrPort, done func(int, error)) {
+		Dial: func(to netip.AddrPort, done func(int, error)) (func(), error) {
 			near, far := socketPair()
 			p.srv.Serve(far, to, netip.MustParseAddrPort("10.0.0.1:1000"))
 			_ = p.loop.Post(func() { done(near, nil) })
+			return func() {}, nil
 		},
 		TLS: func(_ context.Context, _ identity.Workload, expected []identity.Workload) (*tls.Config, error) {
 			return mtls.ClientConfig(client, expected), nil
@@ -399,9 +412,7 @@ func newPair(t *testing.T) *pair {
 		p.each = nil
 		p.pool.Close()
 		p.srv.Close()
-		for _, sh := range p.pool.shared {
-			resetUnjoined(sh.tunnels)
-		}
+		resetUnjoined(p.pool.tunnels())
 		p.pass(2 * closeTimeout)
 		if len(p.pool.shared) != 0 || len(p.srv.tunnels) != 0 || len(p.srv.handshakes) != 0 {
 			t.Error("tunnels or handshakes are left")
@@ -434,13 +445,30 @@ func TestHandlerThatForgetsToAnswerRefuses(t *testing.T) {
 	})
 }
 
+// saying is a connection that takes note of what is said on it and has no answers.
+type saying struct {
+	net.Conn
+	said bytes.Buffer
+}
+
+func (s *saying) Write(p []byte) (int, error) { return s.said.Write(p) }
+func (s *saying) Read([]byte) (int, error)    { return 0, io.EOF }
+
+// clientHello is how any client begins.
+func clientHello() []byte {
+	s := new(saying)
+	_ = tls.Client(s, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}).Handshake()
+	return s.said.Bytes()
+}
+
 // Peers that say nothing, say it slowly, or say half of it, are left at the deadline.
 func TestHandshakeDeadline(t *testing.T) {
-	hello := append([]byte{22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3}, make([]byte, 194)...)
-	for name, speak := range map[string]func(fd int, since time.Duration, said int) int{
-		"says nothing":            func(int, time.Duration, int) int { return 0 },
-		"says a byte in a second": func(fd int, since time.Duration, said int) int { return int(since / time.Second) },
-		"stops within a record":   func(fd int, since time.Duration, said int) int { return 100 },
+	hello := clientHello()
+	for name, speak := range map[string]func(since time.Duration) (bytes int){
+		"says nothing":            func(time.Duration) int { return 0 },
+		"says a byte in a second": func(since time.Duration) int { return int(since / time.Second) },
+		"stops within a record":   func(time.Duration) int { return 100 },
+		"stops after its hello":   func(time.Duration) int { return len(hello) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -448,21 +476,18 @@ func TestHandshakeDeadline(t *testing.T) {
 				ours, theirs := socketPair()
 				begun := time.Now()
 				p.srv.Serve(theirs, netip.AddrPort{}, netip.AddrPort{})
-				tick := loop.Timer{} // makes the clock stop every second
-				tick.Run = func() { p.loop.After(&tick, time.Second) }
-				p.loop.After(&tick, time.Second)
 				said := 0
-				p.each = func() {
-					for ; said < speak(ours, time.Since(begun), said) && said < len(hello); said++ {
+				stop := p.every(time.Second, func() {
+					for ; said < speak(time.Since(begun)) && said < len(hello); said++ {
 						_, _ = loop.Write(ours, hello[said:said+1])
 					}
-				}
+				})
 				p.until(func() bool { return len(p.failures) > 0 }, time.Hour)
 				if len(p.failures) != 1 || p.failures[0].Stage != StageTLS || time.Since(begun) != handshakeTimeout {
 					t.Errorf("after %v: %v", time.Since(begun), p.failures)
 				}
 				_ = unix.Close(ours)
-				p.loop.Stop(&tick)
+				stop()
 			})
 		})
 	}
@@ -490,10 +515,11 @@ func TestPeerThatDoesNotShakeHands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		var theirs int
-		p.pool.cfg.Dial = func(_ netip.AddrPort, done func(int, error)) {
+		p.pool.cfg.Dial = func(_ netip.AddrPort, done func(int, error)) (func(), error) {
 			var ours int
 			ours, theirs = socketPair()
 			_ = p.loop.Post(func() { done(ours, nil) })
+			return func() {}, nil
 		}
 		begun := time.Now()
 		_, err := p.connect()
