@@ -30,6 +30,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var loopback = netip.MustParseAddrPort("127.0.0.1:80")
+
 // patience bounds what a test waits for.
 const patience = 20 * time.Second
 

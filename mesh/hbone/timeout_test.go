@@ -105,15 +105,20 @@ type scripted struct {
 
 func newScripted(t *testing.T, cfg tunnelConfig) *scripted {
 	t.Helper()
-	s := &scripted{clockwork: newClockwork(t)}
+	own, peer := socketPair()
+	return newScriptedOver(t, cfg, own, peer)
+}
+
+// newScriptedOver is newScripted on connected sockets.
+func newScriptedOver(t *testing.T, cfg tunnelConfig, own, peer int) *scripted {
+	t.Helper()
+	s := &scripted{clockwork: newClockwork(t), fd: peer}
 	s.Framer = http2.NewFramer(&s.out, &s.in)
 	cfg.loop = s.loop
 	if cfg.max == 0 {
 		cfg.max = 10
 	}
 	cfg.ended = func(*tunnel) { s.gone = time.Now() }
-	var own int
-	own, s.fd = socketPair()
 	keys := record.Result{}
 	keys.Reader, s.writer = oneWay(t, 1)
 	s.reader, keys.Writer = oneWay(t, 2)
@@ -159,10 +164,14 @@ func (s *scripted) hangUp() {
 // say sends what the framer has written.
 func (s *scripted) say() {
 	s.t.Helper()
+	var sealed []byte
 	for s.out.Len() > 0 {
 		p := make([]byte, record.SlotLen)
 		n := copy(p[record.HeaderLen:], s.out.Next(record.MaxPlaintext))
-		s.send(p[:s.writer.Seal(p, n)])
+		sealed = append(sealed, p[:s.writer.Seal(p, n)]...)
+	}
+	if len(sealed) > 0 {
+		s.send(sealed)
 	}
 }
 
@@ -344,6 +353,19 @@ func TestAlertIsReadAfterAFailedWrite(t *testing.T) {
 	})
 }
 
+// A peer that breaks off right behind its last words is missed at once, not when it should answer a ping.
+func TestEndThatComesWithData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScripted(t, tunnelConfig{})
+		_ = s.WriteSettings()
+		s.say()
+		s.hangUp()
+		if age, err := s.lifetime(); age != 0 || !s.tunnel.core.Settled() {
+			t.Errorf("the tunnel ended after %v with %v, settings heard: %v", age, err, s.tunnel.core.Settled())
+		}
+	})
+}
+
 // A peer that doesn't end when we have is left after a second; until then it may send what it likes.
 func TestDeadTunnelIsClosedAtItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -419,6 +441,41 @@ func newPair(t *testing.T) *pair {
 		}
 	})
 	return p
+}
+
+// end is what an application has of a connection.
+type end struct {
+	*pair
+	app int
+}
+
+// newClockworkPair makes a connection through a pair, in real time if the test is.
+func newClockworkPair(t *testing.T) (near, far end) {
+	p := newPair(t)
+	near.pair, far.pair = p, p
+	p.handle = func(in *Incoming) {
+		s, err := in.Accept(Baggage{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		var inner int
+		inner, far.app = socketPair()
+		s.Join(inner, func(relay.Result) {})
+	}
+	s, err := p.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var inner int
+	inner, near.app = socketPair()
+	s.Join(inner, func(relay.Result) {})
+	p.loop.Turn()
+	t.Cleanup(func() {
+		_ = unix.Close(near.app)
+		_ = unix.Close(far.app)
+	})
+	return near, far
 }
 
 // connect connects, and lets the time pass that it takes.
