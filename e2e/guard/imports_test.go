@@ -24,14 +24,16 @@ var mayImport = map[string][]string{
 	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay"},
 	"mesh/certs":   {"mesh/mtls", "mesh/identity", "mesh/api/"},
 	"mesh/policy":  {"mesh/state", "mesh/identity"},
+	"mesh/spans":   {"mesh/telemetry"},
 	"mesh/balance": {"mesh/state"},
 
 	"ztunnel/config":   {},
 	"ztunnel/enroll":   {"mesh/socket", "mesh/api/"},
-	"ztunnel/capture":  {"mesh/socket"},
+	"ztunnel/worker":   {"mesh/loop", "mesh/socket"},
+	"ztunnel/capture":  {"ztunnel/worker", "mesh/loop", "mesh/socket"},
 	"ztunnel/describe": {"mesh/hbone", "mesh/state", "mesh/telemetry"},
-	"ztunnel/outbound": {"ztunnel/capture", "ztunnel/describe", "mesh/"},
-	"ztunnel/inbound":  {"ztunnel/capture", "ztunnel/describe", "mesh/"},
+	"ztunnel/outbound": {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
+	"ztunnel/inbound":  {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},
 	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
 
@@ -57,15 +59,15 @@ var mayImport = map[string][]string{
 
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/meshtest/netns", "ztunnel/enroll", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
-	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
+	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "ztunnel/enroll", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
+	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
 	"k8s.io/":                          {"istiod-lite/watch"},
 	"istio.io/":                        {"istiod-lite/watch"},
 	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},
 	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cli/demo", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":  {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":           {"cli/"},
-	"github.com/prometheus/":           {"mesh/telemetry", "mesh/scrape", "ztunnel/daemon", "istiod-lite/"},
+	"github.com/prometheus/":           {"mesh/telemetry", "mesh/scrape", "mesh/spans", "ztunnel/daemon", "istiod-lite/"},
 	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
 	"golang.org/x/crypto/":             {"mesh/record"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},

@@ -28,6 +28,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/controlplane"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/byhand"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 )
 
@@ -110,25 +111,10 @@ func workload(t *testing.T, trustDomain, account string) identity.Workload {
 }
 
 // connect opens a tunnel to a pod with a certificate, and asks for an authority.
-func connect(t *testing.T, c *demo.Cluster, credential *mtls.Credential, pod, authority string) (*hbone.Stream, error) {
+func connect(t *testing.T, c *demo.Cluster, credential *mtls.Credential, pod, authority string) (net.Conn, error) {
 	t.Helper()
-	pool := hbone.NewPool(hbone.PoolConfig{
-		Dial: func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) { return c.Dial(ctx, world, to) },
-		TLS: func(_ context.Context, _ identity.Workload, expected []identity.Workload) (*tls.Config, error) {
-			return mtls.ClientConfig(credential, expected), nil
-		},
-	})
-	t.Cleanup(pool.Close)
-	to, err := hbone.ParseAuthority(authority)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), slow)
-	defer cancel()
-	target := hbone.Target{
-		Source: credential.Identity, Expected: []identity.Workload{workload(t, "cluster.local", pod)}, Addr: podAddr(c, pod, 0, demo.HBONEPort),
-	}
-	return pool.Connect(ctx, target, hbone.Request{Authority: to})
+	client := byhand.New(t, credential, func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) { return c.Dial(ctx, world, to) })
+	return client.Connect(t, workload(t, "cluster.local", pod), podAddr(c, pod, 0, demo.HBONEPort), authority)
 }
 
 // A client that speaks the tunnel's protocol and has a real certificate gets only to the pod that it dialled.
@@ -158,12 +144,11 @@ func TestTunnelLeadsOnlyToItsPod(t *testing.T) {
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
-			stream, err := connect(t, c, credential, far, tc.authority)
+			conn, err := connect(t, c, credential, far, tc.authority)
 			if tc.status == 200 {
 				if err != nil {
 					t.Fatal(err)
 				}
-				conn := stream.Conn()
 				defer conn.Close()
 				io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n")
 				if answer, err := io.ReadAll(conn); err != nil || !strings.Contains(string(answer), "backend far") {

@@ -316,3 +316,37 @@ func BenchmarkPick(b *testing.B) {
 		}
 	}
 }
+
+// Which address of an endpoint is dialled, by its families, the service's and the client's.
+func TestFamilies(t *testing.T) {
+	const a4, a6 = "a 10.0.0.1:8080", "a [fd00::1]:8080"
+	only4, only6, dual := pod("a", "10.0.0.1"), pod("a", "fd00::1"), pod("a", "fd00::1", also("10.0.0.1"))
+	for _, test := range []struct {
+		service  workload.IPFamilies
+		endpoint *workload.Address
+		v4, v6   string // by what the client dialled; "" as nothing
+	}{
+		{workload.IPFamilies_AUTOMATIC, only4, a4, a4},
+		{workload.IPFamilies_AUTOMATIC, only6, a6, a6},
+		{workload.IPFamilies_AUTOMATIC, dual, a4, a6},
+		{workload.IPFamilies_IPV4_ONLY, only4, a4, a4},
+		{workload.IPFamilies_IPV4_ONLY, only6, "", ""},
+		{workload.IPFamilies_IPV4_ONLY, dual, a4, a4},
+		{workload.IPFamilies_IPV6_ONLY, only4, "", ""},
+		{workload.IPFamilies_IPV6_ONLY, only6, a6, a6},
+		{workload.IPFamilies_IPV6_ONLY, dual, a6, a6},
+		{workload.IPFamilies_DUAL, only4, a4, a4},
+		{workload.IPFamilies_DUAL, only6, a6, a6},
+		{workload.IPFamilies_DUAL, dual, a4, a6},
+	} {
+		table := tableOf(t, web(families(test.service)), test.endpoint)
+		for dialled, want := range map[netip.Addr]string{v4: test.v4, v6: test.v6} {
+			if want == "" {
+				want = "no healthy upstream"
+			}
+			if got := outcomes(func() (balance.Choice, error) { return caller(table, dialled).Pick(table.Service("shop", "web"), 80) }); got != want {
+				t.Errorf("%s service, endpoint with %d addresses, dialled %s: %s, want %s", test.service, len(test.endpoint.GetWorkload().Addresses), dialled, got, want)
+			}
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 
 	"github.com/tulle-mesh/tulle/mesh/state"
 )
@@ -30,20 +29,10 @@ func Waypoint(svc *state.Service) *state.Gateway {
 	return svc.Waypoint
 }
 
-// At returns what an address means to clients in a namespace: a workload, a service, neither; or both, if the service has
-// the workload's own address as a virtual one. A range of virtual addresses yields to the workloads in it.
-func At(t *state.Table, at state.NetworkAddress, clientNamespace string) (*state.Workload, *state.Service) {
-	w, svc := t.WorkloadAt(at.Network, at.Addr), t.VIP(at.Network, at.Addr, clientNamespace)
-	if w != nil && svc != nil && !slices.Contains(svc.VIPs, at) {
-		return w, nil
-	}
-	return w, svc
-}
-
 // Named returns what a gateway's reference means to clients in a namespace: a service, else a workload, else neither.
 func Named(t *state.Table, gw *state.Gateway, clientNamespace string) (*state.Workload, *state.Service) {
 	if gw.Address.Addr.IsValid() {
-		w, svc := At(t, gw.Address, clientNamespace)
+		w, svc := t.Find(gw.Address.Network, gw.Address.Addr, clientNamespace)
 		if svc != nil {
 			return nil, svc
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -252,26 +251,5 @@ func BenchmarkFirstPick(b *testing.B) {
 				}
 			}
 		})
-	}
-}
-
-func TestAtPrefersWorkloadsToRanges(t *testing.T) {
-	ranged := web(func(s *workload.Service) {
-		length := uint32(8)
-		s.Addresses = []*workload.NetworkAddress{{Address: []byte{10, 0, 0, 0}, Length: &length}, {Address: []byte{10, 0, 0, 2}}}
-	})
-	table := tableOf(t, ranged, pod("a", "10.0.0.1"), pod("b", "10.0.0.2"))
-	for address, want := range map[string]string{"10.0.0.1": "a", "10.0.0.2": "b web", "10.0.0.3": "web", "192.0.2.1": ""} {
-		w, svc := balance.At(table, state.NetworkAddress{Addr: netip.MustParseAddr(address)}, "shop")
-		var got []string
-		if w != nil {
-			got = append(got, w.Name)
-		}
-		if svc != nil {
-			got = append(got, svc.Hostname)
-		}
-		if text := strings.Join(got, " "); text != want {
-			t.Errorf("%s is %q, want %q", address, text, want)
-		}
 	}
 }

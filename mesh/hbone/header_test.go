@@ -124,6 +124,9 @@ func TestTraceParent(t *testing.T) {
 	if p, ok := parseTraceParent(string(a)); !ok || p != a || a == b || a[53:] != "00" {
 		t.Errorf("NewTraceParent() = %q, then %q", a, b)
 	}
+	if p, ok := parseTraceParent(string(a.Sampled())); !ok || p[:53] != a[:53] || p[53:] != "01" {
+		t.Errorf("Sampled() = %q of %q", p, a)
+	}
 }
 
 func TestRequestHeaders(t *testing.T) {

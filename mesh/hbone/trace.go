@@ -37,6 +37,9 @@ func NewTraceParent() TraceParent {
 	return TraceParent(append(out, "-00"...))
 }
 
+// Sampled returns t with the mark that those who made it record it.
+func (t TraceParent) Sampled() TraceParent { return t[:len(t)-1] + "1" }
+
 func lowerHex(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {

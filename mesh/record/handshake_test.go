@@ -188,6 +188,14 @@ func TestOlderVersionsAreRefused(t *testing.T) {
 	}
 }
 
+// crypto/tls would send a ticket under our Writer's keys, if only its own configuration were asked.
+func TestNoTicketIsSent(t *testing.T) {
+	client, server := configs(t)
+	client.ClientSessionCache, server.SessionTicketsDisabled = tls.NewLRUClientSessionCache(1), false
+	ours, theirs := establish(t, Server, client, server)
+	exchange(t, ours, theirs, 100)
+}
+
 // A key log that a user configured, and a configuration chosen by the hello, work as with crypto/tls alone.
 func TestConfigurationsKeepWorking(t *testing.T) {
 	client, server := configs(t)

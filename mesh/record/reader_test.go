@@ -177,6 +177,16 @@ func TestKeysAreChangedWhenThePeerSaysSo(t *testing.T) {
 	}
 }
 
+// One answer does for any number of requests, and none is forgotten for a later update that asks for nothing.
+func TestRequestForNewKeysIsRemembered(t *testing.T) {
+	w, r := pair(t, tls.TLS_AES_128_GCM_SHA256, Client)
+	wire := must(w.AppendKeyUpdate(nil, true))(t)
+	wire = must(w.AppendKeyUpdate(wire, false))(t)
+	if _, err := read(r, wire); err != nil || !r.UpdateRequested() {
+		t.Errorf("forgotten; error %v", err)
+	}
+}
+
 func TestKeyUpdateMayComeInPiecesAndAfterATicket(t *testing.T) {
 	w, r := pair(t, tls.TLS_AES_128_GCM_SHA256, Server)
 	wire := w.forge(messageTicket, 0, 0, 1, 'x', messageKeyUpdate, 0, typeHandshake)

@@ -2,6 +2,7 @@ package state
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
 )
@@ -30,6 +31,11 @@ type Service struct {
 
 // Key returns the namespace and hostname, by which the service is named.
 func (s *Service) Key() Name { return Name{s.Namespace, s.Hostname} }
+
+// HasVIP tells whether the address is a virtual one of the service, and not just within one of its ranges.
+func (s *Service) HasVIP(network string, ip netip.Addr) bool {
+	return slices.Contains(s.VIPs, NetworkAddress{network, ip.Unmap()})
+}
 
 // VisibleFrom tells whether clients in the namespace may see the service.
 func (s *Service) VisibleFrom(namespace string) bool {

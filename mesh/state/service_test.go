@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -85,19 +86,6 @@ func nameOf(s *state.Service) string {
 	return s.Key().String()
 }
 
-func TestWorkloadComesBeforeService(t *testing.T) {
-	table := tableOf(t, pod("a", "10.0.0.1", nil), service("shop", "web", "10.0.0.1", nil))
-	if w, s := table.Find("", netip.MustParseAddr("10.0.0.1"), "shop"); w == nil || s != nil {
-		t.Errorf("the address means %v, %v; want the workload alone", w, s)
-	}
-	if s := table.VIP("", netip.MustParseAddr("10.0.0.1"), "shop"); s == nil {
-		t.Error("the service is not found by its virtual address")
-	}
-	if w, s := table.Find("", netip.Addr{}, "shop"); w != nil || s != nil {
-		t.Errorf("no address means %v, %v", w, s)
-	}
-}
-
 func TestRangesGoWithTheirServices(t *testing.T) {
 	store := state.NewStore()
 	x, y := service("a", "x", "", ranges("172.16.0.0/16")), service("b", "y", "", ranges("172.16.0.0/16"))
@@ -171,5 +159,61 @@ func TestEndpointsAreReadWithoutAllocation(t *testing.T) {
 	table.Endpoints(svc)
 	if n := testing.AllocsPerRun(100, func() { table.Endpoints(svc); table.Find("", vip, "shop") }); n != 0 {
 		t.Errorf("%v allocations, want none", n)
+	}
+}
+
+func TestServicesAtAnAddressAreForWhoeverSeesThem(t *testing.T) {
+	table := tableOf(t, service("b", "y", "172.16.0.1", hidden), service("a", "x", "172.16.0.1", nil), service("c", "z", "", ranges("172.16.0.0/16")))
+	for ip, want := range map[string]string{"172.16.0.1": "a/x b/y c/z", "172.16.9.9": "c/z", "10.0.0.1": ""} {
+		var got []string
+		for s := range table.ServicesAt("", netip.MustParseAddr(ip)) {
+			got = append(got, nameOf(s))
+		}
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("services at %s are %q, want %q", ip, text, want)
+		}
+	}
+	for range table.ServicesAt("", netip.Addr{}) {
+		t.Error("a service without an address is found")
+	}
+}
+
+func TestPreferredNamespaceWinsARange(t *testing.T) {
+	for _, test := range []struct{ preferred, client, want string }{
+		{"", "client", "b/y"}, // the canonical one
+		{"c", "client", "c/z"},
+		{"c", "a", "a/x"},
+		{"nobody", "client", "b/y"},
+	} {
+		store := state.NewStore()
+		store.Prefer(test.preferred)
+		apply(t, store, state.Update{Addresses: []*workload.Address{
+			service("a", "x", "", ranges("172.16.0.0/16")),
+			service("b", "y", "", func(s *workload.Service) { ranges("172.16.0.0/16")(s); canonical(s) }),
+			service("c", "z", "", ranges("172.16.0.0/16")),
+		}})
+		if got := store.Load().VIP("", netip.MustParseAddr("172.16.1.1"), test.client); nameOf(got) != test.want {
+			t.Errorf("preferring %q, clients in %s mean %s, want %s", test.preferred, test.client, nameOf(got), test.want)
+		}
+	}
+}
+
+func TestWorkloadComesBeforeARangeAroundIt(t *testing.T) {
+	table := tableOf(t, pod("a", "10.0.0.1", nil), pod("b", "10.0.0.2", nil), service("shop", "web", "10.0.0.2", nil), service("shop", "wide", "", ranges("10.0.0.0/8")))
+	if w, svc := table.Find("", netip.Addr{}, "shop"); w != nil || svc != nil {
+		t.Errorf("no address means %v, %v", w, svc)
+	}
+	for address, want := range map[string][2]string{"10.0.0.1": {"a", ""}, "10.0.0.2": {"b", "shop/web"}, "10.0.0.3": {"", "shop/wide"}, "192.0.2.1": {}} {
+		w, svc := table.Find("", netip.MustParseAddr(address), "shop")
+		var got [2]string
+		if w != nil {
+			got[0] = w.Name
+		}
+		if svc != nil {
+			got[1] = nameOf(svc)
+		}
+		if got != want {
+			t.Errorf("%s is %q, want %q", address, got, want)
+		}
 	}
 }

@@ -123,6 +123,10 @@ func NewStore() *Store {
 	return s
 }
 
+// Prefer has services of a namespace come before those of others when several have the same range of virtual addresses and
+// none is the client's own. Call it before the first Apply.
+func (s *Store) Prefer(namespace string) { s.current.Load().table.preferred = namespace }
+
 // Load returns the newest table, which never changes.
 func (s *Store) Load() *Table { return s.current.Load().table }
 

@@ -26,6 +26,8 @@ type Table struct {
 	policies  tree[Name, *Policy]
 	namespace tree[string, []*Policy] // those with ScopeNamespace, ordered by name
 	global    []*Policy               // ordered by namespace and name
+
+	preferred string // the namespace whose ranges come before those of others, or ""
 }
 
 // podName is how a node's agent names a pod.
@@ -69,19 +71,22 @@ func (t *Table) WorkloadByHost(namespace, hostname string) *Workload {
 	return first(t.hosts.get(Name{namespace, hostname}))
 }
 
-// Find returns what an address means to clients in a namespace: a workload, else a service, else neither.
+// Find returns what an address means to clients in a namespace: a workload, a service, neither; or both, if the service has
+// the workload's own address as a virtual one. A range of virtual addresses yields to the workloads in it.
 func (t *Table) Find(network string, ip netip.Addr, clientNamespace string) (*Workload, *Service) {
-	if w := t.WorkloadAt(network, ip); w != nil {
+	w, svc := t.WorkloadAt(network, ip), t.VIP(network, ip, clientNamespace)
+	if w != nil && svc != nil && !svc.HasVIP(network, ip) {
 		return w, nil
 	}
-	return nil, t.VIP(network, ip, clientNamespace)
+	return w, svc
 }
 
 // VIP returns the service that has the virtual address, else one with a range that contains it, or nil, for clients in
-// a namespace. Among several it is one of that namespace, else one with the longest range, else the canonical one.
+// a namespace. Among several it is one of that namespace, else one with the longest range, else one of the store's preferred
+// namespace, else the canonical one.
 func (t *Table) VIP(network string, ip netip.Addr, clientNamespace string) *Service {
 	ip = ip.Unmap()
-	if s := nearest(t.vips.get(NetworkAddress{network, ip}), clientNamespace); s != nil {
+	if s := nearest(t.vips.get(NetworkAddress{network, ip}), clientNamespace, ""); s != nil {
 		return s
 	}
 	var best *Service
@@ -90,7 +95,7 @@ func (t *Table) VIP(network string, ip netip.Addr, clientNamespace string) *Serv
 		if err != nil {
 			return nil // the zero address
 		}
-		s := nearest(t.ranges.get(NetworkPrefix{network, prefix}), clientNamespace)
+		s := nearest(t.ranges.get(NetworkPrefix{network, prefix}), clientNamespace, t.preferred)
 		if s != nil && s.Namespace == clientNamespace {
 			return s
 		}
@@ -101,8 +106,32 @@ func (t *Table) VIP(network string, ip netip.Addr, clientNamespace string) *Serv
 	return best
 }
 
+// ServicesAt yields the services that have the virtual address, and those with a range that contains it, whoever may see
+// them.
+func (t *Table) ServicesAt(network string, ip netip.Addr) iter.Seq[*Service] {
+	return func(yield func(*Service) bool) {
+		ip := ip.Unmap()
+		for _, s := range t.vips.get(NetworkAddress{network, ip}) {
+			if !yield(s) {
+				return
+			}
+		}
+		for _, used := range t.lengths.get(network).of(ip) {
+			prefix, err := ip.Prefix(used.bits)
+			if err != nil {
+				return // the zero address
+			}
+			for _, s := range t.ranges.get(NetworkPrefix{network, prefix}) {
+				if !yield(s) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // nearest returns the service that clients in a namespace mean, or nil if they may see none.
-func nearest(services []*Service, clientNamespace string) (best *Service) {
+func nearest(services []*Service, clientNamespace, preferred string) (best *Service) {
 	rank := -1
 	for _, s := range services {
 		r := 0
@@ -110,6 +139,8 @@ func nearest(services []*Service, clientNamespace string) (best *Service) {
 		case !s.VisibleFrom(clientNamespace):
 			continue
 		case s.Namespace == clientNamespace:
+			r = 3
+		case preferred != "" && s.Namespace == preferred:
 			r = 2
 		case s.Canonical:
 			r = 1

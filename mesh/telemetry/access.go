@@ -53,9 +53,9 @@ func (a *AccessLog) complete(c *Conn, now time.Time, err error) {
 	a.write(l)
 }
 
-func (a *AccessLog) refused(c *Conn, err error) {
+func (a *AccessLog) refused(c *Conn, now time.Time, err error) {
 	if a.enabled(slog.LevelWarn) {
-		l := a.begin(slog.LevelWarn, "connection failed", c.start)
+		l := a.begin(slog.LevelWarn, "connection failed", now)
 		l.connection(c)
 		l.failure(err)
 		a.write(l)

@@ -19,7 +19,7 @@ import (
 // tulle_telemetry_overflow_total.
 type Metrics struct {
 	access   *AccessLog
-	ended    func(Ended) // nil without spans
+	tracer   Tracer
 	sockets  map[Reporter]prometheus.Gauge
 	overflow prometheus.Counter
 
@@ -56,16 +56,28 @@ func (m *Metrics) LogAccess(log *AccessLog) { m.access = log }
 // Ended is a connection that has ended.
 type Ended struct {
 	Connection
-	Start, End time.Time
+	End time.Time
 	// Sent and Received are bytes as the reporter's own pod sees them.
 	Sent, Received uint64
 	Flags          string
 	Err            error
 }
 
-// OnEnd has f told about every connection that has ended or was refused. f must not block. Call it before the first
-// connection.
-func (m *Metrics) OnEnd(f func(Ended)) { m.ended = f }
+// Tracer makes spans of connections. Its functions must not block; the zero Tracer makes none.
+type Tracer struct {
+	// Sampled decides whether a trace that begins here, with this traceparent, is to have spans.
+	Sampled func(traceparent string) bool
+	// Ended is told about every connection that has ended or was refused.
+	Ended func(Ended)
+}
+
+// Trace has spans made of connections. Call it before the first connection.
+func (m *Metrics) Trace(t Tracer) { m.tracer = t }
+
+// Sampled tells whether a trace that begins here, with this traceparent, is to have spans.
+func (m *Metrics) Sampled(traceparent string) bool {
+	return m.tracer.Sampled != nil && m.tracer.Sampled(traceparent)
+}
 
 // Sockets counts accepted sockets that are open: Inc and Dec it.
 func (m *Metrics) Sockets(reporter Reporter) prometheus.Gauge { return m.sockets[reporter] }
@@ -102,11 +114,15 @@ func (m *Metrics) Open(info Connection) *Conn {
 func (m *Metrics) open(info *Connection) *Conn {
 	now := time.Now()
 	key := labelsOf(info)
+	start := info.Start
+	if start.IsZero() {
+		start = now
+	}
 	c := &Conn{
-		metrics: m, series: m.find(&key, now), start: now, src: info.Src, dst: info.Dst, hboneDst: info.HBONEDst,
+		metrics: m, series: m.find(&key, now), start: start, src: info.Src, dst: info.Dst, hboneDst: info.HBONEDst,
 		sourcePod: info.Source.Pod, destinationPod: info.Destination.Pod,
 	}
-	if m.ended != nil {
+	if m.tracer.Ended != nil {
 		c.trace = info.Trace
 	}
 	c.series.opened.Add(1)
@@ -116,9 +132,10 @@ func (m *Metrics) open(info *Connection) *Conn {
 // Refuse counts and logs a connection that was turned away before anything was done for it: opened, closed and failed.
 func (m *Metrics) Refuse(info Connection, flags string, err error) {
 	c := m.open(&info)
-	c.finish(flags, c.start)
-	m.access.refused(c, err)
-	c.tell(flags, c.start, err)
+	now := time.Now()
+	c.finish(flags, now)
+	m.access.refused(c, now, err)
+	c.tell(flags, now, err)
 }
 
 // Follow has the bytes so far asked for at every scrape and at Close. counts returns totals as the reporter's own pod
@@ -232,12 +249,12 @@ func (c *Conn) finish(flags string, now time.Time) bool {
 
 // tell passes the end on to those who make spans of it.
 func (c *Conn) tell(flags string, now time.Time, err error) {
-	if c.metrics.ended == nil {
+	if c.metrics.tracer.Ended == nil {
 		return
 	}
 	sent, received := c.totals()
-	c.metrics.ended(Ended{
-		Connection: c.connection(), Start: c.start, End: now, Sent: sent, Received: received, Flags: allFlags[flagIndex(flags)], Err: err,
+	c.metrics.tracer.Ended(Ended{
+		Connection: c.connection(), End: now, Sent: sent, Received: received, Flags: allFlags[flagIndex(flags)], Err: err,
 	})
 }
 
@@ -246,7 +263,7 @@ func (c *Conn) connection() Connection {
 	l := &c.series.labels
 	info := Connection{
 		Reporter: l.reporter, Source: l.source, Destination: l.destination, Service: l.service, ServiceNamespace: l.serviceNamespace,
-		ServiceName: l.serviceName, MTLS: l.mtls, Src: c.src, Dst: c.dst, HBONEDst: c.hboneDst, Trace: c.trace,
+		ServiceName: l.serviceName, MTLS: l.mtls, Src: c.src, Dst: c.dst, HBONEDst: c.hboneDst, Trace: c.trace, Start: c.start,
 	}
 	info.Source.Pod, info.Destination.Pod = c.sourcePod, c.destinationPod
 	return info

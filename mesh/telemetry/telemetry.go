@@ -4,6 +4,7 @@ package telemetry
 
 import (
 	"net/netip"
+	"time"
 	"unicode/utf8"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -59,6 +60,8 @@ type Connection struct {
 	// Trace is the traceparent that goes with the connection: the one we made (outbound), or the one that came with the
 	// request (inbound).
 	Trace string
+	// Start is when the connection began, for its duration; zero is now.
+	Start time.Time
 }
 
 // bounded makes text from outside fit for a label or a log line: valid UTF-8 of at most 256 bytes. Without it a peer

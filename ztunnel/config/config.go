@@ -23,6 +23,7 @@ type Config struct {
 	Sockets  Sockets
 	Tunnels  Tunnels
 	Security Security
+	DNS      DNS
 
 	LocalhostAppTunnel bool // applications that want PROXY headers listen on loopback
 	SOCKS              bool // pods have a SOCKS5 server on their loopback
@@ -36,8 +37,9 @@ type Config struct {
 	DrainTimeout time.Duration
 	Threads      int // of the data plane
 
-	Log    Log
-	Listen Listen
+	Log     Log
+	Listen  Listen
+	Tracing Tracing
 
 	NotEffective []string  // variables that are set to something which this version doesn't do yet
 	Refused      []Refusal // variables that are set to something which is not done, on purpose
@@ -148,8 +150,10 @@ func FromEnv(environ []string) (Config, error) {
 	}
 	cfg.Workload = dedicated(e)
 	cfg.Sockets = sockets(e, cfg.Workload)
+	cfg.DNS = dnsProxy(e)
 	cfg.Metadata = metadata(e)
 	cfg.Threads = threads(e)
+	cfg.Tracing = tracing(e)
 	controlPlanes(e, &cfg, mesh)
 	mesh.apply(e, &cfg)
 	requireNode(e, cfg)

@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 )
@@ -32,6 +34,8 @@ func TestDefaults(t *testing.T) {
 			Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9}},
 		Tunnels: config.Tunnels{MaxStreams: 100, IdleTimeout: 5 * time.Minute, ResponseBaggage: true,
 			StreamWindow: 4 << 20, ConnectionWindow: 16 << 20, FrameSize: 1 << 20},
+		DNS: config.DNS{Domain: "cluster.local", ResolvConf: "/etc/resolv.conf", Listen: []netip.AddrPort{
+			netip.MustParseAddrPort("127.0.0.1:15053"), netip.MustParseAddrPort("[::1]:15053")}},
 		XDS:          plane,
 		CA:           plane,
 		Metadata:     map[string]any{},
@@ -41,7 +45,7 @@ func TestDefaults(t *testing.T) {
 		Log:          config.Log{Levels: "info", Format: "plain"},
 		Listen:       config.Listen{Admin: "localhost:15000", Metrics: ":15020", Ready: ":15021"},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -58,8 +62,6 @@ func TestVariables(t *testing.T) {
 		{"CLUSTER_ID=east", func(c config.Config) any { return c.ClusterID }, "east"},
 		{"CLUSTER_ID=east ISTIO_META_CLUSTER_ID=west", func(c config.Config) any { return c.ClusterID }, "west"},
 		{"NETWORK=n1", func(c config.Config) any { return c.Network }, "n1"},
-		{"CLUSTER_DOMAIN=corp", func(c config.Config) any { return c.NotEffective }, []string{"CLUSTER_DOMAIN"}},
-		{"CLUSTER_DOMAIN=cluster.local", func(c config.Config) any { return c.NotEffective }, []string(nil)},
 		{"NODE_NAME= LOCAL_XDS={}", func(c config.Config) any { return c.Node }, ""},
 		{"NODE_NAME= ENABLE_PROXY=false", func(c config.Config) any { return c.Node }, ""},
 		{"POD_NAME=p POD_NAMESPACE=n SERVICE_ACCOUNT=s TRUST_DOMAIN=td INSTANCE_IP=10.0.0.9", func(c config.Config) any { return c.Self },
@@ -127,7 +129,7 @@ func TestVariables(t *testing.T) {
 		{`PROXY_CONFIG={"proxyMetadata":{"ISTIO_META_A":"long","CLUSTER_ID":"mesh","B":"mesh"}} ISTIO_META_B=env`,
 			func(c config.Config) any { return []any{c.Metadata, c.ClusterID} },
 			[]any{map[string]any{"A": "long", "CLUSTER_ID": "mesh", "B": "env"}, "mesh"}},
-		{"ISTIO_META_DNS_CAPTURE=true XDS_ON_DEMAND=false", func(c config.Config) any { return c.NotEffective }, []string{"ISTIO_META_DNS_CAPTURE"}},
+		{"ISTIO_META_DNS_CAPTURE=false XDS_ON_DEMAND=true", func(c config.Config) any { return c.NotEffective }, []string{"XDS_ON_DEMAND"}},
 	} {
 		t.Run(test.environ, func(t *testing.T) {
 			cfg, err := config.FromEnv(append([]string{"NODE_NAME=node1"}, strings.Fields(test.environ)...))

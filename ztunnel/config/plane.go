@@ -93,10 +93,6 @@ func metadata(e *env) map[string]any {
 func notEffective(e *env) []string {
 	var names []string
 	for _, v := range []struct{ name, harmless string }{
-		{"CLUSTER_DOMAIN", "cluster.local"},
-		{"ISTIO_META_DNS_CAPTURE", "false"},
-		{"ISTIO_META_DNS_PROXY_ADDR", "localhost:15053"},
-		{"PREFERED_SERVICE_NAMESPACE", ""},
 		{"XDS_ON_DEMAND", "false"},
 	} {
 		if value, set := e.lookup(v.name); set && value != v.harmless {

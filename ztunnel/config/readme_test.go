@@ -19,7 +19,7 @@ import (
 // composed are the variables whose names are put together in the code.
 var composed = []string{
 	"XDS_ADDRESS", "CA_ADDRESS", "XDS_ROOT_CA", "CA_ROOT_CA", "ALT_XDS_HOSTNAME", "ALT_CA_HOSTNAME", "XDS_HEADER_<name>", "CA_HEADER_<name>",
-	"ISTIO_META_<name>", "ISTIO_METAJSON_<name>",
+	"ISTIO_META_<name>", "ISTIO_METAJSON_<name>", "OTEL_EXPORTER_OTLP_<name>", "OTEL_EXPORTER_OTLP_TRACES_<name>",
 }
 
 func TestReadmeListsEveryVariable(t *testing.T) {

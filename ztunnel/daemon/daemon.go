@@ -74,6 +74,11 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 	z.reg.MustRegister(writer.Collector())
 	writer.OnDrop(func(lines uint64) { log.Warn("log lines lost: their reader is too slow", "lines", lines) })
 	z.metrics.LogAccess(telemetry.NewAccessLog(writer, cfg.Log.Format, levels))
+	endTrace, err := z.trace()
+	if err != nil {
+		return err
+	}
+	defer endTrace()
 	return z.run(levels)
 }
 
@@ -102,6 +107,7 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worke
 	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, workers: workers, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.tls = tunnelPolicy(cfg.Security, telemetry.NewCRL(reg))
+	z.node = newNames(cfg, z.store, telemetry.NewDNS(reg), log)
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))
 	z.ready.Begin(taskState)
 	if cfg.Proxying {

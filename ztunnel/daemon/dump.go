@@ -28,6 +28,6 @@ func redacted(cfg config.Config) config.Config {
 	if !strings.HasPrefix(cfg.Token, "/") && !strings.HasPrefix(cfg.Token, "./") && cfg.Token != "" {
 		cfg.Token = "(a token)"
 	}
-	cfg.XDS.Headers, cfg.CA.Headers = nil, nil
+	cfg.XDS.Headers, cfg.CA.Headers, cfg.Tracing.Headers = nil, nil, nil
 	return cfg
 }

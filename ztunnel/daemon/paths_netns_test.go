@@ -233,11 +233,10 @@ func TestOwnPodTakesTunnels(t *testing.T) {
 	}()
 	m.server.serve(t, 15020)
 	a := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "prometheus")))
-	stream, err := m.connect(a, m.server, "10.91.0.2:15020")
+	conn, err := m.connect(a, m.server, "10.91.0.2:15020")
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := a.conn(t, stream)
 	defer conn.Close()
 	if seen, err := readLine(conn); err != nil || seen != m.server.v4.String() {
 		t.Errorf("the server sees %q, %v; want itself, since answers to others would leave the pod", seen, err)

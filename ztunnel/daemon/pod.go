@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
+	"github.com/tulle-mesh/tulle/ztunnel/dns"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 	"github.com/tulle-mesh/tulle/ztunnel/inbound"
 	"github.com/tulle-mesh/tulle/ztunnel/outbound"
@@ -41,6 +41,7 @@ type shared struct {
 	metrics *telemetry.Metrics
 	workers []*worker.Worker
 	open    *balance.Open // connections to workloads
+	node    *dns.Node     // resolves names
 	log     *slog.Logger
 }
 
@@ -57,6 +58,7 @@ type pod struct {
 	pools     []*hbone.Pool   // one on each worker
 	servers   []*hbone.Server // one on each worker
 	listeners *capture.Listeners
+	names     *dns.Pod
 
 	judged judgement // only pods.follow uses it
 }
@@ -81,7 +83,12 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 	p.log = s.log.With("pod", info.Namespace+"/"+info.Name)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.makeTunnels()
+	if err := p.openNames(); err != nil {
+		p.closeTunnels(context.Background())
+		return nil, err
+	}
 	if p.listeners, err = p.listen(); err != nil {
+		p.names.Close()
 		p.closeTunnels(context.Background())
 		return nil, err
 	}
@@ -134,9 +141,7 @@ func (p *pod) outbound() *outbound.Handler {
 		Known: p.known, Self: p.selfOrGuess, Table: p.store.Load, Network: p.cfg.Network, Dial: p.dial,
 		Pool:     func(w *worker.Worker) *hbone.Pool { return p.pools[w.Index] },
 		Registry: p.registry, Metrics: p.metrics, Open: p.open,
-		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		},
+		Resolve: p.resolve,
 	})
 }
 
@@ -246,6 +251,7 @@ func (p *pod) drain(ctx context.Context) {
 		p.log.Warn("cut connections at the drain deadline")
 	}
 	idle(ctx)
+	p.drainNames(ctx)
 	p.stop()
 }
 
@@ -263,6 +269,7 @@ func (p *pod) stop() {
 		p.log.Error("connections of a stopped pod don't end", "err", err)
 	}
 	p.closeTunnels(ctx)
+	p.names.Close()
 	p.info.Netns.Close()
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/api/security"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/byhand"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/socket"
@@ -43,7 +44,7 @@ func TestTunnelRequestsAreAnsweredByTheirFaults(t *testing.T) {
 	denied := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "denied")))
 	for _, test := range []struct {
 		name      string
-		asker     *asker
+		asker     *byhand.Client
 		authority string
 		want      int
 		log       string
@@ -249,11 +250,10 @@ func TestApplicationTunnelIsToldWhoCalls(t *testing.T) {
 	}
 	defer l.Close()
 	a := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside")))
-	stream, err := m.connect(a, m.server, "10.96.0.7:80")
+	conn, err := m.connect(a, m.server, "10.96.0.7:80")
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := a.conn(t, stream)
 	defer conn.Close()
 	if _, err := conn.Write([]byte("payload")); err != nil {
 		t.Fatal(err)

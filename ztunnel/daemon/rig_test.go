@@ -52,6 +52,7 @@ type mesh struct {
 	istiod         *fakeistiod.Server
 	client, server *testPod
 	outside        *testPod
+	tracing        config.Tracing
 }
 
 // testPod is a pod, with the ztunnel of its node.
@@ -130,6 +131,7 @@ func (m *mesh) config(p *testPod) config.Config {
 		m.t.Fatal(err)
 	}
 	cfg.Listen = config.Listen{Admin: "localhost:0", Metrics: "127.0.0.1:0", Ready: "127.0.0.1:0"}
+	cfg.Tracing = m.tracing
 	return cfg
 }
 

@@ -25,3 +25,12 @@ func Baggage(w *state.Workload) hbone.Baggage {
 		Service: w.CanonicalName, Revision: w.CanonicalRevision, Region: w.Locality.Region, Zone: w.Locality.Zone,
 	}
 }
+
+// Trace begins the trace of a connection, marked as sampled if it is to have spans.
+func Trace(m *telemetry.Metrics) hbone.TraceParent {
+	trace := hbone.NewTraceParent()
+	if m.Sampled(string(trace)) {
+		return trace.Sampled()
+	}
+	return trace
+}

@@ -40,9 +40,9 @@ type Config struct {
 	Store   *state.Store
 	Metrics *telemetry.DNS
 	Log     *slog.Logger
-	// ResolvConf is the path of the file that lists the servers to ask, ztunnel's own; "" means /etc/resolv.conf.
+	// ResolvConf is the path of the file that lists the servers to ask, ztunnel's own.
 	ResolvConf string
-	Domain     string // of the cluster; "" means cluster.local
+	Domain     string // of the cluster
 	Preferred  string // namespace whose services come before those of others; "" for none
 	IPv6       bool   // false: names of the mesh have no IPv6 addresses
 	Mark       uint32 // of the packets we send
@@ -68,12 +68,6 @@ type sharedCache struct {
 
 // NewNode makes a proxy without pods.
 func NewNode(cfg Config) *Node {
-	if cfg.ResolvConf == "" {
-		cfg.ResolvConf = "/etc/resolv.conf"
-	}
-	if cfg.Domain == "" {
-		cfg.Domain = "cluster.local"
-	}
 	return &Node{
 		cfg: cfg, servers: follower{path: cfg.ResolvConf, log: cfg.Log}, caches: map[string]*sharedCache{},
 		own: &forwarder{exchanger: exchanger{mark: cfg.Mark}, cache: newCache(nodeEntries, nodeBytes)},
@@ -108,7 +102,8 @@ type PodConfig struct {
 	Netns           *socket.Netns // nil for our own
 	// Known returns the pod as the control plane describes it, or nil.
 	Known func(*state.Table) *state.Workload
-	Own   *ResolvConf // the pod's own resolv.conf; nil if it isn't known
+	// Own is the pod's own resolv.conf; nil if it isn't known. A pod that we live in has ours.
+	Own *ResolvConf
 }
 
 // Pod answers the questions of one pod. Its methods may be called from any goroutine.
@@ -129,6 +124,10 @@ type Pod struct {
 
 // Pod makes the proxy of a pod. It must be closed.
 func (n *Node) Pod(cfg PodConfig) *Pod {
+	if cfg.Own == nil && cfg.Netns == nil {
+		ours := n.servers.load()
+		cfg.Own = &ours
+	}
 	p := &Pod{
 		node: n, cfg: cfg, log: n.cfg.Log.With("pod", cfg.Namespace+"/"+cfg.Name),
 		names:  names{search: clusterSearch(cfg.Namespace, n.cfg.Domain), namespace: cfg.Namespace, domain: n.cfg.Domain},

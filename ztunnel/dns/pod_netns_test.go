@@ -70,7 +70,7 @@ func newRig(t *testing.T, handle func(*dns.Msg, string) *dns.Msg) *rig {
 	})
 	r.node = NewNode(Config{
 		Store: r.store, Metrics: telemetry.NewDNS(r.reg), Log: telemetry.NewLogger(writer, "plain", levels).With("scope", "dns"),
-		ResolvConf: r.conf, Preferred: "ns4", IPv6: true, Mark: socket.Mark, ReusePort: true,
+		ResolvConf: r.conf, Domain: "cluster.local", Preferred: "ns4", IPv6: true, Mark: socket.Mark, ReusePort: true,
 	})
 	return r
 }

@@ -29,6 +29,13 @@ type Pod struct {
 	UID                             string // Kubernetes' uid
 	Name, Namespace, ServiceAccount string
 	Netns                           *socket.Netns
+	Resolver                        *Resolver // nil if the agent doesn't tell
+}
+
+// Resolver is what a pod's own resolv.conf says, as the agent read it.
+type Resolver struct {
+	Nameservers, Searches []string
+	Ndots                 int
 }
 
 // Status is how far the pods are. It counts Pending ones that couldn't be started and are tried again.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,27 @@ func TestPodsComeAndGo(t *testing.T) {
 	}
 	r.must(del("one"), del("never there"))
 	r.waitStatus(enroll.Status{Ready: true, Active: 1})
+}
+
+// An agent may tell the pod's own resolv.conf; most don't.
+func TestResolverOfThePod(t *testing.T) {
+	r, a := newRig(t), newNetns(t)
+	r.accept()
+	r.mustAdd("one", a)
+	if r.running["one"].Resolver != nil {
+		t.Errorf("an agent that doesn't tell says %+v", r.running["one"].Resolver)
+	}
+	file := a.File()
+	defer file.Close()
+	add := &zds.AddWorkload{Uid: "two", WorkloadInfo: &zds.WorkloadInfo{Name: "two", Namespace: "demo", ServiceAccount: "account",
+		Resolver: &zds.Resolver{Nameservers: []string{"10.0.0.1"}, Searches: []string{"corp.example"}, Ndots: 2}}}
+	if text := r.send(&zds.WorkloadRequest{Payload: &zds.WorkloadRequest_Add{Add: add}}, file); text != "" {
+		t.Fatal(text)
+	}
+	want := &enroll.Resolver{Nameservers: []string{"10.0.0.1"}, Searches: []string{"corp.example"}, Ndots: 2}
+	if got := r.running["two"].Resolver; !reflect.DeepEqual(got, want) {
+		t.Errorf("resolver %+v, want %+v", got, want)
+	}
 }
 
 func TestKnownPod(t *testing.T) {

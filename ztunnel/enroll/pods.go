@@ -56,7 +56,7 @@ func (p *pods) add(add *zds.AddWorkload, packet packet) error {
 	if err != nil {
 		return fmt.Errorf("add %s: %w", add.GetUid(), err) // trying again would not help
 	}
-	pod := Pod{UID: add.GetUid(), Name: info.GetName(), Namespace: info.GetNamespace(), ServiceAccount: info.GetServiceAccount(), Netns: netns}
+	pod := Pod{UID: add.GetUid(), Name: info.GetName(), Namespace: info.GetNamespace(), ServiceAccount: info.GetServiceAccount(), Netns: netns, Resolver: resolver(info)}
 	if p.named != nil {
 		p.named[pod.UID] = struct{}{}
 	}
@@ -69,6 +69,14 @@ func (p *pods) add(add *zds.AddWorkload, packet packet) error {
 		p.stop(pod.UID) // the pod's sandbox was made anew
 	}
 	return p.start(pod)
+}
+
+func resolver(info *zds.WorkloadInfo) *Resolver {
+	r := info.GetResolver()
+	if r == nil {
+		return nil
+	}
+	return &Resolver{Nameservers: r.GetNameservers(), Searches: r.GetSearches(), Ndots: int(r.GetNdots())}
 }
 
 func (p *pods) keep(uid string) error {

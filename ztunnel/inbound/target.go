@@ -21,15 +21,24 @@ var (
 )
 
 // validate checks that a tunnelled connection which arrived at local is for this pod. A hostname is checked when it is
-// resolved. An address is the pod's own, or one of whatever the pod is the waypoint of.
+// resolved. An address is the pod's own, or one of whatever the pod is the waypoint of, which may be in a
+// namespace that sees other services than the pod's own.
 func validate(t *state.Table, self *state.Workload, local netip.Addr, authority hbone.Authority) error {
 	asked, isAddr := authority.Addr()
 	if !isAddr || asked.Addr() == local || self.AppTunnel != nil {
 		return nil
 	}
-	w, svc := balance.At(t, state.NetworkAddress{Network: self.Network, Addr: asked.Addr()}, self.Namespace)
-	if w != nil && isGateway(t, w.Waypoint, self, local) || svc != nil && isWaypointOf(t, svc, self, local) {
+	w := t.WorkloadAt(self.Network, asked.Addr())
+	if w != nil && isGateway(t, w.Waypoint, self, local) {
 		return nil
+	}
+	for svc := range t.ServicesAt(self.Network, asked.Addr()) {
+		if w != nil && !svc.HasVIP(self.Network, asked.Addr()) {
+			continue // a range yields to the workloads in it, as it does for clients
+		}
+		if isWaypointOf(t, svc, self, local) {
+			return nil
+		}
 	}
 	return fmt.Errorf("%w: %s arrived at %s", errMismatch, authority, local)
 }

@@ -31,6 +31,9 @@ workloads:
 - {uid: byname, name: byname, namespace: demo, workloadIps: [10.0.0.14], protocol: HBONE, waypoint: {destination: demo/lone.example, hboneMtlsPort: 15008}}
 services:
 - {name: atvip, namespace: demo, hostname: atvip.demo, vips: [/10.0.0.11], ports: {80: 80}, waypoint: {destination: demo/gw.demo, hboneMtlsPort: 15008}}
+- {name: private, namespace: b, hostname: private.b, vips: [/10.1.0.30], ports: {80: 80}, visibility: Namespace, waypoint: {destination: demo/gw.demo, hboneMtlsPort: 15008}}
+- {name: shared, namespace: demo, hostname: shared.demo, vips: [/10.1.0.31], ports: {80: 80}}
+- {name: shared, namespace: b, hostname: shared.b, vips: [/10.1.0.31], ports: {80: 80}, waypoint: {destination: demo/gw.demo, hboneMtlsPort: 15008}}
 - {name: range, namespace: demo, hostname: range.demo, vips: [], cidrVips: [/10.5.0.0/16], ports: {80: 80}, waypoint: {destination: demo/gw.demo, hboneMtlsPort: 15008}}
 - {name: headless, namespace: demo, hostname: headless.demo, vips: [], ports: {80: 80}}
 - {name: web, namespace: demo, hostname: web.demo, vips: [/10.1.0.1], ports: {80: 80}}
@@ -108,6 +111,8 @@ func TestValidateAndResolve(t *testing.T) {
 		{"waypoint of one of several of a service", "gw", "10.0.0.9", "10.1.9.9:80", "10.0.0.9:80", nil},
 		{"waypoint of several, another one", "lonegw", "10.0.0.13", "10.1.9.9:80", "10.0.0.13:80", nil},
 		{"waypoint of a service whose address is a pod's own", "gw", "10.0.0.9", "10.0.0.11:80", "10.0.0.9:80", nil},
+		{"waypoint of a service that only its own namespace sees", "gw", "10.0.0.9", "10.1.0.30:80", "10.0.0.9:80", nil},
+		{"waypoint of one of two services with one address", "gw", "10.0.0.9", "10.1.0.31:80", "10.0.0.9:80", nil},
 		{"waypoint of a service with a range", "gw", "10.0.0.9", "10.5.0.2:80", "10.0.0.9:80", nil},
 		{"waypoint of a range, but not of the pod in it", "gw", "10.0.0.9", "10.5.0.1:80", "", errMismatch},
 		{"waypoint of a pod, by the waypoint's hostname", "lonegw", "10.0.0.13", "10.0.0.14:80", "10.0.0.13:80", nil},

@@ -61,7 +61,7 @@ func (f *flow) request() hbone.Request {
 		Authority: f.route.Authority,
 		Baggage:   describe.Baggage(f.call.From),
 		Forwarded: hbone.Forwarded{For: f.conn.Client.AddrPort},
-		Trace:     hbone.NewTraceParent(),
+		Trace:     f.trace,
 	}
 	if f.route.Service != nil {
 		r.Forwarded.Host = f.route.Service.Hostname

@@ -39,7 +39,7 @@ func (c *Call) Decide() (Route, error) {
 	if c.To.Addr().IsLoopback() && capture.Illegal(c.To.Port()) {
 		return Route{}, errSelfCall
 	}
-	w, svc := balance.At(c.Table, state.NetworkAddress{Network: c.From.Network, Addr: c.To.Addr()}, c.From.Namespace)
+	w, svc := c.Table.Find(c.From.Network, c.To.Addr(), c.From.Namespace)
 	if gw := c.waypoint(w, svc); gw != nil {
 		r, err := c.viaWaypoint(gw, svc)
 		return r, about(svc, w, err)

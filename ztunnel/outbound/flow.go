@@ -2,7 +2,9 @@ package outbound
 
 import (
 	"context"
+	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -19,6 +21,8 @@ type flow struct {
 	call    Call
 	route   Route
 	timer   loop.Timer // connectTimeout
+	trace   hbone.TraceParent
+	start   time.Time
 
 	entry  *capture.Entry  // from step 3 on
 	metric *telemetry.Conn // from when connecting has succeeded or failed for good
@@ -67,7 +71,9 @@ func (f *flow) relayed(session *relay.Session) {
 
 // open counts the connection, and lets go of what only connecting needs: an old table must not live as long as the connection.
 func (f *flow) open() {
-	f.metric = f.handler.cfg.Metrics.Open(record(f.conn.Client, f.call.From, f.route))
+	told := record(f.conn.Client, f.call.From, f.route)
+	told.Trace, told.Start = string(f.trace), f.start
+	f.metric = f.handler.cfg.Metrics.Open(told)
 	f.call = Call{}
 }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/describe"
 	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
@@ -61,7 +62,10 @@ func New(cfg Config) *Handler { return &Handler{cfg: cfg} }
 
 // Handle takes the connection over, on its worker. ctx ends when the pod stops.
 func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
-	f := &flow{handler: h, ctx: ctx, conn: conn, worker: conn.Worker}
+	f := &flow{
+		handler: h, ctx: ctx, conn: conn, worker: conn.Worker,
+		trace: describe.Trace(h.cfg.Metrics), start: conn.Worker.Now(),
+	}
 	f.timer.Run = func() { f.fail(errTooSlow) }
 	f.worker.After(&f.timer, connectTimeout)
 	table := h.cfg.Table()

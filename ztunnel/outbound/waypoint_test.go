@@ -162,9 +162,9 @@ func instances(t *state.Table, gw *state.Gateway) (list []*state.Workload) {
 
 // named returns the waypoints of what has the address; all of them if it isn't clear what that is.
 func named(t *state.Table, ip netip.Addr) (list []*state.Gateway) {
-	w, svc := t.Find("", ip, "demo")
-	if vip := t.VIP("", ip, "demo"); svc == nil && vip != nil && slices.Contains(vip.VIPs, state.NetworkAddress{Addr: ip}) {
-		svc = vip
+	w, svc := t.WorkloadAt("", ip), t.VIP("", ip, "demo")
+	if w != nil && svc != nil && !slices.Contains(svc.VIPs, state.NetworkAddress{Addr: ip}) {
+		svc = nil
 	}
 	if svc != nil {
 		for i := range svc.WeightedWaypoints {

@@ -120,8 +120,10 @@ type WorkloadInfo struct {
 	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Namespace      string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	ServiceAccount string                 `protobuf:"bytes,3,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How the pod's applications resolve names, if the agent knows and it fits into the packet.
+	Resolver      *Resolver `protobuf:"bytes,1000,opt,name=resolver,proto3" json:"resolver,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkloadInfo) Reset() {
@@ -175,6 +177,74 @@ func (x *WorkloadInfo) GetServiceAccount() string {
 	return ""
 }
 
+func (x *WorkloadInfo) GetResolver() *Resolver {
+	if x != nil {
+		return x.Resolver
+	}
+	return nil
+}
+
+// Resolver is a pod's own resolv.conf.
+type Resolver struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nameservers   []string               `protobuf:"bytes,1,rep,name=nameservers,proto3" json:"nameservers,omitempty"` // IP addresses, in the order in which they are asked
+	Searches      []string               `protobuf:"bytes,2,rep,name=searches,proto3" json:"searches,omitempty"`       // domains that short names are completed with, in order
+	Ndots         uint32                 `protobuf:"varint,3,opt,name=ndots,proto3" json:"ndots,omitempty"`            // names with at least as many dots are tried as they are first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resolver) Reset() {
+	*x = Resolver{}
+	mi := &file_zds_zds_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resolver) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resolver) ProtoMessage() {}
+
+func (x *Resolver) ProtoReflect() protoreflect.Message {
+	mi := &file_zds_zds_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resolver.ProtoReflect.Descriptor instead.
+func (*Resolver) Descriptor() ([]byte, []int) {
+	return file_zds_zds_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Resolver) GetNameservers() []string {
+	if x != nil {
+		return x.Nameservers
+	}
+	return nil
+}
+
+func (x *Resolver) GetSearches() []string {
+	if x != nil {
+		return x.Searches
+	}
+	return nil
+}
+
+func (x *Resolver) GetNdots() uint32 {
+	if x != nil {
+		return x.Ndots
+	}
+	return 0
+}
+
 // AddWorkload comes with exactly one descriptor: the pod's network namespace.
 type AddWorkload struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -186,7 +256,7 @@ type AddWorkload struct {
 
 func (x *AddWorkload) Reset() {
 	*x = AddWorkload{}
-	mi := &file_zds_zds_proto_msgTypes[2]
+	mi := &file_zds_zds_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -198,7 +268,7 @@ func (x *AddWorkload) String() string {
 func (*AddWorkload) ProtoMessage() {}
 
 func (x *AddWorkload) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[2]
+	mi := &file_zds_zds_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -211,7 +281,7 @@ func (x *AddWorkload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddWorkload.ProtoReflect.Descriptor instead.
 func (*AddWorkload) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{2}
+	return file_zds_zds_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AddWorkload) GetUid() string {
@@ -238,7 +308,7 @@ type KeepWorkload struct {
 
 func (x *KeepWorkload) Reset() {
 	*x = KeepWorkload{}
-	mi := &file_zds_zds_proto_msgTypes[3]
+	mi := &file_zds_zds_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -250,7 +320,7 @@ func (x *KeepWorkload) String() string {
 func (*KeepWorkload) ProtoMessage() {}
 
 func (x *KeepWorkload) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[3]
+	mi := &file_zds_zds_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -263,7 +333,7 @@ func (x *KeepWorkload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepWorkload.ProtoReflect.Descriptor instead.
 func (*KeepWorkload) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{3}
+	return file_zds_zds_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *KeepWorkload) GetUid() string {
@@ -282,7 +352,7 @@ type DelWorkload struct {
 
 func (x *DelWorkload) Reset() {
 	*x = DelWorkload{}
-	mi := &file_zds_zds_proto_msgTypes[4]
+	mi := &file_zds_zds_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +364,7 @@ func (x *DelWorkload) String() string {
 func (*DelWorkload) ProtoMessage() {}
 
 func (x *DelWorkload) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[4]
+	mi := &file_zds_zds_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +377,7 @@ func (x *DelWorkload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelWorkload.ProtoReflect.Descriptor instead.
 func (*DelWorkload) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{4}
+	return file_zds_zds_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DelWorkload) GetUid() string {
@@ -326,7 +396,7 @@ type SnapshotSent struct {
 
 func (x *SnapshotSent) Reset() {
 	*x = SnapshotSent{}
-	mi := &file_zds_zds_proto_msgTypes[5]
+	mi := &file_zds_zds_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +408,7 @@ func (x *SnapshotSent) String() string {
 func (*SnapshotSent) ProtoMessage() {}
 
 func (x *SnapshotSent) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[5]
+	mi := &file_zds_zds_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +421,7 @@ func (x *SnapshotSent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSent.ProtoReflect.Descriptor instead.
 func (*SnapshotSent) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{5}
+	return file_zds_zds_proto_rawDescGZIP(), []int{6}
 }
 
 // WorkloadRequest goes from the agent to the proxy.
@@ -370,7 +440,7 @@ type WorkloadRequest struct {
 
 func (x *WorkloadRequest) Reset() {
 	*x = WorkloadRequest{}
-	mi := &file_zds_zds_proto_msgTypes[6]
+	mi := &file_zds_zds_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +452,7 @@ func (x *WorkloadRequest) String() string {
 func (*WorkloadRequest) ProtoMessage() {}
 
 func (x *WorkloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[6]
+	mi := &file_zds_zds_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +465,7 @@ func (x *WorkloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadRequest.ProtoReflect.Descriptor instead.
 func (*WorkloadRequest) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{6}
+	return file_zds_zds_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WorkloadRequest) GetPayload() isWorkloadRequest_Payload {
@@ -479,7 +549,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_zds_zds_proto_msgTypes[7]
+	mi := &file_zds_zds_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +561,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[7]
+	mi := &file_zds_zds_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +574,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{7}
+	return file_zds_zds_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Ack) GetError() string {
@@ -527,7 +597,7 @@ type WorkloadResponse struct {
 
 func (x *WorkloadResponse) Reset() {
 	*x = WorkloadResponse{}
-	mi := &file_zds_zds_proto_msgTypes[8]
+	mi := &file_zds_zds_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +609,7 @@ func (x *WorkloadResponse) String() string {
 func (*WorkloadResponse) ProtoMessage() {}
 
 func (x *WorkloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[8]
+	mi := &file_zds_zds_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +622,7 @@ func (x *WorkloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadResponse.ProtoReflect.Descriptor instead.
 func (*WorkloadResponse) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{8}
+	return file_zds_zds_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WorkloadResponse) GetPayload() isWorkloadResponse_Payload {
@@ -587,11 +657,16 @@ const file_zds_zds_proto_rawDesc = "" +
 	"\n" +
 	"\rzds/zds.proto\x12\x12istio.workload.zds\"A\n" +
 	"\bZdsHello\x125\n" +
-	"\aversion\x18\x01 \x01(\x0e2\x1b.istio.workload.zds.VersionR\aversion\"o\n" +
+	"\aversion\x18\x01 \x01(\x0e2\x1b.istio.workload.zds.VersionR\aversion\"\xaa\x01\n" +
 	"\fWorkloadInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12'\n" +
-	"\x0fservice_account\x18\x03 \x01(\tR\x0eserviceAccountJ\x04\b\x04\x10\x05\"f\n" +
+	"\x0fservice_account\x18\x03 \x01(\tR\x0eserviceAccount\x129\n" +
+	"\bresolver\x18\xe8\a \x01(\v2\x1c.istio.workload.zds.ResolverR\bresolverJ\x04\b\x04\x10\x05\"^\n" +
+	"\bResolver\x12 \n" +
+	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x1a\n" +
+	"\bsearches\x18\x02 \x03(\tR\bsearches\x12\x14\n" +
+	"\x05ndots\x18\x03 \x01(\rR\x05ndots\"f\n" +
 	"\vAddWorkload\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12E\n" +
 	"\rworkload_info\x18\x02 \x01(\v2 .istio.workload.zds.WorkloadInfoR\fworkloadInfo\" \n" +
@@ -628,32 +703,34 @@ func file_zds_zds_proto_rawDescGZIP() []byte {
 }
 
 var file_zds_zds_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zds_zds_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_zds_zds_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_zds_zds_proto_goTypes = []any{
 	(Version)(0),             // 0: istio.workload.zds.Version
 	(*ZdsHello)(nil),         // 1: istio.workload.zds.ZdsHello
 	(*WorkloadInfo)(nil),     // 2: istio.workload.zds.WorkloadInfo
-	(*AddWorkload)(nil),      // 3: istio.workload.zds.AddWorkload
-	(*KeepWorkload)(nil),     // 4: istio.workload.zds.KeepWorkload
-	(*DelWorkload)(nil),      // 5: istio.workload.zds.DelWorkload
-	(*SnapshotSent)(nil),     // 6: istio.workload.zds.SnapshotSent
-	(*WorkloadRequest)(nil),  // 7: istio.workload.zds.WorkloadRequest
-	(*Ack)(nil),              // 8: istio.workload.zds.Ack
-	(*WorkloadResponse)(nil), // 9: istio.workload.zds.WorkloadResponse
+	(*Resolver)(nil),         // 3: istio.workload.zds.Resolver
+	(*AddWorkload)(nil),      // 4: istio.workload.zds.AddWorkload
+	(*KeepWorkload)(nil),     // 5: istio.workload.zds.KeepWorkload
+	(*DelWorkload)(nil),      // 6: istio.workload.zds.DelWorkload
+	(*SnapshotSent)(nil),     // 7: istio.workload.zds.SnapshotSent
+	(*WorkloadRequest)(nil),  // 8: istio.workload.zds.WorkloadRequest
+	(*Ack)(nil),              // 9: istio.workload.zds.Ack
+	(*WorkloadResponse)(nil), // 10: istio.workload.zds.WorkloadResponse
 }
 var file_zds_zds_proto_depIdxs = []int32{
 	0, // 0: istio.workload.zds.ZdsHello.version:type_name -> istio.workload.zds.Version
-	2, // 1: istio.workload.zds.AddWorkload.workload_info:type_name -> istio.workload.zds.WorkloadInfo
-	3, // 2: istio.workload.zds.WorkloadRequest.add:type_name -> istio.workload.zds.AddWorkload
-	5, // 3: istio.workload.zds.WorkloadRequest.del:type_name -> istio.workload.zds.DelWorkload
-	6, // 4: istio.workload.zds.WorkloadRequest.snapshot_sent:type_name -> istio.workload.zds.SnapshotSent
-	4, // 5: istio.workload.zds.WorkloadRequest.keep:type_name -> istio.workload.zds.KeepWorkload
-	8, // 6: istio.workload.zds.WorkloadResponse.ack:type_name -> istio.workload.zds.Ack
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	3, // 1: istio.workload.zds.WorkloadInfo.resolver:type_name -> istio.workload.zds.Resolver
+	2, // 2: istio.workload.zds.AddWorkload.workload_info:type_name -> istio.workload.zds.WorkloadInfo
+	4, // 3: istio.workload.zds.WorkloadRequest.add:type_name -> istio.workload.zds.AddWorkload
+	6, // 4: istio.workload.zds.WorkloadRequest.del:type_name -> istio.workload.zds.DelWorkload
+	7, // 5: istio.workload.zds.WorkloadRequest.snapshot_sent:type_name -> istio.workload.zds.SnapshotSent
+	5, // 6: istio.workload.zds.WorkloadRequest.keep:type_name -> istio.workload.zds.KeepWorkload
+	9, // 7: istio.workload.zds.WorkloadResponse.ack:type_name -> istio.workload.zds.Ack
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_zds_zds_proto_init() }
@@ -661,13 +738,13 @@ func file_zds_zds_proto_init() {
 	if File_zds_zds_proto != nil {
 		return
 	}
-	file_zds_zds_proto_msgTypes[6].OneofWrappers = []any{
+	file_zds_zds_proto_msgTypes[7].OneofWrappers = []any{
 		(*WorkloadRequest_Add)(nil),
 		(*WorkloadRequest_Del)(nil),
 		(*WorkloadRequest_SnapshotSent)(nil),
 		(*WorkloadRequest_Keep)(nil),
 	}
-	file_zds_zds_proto_msgTypes[8].OneofWrappers = []any{
+	file_zds_zds_proto_msgTypes[9].OneofWrappers = []any{
 		(*WorkloadResponse_Ack)(nil),
 	}
 	type x struct{}
@@ -676,7 +753,7 @@ func file_zds_zds_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zds_zds_proto_rawDesc), len(file_zds_zds_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
