@@ -685,3 +685,76 @@ func TestPoolsForgetIdleTunnels(t *testing.T) {
 		}
 	})
 }
+
+// A peer may change its keys at any time, and ask for ours to be changed; nothing of the data is lost by that.
+func TestKeyUpdates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScripted(t, tunnelConfig{})
+		inner, outer := socketPair()
+		defer func() { _ = unix.Close(outer) }()
+		stream := scriptedStream(t, s, inner)
+		s.hear()
+		s.in.Reset()
+		for _, request := range []bool{true, false, true} {
+			p, err := s.writer.AppendKeyUpdate(nil, request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.send(p)
+			_ = s.WriteData(stream.id, false, []byte("down"))
+			s.say()
+			_, _ = loop.Write(outer, []byte("up"))
+			s.settle()
+			word := make([]byte, 10)
+			if n, err := loop.Read(outer, word); string(word[:max(0, n)]) != "down" {
+				t.Errorf("the application got %q, %v", word[:max(0, n)], err)
+			}
+			before, _ := s.reader.State()
+			if s.hear(); !bytes.HasSuffix(s.in.Bytes(), []byte("up")) {
+				t.Errorf("the peer got %q", s.in.Bytes())
+			}
+			if after, _ := s.reader.State(); bytes.Equal(before.Secret, after.Secret) == request {
+				t.Errorf("asked for new keys: %v, and they changed: %v", request, !request)
+			}
+			s.in.Reset()
+		}
+	})
+}
+
+// A peer that breaks TLS hears by which alert, and its streams end.
+func TestBrokenRecordsAreAnswered(t *testing.T) {
+	for name, test := range map[string]struct {
+		send []byte
+		want record.Alert
+	}{
+		"not of this connection": {append([]byte{23, 3, 3, 0, 30}, make([]byte, 30)...), record.BadRecordMAC},
+		"too long":               {[]byte{23, 3, 3, 255, 255}, record.RecordOverflow},
+		"plain text":             {[]byte("HTTP/1.1 400 Bad Request"), record.UnexpectedMessage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var fault error
+				s := newScripted(t, tunnelConfig{fault: func(err error) { fault = err }})
+				s.send(test.send)
+				s.settle()
+				var local *record.AlertError
+				if !errors.As(fault, &local) || local.Alert != test.want {
+					t.Errorf("the tunnel ended with %v", fault)
+				}
+				sealed := make([]byte, 1000)
+				n, err := loop.Read(s.fd, sealed)
+				for rest := sealed[:max(0, n)]; len(rest) > 0; {
+					length, _ := s.reader.Next(rest)
+					if _, err = s.reader.Open(rest[:length]); err != nil {
+						break
+					}
+					rest = rest[length:]
+				}
+				if !errors.Is(err, record.RemoteAlert(test.want)) {
+					t.Errorf("the peer is told %v, want %v", err, test.want)
+				}
+				s.closed = io.EOF // what the peer reads is over
+			})
+		})
+	}
+}
