@@ -99,6 +99,7 @@ func (c *Cluster) LaunchZtunnel(node string) error {
 		"ALT_XDS_HOSTNAME=" + ControlPlaneName, "ALT_CA_HOSTNAME=" + ControlPlaneName,
 		"AUTH_TOKEN=" + c.TokenFile(node), "NODE_NAME=" + node, "CLUSTER_ID=Kubernetes",
 		"INPOD_UDS=" + c.zdsSocket(node), "LOG_FORMAT=plain", "GORACE=halt_on_error=0",
+		fmt.Sprintf("ISTIO_META_DNS_CAPTURE=%t", c.spec.DNS),
 	}})
 	return err
 }
@@ -119,7 +120,7 @@ func (c *Cluster) AwaitZtunnel(ctx context.Context, node string) error {
 func (c *Cluster) startAgent(node string) error {
 	_, err := c.run(launch{name: Agent(node), netns: c.nets[node], args: []string{
 		c.spec.Programs.Agent, "--source", "files", c.MeshDir(), "--node", node, "--status", c.path("status"),
-		"--zds-socket", c.zdsSocket(node), "--plugin-socket", c.path("run/" + node + "-plugin.sock"),
+		"--zds-socket", c.zdsSocket(node), "--plugin-socket", c.path("run/" + node + "-plugin.sock"), fmt.Sprintf("--dns-capture=%t", c.spec.DNS),
 	}})
 	return err
 }

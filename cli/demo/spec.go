@@ -22,6 +22,8 @@ type Spec struct {
 	Programs Programs
 	// Bare leaves the mesh out: nodes, pods and services alone, as before anybody installs one.
 	Bare bool
+	// DNS has ztunnel answer the pods' DNS questions.
+	DNS bool
 	// Nodes are the simulated machines' names, 1 to 9 of them.
 	Nodes []string
 	// Pods have unique names over all namespaces, also different from the nodes'.

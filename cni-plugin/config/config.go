@@ -25,6 +25,8 @@ type Config struct {
 	WithdrawGrace time.Duration // how long peers have to notice that a pod leaves the mesh
 	DrainTimeout  time.Duration // how long captured connections may live on in a pod that leaves
 
+	DNSCapture bool // pods' DNS questions go to ztunnel, too
+
 	LogLevel  string
 	LogFormat string // plain or json
 
@@ -59,6 +61,7 @@ func Parse(args []string, out io.Writer) (Config, error) {
 	flags.StringVar(&c.HealthAddr, "health-addr", c.HealthAddr, "address of health, metrics and debug pages")
 	flags.DurationVar(&c.WithdrawGrace, "withdraw-grace", c.WithdrawGrace, "how long peers have to notice that a pod leaves the mesh")
 	flags.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long captured connections may live on in a pod that leaves the mesh")
+	flags.BoolVar(&c.DNSCapture, "dns-capture", c.DNSCapture, "send pods' DNS questions to ztunnel, which needs ISTIO_META_DNS_CAPTURE=true")
 	flags.StringVar(&c.LogLevel, "log-level", c.LogLevel, "log levels, such as info,zds=debug")
 	flags.StringVar(&c.LogFormat, "log-format", c.LogFormat, "plain or json")
 	flags.BoolVar(&c.Version, "version", false, "say which version this is, and end")

@@ -58,7 +58,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	if _, err := Parse([]string{"--help"}, &out); !errors.Is(err, flag.ErrHelp) {
 		t.Fatalf("error is %v", err)
 	}
-	for _, name := range []string{"usage: tulle-cni-agent", "-source", "-node", "-status", "-zds-socket", "-plugin-socket", "-withdraw-grace", "-drain-timeout", "-health-addr"} {
+	for _, name := range []string{"usage: tulle-cni-agent", "-source", "-node", "-status", "-zds-socket", "-plugin-socket", "-withdraw-grace", "-drain-timeout", "-dns-capture", "-health-addr"} {
 		if !strings.Contains(out.String(), name) {
 			t.Errorf("help lacks %s:\n%s", name, out.String())
 		}

@@ -67,7 +67,7 @@ func newDaemon(cfg config.Config, log *slog.Logger) *daemon {
 	d.ready.Begin(taskObjects)
 	enroller := enroll.New(enroll.Config{
 		Proxies: d.proxies, Statuses: d.statuses, Log: log.With("scope", "enroll"),
-		WithdrawGrace: cfg.WithdrawGrace, DrainTimeout: cfg.DrainTimeout,
+		WithdrawGrace: cfg.WithdrawGrace, DrainTimeout: cfg.DrainTimeout, DNS: cfg.DNSCapture,
 	})
 	d.agent = agent.New(agent.Config{
 		Node: cfg.Node, Dir: cfg.Dir, Log: log.With("scope", "agent"),

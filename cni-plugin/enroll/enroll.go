@@ -39,6 +39,16 @@ type Config struct {
 	WithdrawGrace time.Duration
 	// DrainTimeout bounds the wait for captured connections to end; what is left then is cut.
 	DrainTimeout time.Duration
+	// DNS sends the pods' DNS questions to the proxy, too.
+	DNS bool
+}
+
+// capture is the redirection of a pod that is in.
+func (c Config) capture() redirect.State {
+	if c.DNS {
+		return redirect.CaptureDNS
+	}
+	return redirect.Capture
 }
 
 // Enroller enrols and un-enrols. Calls for different pods may overlap, those for one pod must not.
@@ -69,7 +79,7 @@ func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 		return true, err
 	}
 	e.cfg.Proxies.Register(pod.Workload, file)
-	if wanted && state == redirect.Capture && e.cfg.Proxies.Served(pod.UID) {
+	if wanted && state.Captures() && e.cfg.Proxies.Served(pod.UID) {
 		return true, e.cfg.Statuses.Set(pod, status.Enabled)
 	}
 	return true, nil
@@ -84,10 +94,10 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	refused := e.cfg.Proxies.Refused(pod.UID)
-	if before == redirect.Capture && e.cfg.Proxies.Served(pod.UID) && e.cfg.Statuses.Enabled(pod) {
+	if before == e.cfg.capture() && e.cfg.Proxies.Served(pod.UID) && e.cfg.Statuses.Enabled(pod) {
 		return nil
 	}
-	if before != redirect.Capture || refused {
+	if !before.Captures() || refused {
 		// Not served whatever was published: tell peers before they dial a tunnel that isn't there.
 		if err := e.cfg.Statuses.Set(pod, status.Pending); err != nil {
 			return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
@@ -101,7 +111,7 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "proxy acknowledged")
-	if err := redirect.Set(pod.Netns, redirect.Capture); err != nil {
+	if err := redirect.Set(pod.Netns, e.cfg.capture()); err != nil {
 		e.undo(ctx, pod, before)
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
@@ -110,7 +120,7 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "published enabled")
-	if before != redirect.Capture {
+	if !before.Captures() {
 		log.Info("pod enrolled")
 	}
 	return nil

@@ -469,6 +469,31 @@ func TestARestartedAgentAdoptsWithoutWithdrawing(t *testing.T) {
 	}
 }
 
+// An agent that was started again with the other setting of DNS changes the pod without a moment in which it isn't in.
+func TestCapturingDNSIsSwitchedWithoutWithdrawing(t *testing.T) {
+	b := newBench(t)
+	b.proxy(nil)
+	if err := b.enrol(); err != nil {
+		t.Fatal(err)
+	}
+	b.mustLook(inside)
+	for _, c := range []struct {
+		dns  bool
+		want string
+	}{{true, `redirection capture with DNS published "demo/cart": {uid: "uid-1", state: enabled}`}, {false, inside}} {
+		b.journal.lines = nil
+		b.cfg.DNS = c.dns
+		b.Enroller = enroll.New(b.cfg)
+		if err := b.enrol(); err != nil {
+			t.Fatal(err)
+		}
+		b.mustLook(c.want)
+		if seen := b.journal.String(); strings.Contains(seen, "pending") || strings.Contains(seen, "removed") {
+			t.Errorf("on the way the pod was out:\n%s", seen)
+		}
+	}
+}
+
 func TestAdoptingBelievesTheNamespaceOnly(t *testing.T) {
 	cases := map[string]struct {
 		state  redirect.State

@@ -36,7 +36,7 @@ func (f found) state() State {
 	if f.empty() {
 		return Removed
 	}
-	for _, state := range []State{Capture, Draining} {
+	for _, state := range []State{Capture, CaptureDNS, Draining} {
 		plan := Plan(f.wish(state))
 		if f.inOrderOf(plan).String() == plan.String() {
 			return state

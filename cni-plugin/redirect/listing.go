@@ -65,6 +65,8 @@ type phrase struct {
 	said     []string
 	register string                   // what register 1 holds, in words
 	show     func(data []byte) string // how to write a value that is compared with it
+	value    []byte                   // what was put into register 1, if it was
+	protocol string                   // that the rule is for: tcp or udp
 }
 
 func (p *phrase) say(format string, args ...any) {
@@ -80,7 +82,7 @@ func (p *phrase) add(e expr.Any) {
 	case *expr.Ct:
 		p.conntrack(e)
 	case *expr.Payload:
-		name, show := payloadName(e)
+		name, show := p.payloadName(e)
 		p.hold(name, show)
 	case *expr.Bitwise:
 		p.bitwise(e)
@@ -88,6 +90,7 @@ func (p *phrase) add(e expr.Any) {
 		p.compare(e)
 	case *expr.Immediate:
 		p.hold(showPort(e.Data), showHex)
+		p.value = e.Data
 	case *expr.Redir:
 		p.say("redirect to :%s", p.register)
 	case *expr.Verdict:
@@ -126,7 +129,12 @@ func (p *phrase) conntrack(e *expr.Ct) {
 	if e.Key != expr.CtKeyMARK {
 		name = fmt.Sprintf("ct key %d", e.Key)
 	}
-	if e.SourceRegister || e.Register == 0 { // the library reads a store back without its register
+	stores := e.SourceRegister || e.Register == 0 // the library reads a store back without its register
+	if e.Key == expr.CtKeyZONE && stores && len(p.value) == 2 {
+		p.say("ct zone set %d", binary.NativeEndian.Uint16(p.value))
+		return
+	}
+	if stores {
 		p.say("%s set %s", name, p.register)
 		return
 	}
@@ -152,6 +160,9 @@ func (p *phrase) compare(e *expr.Cmp) {
 	switch e.Op {
 	case expr.CmpOpEq:
 		p.say("%s %s", p.register, show(e.Data))
+		if p.register == "meta l4proto" {
+			p.protocol = show(e.Data)
+		}
 	case expr.CmpOpNeq:
 		p.say("%s != %s", p.register, show(e.Data))
 	default:
@@ -170,7 +181,7 @@ func (p *phrase) verdict(e *expr.Verdict) {
 	}
 }
 
-func payloadName(e *expr.Payload) (string, func([]byte) string) {
+func (p *phrase) payloadName(e *expr.Payload) (string, func([]byte) string) {
 	type field struct {
 		base        expr.PayloadBase
 		offset, len uint32
@@ -184,8 +195,10 @@ func payloadName(e *expr.Payload) (string, func([]byte) string) {
 		return "ip6 saddr", showAddr
 	case field{expr.PayloadBaseNetworkHeader, ipv6.destAt, 16}:
 		return "ip6 daddr", showAddr
+	case field{expr.PayloadBaseTransportHeader, 0, 2}:
+		return p.protocol + " sport", showPort
 	case field{expr.PayloadBaseTransportHeader, 2, 2}:
-		return "tcp dport", showPort
+		return p.protocol + " dport", showPort
 	case field{expr.PayloadBaseTransportHeader, 13, 1}:
 		return "tcp flags", showHex
 	}

@@ -64,9 +64,12 @@ func protocol(number byte) []expr.Any {
 	return []expr.Any{load(expr.MetaKeyL4PROTO), compare(equal, []byte{number})}
 }
 
-func destinationPort(op expr.CmpOp, port uint16) []expr.Any {
+func sourcePort(op expr.CmpOp, port uint16) []expr.Any      { return portAt(0, op, port) }
+func destinationPort(op expr.CmpOp, port uint16) []expr.Any { return portAt(2, op, port) }
+
+func portAt(offset uint32, op expr.CmpOp, port uint16) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
 		compare(op, binary.BigEndian.AppendUint16(nil, port)),
 	}
 }
@@ -111,10 +114,18 @@ func restoreConnectionMark() []expr.Any {
 	}
 }
 
-func outInterface(name string) []expr.Any {
+func outInterface(op expr.CmpOp, name string) []expr.Any {
 	padded := make([]byte, unix.IFNAMSIZ)
 	copy(padded, name)
-	return []expr.Any{load(expr.MetaKeyOIFNAME), compare(equal, padded)}
+	return []expr.Any{load(expr.MetaKeyOIFNAME), compare(op, padded)}
+}
+
+// setZone lets the packet be tracked among those of the zone only. It must happen before connection tracking.
+func setZone(zone uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binary.NativeEndian.AppendUint16(nil, zone)},
+		&expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true},
+	}
 }
 
 func counted() []expr.Any { return []expr.Any{&expr.Counter{}} }

@@ -44,7 +44,7 @@ type Route struct {
 
 // Wish is what Plan needs to know.
 type Wish struct {
-	State State // Removed, Draining or Capture
+	State State // anything but Damaged
 	IPv6  bool  // the namespace can do IPv6
 	// Remembered is the value of tcp_tw_reuse before Tulle, kept in a rule's comment so that it survives the agent.
 	Remembered string
@@ -53,7 +53,7 @@ type Wish struct {
 const (
 	natTable      = "istio-ambient-nat"
 	mangleTable   = "istio-ambient-mangle"
-	rawTable      = "istio-ambient-raw" // only other agents make it, for DNS; removed with the rest
+	rawTable      = "istio-ambient-raw" // for DNS only
 	inboundChain  = "istio-prerouting"
 	outboundChain = "istio-output"
 )
@@ -70,11 +70,16 @@ func Plan(wish Wish) Rules {
 		routes = append(routes, Route{IPv6: true, Policy: true, Default: true})
 	}
 	in, out := captureInbound(families), captureOutbound(families)
-	if wish.State == Draining {
+	var apart []Table
+	switch wish.State {
+	case Draining:
 		in, out = nil, []Rule{keeper()}
+	case CaptureDNS:
+		out = append(captureDNS(families), out...)
+		apart = []Table{ownConnections()}
 	}
 	return Rules{
-		Tables: []Table{
+		Tables: append([]Table{
 			{Name: mangleTable, Chains: []Chain{
 				base("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, priorityMangle, jump(inboundChain)),
 				base("output", nftables.ChainTypeRoute, nftables.ChainHookOutput, priorityMangle, jump(outboundChain).commented(remember(wish.Remembered))),
@@ -87,13 +92,14 @@ func Plan(wish Wish) Rules {
 				{Name: inboundChain, Rules: in},
 				{Name: outboundChain, Rules: out},
 			}},
-		},
+		}, apart...),
 		Routes:        routes,
 		TimeWaitReuse: "1",
 	}
 }
 
 const (
+	priorityRaw    nftables.ChainPriority = -300 // before connection tracking
 	priorityMangle nftables.ChainPriority = -150
 	priorityNAT    nftables.ChainPriority = -100
 )
@@ -134,13 +140,43 @@ func captureOutbound(families []family) []Rule {
 	}
 	rules = append(rules, rule(tcp(), metaMark(equal, proxiedMark), counted(), accept()))
 	for _, f := range families {
-		rules = append(rules, rule(outInterface("lo"), f.destination(differs, f.loopback), counted(), accept()))
+		rules = append(rules, rule(outInterface(equal, "lo"), f.destination(differs, f.loopback), counted(), accept()))
 	}
 	for _, f := range families {
 		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(),
 			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortOutbound)))
 	}
 	return rules
+}
+
+const (
+	portDNS = 53
+	dnsZone = 1 // of connection tracking
+)
+
+// captureDNS hands the app's DNS questions to the proxy, except those to a name server in the pod itself.
+func captureDNS(families []family) []Rule {
+	var rules []Rule
+	for _, f := range families {
+		rules = append(rules, rule(outInterface(differs, "lo"), f.only(), udp(), destinationPort(equal, portDNS),
+			metaMark(differs, proxyMark), counted(), redirectTo(PortDNS)))
+	}
+	for _, f := range families {
+		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(), destinationPort(equal, portDNS),
+			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortDNS)))
+	}
+	return rules
+}
+
+// ownConnections tracks the proxy's own DNS questions and their answers apart from the app's. Else a question from a
+// port that the app had just used would be taken for another one of the app's, and come back to the proxy.
+func ownConnections() Table {
+	return Table{Name: rawTable, Chains: []Chain{
+		base("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, priorityRaw, jump(inboundChain)),
+		base("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, priorityRaw, jump(outboundChain)),
+		{Name: inboundChain, Rules: []Rule{rule(metaMark(differs, proxyMark), udp(), sourcePort(equal, portDNS), counted(), setZone(dnsZone))}},
+		{Name: outboundChain, Rules: []Rule{rule(metaMark(equal, proxyMark), udp(), destinationPort(equal, portDNS), counted(), setZone(dnsZone))}},
+	}}
 }
 
 // keeper matches nothing: no packet is TCP and UDP. Its redirect keeps connection tracking and translation switched on

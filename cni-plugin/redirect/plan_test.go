@@ -15,6 +15,7 @@ func TestPlansReadAsTheyAreDocumented(t *testing.T) {
 	cases := map[string]Wish{
 		"capture":      {State: Capture, IPv6: true, Remembered: "2"},
 		"capture_ipv4": {State: Capture, Remembered: "0"},
+		"capture_dns":  {State: CaptureDNS, IPv6: true, Remembered: "2"},
 		"draining":     {State: Draining, IPv6: true, Remembered: "2"},
 		"removed":      {State: Removed, IPv6: true, Remembered: "2"},
 	}

@@ -25,6 +25,8 @@ const (
 	Draining
 	// Capture hands every new connection to the proxy. Connections older than the rules stay direct.
 	Capture
+	// CaptureDNS is Capture, and the app's DNS questions go to the proxy as well.
+	CaptureDNS
 	// Damaged is only ever found, never wished for: something of ours is there, but not all of it or not in this form.
 	Damaged
 )
@@ -38,17 +40,23 @@ func (s State) String() string {
 		return "draining"
 	case Capture:
 		return "capture"
+	case CaptureDNS:
+		return "capture with DNS"
 	case Damaged:
 		return "damaged"
 	}
 	return fmt.Sprintf("state(%d)", int(s))
 }
 
+// Captures tells that new connections go to the proxy.
+func (s State) Captures() bool { return s == Capture || s == CaptureDNS }
+
 // Ports of the proxy's listeners inside the pod.
 const (
 	PortOutbound = 15001 // captured outbound connections
 	PortInbound  = 15006 // captured inbound plain text
 	PortHBONE    = 15008 // inbound tunnels, dialled directly and never captured
+	PortDNS      = 15053 // captured DNS questions, by UDP and TCP
 )
 
 const (
@@ -65,12 +73,12 @@ var (
 	probe6 = netip.MustParseAddr("fd16:9254:7127:1337:ffff:ffff:ffff:ffff")
 )
 
-// Set brings the namespace into the desired state (Removed, Draining or Capture) and reads it back. It changes nothing
+// Set brings the namespace into the desired state (anything but Damaged) and reads it back. It changes nothing
 // where all is in place; otherwise the tables change in one transaction, without a moment in which a new connection
 // could escape. It clears up after an interrupted earlier run. An error leaves the namespace in a state from which Set
 // can be repeated.
 func Set(ns *socket.Netns, desired State) error {
-	if desired < Removed || desired > Capture {
+	if desired < Removed || desired > CaptureDNS {
 		return fmt.Errorf("set redirection to %s: not a state to wish for", desired)
 	}
 	if err := refuseOwn(ns); err != nil {

@@ -25,6 +25,7 @@ func TestEveryStateIsReadBackAsItWasSet(t *testing.T) {
 	ns := netns.New(t, "tulle-redirect-test")
 	for _, state := range []redirect.State{
 		redirect.Removed, redirect.Capture, redirect.Capture, redirect.Draining, redirect.Capture,
+		redirect.CaptureDNS, redirect.CaptureDNS, redirect.Capture, redirect.CaptureDNS, redirect.Draining, redirect.CaptureDNS,
 		redirect.Removed, redirect.Draining, redirect.Removed,
 	} {
 		set(t, ns, state)
@@ -299,7 +300,7 @@ func TestRemovalLeavesTheNamespaceAsItWas(t *testing.T) {
 			pod, _ := newPair(t)
 			pod.Sysctl("net.ipv4.tcp_tw_reuse", reuse)
 			before := snapshot(t, pod)
-			for _, states := range [][]redirect.State{{redirect.Capture}, {redirect.Draining}, {redirect.Capture, redirect.Draining, redirect.Capture, redirect.Draining}} {
+			for _, states := range [][]redirect.State{{redirect.Capture}, {redirect.CaptureDNS}, {redirect.Draining}, {redirect.Capture, redirect.Draining, redirect.Capture, redirect.Draining}} {
 				for _, state := range states {
 					set(t, pod, state)
 					if during := snapshot(t, pod); during == before || !strings.Contains(during, "tcp_tw_reuse 1") {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
 )
@@ -21,6 +22,26 @@ func widen(netns *demo.Netns) error {
 	}
 	return setKernel(netns, "ipv4/ip_local_port_range", wideRange)
 }
+
+// openFiles is how many descriptors the programs that are started from now on may have: as many as they need for 5,000
+// connections, or fewer where we are not allowed to give them so many.
+func openFiles() (uint64, error) {
+	wanted := syscall.Rlimit{Cur: plentyFiles, Max: plentyFiles}
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &wanted) == nil {
+		return plentyFiles, nil
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, fmt.Errorf("limit of open files: %w", err)
+	}
+	limit.Cur = limit.Max
+	return limit.Cur, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+}
+
+const (
+	plentyFiles   = 1 << 17
+	filesOfSplice = 6 // for a connection: two sockets and a pipe each way
+)
 
 func setKernel(netns *demo.Netns, name, value string) error {
 	err := netns.Do(func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) })

@@ -30,7 +30,8 @@ func quick(t *testing.T, rows string, columns ...string) options {
 	}
 	o := options{
 		rows: regexp.MustCompile(rows), columns: chosen, rounds: 1, duration: 200 * time.Millisecond, busy: 1,
-		dir: filepath.Join(os.TempDir(), fmt.Sprintf("tulle-bench-test-%d", os.Getpid())), json: filepath.Join(t.TempDir(), "bench.json"),
+		idle: idlePlan{few: 10, many: 50, watch: 100 * time.Millisecond, after: 100 * time.Millisecond},
+		dir:  filepath.Join(os.TempDir(), fmt.Sprintf("tulle-bench-test-%d", os.Getpid())), json: filepath.Join(t.TempDir(), "bench.json"),
 	}
 	t.Cleanup(func() {
 		if left, _ := filepath.Glob(fmt.Sprintf("/run/netns/tulle-bench%d*", os.Getpid())); len(left) > 0 {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -10,10 +11,23 @@ import (
 )
 
 const (
-	warmUp   = 300 * time.Millisecond // before a sample
-	settle   = 100 * time.Millisecond // after it, for connections to end
+	warmUp   = 200 * time.Millisecond // before a sample
+	settle   = 50 * time.Millisecond  // after it, for connections to end
 	attempts = 4                      // at a quiet sample
 )
+
+// trafficRound takes a sample of each column, one after the other.
+func (b *bench) trafficRound(ctx context.Context, r row) ([]sample, error) {
+	var samples []sample
+	for _, s := range b.sites {
+		got, err := b.measure(ctx, s, r)
+		if err != nil {
+			return nil, fmt.Errorf("column %s: %w", s.name, err)
+		}
+		samples = append(samples, got)
+	}
+	return samples, nil
+}
 
 // measure takes a sample, and takes it again while others use the machine; the quietest one counts.
 func (b *bench) measure(ctx context.Context, s *site, r row) (sample, error) {
@@ -67,7 +81,9 @@ func (b *bench) watch(ctx context.Context, s *site, r row) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	return after.since(before), errors.Join(<-profiled, s.alive())
+	got := after.since(before)
+	got.proxied = !s.direct()
+	return got, errors.Join(<-profiled, s.alive())
 }
 
 // reading is all counters of a site at one time.

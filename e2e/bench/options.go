@@ -24,7 +24,9 @@ type options struct {
 	repeats  int           // of samples on a busy machine, in all
 	profiles string        // folder for CPU profiles of ztunnels, "" for none
 	json     string        // file for everything that was measured, "" for none
+	store    string        // page whose table is rewritten, "" for none
 	dir      string        // run folder
+	idle     idlePlan
 }
 
 // column is one kind of thing between the pods.
@@ -46,20 +48,21 @@ func builtIn() []column {
 
 // parseOptions reads the command line. others is a list of name=path, separated by commas.
 func parseOptions(args []string, others string) (options, error) {
-	o := options{}
+	o := options{idle: standardIdle()}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	rows := flags.String("rows", "", "measure only the rows whose names match this regular expression")
 	columns := flags.String("columns", "", "columns to measure, separated by commas; empty means all")
-	flags.IntVar(&o.rounds, "rounds", 3, "samples of each cell")
-	flags.DurationVar(&o.duration, "duration", 2*time.Second, "duration of a sample")
+	flags.IntVar(&o.rounds, "rounds", 5, "samples of each cell")
+	flags.DurationVar(&o.duration, "duration", time.Second, "duration of a sample")
 	flags.Func("env", "`NAME=value` for the ztunnels; may be repeated", func(text string) error {
 		o.env = append(o.env, text)
 		return nil
 	})
 	flags.Float64Var(&o.busy, "busy", 0.05, "repeat a sample during which others used more than this share of the machine")
-	flags.IntVar(&o.repeats, "repeats", 40, "repeat at most so many samples in all")
+	flags.IntVar(&o.repeats, "repeats", 30, "repeat at most so many samples in all")
 	flags.StringVar(&o.profiles, "profile", "", "take a CPU profile of each ztunnel in each sample, into this `folder`")
 	flags.StringVar(&o.json, "json", "", "write everything that was measured to this `file`")
+	flags.StringVar(&o.store, "store", "", "put the results into the table of this `page`")
 	flags.StringVar(&o.dir, "dir", filepath.Join(os.TempDir(), "tulle-bench"), "run `folder`: sockets, logs, state; removed at the end")
 	if err := flags.Parse(args); err != nil {
 		return o, err

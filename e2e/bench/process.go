@@ -6,8 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -95,47 +93,4 @@ func (p *process) stop(signal syscall.Signal) {
 		p.cmd.Process.Kill()
 		<-p.ended
 	}
-}
-
-// usage is CPU time.
-type usage struct{ user, system time.Duration }
-
-func (u usage) total() time.Duration { return u.user + u.system }
-
-func (u usage) minus(v usage) usage { return usage{u.user - v.user, u.system - v.system} }
-
-func (u usage) plus(v usage) usage { return usage{u.user + v.user, u.system + v.system} }
-
-// tick is the unit of CPU times in /proc, on every machine.
-const tick = 10 * time.Millisecond
-
-// statFields are the fields of /proc/PID/stat from the third on, after the name, which may contain anything.
-func statFields(pid string) ([]string, error) {
-	text, err := os.ReadFile("/proc/" + pid + "/stat")
-	if err != nil {
-		return nil, err
-	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	if len(fields) < 20 {
-		return nil, fmt.Errorf("/proc/%s/stat: unexpected %q", pid, text)
-	}
-	return fields, nil
-}
-
-// ticks sums some of the fields of statFields, which are numbers of ticks.
-func ticks(fields []string, which ...int) time.Duration {
-	var sum time.Duration
-	for _, i := range which {
-		n, _ := strconv.ParseInt(fields[i], 10, 64)
-		sum += time.Duration(n) * tick
-	}
-	return sum
-}
-
-func (p *process) usage() (usage, error) {
-	fields, err := statFields(strconv.Itoa(p.pid()))
-	if err != nil {
-		return usage{}, err
-	}
-	return usage{ticks(fields, 11), ticks(fields, 12)}, nil
 }

@@ -2,16 +2,12 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 )
 
 // results are everything that was measured.
@@ -22,14 +18,16 @@ type results struct {
 	Rounds      int
 	Duration    string
 	Environment []string `json:",omitempty"`
+	Busy        float64  // more than this share of the machine used by others is worth a word
 	Rows        []rowResult
 }
 
 type rowResult struct {
 	Name     string
 	Metrics  []metricResult
-	Failures map[string]int64   // by column
-	Others   map[string]float64 // the largest share of the machine that others used, by column
+	Failures map[string]int64    // by column
+	Others   map[string]float64  // the largest share of the machine that others used, by column
+	Samples  map[string][]sample // by column
 }
 
 type metricResult struct {
@@ -48,8 +46,9 @@ type cell struct {
 }
 
 func (r *results) add(w row, outcome [][]sample) {
-	result := rowResult{Name: w.name, Failures: map[string]int64{}, Others: map[string]float64{}}
+	result := rowResult{Name: w.name, Failures: map[string]int64{}, Others: map[string]float64{}, Samples: map[string][]sample{}}
 	for i, column := range r.Columns {
+		result.Samples[column] = outcome[i]
 		for _, s := range outcome[i] {
 			result.Failures[column] += s.failures
 			result.Others[column] = max(result.Others[column], s.others)
@@ -76,7 +75,7 @@ func summarize(m metric, samples []sample) (cell, bool) {
 			values = append(values, v)
 		}
 	}
-	if len(values) == 0 || slices.Max(values) == 0 {
+	if len(values) == 0 {
 		return cell{}, false
 	}
 	sorted := slices.Sorted(slices.Values(values))
@@ -86,18 +85,23 @@ func summarize(m metric, samples []sample) (cell, bool) {
 
 // judge fills in ratios and verdicts.
 func (m *metricResult) judge() {
-	base, comparable := m.Cells[reference]
+	base := m.Cells[reference]
+	comparable := base.Median > 0
 	for column, c := range m.Cells {
 		if comparable && column != reference {
 			c.Ratio = c.Median / base.Median
 		}
-		isRatio := !m.target.absolute
-		if m.target != (target{}) && column != reference && column != "direct" && (comparable || !isRatio) {
+		if m.target != (target{}) && isZtunnel(column) && (comparable || m.target.absolute) {
 			met := m.target.met(c.Median, c.Ratio)
 			c.Met = &met
 		}
 		m.Cells[column] = c
 	}
+}
+
+// isZtunnel tells whether a column has to reach targets.
+func isZtunnel(name string) bool {
+	return !slices.ContainsFunc(builtIn(), func(c column) bool { return c.name == name && !c.ztunnel() })
 }
 
 // table is one row for people.
@@ -119,7 +123,21 @@ func (r *results) table(at int) string {
 			fmt.Fprintf(&out, "  %s: %d operations failed\n", column, w.Failures[column])
 		}
 	}
+	if busy := r.busy(w); len(busy) > 0 {
+		fmt.Fprintf(&out, "  others used the machine (%s): run it again when they are quiet\n", strings.Join(busy, ", "))
+	}
 	return out.String() + "\n"
+}
+
+// busy lists the columns of a row which were measured on a busy machine.
+func (r *results) busy(w rowResult) []string {
+	var busy []string
+	for _, column := range r.Columns {
+		if w.Others[column] > r.Busy {
+			busy = append(busy, fmt.Sprintf("%s: %.0f %%", column, w.Others[column]*100))
+		}
+	}
+	return busy
 }
 
 // String is median [min–max] ratio verdict.
@@ -187,29 +205,4 @@ func list(items []string) string {
 		return ""
 	}
 	return " (" + strings.Join(items, "; ") + ")"
-}
-
-func (r *results) write(path string) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
-}
-
-// describeMachine is what figures depend on.
-func describeMachine() string {
-	version, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	cpu := "unknown CPU"
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			cpu = strings.TrimSpace(value)
-			break
-		}
-	}
-	if !utf8.ValidString(cpu) {
-		cpu = "unknown CPU"
-	}
-	return fmt.Sprintf("%d cores of %s, Linux %s, %s", runtime.NumCPU(), cpu, strings.TrimSpace(string(version)), runtime.Version())
 }

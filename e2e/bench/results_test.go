@@ -29,7 +29,7 @@ func TestTargetsAreJudged(t *testing.T) {
 func TestTableShowsMediansRatiosAndVerdicts(t *testing.T) {
 	took := func(ops ...float64) (samples []sample) {
 		for _, n := range ops {
-			samples = append(samples, sample{elapsed: time.Second, ops: n, proxies: usage{user: time.Second}})
+			samples = append(samples, sample{elapsed: time.Second, ops: n, proxied: true, proxies: usage{user: time.Second}})
 		}
 		return samples
 	}
@@ -43,6 +43,26 @@ func TestTableShowsMediansRatiosAndVerdicts(t *testing.T) {
 	}
 	if got, want := r.verdict(), "old: 0 targets reached, 2 missed (requests: rate; requests: CPU)"; !strings.Contains(got, want) {
 		t.Errorf("no %q in:\n%s", want, got)
+	}
+}
+
+func TestTableOfAPageIsReplaced(t *testing.T) {
+	r := &results{Columns: []string{"relay", "tulle"}, Rounds: 1, Machine: "a machine"}
+	r.add(row{name: "requests", metrics: operations(atLeast(1.4), target{}, target{})}, [][]sample{{{elapsed: time.Second, ops: 100}}, {{elapsed: time.Second, ops: 150}}})
+	page, err := r.into([]byte("before\n" + tableBegin + "old\n" + tableEnd + "after\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"before\n" + tableBegin, "| rate, /s | 100 | 150 1.50× ok | ≥ 1.4× |\n", tableEnd + "after\n", "a machine"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("no %q in:\n%s", want, page)
+		}
+	}
+	if again, err := r.into(page); err != nil || string(again) != string(page) {
+		t.Errorf("a second time: %v\n%s", err, again)
+	}
+	if _, err := r.into([]byte("no place")); err == nil {
+		t.Error("a page without a place was taken")
 	}
 }
 

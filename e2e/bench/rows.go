@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"math"
 	"regexp"
 	"time"
 
@@ -15,25 +17,47 @@ type metric struct {
 	of         func(sample) float64 // NaN where it says nothing
 }
 
-// row is one kind of traffic, of which each sample gives all metrics.
+// row is one kind of traffic, or of its absence. Each sample gives all metrics.
 type row struct {
 	name     string
-	job      load.Job
 	metrics  []metric
+	job      load.Job
 	standard bool          // with the kernel's own range of ports
-	longer   time.Duration // added to a sample
+	longer   time.Duration // added to the time before a sample
+	rounds   int           // at most; 0 means all
+
+	// round takes a sample of each column; nil means of the job, one column after the other.
+	round func(*bench, context.Context, row) ([]sample, error)
 }
 
 // sample is what was measured in one go.
 type sample struct {
+	values           map[string]float64 // of a row that isn't traffic; it has nothing of the rest but others
 	elapsed          time.Duration
 	bytes, ops       float64
+	proxied          bool
 	proxies          usage // CPU
 	p50, p99         time.Duration
 	failures         int64
 	failure          string
 	others           float64 // share of the machine
 	clients, servers usage
+}
+
+// value is NaN where the sample has none.
+func (s sample) value(name string) float64 {
+	if v, ok := s.values[name]; ok {
+		return v
+	}
+	return math.NaN()
+}
+
+// cost is a CPU time of the proxies in some unit for each of so many; NaN without proxies.
+func (s sample) cost(spent, unit time.Duration, count float64) float64 {
+	if !s.proxied {
+		return math.NaN()
+	}
+	return float64(spent) / float64(unit) / count
 }
 
 // target is what a metric of our own columns has to reach. The zero target is none.
@@ -74,23 +98,22 @@ func bulk(kind load.Kind, streams int, speed, cost target) row {
 		name: fmt.Sprintf("throughput %s %d", kind, streams), job: load.Job{Kind: kind, Conns: streams},
 		metrics: []metric{
 			{name: "throughput", unit: "Gbit/s", target: speed, of: func(s sample) float64 { return s.bytes * 8 / 1e9 / s.elapsed.Seconds() }},
-			{name: "CPU", unit: "s/GB", target: cost, of: func(s sample) float64 { return s.proxies.total().Seconds() / s.bytes * 1e9 }},
-			{name: "CPU, user", unit: "s/GB", of: func(s sample) float64 { return s.proxies.user.Seconds() / s.bytes * 1e9 }},
-			{name: "CPU, system", unit: "s/GB", of: func(s sample) float64 { return s.proxies.system.Seconds() / s.bytes * 1e9 }},
+			{name: "CPU", unit: "s/GB", target: cost, of: func(s sample) float64 { return s.cost(s.proxies.total(), time.Second, s.bytes/1e9) }},
+			{name: "CPU, user", unit: "s/GB", of: func(s sample) float64 { return s.cost(s.proxies.user, time.Second, s.bytes/1e9) }},
+			{name: "CPU, system", unit: "s/GB", of: func(s sample) float64 { return s.cost(s.proxies.system, time.Second, s.bytes/1e9) }},
 		},
 	}
 }
 
 // operations are the metrics of traffic that is counted.
 func operations(speed, cost, median target) []metric {
-	micro := func(d time.Duration, ops float64) float64 { return float64(d) / 1e3 / ops }
 	return []metric{
 		{name: "rate", unit: "/s", target: speed, of: func(s sample) float64 { return s.ops / s.elapsed.Seconds() }},
-		{name: "CPU", unit: "µs/op", target: cost, of: func(s sample) float64 { return micro(s.proxies.total(), s.ops) }},
-		{name: "CPU, user", unit: "µs/op", of: func(s sample) float64 { return micro(s.proxies.user, s.ops) }},
-		{name: "CPU, system", unit: "µs/op", of: func(s sample) float64 { return micro(s.proxies.system, s.ops) }},
-		{name: "p50", unit: "µs", target: median, of: func(s sample) float64 { return micro(s.p50, 1) }},
-		{name: "p99", unit: "µs", of: func(s sample) float64 { return micro(s.p99, 1) }},
+		{name: "CPU", unit: "µs/op", target: cost, of: func(s sample) float64 { return s.cost(s.proxies.total(), time.Microsecond, s.ops) }},
+		{name: "CPU, user", unit: "µs/op", of: func(s sample) float64 { return s.cost(s.proxies.user, time.Microsecond, s.ops) }},
+		{name: "CPU, system", unit: "µs/op", of: func(s sample) float64 { return s.cost(s.proxies.system, time.Microsecond, s.ops) }},
+		{name: "p50", unit: "µs", target: median, of: func(s sample) float64 { return float64(s.p50) / float64(time.Microsecond) }},
+		{name: "p99", unit: "µs", of: func(s sample) float64 { return float64(s.p99) / float64(time.Microsecond) }},
 	}
 }
 
@@ -125,11 +148,13 @@ func allRows() []row {
 			name: "connections 64, standard ports", job: load.Job{Kind: load.Connect, Conns: 64}, standard: true, longer: standardLonger,
 			metrics: operations(target{limit: 4000, absolute: true}, none, none),
 		},
+		startRow(),
+		memoryRow(),
 	}
 }
 
 // standardLonger lets all of the kernel's own ports be used at least once.
-const standardLonger = 4 * time.Second
+const standardLonger = 2 * time.Second
 
 func chooseRows(pattern *regexp.Regexp) []row {
 	var chosen []row

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/tulle-mesh/tulle/cli/demo"
 )
 
 // bench is a run of the benchmark.
@@ -18,7 +15,8 @@ type bench struct {
 	options
 	built   binaries
 	sites   []*site
-	repeats int // that are left
+	repeats int    // that are left
+	files   uint64 // that each program may have open
 }
 
 // run does everything. Whatever it made is gone when it returns, also after an error or when ctx ends.
@@ -28,14 +26,19 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("-rows: no row is called so; there are: %s", strings.Join(rowNames(), ", "))
 	}
 	b := &bench{options: o, repeats: o.repeats}
-	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+	if b.files, err = openFiles(); err != nil {
 		return err
 	}
+	lock, err := own(o.dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	defer func() { err = errors.Join(err, b.down()) }()
 	if err := b.build(ctx); err != nil {
 		return err
 	}
-	results := &results{Started: time.Now().UTC(), Columns: b.names(), Rounds: o.rounds, Duration: o.duration.String(), Machine: describeMachine(), Environment: o.env}
+	results := &results{Started: time.Now().UTC(), Columns: b.names(), Rounds: o.rounds, Duration: o.duration.String(), Machine: describeMachine(), Environment: o.env, Busy: o.busy}
 	for _, r := range rows {
 		outcome, err := b.row(ctx, r)
 		if err != nil {
@@ -48,10 +51,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Print(results.verdict())
-	if o.json != "" {
-		return results.write(o.json)
-	}
-	return nil
+	return results.keep(o)
 }
 
 func rowNames() []string {
@@ -73,64 +73,18 @@ func (b *bench) names() []string {
 // say reports progress.
 func say(format string, arguments ...any) { fmt.Fprintf(os.Stderr, format+"\n", arguments...) }
 
-// build makes the programs and a site for each column, and proves of each ztunnel that it encrypts.
-func (b *bench) build(ctx context.Context) (err error) {
-	if b.built, err = buildPrograms(ctx, filepath.Join(b.dir, "bin")); err != nil {
-		return err
-	}
-	for _, c := range b.columns {
-		if _, err := demo.CleanUp(ctx, filepath.Join(b.dir, c.name)); err != nil {
-			return fmt.Errorf("%w; is another benchmark running?", err)
-		}
-		s := &site{column: c, options: b.options, built: b.built}
-		b.sites = append(b.sites, s)
-		say("building the nodes of %s", c.name)
-		if err := s.build(ctx); err != nil {
-			return fmt.Errorf("column %s: %w", c.name, err)
-		}
-		if err := s.begin(ctx); err != nil {
-			return fmt.Errorf("column %s: %w", c.name, err)
-		}
-	}
-	return nil
-}
-
-// begin starts the proxies.
-func (s *site) begin(ctx context.Context) error {
-	if s.ztunnel() {
-		return s.prove(ctx)
-	}
-	return s.ready()
-}
-
-// buildPrograms builds what is measured as it would be released.
-func buildPrograms(ctx context.Context, dir string) (binaries, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return binaries{}, err
-	}
-	built := binaries{self: self, ztunnel: filepath.Join(dir, "ztunnel"), istiod: filepath.Join(dir, "istiod-lite")}
-	for path, from := range map[string]string{built.ztunnel: "ztunnel", built.istiod: "istiod-lite"} {
-		say("building %s", from)
-		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/tulle-mesh/tulle/"+from)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return built, fmt.Errorf("build %s: %w\n%s", from, err, out)
-		}
-	}
-	return built, nil
-}
-
 func (b *bench) down() error {
 	var errs []error
 	for _, s := range b.sites {
 		errs = append(errs, s.down())
 	}
-	errs = append(errs, os.RemoveAll(filepath.Join(b.dir, "bin")))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}
-	os.Remove(b.dir)
+	if err := errors.Join(os.RemoveAll(filepath.Join(b.dir, binDir)), os.Remove(filepath.Join(b.dir, ownerFile))); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	os.Remove(b.dir) // stays if somebody else has something in it
 	return nil
 }
 
@@ -143,14 +97,21 @@ func (b *bench) row(ctx context.Context, r row) ([][]sample, error) {
 			return nil, err
 		}
 	}
-	for round := range b.rounds {
-		for i, s := range b.sites {
-			got, err := b.measure(ctx, s, r)
-			if err != nil {
-				return nil, fmt.Errorf("column %s: %w", s.name, err)
-			}
+	rounds, take := b.rounds, r.round
+	if r.rounds > 0 {
+		rounds = min(rounds, r.rounds)
+	}
+	if take == nil {
+		take = (*bench).trafficRound
+	}
+	for round := range rounds {
+		samples, err := take(b, ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		for i, got := range samples {
 			outcome[i] = append(outcome[i], got)
-			say("%s · round %d · %s: %s", r.name, round+1, s.name, describeSample(r, got))
+			say("%s · round %d · %s: %s", r.name, round+1, b.sites[i].name, describeSample(r, got))
 		}
 	}
 	return outcome, nil

@@ -13,8 +13,17 @@ import (
 	"github.com/tulle-mesh/tulle/cli/demo"
 )
 
-func TestOneRowFromEndToEnd(t *testing.T) {
-	o := quick(t, "^requests", "direct", "relay", "tls-relay", "tulle")
+// measured is what a run wrote, without its samples.
+type measured struct {
+	Rows []struct {
+		Name     string
+		Metrics  []metricResult
+		Failures map[string]int64
+	}
+}
+
+func runQuickly(t *testing.T, o options) (got measured) {
+	t.Helper()
 	if err := run(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -22,10 +31,16 @@ func TestOneRowFromEndToEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got results
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}
+	return got
+}
+
+func TestOneRowFromEndToEnd(t *testing.T) {
+	o := quick(t, "^requests", "direct", "relay", "tls-relay", "tulle")
+	o.profiles = t.TempDir()
+	got := runQuickly(t, o)
 	if len(got.Rows) != 1 || got.Rows[0].Name != "requests 1 KiB 64" {
 		t.Fatalf("rows: %+v", got.Rows)
 	}
@@ -37,6 +52,30 @@ func TestOneRowFromEndToEnd(t *testing.T) {
 	}
 	if c := got.Rows[0].Metrics[0].Cells["tulle"]; c.Met == nil || c.Ratio == 0 {
 		t.Errorf("no verdict: %+v", c)
+	}
+	for _, name := range []string{"requests-1-KiB-64_tulle_client.pprof", "requests-1-KiB-64_tulle_server.pprof"} {
+		if info, err := os.Stat(filepath.Join(o.profiles, name)); err != nil || info.Size() == 0 {
+			t.Errorf("no profile: %v", err)
+		}
+	}
+}
+
+func TestStartsAndMemoryAreMeasured(t *testing.T) {
+	got := runQuickly(t, quick(t, "^start|^idle", "direct", "relay", "tulle"))
+	if len(got.Rows) != 2 {
+		t.Fatalf("rows: %+v", got.Rows)
+	}
+	for _, w := range got.Rows {
+		for _, m := range w.Metrics {
+			for _, column := range []string{"relay", "tulle"} {
+				if c := m.Cells[column]; len(c.Values) != 1 || (c.Median == 0 && m.Unit != "% of a core") {
+					t.Errorf("%s, %s, %s: %+v", w.Name, m.Name, column, c)
+				}
+			}
+			if _, ok := m.Cells["direct"]; ok != (m.Name == "first byte of a cold pair") {
+				t.Errorf("%s, %s of no proxies: %+v", w.Name, m.Name, m.Cells["direct"])
+			}
+		}
 	}
 }
 
@@ -65,6 +104,34 @@ func TestPlainTextIsNoticed(t *testing.T) {
 func buildSelf() (binaries, error) {
 	self, err := os.Executable()
 	return binaries{self: self}, err
+}
+
+func TestOthersOnTheMachineAreNoticed(t *testing.T) {
+	before := lookAtOthers(nil)
+	for began := time.Now(); lookAtOthers(nil).spent-before.spent < 5*tick; {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("this process used the machine and wasn't seen")
+		}
+	}
+	if share := lookAtOthers(nil).share(before); share <= 0 {
+		t.Errorf("a share of %v", share)
+	}
+}
+
+func TestSecondRunIsRefused(t *testing.T) {
+	o := quick(t, "", "relay")
+	lock, err := own(o.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "another benchmark is running") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(o.dir); err != nil {
+		t.Errorf("the first one's folder: %v", err)
+	}
+	lock.Close()
+	os.RemoveAll(o.dir)
 }
 
 func TestInterruptedRunLeavesNothing(t *testing.T) {

@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"mesh/policy":  {"mesh/state", "mesh/identity"},
 	"mesh/spans":   {"mesh/telemetry"},
 	"mesh/balance": {"mesh/state"},
+	"mesh/demand":  {"mesh/state"},
 
 	"ztunnel/config":   {},
 	"ztunnel/enroll":   {"mesh/socket", "mesh/api/"},
@@ -35,6 +36,7 @@ var mayImport = map[string][]string{
 	"ztunnel/outbound": {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/inbound":  {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},
+	"ztunnel/socks":    {"mesh/socket"},
 	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
 
 	"istiod-lite/config":    {},

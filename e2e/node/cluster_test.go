@@ -55,6 +55,7 @@ func sharedSpec(dir string) demo.Spec {
 			pod(stranger, "plain", "node1", false), pod(outpost, "plain", "node2", true),
 		},
 		Services: []demo.Service{service(client, "app"), service(near, "app"), service(far, "app"), service(outpost, "plain")},
+		DNS:      true,
 		Say:      func(line string) { fmt.Println("  " + line) },
 	}
 }

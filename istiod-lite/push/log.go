@@ -5,6 +5,7 @@ package push
 import (
 	"container/list"
 	"fmt"
+	"iter"
 	"strconv"
 	"sync"
 
@@ -39,6 +40,7 @@ type Log struct {
 type table struct {
 	byName map[string]*list.Element // of *entry
 	order  *list.List               // by change, oldest first
+	index  index                    // of the live ones
 	graves int
 }
 
@@ -46,6 +48,7 @@ type entry struct {
 	name     string
 	change   uint64
 	resource *discoveryv3.Resource // nil in a grave; immutable and shared by all streams
+	keys     keys
 }
 
 // cursor says up to which change a reader knows a type. Guarded by the log's lock.
@@ -58,7 +61,7 @@ const maxGraves = 1024
 func NewLog() *Log {
 	l := &Log{tables: make(map[string]*table), changed: make(chan struct{}), readers: make(map[*cursor]struct{})}
 	for _, typeURL := range []string{Authorization, Address} {
-		l.tables[typeURL] = &table{byName: make(map[string]*list.Element), order: list.New()}
+		l.tables[typeURL] = &table{byName: make(map[string]*list.Element), order: list.New(), index: index{byKey: make(map[string][]*list.Element)}}
 	}
 	return l
 }
@@ -81,7 +84,7 @@ func (l *Log) Publish(updates []Update) (changed int, failures []error) {
 	l.lock.Lock()
 	defer l.lock.Unlock()
 	for i, update := range updates {
-		if !failed[i] && l.tables[update.Type].set(update.Name, encoded[i], l.head+1) {
+		if !failed[i] && l.tables[update.Type].set(entry{update.Name, l.head + 1, encoded[i], keysOf(update.Message)}) {
 			changed++
 		}
 	}
@@ -108,27 +111,29 @@ func encode(update Update) (*discoveryv3.Resource, error) {
 }
 
 // set stores a resource, or buries it, and tells whether that made a difference.
-func (t *table) set(name string, resource *discoveryv3.Resource, change uint64) bool {
-	element := t.byName[name]
+func (t *table) set(now entry) bool {
+	element := t.byName[now.name]
 	if element == nil {
-		if resource == nil {
+		if now.resource == nil {
 			return false
 		}
-		t.byName[name] = t.order.PushBack(&entry{name: name, change: change, resource: resource})
+		t.byName[now.name] = t.order.PushBack(&now)
+		t.index.add(t.byName[now.name])
 		return true
 	}
 	e := element.Value.(*entry)
-	if e.resource.GetVersion() == resource.GetVersion() {
+	if e.resource.GetVersion() == now.resource.GetVersion() {
 		return false // both live and alike, or both gone
 	}
 	if e.resource == nil {
 		t.graves--
 	}
-	if resource == nil {
+	if now.resource == nil {
 		t.graves++
 	}
-	// Readers may hold the old entry's resource, never the entry.
-	e.resource, e.change = resource, change
+	t.index.remove(element)
+	*e = now // readers may hold the old entry's resource, never the entry
+	t.index.add(element)
 	t.order.MoveToBack(element)
 	return true
 }
@@ -204,23 +209,37 @@ type delta struct {
 // since returns what changed behind a change, oldest first.
 func (t *table) since(change uint64) delta {
 	var d delta
-	element := t.order.Back()
-	for element != nil && element.Value.(*entry).change > change {
-		element = element.Prev()
-	}
-	if element == nil {
-		element = t.order.Front()
-	} else {
-		element = element.Next()
-	}
-	for ; element != nil; element = element.Next() {
-		if e := element.Value.(*entry); e.resource != nil {
+	for e := range t.changed(change) {
+		if e.resource != nil {
 			d.resources = append(d.resources, e.resource)
 		} else {
 			d.removed = append(d.removed, e.name)
 		}
 	}
 	return d
+}
+
+// changed yields the entries behind a change, oldest first.
+func (t *table) changed(change uint64) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for element := t.behind(change); element != nil; element = element.Next() {
+			if !yield(element.Value.(*entry)) {
+				return
+			}
+		}
+	}
+}
+
+// behind returns the oldest entry behind a change, or nil.
+func (t *table) behind(change uint64) *list.Element {
+	element := t.order.Back()
+	for element != nil && element.Value.(*entry).change > change {
+		element = element.Prev()
+	}
+	if element == nil {
+		return t.order.Front()
+	}
+	return element.Next()
 }
 
 // get looks names up; those that aren't there are removed.

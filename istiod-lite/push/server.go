@@ -69,7 +69,7 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 	send, sent := s.sender(ctx, w)
 	one := &stream{
 		log: s.cfg.Log, metrics: s.metrics, shown: show, requests: requests, send: send, sent: sent,
-		patience:      s.patience,
+		patience: s.patience, node: caller.Node,
 		logger:        s.cfg.Logger.With("proxy", node.Id, "node", caller.Node),
 		subscriptions: make(map[string]*subscription), outstanding: make(map[string]*discoveryv3.DeltaDiscoveryResponse),
 	}

@@ -33,6 +33,7 @@ type stream struct {
 	log     *Log
 	metrics *metrics
 	logger  *slog.Logger
+	node    string // where the proxy runs, as proven
 	// patience is how long the proxy may take to read and acknowledge what it was sent. Nothing more is sent meanwhile, so
 	// one that doesn't read costs no memory, and after this time its stream.
 	patience time.Duration
@@ -203,7 +204,7 @@ func (s *stream) request(r *discoveryv3.DeltaDiscoveryRequest) error {
 		s.began = time.Now()
 	}
 	if first {
-		subscribed = &subscription{cursor: s.log.open()}
+		subscribed = &subscription{cursor: s.log.open(), node: s.node}
 		s.subscriptions[r.TypeUrl] = subscribed
 	}
 	if !subscribed.request(first, r) {

@@ -1,9 +1,9 @@
 package push
 
 import (
-	"maps"
 	"slices"
 	"sort"
+	"strings"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
@@ -15,7 +15,8 @@ const maxNames = 100_000
 // but for the cursor.
 type subscription struct {
 	wildcard bool
-	names    map[string]struct{} // without wildcard
+	names    map[string]struct{} // without wildcard: asked for, or sent along
+	node     string              // the proxy's
 	cursor   *cursor
 
 	started bool              // had its first answer
@@ -91,34 +92,67 @@ func (s *subscription) resume(t *table) delta {
 	return d
 }
 
-// pick is what changed of the names subscribed to, and what is asked for now. A name that isn't there is answered as
-// removed, which tells the proxy that it needn't wait.
+// pick is what changed of the names subscribed to, and what is asked for now. A name that means nothing is answered as
+// removed, which tells the proxy that it needn't wait. What comes along is subscribed to from then on.
 func (s *subscription) pick(t *table) delta {
-	wanted := make(map[string]struct{}, len(s.asked))
+	var d delta
+	wanted := make(map[*entry]bool)
 	for _, name := range s.asked {
-		if _, still := s.names[name]; still {
-			wanted[name] = struct{}{}
+		if _, still := s.names[name]; !still {
+			continue
+		}
+		found := t.named(name)
+		for _, e := range found {
+			wanted[e] = true
+		}
+		if len(found) == 0 {
+			d.removed = append(d.removed, name)
 		}
 	}
-	if s.started {
-		changed := t.since(s.cursor.change)
-		for _, resource := range changed.resources {
-			s.want(wanted, resource.Name)
-		}
-		for _, name := range changed.removed {
-			s.want(wanted, name)
+	since := s.cursor.change
+	if !s.started {
+		since = 0
+	}
+	for e := range t.changed(since) {
+		if s.started && s.wants(e) || s.node != "" && e.keys.node == s.node {
+			wanted[e] = true
 		}
 	}
-	d := t.get(slices.Sorted(maps.Keys(wanted)))
-	d.resources = slices.DeleteFunc(d.resources, func(r *discoveryv3.Resource) bool {
-		version, known := s.known[r.Name]
-		return known && version == r.Version
-	})
+	for e := range wanted {
+		s.add(&d, e)
+	}
+	slices.SortFunc(d.resources, func(a, b *discoveryv3.Resource) int { return strings.Compare(a.Name, b.Name) })
+	slices.Sort(d.removed)
+	d.removed = slices.Compact(d.removed)
 	return d
 }
 
-func (s *subscription) want(wanted map[string]struct{}, name string) {
-	if _, ok := s.names[name]; ok {
-		wanted[name] = struct{}{}
+// wants tells whether a changed entry has a name that was subscribed to, or is among what such a name means.
+func (s *subscription) wants(e *entry) bool {
+	is := func(name string) bool {
+		_, ok := s.names[name]
+		return ok
 	}
+	return is(e.name) || slices.ContainsFunc(e.keys.aliases, is) || slices.ContainsFunc(e.keys.services, is)
+}
+
+// add puts an entry into what is sent, with its aliases, by which the proxy knows what it asked for.
+func (s *subscription) add(d *delta, e *entry) {
+	s.names[e.name] = struct{}{}
+	if e.resource == nil {
+		d.removed = append(d.removed, e.name)
+		return
+	}
+	if version, known := s.known[e.name]; known && version == e.resource.Version {
+		return
+	}
+	aliases := slices.Clone(e.keys.aliases)
+	for _, name := range s.asked {
+		if e.keys.contain(name) {
+			aliases = append(aliases, name)
+		}
+	}
+	d.resources = append(d.resources, &discoveryv3.Resource{
+		Name: e.name, Version: e.resource.Version, Resource: e.resource.Resource, Aliases: aliases,
+	})
 }

@@ -138,6 +138,12 @@ func TestPages(t *testing.T) {
 		{"GET", "/broken", 500, "unsupported type"},
 		{"GET", "/debug/pprof/", 200, "heap"},
 		{"GET", "/debug/pprof/heap", 200, ""},
+		{"GET", "/debug/pprof/heap/profiling", 200, ""},
+		{"GET", "/debug/pprof/goroutine?debug=1", 200, "goroutine profile"},
+		{"GET", "/debug/pprof/profile?seconds=1&frequency=100", 200, ""},
+		{"GET", "/debug/pprof/profile?seconds=0", 400, "from 1 to 300"},
+		{"GET", "/debug/pprof/profile?seconds=301", 400, "from 1 to 300"},
+		{"GET", "/debug/pprof/profile?seconds=x", 400, "from 1 to 300"},
 		{"GET", "/logging", 405, "use POST"},
 		{"POST", "/logging", 200, "current log levels: info\n"},
 		{"POST", "/logging?level=debug", 200, "current log levels: debug\n"},
@@ -175,5 +181,29 @@ func TestRequestsAreLimited(t *testing.T) {
 	answer, _ := io.ReadAll(conn)
 	if !strings.HasPrefix(string(answer), "HTTP/1.1 431") {
 		t.Errorf("64 KiB of headers: %.40q, want 431", answer)
+	}
+}
+
+func TestAPageThatBreaksOffIsNotTakenForWhole(t *testing.T) {
+	broken := false
+	page := admin.Stream("/dump", "", func(w io.Writer) error {
+		_, err := fmt.Fprint(w, strings.Repeat("x", 100_000))
+		if broken {
+			return errors.New("no more")
+		}
+		return err
+	})
+	url := "http://" + start(t, "127.0.0.1:0", admin.Pages("tulle", []admin.Page{page}), io.Discard).Addrs()[0].String() + "/dump"
+	if status, body := ask(t, "GET", url, nil); status != 200 || len(body) != 100_000 {
+		t.Errorf("%d, %d bytes", status, len(body))
+	}
+	broken = true
+	response, err := http.Get(url)
+	if err == nil {
+		_, err = io.ReadAll(response.Body)
+		response.Body.Close()
+	}
+	if err == nil {
+		t.Error("a page that broke off reads as whole")
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/pprof"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -38,15 +40,30 @@ func Pages(title string, pages []Page) http.Handler {
 	return mux
 }
 
-// Profiles returns the pages of the Go profiler.
+// Profiles returns the pages of the Go profiler, with Istio's names and limits.
 func Profiles() []Page {
 	return []Page{
 		{"/debug/pprof/", "profiles: heap, goroutine, block, mutex", http.HandlerFunc(pprof.Index)},
-		{"/debug/pprof/profile", "CPU profile (seconds=1…300)", http.HandlerFunc(pprof.Profile)},
+		{"/debug/pprof/heap/profiling", "", pprof.Handler("heap")},
+		{"/debug/pprof/profile", "CPU profile (seconds=1…300, 10 if not set)", http.HandlerFunc(profile)},
 		{"/debug/pprof/cmdline", "", http.HandlerFunc(pprof.Cmdline)},
 		{"/debug/pprof/symbol", "", http.HandlerFunc(pprof.Symbol)},
 		{"/debug/pprof/trace", "", http.HandlerFunc(pprof.Trace)},
 	}
+}
+
+// profile takes a CPU profile of at most 5 minutes, so that none is forgotten.
+func profile(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	if !query.Has("seconds") {
+		query.Set("seconds", "10")
+	}
+	if n, err := strconv.Atoi(query.Get("seconds")); err != nil || n < 1 || n > 300 {
+		http.Error(w, fmt.Sprintf("seconds=%.20q: want a whole number from 1 to 300", query.Get("seconds")), http.StatusBadRequest)
+		return
+	}
+	r.Form = query
+	pprof.Profile(w, r)
 }
 
 // Levels is what the log level page needs: telemetry.Levels offers it.
@@ -109,6 +126,17 @@ func JSON(path, title string, value func() any) Page {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(append(text, '\n')) // a reader that is gone needs no answer
+	})}
+}
+
+// Stream returns a page of JSON that is written while it is made. An error cuts the connection, so that nobody takes what there
+// is for everything.
+func Stream(path, title string, write func(io.Writer) error) Page {
+	return Page{path, title, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := write(w); err != nil {
+			panic(http.ErrAbortHandler)
+		}
 	})}
 }
 

@@ -2,7 +2,7 @@
 //
 // What can be known before a connection comes is prepared once and kept with the endpoints of the service (rank.go): which
 // of them can take it, and how well each fits the client. Of the best, two are drawn at random by their capacities, and the
-// one with fewer open connections is taken (open.go).
+// one with fewer open connections is taken; those that just failed come last (open.go).
 package balance
 
 import (
@@ -66,12 +66,17 @@ func (c *Client) purpose(svc *state.Service, port uint16) purpose {
 	}
 }
 
-// choose takes one of the best endpoints that were not tried.
+// choose takes one of the best endpoints that were not tried; of those that failed just now only if there is no other.
 func (c *Client) choose(p purpose) (Choice, error) {
 	r := rankingOf(c.Table, p)
-	for i := range r.tiers {
-		if chosen := c.fromTier(&r.tiers[i]); chosen != nil {
-			return c.finish(Choice{chosen.workload, p.svc, netip.AddrPortFrom(netip.Addr{}, chosen.port)})
+	for _, wary := range [...]bool{true, false} {
+		for i := range r.tiers {
+			if chosen := c.fromTier(&r.tiers[i], wary); chosen != nil {
+				return c.finish(Choice{chosen.workload, p.svc, netip.AddrPortFrom(netip.Addr{}, chosen.port)})
+			}
+		}
+		if c.Open == nil {
+			break // nothing to be wary of
 		}
 	}
 	if len(r.tiers) > 0 {
@@ -82,36 +87,44 @@ func (c *Client) choose(p purpose) (Choice, error) {
 }
 
 // fromTier takes the less busy of two candidates, as measured by their capacities, or returns nil.
-func (c *Client) fromTier(t *tier) *candidate {
-	a := c.draw(t)
-	if a == nil || c.Open == nil || len(t.list) == 1 {
+func (c *Client) fromTier(t *tier, wary bool) *candidate {
+	a := c.draw(t, wary)
+	if a == nil || c.Open == nil {
 		return a
 	}
 	b := a
-	for tries := 0; b == a && tries < draws; tries++ {
-		b = c.draw(t)
+	for tries := 0; b == a && tries < draws && len(t.list) > 1; tries++ {
+		b = c.draw(t, wary)
+	}
+	if b == nil { // a has just failed for somebody else
+		b = a
 	}
 	busyA := uint64(c.Open.Count(a.workload)) * uint64(b.workload.Capacity)
 	busyB := uint64(c.Open.Count(b.workload)) * uint64(a.workload.Capacity)
 	if busyB < busyA {
-		return b
+		a = b
 	}
+	c.Open.chosen(a)
 	return a
 }
 
-// draw takes a random candidate that was not tried, or returns nil.
-func (c *Client) draw(t *tier) *candidate {
+// draw takes a random candidate that will do, or returns nil.
+func (c *Client) draw(t *tier, wary bool) *candidate {
 	for range draws {
-		if one := t.random(); !c.tried(one.workload) {
+		if one := t.random(); c.willDo(one, wary) {
 			return one
 		}
 	}
 	for i := range t.list {
-		if one := &t.list[i]; !c.tried(one.workload) {
+		if one := &t.list[i]; c.willDo(one, wary) {
 			return one
 		}
 	}
 	return nil
+}
+
+func (c *Client) willDo(one *candidate, wary bool) bool {
+	return !c.tried(one.workload) && !(wary && c.Open != nil && c.Open.shuns(one))
 }
 
 func (c *Client) tried(w *state.Workload) bool { return slices.Contains(c.Tried, w.UID) }

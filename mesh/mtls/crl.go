@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/big"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -33,6 +34,9 @@ type Revocations struct {
 	digest  [32]byte // of what is in force
 	lists   map[string][]revocationList
 	changed chan struct{} // closed and replaced when lists is
+	// roots are those of all credentials that were used, by key: they may have signed peers and lists, and peers don't
+	// send them.
+	roots map[string]*x509.Certificate
 }
 
 // revocationList is one list of an issuer.
@@ -60,7 +64,7 @@ func (e *RevokedError) Error() string {
 
 // NewRevocations makes one that knows nothing until Load.
 func NewRevocations(path string) *Revocations {
-	return &Revocations{path: path, changed: make(chan struct{})}
+	return &Revocations{path: path, changed: make(chan struct{}), roots: map[string]*x509.Certificate{}}
 }
 
 // RevocationSummary tells what a file holds.
@@ -100,22 +104,25 @@ func (r *Revocations) Changed() <-chan struct{} {
 	return r.changed
 }
 
-// Check returns nil, or which certificate of a peer's chain was taken back. The chain is what the peer sent in a handshake
-// in which it was accepted: the leaf first. Whoever owns the connection keeps it, and c, to ask again after a change.
-// Without a list for the chain, it costs a look-up for each certificate.
-func (r *Revocations) Check(chain []*x509.Certificate, c *Credential) *RevokedError {
+// Check returns nil, or a *RevokedError if a certificate of a peer's chain was taken back. The chain is what the peer sent in
+// a handshake that the policy let pass (tls.ConnectionState.PeerCertificates): whoever owns the connection keeps it to ask
+// again after a change. Where nothing is revoked, that costs a look-up for each certificate.
+func (r *Revocations) Check(chain []*x509.Certificate) error {
+	if revoked := r.find(chain); revoked != nil {
+		return revoked
+	}
+	return nil
+}
+
+func (r *Revocations) find(chain []*x509.Certificate) *RevokedError {
 	if r == nil {
 		return nil
 	}
 	r.mu.RLock()
-	lists := r.lists
-	r.mu.RUnlock()
-	if len(lists) == 0 {
-		return nil
-	}
+	defer r.mu.RUnlock()
 	for _, cert := range chain {
-		for _, list := range lists[string(cert.RawIssuer)] {
-			if list.revokes(cert, chain, c.roots) {
+		for _, list := range r.lists[string(cert.RawIssuer)] {
+			if _, listed := list.serials[string(cert.SerialNumber.Bytes())]; listed && r.signedBothLocked(cert, list, chain) {
 				return &RevokedError{Name: describe(cert), Serial: cert.SerialNumber, Issuer: cert.Issuer.String()}
 			}
 		}
@@ -123,22 +130,41 @@ func (r *Revocations) Check(chain []*x509.Certificate, c *Credential) *RevokedEr
 	return nil
 }
 
-// revokes compares keys, not only names: authorities of one name are common, such as an old and a new root.
-func (l revocationList) revokes(cert *x509.Certificate, issuers ...[]*x509.Certificate) bool {
-	if _, listed := l.serials[string(cert.SerialNumber.Bytes())]; !listed {
-		return false
+// signedBothLocked tells that one authority signed the certificate and the list. Comparing names isn't enough: an old and a
+// new root often have the same.
+func (r *Revocations) signedBothLocked(cert *x509.Certificate, list revocationList, chain []*x509.Certificate) bool {
+	signedBoth := func(issuer *x509.Certificate) bool {
+		// That the key may sign lists (keyUsage cRLSign) isn't asked: Istio's own roots don't say so.
+		return bytes.Equal(issuer.RawSubject, cert.RawIssuer) &&
+			issuer.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) == nil &&
+			issuer.CheckSignature(list.algorithm, list.signed, list.signature) == nil
 	}
-	for _, candidates := range issuers {
-		for _, issuer := range candidates {
-			// That the key may sign lists (keyUsage cRLSign) isn't asked: Istio's own roots don't say so.
-			if bytes.Equal(issuer.RawSubject, cert.RawIssuer) &&
-				issuer.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) == nil &&
-				issuer.CheckSignature(l.algorithm, l.signed, l.signature) == nil {
-				return true
-			}
+	if slices.ContainsFunc(chain, signedBoth) {
+		return true
+	}
+	for _, root := range r.roots {
+		if signedBoth(root) {
+			return true
 		}
 	}
 	return false
+}
+
+// trust remembers the credential's roots.
+func (r *Revocations) trust(c *Credential) {
+	if r == nil {
+		return
+	}
+	for _, root := range c.roots {
+		r.mu.RLock()
+		_, known := r.roots[string(root.RawSubjectPublicKeyInfo)]
+		r.mu.RUnlock()
+		if !known {
+			r.mu.Lock()
+			r.roots[string(root.RawSubjectPublicKeyInfo)] = root
+			r.mu.Unlock()
+		}
+	}
 }
 
 func readRevocations(path string) ([]byte, error) {

@@ -122,9 +122,9 @@ func TestConnectedPeersAreCheckedAgainAfterAChange(t *testing.T) {
 	default:
 		t.Error("nobody is told of the change")
 	}
-	revoked := r.Check(kept, own)
-	if revoked == nil {
-		t.Fatal("the peer is still good")
+	revoked := r.Check(kept)
+	if !errors.As(revoked, new(*mtls.RevokedError)) {
+		t.Fatalf("the peer is still good: %v", revoked)
 	}
 	for _, word := range []string{"spiffe://cluster.local/ns/shop/sa/cart", peer.Certificate.Leaf.SerialNumber.String(), "testca"} {
 		if !strings.Contains(revoked.Error(), word) {
@@ -140,12 +140,13 @@ func TestListsOfRootsOfOneNameAreKeptApart(t *testing.T) {
 	r, _ := revocations(t, ca.Revoke(time.Now().Add(time.Hour), before.Certificate.Leaf))
 	ca.Rotate()
 	own := ca.Credential(ca.Identity("shop", "own"))
-	if r.Check(chain(t, before), own) == nil {
+	mtls.Policy{Revocations: r}.ServerConfig(own)
+	if r.Check(chain(t, before)) == nil {
 		t.Error("the retired root's list doesn't count any more, though the root is trusted")
 	}
 	imitation := *before.Certificate.Leaf
 	imitation.Signature = own.Certificate.Leaf.Signature
-	if revoked := r.Check([]*x509.Certificate{&imitation}, own); revoked != nil {
+	if revoked := r.Check([]*x509.Certificate{&imitation}); revoked != nil {
 		t.Errorf("a certificate that the list's issuer never signed: %v", revoked)
 	}
 }
@@ -155,6 +156,7 @@ func TestBrokenFilesKeepTheLastGoodLists(t *testing.T) {
 	own, peer := ca.Credential(ca.Identity("shop", "own")), ca.Credential(ca.Identity("shop", "cart"))
 	good := ca.Revoke(time.Now().Add(time.Hour), peer.Certificate.Leaf)
 	r, path := revocations(t, good)
+	mtls.Policy{Revocations: r}.ServerConfig(own)
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":             {"\n", "is empty"},
 		"noise":             {"hello", "neither PEM nor DER"},
@@ -170,7 +172,7 @@ func TestBrokenFilesKeepTheLastGoodLists(t *testing.T) {
 			if _, err := r.Load(); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("error %v, want one with %q and the path", err, test.want)
 			}
-			if r.Check(chain(t, peer), own) == nil {
+			if r.Check(chain(t, peer)) == nil {
 				t.Error("the last good list is no longer in force")
 			}
 		})
@@ -181,7 +183,7 @@ func TestBrokenFilesKeepTheLastGoodLists(t *testing.T) {
 	if _, err := r.Load(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
 	}
-	if r.Check(chain(t, peer), own) == nil {
+	if r.Check(chain(t, peer)) == nil {
 		t.Error("without the file the last good list is no longer in force")
 	}
 }
@@ -200,10 +202,10 @@ func TestNoListsMeanNoRevocation(t *testing.T) {
 	ca := testca.New(t, "cluster.local")
 	own := ca.Credential(ca.Identity("shop", "own"))
 	var none *mtls.Revocations
-	if none.Check(chain(t, own), own) != nil || none.Changed() != nil {
+	if none.Check(chain(t, own)) != nil || none.Changed() != nil {
 		t.Error("the nil Revocations knows something")
 	}
-	if mtls.NewRevocations("/none").Check(chain(t, own), own) != nil {
+	if mtls.NewRevocations("/none").Check(chain(t, own)) != nil {
 		t.Error("one that was never loaded knows something")
 	}
 }

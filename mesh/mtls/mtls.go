@@ -76,6 +76,7 @@ func (p Policy) ClientConfig(c *Credential, expected []identity.Workload) *tls.C
 }
 
 func (p Policy) baseConfig(c *Credential) *tls.Config {
+	p.Revocations.trust(c)
 	config := &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		MaxVersion:   tls.VersionTLS13,
@@ -128,7 +129,7 @@ func (p Policy) verifyPeer(c *Credential, state tls.ConnectionState, usage x509.
 	if leaf.IsCA {
 		return nil, fmt.Errorf("certificate of %s is a signing certificate, not a workload's", describe(leaf))
 	}
-	if revoked := p.Revocations.Check(state.PeerCertificates, c); revoked != nil {
+	if revoked := p.Revocations.find(state.PeerCertificates); revoked != nil {
 		revoked.Client = usage == x509.ExtKeyUsageClientAuth
 		if p.OnRevoked != nil {
 			p.OnRevoked(revoked)

@@ -21,6 +21,8 @@ type DialConfig struct {
 	SourcePort uint16              // with Source: the port to appear from; 0 leaves it to the kernel
 	Timeout    time.Duration       // 0 means 10 s
 	KeepAlive  net.KeepAliveConfig // zero means 180 s, 180 s, 9 probes; a negative Idle turns it off
+	// UserTimeout is how long sent data may stay unacknowledged; 0 leaves it to the kernel.
+	UserTimeout time.Duration
 }
 
 // Dial connects from inside the namespace. Only the making of the socket happens there: waiting for the answer holds no
@@ -103,6 +105,9 @@ func dial(ctx context.Context, to netip.AddrPort, cfg DialConfig, made func() er
 
 func prepareDial(fd int, cfg DialConfig) error {
 	if err := setMark(fd, cfg.Mark); err != nil {
+		return err
+	}
+	if err := setUserTimeout(fd, cfg.UserTimeout); err != nil {
 		return err
 	}
 	if cfg.Source.IsValid() {

@@ -25,6 +25,7 @@ type ListenConfig struct {
 	Transparent bool                // accept for foreign addresses; best effort, since it needs CAP_NET_ADMIN
 	ReusePort   bool                // share the port with other processes of the same user
 	KeepAlive   net.KeepAliveConfig // of accepted connections; zero means 180 s, 180 s, 9 probes; a negative Idle turns it off
+	UserTimeout time.Duration       // of accepted connections: how long sent data may stay unacknowledged; 0 leaves it to the kernel
 }
 
 // Listen opens a listener inside the namespace. Accepted connections have TCP_NODELAY.
@@ -81,6 +82,9 @@ func prepareListener(fd int, cfg ListenConfig) error {
 	if cfg.Transparent {
 		_ = setTransparent(fd) // best effort: without it only foreign addresses are missing
 	}
+	if err := setUserTimeout(fd, cfg.UserTimeout); err != nil { // accepted connections inherit it
+		return err
+	}
 	return setMark(fd, cfg.Mark)
 }
 
@@ -111,6 +115,16 @@ func setMark(fd int, mark uint32) error {
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
 		return fmt.Errorf("set mark %#x (needs CAP_NET_ADMIN): %w", mark, err)
+	}
+	return nil
+}
+
+func setUserTimeout(fd int, timeout time.Duration) error {
+	if timeout == 0 {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds())); err != nil {
+		return fmt.Errorf("set TCP_USER_TIMEOUT: %w", err)
 	}
 	return nil
 }

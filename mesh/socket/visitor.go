@@ -164,3 +164,21 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 	}
 	return netip.AddrPort{}
 }
+
+// Take takes a connection out of Go's hands: the descriptor is non-blocking, in nobody's poller, and the caller's. The
+// connection must not be used any more, not even after an error.
+func Take(conn *net.TCPConn) (fd int, err error) {
+	defer conn.Close() // the socket lives on in its copy
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	err = onSocket(raw, func(original int) error {
+		fd, err = unix.FcntlInt(uintptr(original), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("take over a connection: %w", err)
+	}
+	return fd, nil
+}

@@ -93,9 +93,7 @@ func BenchmarkConnectionWithAccessLog(b *testing.B) {
 	for _, format := range []string{"plain", "json"} {
 		b.Run(format, func(b *testing.B) {
 			m := telemetry.NewMetrics(prometheus.NewRegistry())
-			w := telemetry.NewWriter(discard{})
-			defer w.Close(b.Context())
-			m.LogAccess(telemetry.NewAccessLog(w, format, levels(b, "info")))
+			m.LogAccess(telemetry.NewAccessLog(discard{}, format, levels(b, "info")))
 			info := tunnelled(b, telemetry.Source)
 			counts := totals(100, 100)
 			b.ReportAllocs()
@@ -106,4 +104,19 @@ func BenchmarkConnectionWithAccessLog(b *testing.B) {
 			}
 		})
 	}
+}
+
+// Several event loops open and close at once.
+func BenchmarkConnectionsOfSeveralLoops(b *testing.B) {
+	m := telemetry.NewMetrics(prometheus.NewRegistry())
+	m.LogAccess(telemetry.NewAccessLog(discard{}, "plain", levels(b, "info")))
+	info, counts := tunnelled(b, telemetry.Source), totals(100, 100)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			c := m.Open(info)
+			c.Follow(counts)
+			c.Close(telemetry.FlagNone, nil)
+		}
+	})
 }

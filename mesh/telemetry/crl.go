@@ -3,7 +3,7 @@ package telemetry
 import "github.com/prometheus/client_golang/prometheus"
 
 // CRL counts what certificate revocation lists do.
-type CRL struct{ rejections, untracked *prometheus.CounterVec }
+type CRL struct{ rejections *prometheus.CounterVec }
 
 // NewCRL makes the metrics of revocation and registers them.
 func NewCRL(reg prometheus.Registerer) *CRL {
@@ -15,14 +15,10 @@ func NewCRL(reg prometheus.Registerer) *CRL {
 		reg.MustRegister(v)
 		return v
 	}
-	return &CRL{
-		rejections: vec("istio_crl_policy_rejections_total", "Handshakes refused since the peer's certificate was revoked."),
-		untracked:  vec("istio_crl_untracked_connections_total", "Connections that a later revocation could not cut."),
-	}
+	// It stays zero: every tunnel's peer can be checked again. Dashboards expect it.
+	vec("istio_crl_untracked_connections_total", "Connections that a later revocation could not cut.")
+	return &CRL{vec("istio_crl_policy_rejections_total", "Handshakes refused since the peer's certificate was revoked.")}
 }
 
 // Rejected counts a refused handshake.
 func (c *CRL) Rejected(reporter Reporter) { c.rejections.WithLabelValues(string(reporter)).Inc() }
-
-// Untracked counts a connection whose peer can't be checked again.
-func (c *CRL) Untracked(reporter Reporter) { c.untracked.WithLabelValues(string(reporter)).Inc() }

@@ -2,9 +2,10 @@ package telemetry_test
 
 import (
 	"errors"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -55,12 +56,27 @@ func TestPrometheusCanReadAScrape(t *testing.T) {
 }
 
 // There may be tens of thousands of open connections.
-func TestAnOpenConnectionCostsLittleMemory(t *testing.T) {
-	if size := unsafe.Sizeof(telemetry.Conn{}); size > 240 {
-		t.Errorf("telemetry.Conn has %d bytes, want 240 at the most", size)
-	}
+func TestAnOpenConnectionCostsLittleMemoryAndAClosedOneNone(t *testing.T) {
+	const many = 20_000
 	m := telemetry.NewMetrics(prometheus.NewRegistry())
 	info, counts := tunnelled(t, telemetry.Source), totals(1, 1)
+	m.Open(info).Close(telemetry.FlagNone, nil) // makes the series
+	conns := make([]*telemetry.Conn, many)
+	before := heap()
+	for i := range conns {
+		conns[i] = m.Open(info)
+		conns[i].Follow(counts)
+	}
+	if each := (heap() - before) / many; each > 256 {
+		t.Errorf("an open connection holds %d bytes, want 256 at the most", each)
+	}
+	for _, c := range conns {
+		c.Close(telemetry.FlagNone, nil)
+	}
+	clear(conns)
+	if left := heap() - before; left > 64<<10 {
+		t.Errorf("%d closed connections hold %d bytes", many, left)
+	}
 	allocations := testing.AllocsPerRun(1000, func() {
 		c := m.Open(info)
 		c.Follow(counts)
@@ -69,4 +85,30 @@ func TestAnOpenConnectionCostsLittleMemory(t *testing.T) {
 	if allocations > 1 {
 		t.Errorf("%v allocations for each connection, want 1", allocations)
 	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // what the first one's finalizers let go
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc)
+}
+
+// A series is what remains of a peer for an hour.
+func TestASeriesCostsLittleMemory(t *testing.T) {
+	const many = 5_000
+	m := telemetry.NewMetrics(prometheus.NewRegistry())
+	info := tunnelled(t, telemetry.Destination)
+	before := heap()
+	for i := range many {
+		info.Source.Workload = "workload-" + strconv.Itoa(i)
+		m.Open(info).Close(telemetry.FlagNone, nil)
+	}
+	if each := (heap() - before) / many; each > 2048 {
+		t.Errorf("a series holds %d bytes, want 2048 at the most", each)
+	} else {
+		t.Logf("a series holds %d bytes", each)
+	}
+	runtime.KeepAlive(m)
 }

@@ -24,6 +24,11 @@ func (c *Client) take(m *message) *discoveryv3.DeltaDiscoveryRequest {
 		answer.ErrorDetail = refusal(fmt.Sprintf("type %q was not subscribed to", m.typeURL))
 		return answer
 	}
+	if w := c.wishes[m.typeURL]; w != nil {
+		w.mu.Lock()
+		w.forget(held)
+		w.mu.Unlock()
+	}
 	for _, name := range m.removed {
 		delete(held, name)
 	}

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -29,8 +30,10 @@ const (
 type Config struct {
 	// Node is who we are.
 	Node *corev3.Node
-	// Types are the type URLs to subscribe to, in this order, each as a whole.
+	// Types are the type URLs to subscribe to, in this order, each as a whole unless it is in ByName.
 	Types []string
+	// ByName are the types of which only resources are wanted that Ask names, and what the server sends along with them.
+	ByName []string
 	// Handle takes a push, all of its resources, and returns those that it could not use, by name. It is called by Run,
 	// one push at a time, and all others of the push count as taken.
 	Handle func(Push) map[string]error
@@ -80,6 +83,7 @@ type Client struct {
 	conn   grpc.ClientConnInterface
 	config Config
 	ready  chan struct{}
+	wishes map[string]*wishes // by type, of those in ByName
 
 	// Run owns the following.
 
@@ -96,12 +100,16 @@ func NewClient(conn grpc.ClientConnInterface, config Config) *Client {
 		conn:       conn,
 		config:     config,
 		ready:      make(chan struct{}),
+		wishes:     map[string]*wishes{},
 		versions:   map[string]map[string]string{},
 		unanswered: map[string]bool{},
 	}
 	for _, typeURL := range config.Types {
 		c.versions[typeURL] = map[string]string{}
 		c.unanswered[typeURL] = true
+	}
+	for _, typeURL := range config.ByName {
+		c.wishes[typeURL] = newWishes(typeURL)
 	}
 	return c
 }
@@ -145,11 +153,20 @@ func (c *Client) stream(ctx context.Context) error {
 	}
 	s := newSender(ctx, stream)
 	defer s.wait()
+	var following sync.WaitGroup
+	defer following.Wait()
 	defer cancel()
 	for i, typeURL := range c.config.Types {
 		if err := s.send(c.subscription(typeURL, i == 0)); err != nil {
 			return err
 		}
+	}
+	for _, w := range c.wishes {
+		following.Go(func() {
+			if w.follow(s) != nil {
+				cancel()
+			}
+		})
 	}
 	for {
 		m, err := stream.Recv()
@@ -190,9 +207,11 @@ func (e *openError) Error() string { return e.err.Error() }
 
 // subscription is the first request for a type; no names mean all resources.
 func (c *Client) subscription(typeURL string, first bool) *discoveryv3.DeltaDiscoveryRequest {
-	request := &discoveryv3.DeltaDiscoveryRequest{
-		TypeUrl:                 typeURL,
-		InitialResourceVersions: maps.Clone(c.versions[typeURL]),
+	request := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeURL}
+	if w := c.wishes[typeURL]; w != nil {
+		w.renew(request, c.versions[typeURL])
+	} else {
+		request.InitialResourceVersions = maps.Clone(c.versions[typeURL])
 	}
 	if first {
 		request.Node = c.config.Node

@@ -23,9 +23,12 @@ const (
 	HBONEPort    = 15008
 )
 
+// SOCKSPort is where pods are served SOCKS5, if at all. No redirection aims at it.
+const SOCKSPort = 15080
+
 // Illegal tells that a port is one of ztunnel's own: a connection that asks for it would come back to us.
-func Illegal(port uint16) bool {
-	return port == OutboundPort || port == InboundPort || port == HBONEPort
+func Illegal(port uint16, socks bool) bool {
+	return port == OutboundPort || port == InboundPort || port == HBONEPort || (socks && port == SOCKSPort)
 }
 
 // Client is where a captured connection comes from.

@@ -29,6 +29,7 @@ type Config struct {
 	SOCKS              bool // pods have a SOCKS5 server on their loopback
 
 	XDS          ControlPlane // Address is "" with LocalXDS
+	OnDemand     bool         // XDS is asked only for what connections need
 	CA           ControlPlane // Address is "" where there are no certificates
 	Token        string       // path of a service-account token, or the token itself; "" sends none
 	LocalXDS     Local        // instead of XDS
@@ -41,8 +42,7 @@ type Config struct {
 	Listen  Listen
 	Tracing Tracing
 
-	NotEffective []string  // variables that are set to something which this version doesn't do yet
-	Refused      []Refusal // variables that are set to something which is not done, on purpose
+	Refused []Refusal // variables that are set to something which is not done, on purpose
 }
 
 // Refusal is a setting that is heard, but not heeded.
@@ -152,12 +152,12 @@ func FromEnv(environ []string) (Config, error) {
 	cfg.Sockets = sockets(e, cfg.Workload)
 	cfg.DNS = dnsProxy(e)
 	cfg.Metadata = metadata(e)
+	cfg.OnDemand = e.boolean("XDS_ON_DEMAND", false)
 	cfg.Threads = threads(e)
 	cfg.Tracing = tracing(e)
 	controlPlanes(e, &cfg, mesh)
 	mesh.apply(e, &cfg)
 	requireNode(e, cfg)
-	cfg.NotEffective = notEffective(e)
 	cfg.Refused = refused(e)
 	if err := errors.Join(e.errs...); err != nil {
 		return Config{}, fmt.Errorf("environment: %w", err)

@@ -129,7 +129,7 @@ func TestVariables(t *testing.T) {
 		{`PROXY_CONFIG={"proxyMetadata":{"ISTIO_META_A":"long","CLUSTER_ID":"mesh","B":"mesh"}} ISTIO_META_B=env`,
 			func(c config.Config) any { return []any{c.Metadata, c.ClusterID} },
 			[]any{map[string]any{"A": "long", "CLUSTER_ID": "mesh", "B": "env"}, "mesh"}},
-		{"ISTIO_META_DNS_CAPTURE=false XDS_ON_DEMAND=true", func(c config.Config) any { return c.NotEffective }, []string{"XDS_ON_DEMAND"}},
+		{"ISTIO_META_DNS_CAPTURE=false XDS_ON_DEMAND=true", func(c config.Config) any { return c.OnDemand }, true},
 	} {
 		t.Run(test.environ, func(t *testing.T) {
 			cfg, err := config.FromEnv(append([]string{"NODE_NAME=node1"}, strings.Fields(test.environ)...))

@@ -88,16 +88,3 @@ func metadata(e *env) map[string]any {
 	}
 	return meta
 }
-
-// notEffective lists the variables that ask for what isn't there yet.
-func notEffective(e *env) []string {
-	var names []string
-	for _, v := range []struct{ name, harmless string }{
-		{"XDS_ON_DEMAND", "false"},
-	} {
-		if value, set := e.lookup(v.name); set && value != v.harmless {
-			names = append(names, v.name)
-		}
-	}
-	return names
-}

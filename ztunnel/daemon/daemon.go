@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,10 +15,12 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/admin"
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/file"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/xds"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 	"github.com/tulle-mesh/tulle/ztunnel/worker"
@@ -87,9 +89,6 @@ func announce(log *slog.Logger, cfg config.Config, version string) {
 	for _, r := range cfg.Refused {
 		log.Warn("setting refused", "variable", r.Name, "reason", r.Reason)
 	}
-	if len(cfg.NotEffective) > 0 {
-		log.Warn("settings without effect in this version", "variables", strings.Join(cfg.NotEffective, ","))
-	}
 }
 
 // ztunnel is the running program.
@@ -99,15 +98,25 @@ type ztunnel struct {
 	drain   *drain.Drain
 	reg     *prometheus.Registry
 	ready   admin.Readiness
+	pending atomic.Pointer[[]enroll.Pod] // for config_dump only
 	pods    *pods
+	xds     *xds.Client // nil until followState, and with a local file
 }
 
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worker.Worker, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
 	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, workers: workers, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
+	z.store.Prefer(cfg.DNS.Preferred)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
 	z.tls = tunnelPolicy(cfg.Security, telemetry.NewCRL(reg))
 	z.node = newNames(cfg, z.store, telemetry.NewDNS(reg), log)
+	if cfg.OnDemand && cfg.XDS.Address != "" {
+		z.demand = demand.New(demand.Config{
+			Ask:    func(names ...string) { z.xds.Ask(state.AddressType, names...) },
+			Forget: func(names ...string) { z.xds.Forget(state.AddressType, names...) },
+			Table:  z.store.Load,
+		})
+	}
 	z.pods = newPods(z.shared, telemetry.NewPods(reg))
 	z.ready.Begin(taskState)
 	if cfg.Proxying {
@@ -204,12 +213,12 @@ func (z *ztunnel) followState(ctx context.Context, background *sync.WaitGroup) (
 		conn.Close()
 		return nil, err
 	}
-	client := subscribe(conn, identity, z.shared, telemetry.NewXDS(z.reg))
+	z.xds = subscribe(conn, identity, z.shared, telemetry.NewXDS(z.reg))
 	background.Go(func() {
 		defer conn.Close()
-		_ = client.Run(ctx) // it only ends with ctx
+		_ = z.xds.Run(ctx) // it only ends with ctx
 	})
-	return client.Ready(), nil
+	return z.xds.Ready(), nil
 }
 
 // followLocal is followState from a file or a text.
@@ -242,7 +251,8 @@ func (z *ztunnel) followLocal(ctx context.Context, background *sync.WaitGroup) (
 // podStatus reports how far the pods are.
 func (z *ztunnel) podStatus(status enroll.Status) {
 	z.pods.counts.Active.Set(float64(status.Active))
-	z.pods.counts.Pending.Set(float64(status.Pending))
+	z.pods.counts.Pending.Set(float64(len(status.Pending)))
+	z.pending.Store(&status.Pending)
 	if status.Ready {
 		z.ready.Done(taskPods)
 	} else {

@@ -9,7 +9,7 @@ import (
 )
 
 // dump collects everything at one moment, as far as one moment exists across parts.
-func (z *ztunnel) dump() dump.Page {
+func (z *ztunnel) dump() dump.Parts {
 	parts := dump.Parts{Version: z.version, Config: redacted(z.cfg), Table: z.store.Load(), Certificates: z.certs.Dump()}
 	for _, pod := range z.pods.list() {
 		if pod.own {
@@ -20,7 +20,12 @@ func (z *ztunnel) dump() dump.Page {
 			Inbound: pod.registry.List(capture.Inbound), Outbound: pod.registry.List(capture.Outbound),
 		})
 	}
-	return dump.New(parts)
+	if pending := z.pending.Load(); pending != nil {
+		for _, pod := range *pending {
+			parts.Pods = append(parts.Pods, dump.Pod{UID: pod.UID, Name: pod.Name, Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount, Pending: true})
+		}
+	}
+	return parts
 }
 
 // redacted is the configuration without what proves who we are.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,5 +64,26 @@ func TestStateFromAVariable(t *testing.T) {
 		case err == nil || !strings.Contains(err.Error(), want):
 			t.Errorf("%q: error %v, want %q", text, err, want)
 		}
+	}
+}
+
+func TestPreferredServiceNamespace(t *testing.T) {
+	cfg, err := config.FromEnv([]string{"NODE_NAME=n", "PREFERED_SERVICE_NAMESPACE=c", `LOCAL_XDS=
+services:
+- {name: s, namespace: a, hostname: s.a, vips: [], cidrVips: [/10.0.0.0/8], ports: {80: 80}}
+- {name: s, namespace: b, hostname: s.b, vips: [], cidrVips: [/10.0.0.0/8], ports: {80: 80}, canonical: true}
+- {name: s, namespace: c, hostname: s.c, vips: [], cidrVips: [/10.0.0.0/8], ports: {80: 80}}
+`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := newZtunnel(drain.New(time.Second), cfg, testca.New(t, "cluster.local"), nil, slog.New(slog.DiscardHandler))
+	ready, err := z.followState(t.Context(), &sync.WaitGroup{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-ready
+	if svc := z.store.Load().VIP("", netip.MustParseAddr("10.1.2.3"), "client"); svc == nil || svc.Namespace != "c" {
+		t.Errorf("the range means %v, want the service of the preferred namespace", svc)
 	}
 }

@@ -68,17 +68,46 @@ func describeNode(cfg config.Config) (*corev3.Node, error) {
 // subscribe keeps the store as the control plane has it. Policies come first, so that no workload is served without.
 func subscribe(conn grpc.ClientConnInterface, node *corev3.Node, s shared, counts *telemetry.XDS) *xds.Client {
 	var memory heap
+	var byName []string
+	if s.demand != nil {
+		byName = []string{state.AddressType}
+	}
 	return xds.NewClient(conn, xds.Config{
-		Node:  node,
-		Types: []string{state.AuthorizationType, state.AddressType},
+		Node: node, Types: []string{state.AuthorizationType, state.AddressType}, ByName: byName,
 		Handle: func(push xds.Push) map[string]error {
 			memory.before(push.Size)
 			defer memory.after()
-			return apply(s.store, push)
+			return s.take(push)
 		},
 		Event: func(event xds.Event) { count(counts, event) },
 		Log:   s.log.With("scope", "xds"),
 	})
+}
+
+// take puts a push into the store, tells who waits for it, and returns what of it can't be used.
+func (s shared) take(push xds.Push) map[string]error {
+	if s.demand == nil || push.TypeURL != state.AddressType {
+		return apply(s.store, push)
+	}
+	aliases := map[string][]string{}
+	resources := push.Resources
+	push.Resources = func(yield func(xds.Resource) bool) {
+		for resource := range resources {
+			aliases[resource.Name] = resource.Aliases
+			if !yield(resource) {
+				return
+			}
+		}
+	}
+	rejected := apply(s.store, push)
+	for name := range aliases {
+		if rejected[name] == nil { // else nobody knows what it is
+			s.demand.Found(name, aliases[name])
+		}
+	}
+	s.demand.Absent(push.Removed)
+	s.demand.Settle()
+	return rejected
 }
 
 // apply puts a push into the store and returns what of it can't be used.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -24,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 	"github.com/tulle-mesh/tulle/ztunnel/inbound"
 	"github.com/tulle-mesh/tulle/ztunnel/outbound"
+	"github.com/tulle-mesh/tulle/ztunnel/socks"
 	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
@@ -40,6 +42,7 @@ type shared struct {
 	tls     mtls.Policy // of all tunnels
 	metrics *telemetry.Metrics
 	workers []*worker.Worker
+	demand  *demand.Cache // nil where the whole mesh is known
 	open    *balance.Open // connections to workloads
 	node    *dns.Node     // resolves names
 	log     *slog.Logger
@@ -59,6 +62,7 @@ type pod struct {
 	servers   []*hbone.Server // one on each worker
 	listeners *capture.Listeners
 	names     *dns.Pod
+	socks     *socks.Server // nil without SOCKS5
 
 	judged judgement // only pods.follow uses it
 }
@@ -87,7 +91,13 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 		p.closeTunnels(context.Background())
 		return nil, err
 	}
-	if p.listeners, err = p.listen(); err != nil {
+	p.demand.Want(p.key())
+	if p.listeners, err = p.listen(); err == nil && s.cfg.SOCKS && !own {
+		if p.socks, err = p.serveSOCKS(); err != nil {
+			p.listeners.Close()
+		}
+	}
+	if err != nil {
 		p.names.Close()
 		p.closeTunnels(context.Background())
 		return nil, err
@@ -137,12 +147,16 @@ func (p *pod) listen() (*capture.Listeners, error) {
 }
 
 func (p *pod) outbound() *outbound.Handler {
-	return outbound.New(outbound.Config{
+	cfg := outbound.Config{
 		Known: p.known, Self: p.selfOrGuess, Table: p.store.Load, Network: p.cfg.Network, Dial: p.dial,
 		Pool:     func(w *worker.Worker) *hbone.Pool { return p.pools[w.Index] },
 		Registry: p.registry, Metrics: p.metrics, Open: p.open,
 		Resolve: p.resolve,
-	})
+	}
+	if p.demand != nil {
+		cfg.Learn = p.learn
+	}
+	return outbound.New(cfg)
 }
 
 func (p *pod) inbound() *inbound.Handler {
@@ -150,11 +164,15 @@ func (p *pod) inbound() *inbound.Handler {
 	if p.cfg.Log.Policies {
 		level = slog.LevelInfo
 	}
-	return inbound.New(inbound.Config{
+	cfg := inbound.Config{
 		Self: p.self, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
-		Loopback: p.cfg.LocalhostAppTunnel,
+		Loopback: p.cfg.LocalhostAppTunnel, SOCKS: p.cfg.SOCKS,
 		Registry: p.registry, Metrics: p.metrics, Log: p.log.With("scope", "rbac"), Policies: level,
-	})
+	}
+	if p.demand != nil {
+		cfg.Learn = p.learnTarget
+	}
+	return inbound.New(cfg)
 }
 
 // known returns the pod as the control plane describes it, or nil. A pod of that name on another node is another one: an
@@ -174,6 +192,7 @@ func (p *pod) self(ctx context.Context) (*state.Workload, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, selfTimeout)
 	defer cancel()
+	p.demand.Want(p.key())
 	t, err := p.store.Wait(ctx, func(t *state.Table) bool { return p.known(t) != nil })
 	if err != nil {
 		return nil, fmt.Errorf("the control plane has not named pod %s/%s yet: %w", p.info.Namespace, p.info.Name, err)
@@ -229,12 +248,17 @@ func (p *pod) serverTLS(ctx context.Context) (*tls.Config, error) {
 }
 
 func (p *pod) dial(w *worker.Worker, to netip.AddrPort, done func(int, error)) (*worker.Dialling, error) {
-	return w.Dial(p.info.Netns, to, socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}, done)
+	return w.Dial(p.info.Netns, to, p.dialConfig(), done)
+}
+
+func (p *pod) dialConfig() socket.DialConfig {
+	s := p.cfg.Sockets
+	return socket.DialConfig{Mark: s.Mark, KeepAlive: s.KeepAlive, UserTimeout: s.UserTimeout}
 }
 
 // dialApp appears from the client's address if that is wished. In our own pod answers to it would not come back to us.
 func (p *pod) dialApp(w *worker.Worker, to, source netip.AddrPort, done func(int, error)) (*worker.Dialling, error) {
-	cfg := socket.DialConfig{Mark: p.cfg.Sockets.Mark, KeepAlive: p.cfg.Sockets.KeepAlive}
+	cfg := p.dialConfig()
 	if !p.own && p.cfg.Sockets.Source != config.SourceNever {
 		cfg.Source, cfg.SourcePort = source.Addr(), source.Port()
 	}
@@ -244,6 +268,9 @@ func (p *pod) dialApp(w *worker.Worker, to, source netip.AddrPort, done func(int
 // drain takes nothing new, lets what runs finish until ctx ends, and stops.
 func (p *pod) drain(ctx context.Context) {
 	defer context.AfterFunc(ctx, p.cut)() // before anything that waits
+	if p.socks != nil {
+		p.socks.Close()
+	}
 	p.listeners.Drain(ctx)
 	idle := p.onWorkers(func(i int, done func()) { p.servers[i].Shutdown(done) })
 	p.listeners.Wait(ctx)
@@ -264,6 +291,10 @@ func (p *pod) stop() {
 	defer cancel()
 	p.cut()
 	p.listeners.Close()
+	if p.socks != nil {
+		p.socks.Close()
+		p.socks.Wait()
+	}
 	p.listeners.Wait(ctx)
 	if err := p.registry.Wait(ctx); err != nil {
 		p.log.Error("connections of a stopped pod don't end", "err", err)
@@ -311,7 +342,7 @@ func listener(s config.Sockets) socket.ListenConfig {
 		addr = netip.IPv4Unspecified()
 	}
 	return socket.ListenConfig{
-		Addr: netip.AddrPortFrom(addr, 0), Mark: s.Mark, ReusePort: s.ReusePort, KeepAlive: s.KeepAlive,
+		Addr: netip.AddrPortFrom(addr, 0), Mark: s.Mark, ReusePort: s.ReusePort, KeepAlive: s.KeepAlive, UserTimeout: s.UserTimeout,
 		Transparent: true, // else IPv4 answers from foreign addresses never leave
 	}
 }

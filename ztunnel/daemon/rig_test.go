@@ -53,6 +53,7 @@ type mesh struct {
 	client, server *testPod
 	outside        *testPod
 	tracing        config.Tracing
+	env            []string // of every node, beside what the rig needs
 }
 
 // testPod is a pod, with the ztunnel of its node.
@@ -122,11 +123,11 @@ func (m *mesh) up(pods ...*testPod) {
 
 func (m *mesh) config(p *testPod) config.Config {
 	m.t.Helper()
-	cfg, err := config.FromEnv([]string{
+	cfg, err := config.FromEnv(append([]string{
 		"NODE_NAME=" + p.name + "-node", "XDS_ADDRESS=" + m.istiod.Address(), "XDS_ROOT_CA=" + m.istiod.RootFile(),
 		"CA_ADDRESS=" + m.istiod.Address(), "CA_ROOT_CA=" + m.istiod.RootFile(), "INPOD_UDS=" + filepath.Join(m.t.TempDir(), "zds.sock"),
 		"RUST_LOG=debug",
-	})
+	}, m.env...))
 	if err != nil {
 		m.t.Fatal(err)
 	}

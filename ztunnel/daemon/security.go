@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"sync"
 
 	"github.com/tulle-mesh/tulle/mesh/certs"
@@ -77,11 +80,33 @@ func followRoots(ctx context.Context, cfg config.Config, manager *certs.Manager,
 	if cfg.CA.Address == "" || path == "" {
 		return
 	}
-	err := file.Look(path).Follow(ctx, func() {
+	seen := file.Look(path)
+	roots := fingerprint(path)
+	err := seen.Follow(ctx, func() {
+		now := fingerprint(path)
+		if now == roots || now == "" {
+			return // somebody writes the same again and again, or has taken the file away
+		}
+		roots = now
 		log.Info("the control plane's roots have changed; certificates are renewed", "file", path)
 		manager.Renew()
 	})
 	if err != nil {
 		log.Error("changes of the control plane's roots go unnoticed", "err", err)
 	}
+}
+
+// fingerprint tells contents of a file apart; it is "" where there is none.
+func fingerprint(path string) string {
+	const limit = 1 << 20 // as the control plane's client has it
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	hash := sha256.New()
+	if n, err := io.Copy(hash, io.LimitReader(f, limit)); err != nil || n == 0 {
+		return ""
+	}
+	return string(hash.Sum(nil))
 }

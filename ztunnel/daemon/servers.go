@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/tulle-mesh/tulle/mesh/admin"
 	"github.com/tulle-mesh/tulle/mesh/scrape"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/ztunnel/dump"
 )
 
 // startServers opens readiness, metrics and administration, and returns what closes them.
@@ -46,6 +48,6 @@ func (z *ztunnel) pages(levels *telemetry.Levels) []admin.Page {
 	return append(admin.Profiles(),
 		admin.Logging(admin.Levels{Get: levels.String, Set: levels.Set, Reset: levels.Reset}),
 		admin.Quit(func() { z.drain.Start("asked to by /quitquitquit") }),
-		admin.JSON("/config_dump", "pods, connections, certificates, and the state of the mesh", func() any { return z.dump() }),
+		admin.Stream("/config_dump", "pods, connections, certificates, and the state of the mesh", func(w io.Writer) error { return dump.Write(w, z.dump()) }),
 	)
 }

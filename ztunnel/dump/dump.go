@@ -22,22 +22,11 @@ type Parts struct {
 	Pods         []Pod
 }
 
-// Pod is an enrolled pod with its connections.
+// Pod is an enrolled pod with its connections, or one that is pending: it could not be served yet.
 type Pod struct {
 	UID, Name, Namespace, ServiceAccount string
+	Pending                              bool
 	Inbound, Outbound                    []capture.Info
-}
-
-// Page is what /config_dump shows.
-type Page struct {
-	Workloads     []workload          `json:"workloads"`
-	Services      []service           `json:"services"`
-	Policies      []policy            `json:"policies"`
-	Certificates  []identity          `json:"certificates"`
-	WorkloadState map[string]pod      `json:"workloadState"`
-	Version       map[string]string   `json:"version"`
-	Config        any                 `json:"config"`
-	StaticConfig  map[string]struct{} `json:"staticConfig"`
 }
 
 type pod struct {
@@ -78,33 +67,12 @@ type certificate struct {
 	ExpirationTime string `json:"expirationTime"`
 }
 
-// New makes a page. Its lists keep the order of the parts.
-func New(parts Parts) Page {
-	page := Page{
-		Workloads: []workload{}, Services: []service{}, Policies: []policy{}, Certificates: []identity{},
-		WorkloadState: map[string]pod{}, Version: map[string]string{"version": parts.Version},
-		Config: parts.Config, StaticConfig: map[string]struct{}{},
+func newPod(p Pod) pod {
+	return pod{
+		State:       choose(p.Pending, "Pending", "Up"),
+		Info:        podInfo{p.Name, p.Namespace, p.ServiceAccount},
+		Connections: connections{Inbound: newConnections(p.Inbound), Outbound: newConnections(p.Outbound)},
 	}
-	for _, w := range parts.Table.Workloads() {
-		page.Workloads = append(page.Workloads, newWorkload(w))
-	}
-	for _, svc := range parts.Table.Services() {
-		page.Services = append(page.Services, newService(parts.Table, svc))
-	}
-	for _, p := range parts.Table.Policies() {
-		page.Policies = append(page.Policies, newPolicy(p))
-	}
-	for _, status := range parts.Certificates {
-		page.Certificates = append(page.Certificates, newIdentity(status))
-	}
-	for _, p := range parts.Pods {
-		page.WorkloadState[p.UID] = pod{
-			State:       "Up",
-			Info:        podInfo{p.Name, p.Namespace, p.ServiceAccount},
-			Connections: connections{Inbound: newConnections(p.Inbound), Outbound: newConnections(p.Outbound)},
-		}
-	}
-	return page
 }
 
 func newConnections(list []capture.Info) []connection {

@@ -157,7 +157,11 @@ func (r *rig) waitStatus(want enroll.Status) {
 	r.eventually("status", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return len(r.statuses) > 0 && r.statuses[len(r.statuses)-1] == want
+		if len(r.statuses) == 0 {
+			return false
+		}
+		got := r.statuses[len(r.statuses)-1]
+		return got.Ready == want.Ready && got.Active == want.Active && slices.EqualFunc(got.Pending, want.Pending, func(a, b enroll.Pod) bool { return a.UID == b.UID })
 	})
 }
 

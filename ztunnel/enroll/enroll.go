@@ -38,10 +38,12 @@ type Resolver struct {
 	Ndots                 int
 }
 
-// Status is how far the pods are. It counts Pending ones that couldn't be started and are tried again.
+// Status is how far the pods are. Pending ones couldn't be started and are tried again; the receiver must leave their Netns
+// alone.
 type Status struct {
-	Ready           bool // connected, snapshot complete, nothing pending
-	Active, Pending int
+	Ready   bool // connected, snapshot complete, nothing pending
+	Active  int
+	Pending []Pod // in the order of their uids
 }
 
 // Config says who takes the pods. All fields but Status and Retry are required. The functions are called one at a time.
@@ -169,7 +171,7 @@ func (c *client) nextRetry() time.Time {
 }
 
 func (c *client) report(connected bool) {
-	c.cfg.Status(Status{Ready: connected && c.pods.ready(), Active: len(c.pods.running), Pending: len(c.pods.pending)})
+	c.cfg.Status(Status{Ready: connected && c.pods.ready(), Active: len(c.pods.running), Pending: c.pods.waiting()})
 }
 
 // backoff doubles from first to the longest wait, and varies by a fifth so that nodes don't move in step.

@@ -115,7 +115,7 @@ func TestPodThatCantStartIsTriedAgain(t *testing.T) {
 		t.Errorf("acknowledged %q, want the pod and the reason", text)
 	}
 	r.must(snapshot()) // the connection goes on
-	r.waitStatus(enroll.Status{Pending: 1})
+	r.waitStatus(enroll.Status{Pending: []enroll.Pod{{UID: "one"}}})
 	r.failStarts(nil)
 	r.eventually("the retry", func() bool { return r.serving() == "one" })
 	r.waitStatus(enroll.Status{Ready: true, Active: 1})
@@ -129,7 +129,7 @@ func TestDeletedPodIsNotTriedAgain(t *testing.T) {
 	file := a.File()
 	defer file.Close()
 	r.send(add("one"), file)
-	r.waitStatus(enroll.Status{Pending: 1})
+	r.waitStatus(enroll.Status{Pending: []enroll.Pod{{UID: "one"}}})
 	r.must(del("one"))
 	r.waitStatus(enroll.Status{Ready: true})
 }

@@ -156,5 +156,13 @@ func (p *pods) dropPending() {
 	}
 }
 
+// waiting lists the pods that are pending.
+func (p *pods) waiting() (list []Pod) {
+	for _, uid := range slices.Sorted(maps.Keys(p.pending)) {
+		list = append(list, p.pending[uid])
+	}
+	return list
+}
+
 // ready tells that all pods of a complete snapshot run.
 func (p *pods) ready() bool { return p.named == nil && len(p.pending) == 0 }

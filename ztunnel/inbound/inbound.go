@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -41,6 +42,9 @@ type Config struct {
 	Self  func(context.Context) (*state.Workload, error)
 	Known func(*state.Table) *state.Workload // Self without waiting: nil if the table hasn't the pod
 	Table func() *state.Table
+	// Learn waits until the table has what is needed to tell whether a tunnel's connection is for the pod; nil where it has
+	// everything.
+	Learn func(ctx context.Context, self *state.Workload, local netip.Addr, asked hbone.Authority) error
 	// Wait returns when a table fulfils the condition, or with an error when ctx ends before.
 	Wait func(ctx context.Context, done func(*state.Table) bool) (*state.Table, error)
 	// Dial connects from inside the pod as worker.Dial does; source is the zero AddrPort, or an address to appear from, with a
@@ -49,6 +53,7 @@ type Config struct {
 	Network  string // ours
 	Baggage  bool   // describe the pod to its peers
 	Loopback bool   // an application that wants PROXY headers listens on loopback only
+	SOCKS    bool   // the pod is served SOCKS5
 	Registry *capture.Registry
 	Metrics  *telemetry.Metrics
 	Log      *slog.Logger
@@ -68,7 +73,7 @@ func (h *Handler) HandlePlain(ctx context.Context, conn capture.Conn) {
 		arrival: arrival{client: conn.Client.AddrPort, target: target{AddrPort: to, dial: to}, accepted: to},
 		handler: h, worker: conn.Worker, conn: conn,
 	}
-	if capture.Illegal(f.target.Port()) {
+	if capture.Illegal(f.target.Port(), h.cfg.SOCKS) {
 		f.fail(errIllegalPort)
 		return
 	}

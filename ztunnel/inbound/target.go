@@ -93,7 +93,7 @@ func (h *Handler) resolve(t *state.Table, self *state.Workload, local netip.Addr
 			return target{}, err
 		}
 	}
-	if capture.Illegal(port) {
+	if capture.Illegal(port, h.cfg.SOCKS) {
 		return target{}, fmt.Errorf("%w: %d", errIllegalPort, port)
 	}
 	to := target{AddrPort: netip.AddrPortFrom(local, port), dial: netip.AddrPortFrom(local, port)}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/describe"
 	"github.com/tulle-mesh/tulle/ztunnel/worker"
@@ -65,15 +66,17 @@ func statusOf(err error) int {
 
 // Failed logs and counts tunnels that didn't come about: bad handshakes, protocol errors.
 func (h *Handler) Failed(f hbone.Failure) {
-	h.cfg.Metrics.Refuse(telemetry.Connection{Reporter: telemetry.Destination, Src: f.Remote, Dst: f.Local}, failureFlag(f.Stage), f.Err)
+	h.cfg.Metrics.Refuse(telemetry.Connection{Reporter: telemetry.Destination, Src: f.Remote, Dst: f.Local}, failureFlag(f), f.Err)
 }
 
 // failureFlag tells metrics what of a tunnel failed.
-func failureFlag(stage hbone.Stage) string {
-	switch stage {
-	case hbone.StageIdentity:
+func failureFlag(f hbone.Failure) string {
+	switch {
+	case errors.As(f.Err, new(*mtls.RevokedError)):
+		return telemetry.FlagRevoked
+	case f.Stage == hbone.StageIdentity:
 		return telemetry.FlagIdentity
-	case hbone.StageHTTP2:
+	case f.Stage == hbone.StageHTTP2:
 		return telemetry.FlagHTTP2
 	}
 	return telemetry.FlagTLS

@@ -36,7 +36,7 @@ type Call struct {
 
 // Decide finds the route. After an error it tells how far the decision went.
 func (c *Call) Decide() (Route, error) {
-	if c.To.Addr().IsLoopback() && capture.Illegal(c.To.Port()) {
+	if c.To.Addr().IsLoopback() && capture.Illegal(c.To.Port(), true) {
 		return Route{}, errSelfCall
 	}
 	w, svc := c.Table.Find(c.From.Network, c.To.Addr(), c.From.Namespace)
@@ -56,9 +56,16 @@ func (c *Call) Decide() (Route, error) {
 
 // Next finds another route after connecting by one has failed: to another endpoint of the same service or another instance
 // of the same waypoint. It decides anew, so a newer Table may be set before. There is none if the client dialled a
-// workload's own address or something that the mesh doesn't know, nor after a few attempts.
+// workload's own address or something that the mesh doesn't know, nor after a few attempts. What failed is shunned by other
+// calls for a while.
 func (c *Call) Next(failed *Route) (Route, error) {
-	if failed.Workload == nil || len(c.tried)+1 >= maxAttempts {
+	if failed.Workload == nil {
+		return *failed, errAlternative
+	}
+	if c.Open != nil {
+		c.Open.Failed(failed.Workload, failed.target())
+	}
+	if len(c.tried)+1 >= maxAttempts {
 		return *failed, errAlternative
 	}
 	c.tried = append(c.tried, failed.Workload.UID)

@@ -28,6 +28,7 @@ func TestDecide(t *testing.T) {
 		{"outbound port on loopback", "127.0.0.1:15001", "", errSelfCall},
 		{"inbound port on loopback", "127.0.0.1:15006", "", errSelfCall},
 		{"tunnel port on loopback", "[::1]:15008", "", errSelfCall},
+		{"SOCKS5 port on loopback", "127.0.0.1:15080", "", errSelfCall},
 		{"other ports on loopback", "127.0.0.1:8080", "passthrough 127.0.0.1:8080", nil},
 
 		{"pod with a tunnel", "10.0.0.2:9000", "direct 10.0.0.2:15008 for 10.0.0.2:9000 as " + server, nil},
@@ -123,5 +124,9 @@ func TestIdentityOfAPeerIsNeverMissing(t *testing.T) {
 	}
 	if r, err := direct(w, &state.Service{SANs: []identity.Workload{id}}, netip.MustParseAddrPort("10.0.0.1:80")); err != nil || len(r.Expected) != 1 {
 		t.Errorf("the service's names are %v, %v", r.Expected, err)
+	}
+	w.Identity = id
+	if r, err := direct(w, &state.Service{SANs: []identity.Workload{id}}, netip.MustParseAddrPort("10.0.0.1:80")); err != nil || len(r.Expected) != 1 {
+		t.Errorf("the workload's own name among the service's is expected twice: %v, %v", r.Expected, err)
 	}
 }

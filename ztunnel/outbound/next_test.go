@@ -1,12 +1,15 @@
 package outbound
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
+	"github.com/tulle-mesh/tulle/mesh/state"
 )
 
 // crowd has several endpoints of everything.
@@ -115,6 +118,92 @@ func TestBusyEndpointsGetLess(t *testing.T) {
 		r.Count(open, -n)
 		if left := open.Count(r.Workload); left != 0 {
 			t.Errorf("%d connections to %s are left", left, uid)
+		}
+	}
+}
+
+// What has failed for one call is avoided by others, if they have a choice.
+func TestOtherCallsShunWhatFailed(t *testing.T) {
+	world := tableOf(t, crowd)
+	for _, test := range []struct{ name, to, pair string }{
+		{"an endpoint", "10.1.0.2:80", "ab"},
+		{"a waypoint's instance", "10.1.0.3:80", "vw"},
+		{"a gateway of another network", "10.1.0.4:80", "gh"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			open := new(balance.Open)
+			decide := func() (*Call, Route) {
+				call := callTo(world, "client", test.to)
+				call.Open = open
+				r, err := call.Decide()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return call, r
+			}
+			call, failed := decide()
+			if _, err := call.Next(&failed); err != nil {
+				t.Fatal(err)
+			}
+			other := strings.Trim(test.pair, failed.Workload.UID)
+			for range 50 {
+				if _, r := decide(); r.Workload.UID != other {
+					t.Fatalf("%s was chosen although it has just failed", r.Workload.UID)
+				}
+			}
+		})
+	}
+}
+
+// Decisions are made on many threads while the mesh changes under them.
+func TestDecideWhileTheMeshChanges(t *testing.T) {
+	update, err := state.Read([]byte(crowd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, open := state.NewStore(), new(balance.Open)
+	if err := store.Apply(update); err != nil {
+		t.Fatal(err)
+	}
+	var deciding, changing sync.WaitGroup
+	stop := make(chan struct{})
+	changing.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := store.Apply(state.Update{Addresses: update.Addresses[i%len(update.Addresses):][:1]}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 4 {
+		deciding.Go(func() {
+			for range 200 {
+				call := callTo(store.Load(), "client", "10.1.0.1:80")
+				call.Open = open
+				r, err := call.Decide()
+				for ; err == nil; r, err = call.Next(&r) {
+					r.Count(open, 1)
+					r.Count(open, -1)
+					call.Table = store.Load()
+				}
+				if !errors.Is(err, errAlternative) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	deciding.Wait()
+	close(stop)
+	changing.Wait()
+	for _, w := range store.Load().Workloads() {
+		if n := open.Count(w); n != 0 {
+			t.Errorf("%d connections to %s are left", n, w.UID)
 		}
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
@@ -42,7 +43,9 @@ var errTooSlow = errors.New("connecting took too long")
 type Config struct {
 	Known func(*state.Table) *state.Workload // the pod as a workload; nil if the table hasn't it
 	// Self waits a little for the control plane to name the pod, and makes do with what the node agent told otherwise.
-	Self    func(context.Context) (*state.Workload, error)
+	Self func(context.Context) (*state.Workload, error)
+	// Learn waits until the table has what is needed to decide about a connection to an address; nil where it has everything.
+	Learn   func(ctx context.Context, from *state.Workload, to netip.Addr) error
 	Table   func() *state.Table
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	Pool    func(*worker.Worker) *hbone.Pool
@@ -69,17 +72,27 @@ func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
 	f.timer.Run = func() { f.fail(errTooSlow) }
 	f.worker.After(&f.timer, connectTimeout)
 	table := h.cfg.Table()
-	if from := h.cfg.Known(table); from != nil {
+	if from := h.cfg.Known(table); from != nil && h.cfg.Learn == nil {
 		f.decide(table, from)
 		return
 	}
 	var from *state.Workload
 	f.wait(func(ctx context.Context) (err error) {
-		if from, err = h.cfg.Self(ctx); err != nil {
-			return fmt.Errorf("who the client is: %w", err)
-		}
-		return nil
+		from, err = h.learn(ctx, conn.Original.Addr())
+		return err
 	}, func() { f.decide(h.cfg.Table(), from) })
+}
+
+// learn waits for what is needed to decide.
+func (h *Handler) learn(ctx context.Context, to netip.Addr) (*state.Workload, error) {
+	from, err := h.cfg.Self(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("who the client is: %w", err)
+	}
+	if h.cfg.Learn != nil {
+		err = h.cfg.Learn(ctx, from, to)
+	}
+	return from, err
 }
 
 // decide is step 2.
@@ -169,6 +182,9 @@ func (f *flow) complete() {
 
 // flag tells metrics why a connection could not be made.
 func flag(err error) string {
+	if errors.As(err, new(*mtls.RevokedError)) {
+		return telemetry.FlagRevoked
+	}
 	var status *hbone.StatusError
 	if errors.As(err, &status) {
 		if status.Status == 401 {

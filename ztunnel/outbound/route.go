@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
@@ -58,6 +59,14 @@ func (r *Route) Count(open *balance.Open, n int) {
 			open.Add(w, n)
 		}
 	}
+}
+
+// target returns the port of Workload that takes the connection in the end.
+func (r *Route) target() uint16 {
+	if r.Kind == Direct {
+		return r.port
+	}
+	return r.Addr.Port()
 }
 
 // Resolved completes a route by what a resolver said of its Host, with an address of the family that the client dialled if
@@ -119,13 +128,14 @@ func (r Route) checked() (Route, error) {
 	return r, nil
 }
 
-// expected are the identities that a workload may prove when it is reached through the service, if any.
+// expected are the identities that a workload may prove when it is reached through the service, if any; each once, since
+// those who expect the same share a tunnel.
 func expected(w *state.Workload, svc *state.Service) []identity.Workload {
 	var also []identity.Workload
 	if svc != nil {
 		also = svc.SANs
 	}
-	if w.Identity.IsZero() {
+	if w.Identity.IsZero() || slices.Contains(also, w.Identity) {
 		return also
 	}
 	return append(append(make([]identity.Workload, 0, 1+len(also)), w.Identity), also...)

@@ -155,15 +155,16 @@ func (j *job) fill() error {
 	for i := range fillers {
 		go func() { errs <- j.fillPart(j.Conns/fillers + min(1, max(0, j.Conns%fillers-i))) }()
 	}
-	var all []error
+	var first error
 	for range fillers {
-		all = append(all, <-errs)
+		if err := <-errs; first == nil {
+			first = err
+		}
 	}
-	err := errors.Join(all...)
-	if err != nil {
+	if first != nil {
 		j.stop()
 	}
-	return err
+	return first
 }
 
 func (j *job) fillPart(count int) error {
@@ -184,9 +185,14 @@ func (j *job) fillPart(count int) error {
 	return nil
 }
 
-// dial connects without keep-alive probes, which would be the same in every column but for their timers.
+// dial connects without keep-alive probes, which would be the same in every column but for their timers. DialTCP would bind
+// the socket first, even to no address at all, which uses the range of ports up.
 func dial(ctx context.Context, to netip.Addr, port uint16) (*net.TCPConn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: -1}
 	dialer.SetMultipathTCP(false)
-	return dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(to, port))
+	conn, err := dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(to, port).String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
 }

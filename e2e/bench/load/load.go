@@ -51,7 +51,7 @@ const jobLimit = 5 * time.Minute
 // Serve is the program: it serves traffic on all addresses, and its standard input until that ends.
 func Serve() error {
 	c := &counters{}
-	if err := c.listen(); err != nil {
+	if _, err := c.listen(""); err != nil {
 		return fmt.Errorf("serve load: %w", err)
 	}
 	server := rpc.NewServer()
@@ -119,12 +119,16 @@ func (c *control) Read(_ struct{}, totals *Totals) error {
 	return nil
 }
 
-// First connects until a byte comes back, and returns when that was.
-func (c *control) First(to netip.Addr, at *time.Time) error {
+// Attempt is a connection that was tried until it was echoed.
+type Attempt struct{ Began, At time.Time }
+
+// First connects until a byte comes back.
+func (c *control) First(to netip.Addr, attempt *Attempt) error {
 	var err error
-	for deadline := time.Now().Add(firstLimit); time.Now().Before(deadline); time.Sleep(firstPause) {
+	attempt.Began = time.Now()
+	for deadline := attempt.Began.Add(firstLimit); time.Now().Before(deadline); time.Sleep(firstPause) {
 		if err = echo(to, time.Second); err == nil {
-			*at = time.Now()
+			attempt.At = time.Now()
 			return nil
 		}
 	}

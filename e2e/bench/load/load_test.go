@@ -49,14 +49,19 @@ func TestBucketsCoverAllDurations(t *testing.T) {
 // Every kind of traffic, between a client and a server in this process.
 func TestEveryKindOfTrafficFlows(t *testing.T) {
 	server := &counters{}
-	if err := server.listen(); err != nil {
+	host := netip.MustParseAddr("127.0.71.1")
+	listeners, err := server.listen(host.String())
+	for _, listener := range listeners {
+		defer listener.Close()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, job := range []Job{
 		{Kind: Upload, Conns: 2}, {Kind: Download, Conns: 2}, {Kind: Exchange, Conns: 3, Size: 1000}, {Kind: Connect, Conns: 2}, {Kind: Idle, Conns: 40},
 	} {
 		c := &control{counters: &counters{}}
-		job.To = netip.MustParseAddr("127.0.0.1")
+		job.To = host
 		before := server.totals()
 		if err := c.Start(job, nil); err != nil {
 			t.Fatal(err)

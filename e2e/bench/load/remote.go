@@ -48,10 +48,10 @@ func (r *Remote) Read() (totals Totals, err error) {
 	return totals, err
 }
 
-// First connects until a byte comes back, and returns when that was.
-func (r *Remote) First(to netip.Addr) (at time.Time, err error) {
-	err = r.call("First", to, &at)
-	return at, err
+// First connects until a byte comes back.
+func (r *Remote) First(to netip.Addr) (attempt Attempt, err error) {
+	err = r.call("First", to, &attempt)
+	return attempt, err
 }
 
 // Close ends the program.

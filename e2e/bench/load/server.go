@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Ports of the load program, one for each thing that a server can do with a connection.
@@ -23,30 +24,35 @@ const chunk = 128 << 10
 // maxMessage bounds an exchange.
 const maxMessage = 1 << 20
 
-// listen serves all ports until the program ends.
-func (c *counters) listen() error {
+// listen serves all ports of a host, or of all if it is "", until the listeners are closed.
+func (c *counters) listen(host string) (listeners []net.Listener, err error) {
 	for port, serve := range map[int]func(*net.TCPConn) error{
 		portSink: c.sink, portSource: source, portExchange: answer, portEcho: echoes,
 	} {
-		listener, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+		listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 		if err != nil {
-			return err
+			return listeners, err
 		}
-		go c.accept(listener.(*net.TCPListener), serve)
+		listeners = append(listeners, listener)
+		go c.accept(listener, serve)
 	}
-	return nil
+	return listeners, nil
 }
 
-func (c *counters) accept(listener *net.TCPListener, serve func(*net.TCPConn) error) {
+func (c *counters) accept(listener net.Listener, serve func(*net.TCPConn) error) {
 	for {
-		conn, err := listener.AcceptTCP()
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
 		if err != nil {
 			c.fail(err)
+			time.Sleep(retryPause)
 			continue
 		}
 		go func() {
 			defer conn.Close()
-			if err := serve(conn); err != nil && !over(err) {
+			if err := serve(conn.(*net.TCPConn)); err != nil && !over(err) {
 				c.fail(err)
 			}
 		}()

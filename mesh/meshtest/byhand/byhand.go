@@ -18,6 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // patience bounds what a test waits for; a peer may wait for its configuration and its application before it answers.
@@ -43,7 +44,11 @@ func New(tb testing.TB, credential *mtls.Credential, dial func(context.Context, 
 		Dial: func(addr netip.AddrPort, done func(int, error)) (func(), error) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			go func() {
-				fd, err := descriptor(dial(ctx, addr))
+				fd := -1
+				conn, err := dial(ctx, addr)
+				if err == nil {
+					fd, err = socket.Take(conn)
+				}
 				_ = l.Post(func() { done(fd, err) })
 			}()
 			return cancel, nil
@@ -126,20 +131,4 @@ func pair(tb testing.TB) (ours net.Conn, theirs int) {
 		tb.Fatal(err)
 	}
 	return ours, fds[1]
-}
-
-// descriptor takes a connection out of Go's hands.
-func descriptor(conn *net.TCPConn, err error) (fd int, _ error) {
-	if err != nil {
-		return -1, err
-	}
-	defer func() { _ = conn.Close() }()
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	if ctl := raw.Control(func(original uintptr) { fd, err = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 0) }); ctl != nil {
-		return -1, ctl
-	}
-	return fd, err
 }

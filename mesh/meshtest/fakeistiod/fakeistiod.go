@@ -4,6 +4,7 @@ package fakeistiod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -49,6 +50,7 @@ type Server struct {
 type Stream struct {
 	Node     *corev3.Node
 	Types    []string                     // in the order of their subscription
+	Names    []string                     // subscribed to by name, of all types
 	Versions map[string]map[string]string // that the client said to have, by type and name
 }
 
@@ -106,7 +108,7 @@ func (s *Server) Restart() {
 	s.grpc, s.served = server, served
 	go func() {
 		defer close(served)
-		if err := server.Serve(listener); err != nil {
+		if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
 			s.tb.Errorf("fake istiod: %v", err)
 		}
 	}()

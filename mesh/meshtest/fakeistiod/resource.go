@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,27 @@ func wrap(tb testing.TB, message proto.Message) *discoveryv3.Resource {
 		tb.Fatal(err)
 	}
 	hash := sha256.Sum256(body.GetValue())
-	return &discoveryv3.Resource{Name: name, Version: hex.EncodeToString(hash[:8]), Resource: body}
+	return &discoveryv3.Resource{Name: name, Version: hex.EncodeToString(hash[:8]), Resource: body, Aliases: aliases(message)}
+}
+
+// aliases are the "network/address" of a workload or service.
+func aliases(message proto.Message) (list []string) {
+	address, ok := message.(*workload.Address)
+	if !ok {
+		return nil
+	}
+	add := func(network string, raw []byte) {
+		if ip, ok := netip.AddrFromSlice(raw); ok {
+			list = append(list, network+"/"+ip.String())
+		}
+	}
+	for _, raw := range address.GetWorkload().GetAddresses() {
+		add(address.GetWorkload().GetNetwork(), raw)
+	}
+	for _, at := range address.GetService().GetAddresses() {
+		add(at.GetNetwork(), at.GetAddress())
+	}
+	return list
 }
 
 // authority is the certificate service.

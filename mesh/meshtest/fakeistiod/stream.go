@@ -21,13 +21,14 @@ type stream struct {
 	discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
 	said       Stream
 	known      map[string]map[string]string // by type and name, the versions that the client has
+	wants      map[string]*interest         // by type
 	pushed     int
 	unanswered int
 }
 
 // DeltaAggregatedResources reads what a client says. Pushes are sent by whoever changes something.
 func (d discovery) DeltaAggregatedResources(grpc discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	s, st := d.server, &stream{AggregatedDiscoveryService_DeltaAggregatedResourcesServer: grpc, known: map[string]map[string]string{}}
+	s, st := d.server, &stream{AggregatedDiscoveryService_DeltaAggregatedResourcesServer: grpc, known: map[string]map[string]string{}, wants: map[string]*interest{}}
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -64,7 +65,19 @@ func (s *Server) note(st *stream, request *discoveryv3.DeltaDiscoveryRequest) er
 		maps.Copy(st.known[typeURL], request.GetInitialResourceVersions())
 		st.said.Types = append(st.said.Types, typeURL)
 		st.said.Versions[typeURL] = request.GetInitialResourceVersions()
+		st.said.Names = append(st.said.Names, request.GetResourceNamesSubscribe()...)
+		st.wants[typeURL] = new(interest)
+		if asked := st.wants[typeURL].change(true, request); !st.wants[typeURL].all {
+			return st.send(s.answerLocked(st, typeURL, asked))
+		}
 		return s.pushFirstLocked(st, typeURL)
+	case request.GetResponseNonce() == "":
+		asked := st.wants[typeURL].change(false, request)
+		if len(asked) == 0 {
+			return nil
+		}
+		st.said.Names = append(st.said.Names, asked...)
+		return st.send(s.answerLocked(st, typeURL, asked))
 	case request.GetErrorDetail() != nil:
 		s.nacks[typeURL] = append(s.nacks[typeURL], request.GetErrorDetail().GetMessage())
 	default:
@@ -94,7 +107,7 @@ func (s *Server) owedLocked(st *stream, typeURL string, names []string) *discove
 		case resource == nil && has:
 			push.RemovedResources = append(push.RemovedResources, name)
 			delete(known, name)
-		case resource != nil && (!has || version != resource.GetVersion()):
+		case resource != nil && (!has || version != resource.GetVersion()) && s.wantedLocked(st, typeURL, name):
 			push.Resources = append(push.Resources, resource)
 			known[name] = resource.GetVersion()
 		}

@@ -1,0 +1,107 @@
+package daemon
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
+)
+
+// upOnDemand starts ztunnels that ask only for what connections need.
+func (m *mesh) upOnDemand(pods ...*testPod) {
+	m.t.Helper()
+	m.env = append(m.env, "XDS_ON_DEMAND=true")
+	for _, p := range pods {
+		capturePod(m.t, p.Namespace)
+		p.node = startNode(m.t, m.config(p))
+		p.node.enrol(p)
+	}
+	for _, p := range pods {
+		p.node.waitReady()
+	}
+}
+
+func (m *mesh) service(name, vip string) *workload.Service {
+	return &workload.Service{
+		Name: name, Namespace: "demo", Hostname: name + ".demo", Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}},
+		Addresses: []*workload.NetworkAddress{{Address: netip.MustParseAddr(vip).AsSlice()}},
+	}
+}
+
+func TestOnDemandConnectionsAskForWhatTheyNeed(t *testing.T) {
+	m := newMesh(t)
+	m.istiod.Set(m.service("web", "172.30.0.1"))
+	m.describe(m.client, nil)
+	m.describe(m.server, func(w *workload.Workload) {
+		w.Services = map[string]*workload.PortList{"demo/web.demo": {Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}}}}
+	})
+	m.client.Route(netip.MustParsePrefix("172.30.0.0/16"), m.server.v4)
+	m.upOnDemand(m.client, m.server)
+	m.server.serve(t, 8080)
+	m.outside.serve(t, 8080)
+	alive(t, mustCall(t, m.client, netip.AddrPortFrom(m.server.v4, 8080)))
+	alive(t, mustCall(t, m.client, netip.MustParseAddrPort("172.30.0.1:80")))
+	alive(t, mustCall(t, m.client, netip.AddrPortFrom(m.outside.v4, 8080)))
+	m.client.node.waitLog("access", "connection opened", "outbound", m.server.v4.String()+":15008")
+	var names []string
+	for _, stream := range m.istiod.Opened() {
+		names = append(names, stream.Names...)
+	}
+	for _, want := range []string{"Kubernetes//Pod/demo/client", "/" + m.server.v4.String(), "/172.30.0.1", "/" + m.outside.v4.String()} {
+		if !slices.Contains(names, want) {
+			t.Errorf("asked for %q, want %q among it", names, want)
+		}
+	}
+}
+
+// The address of a pod that went belongs to another one before long, of which nobody was told.
+func TestOnDemandPodThatWentIsAskedForAnew(t *testing.T) {
+	m := newMesh(t)
+	m.describe(m.client, nil)
+	m.describe(m.server, nil)
+	m.upOnDemand(m.client, m.server)
+	m.server.serve(t, 8080)
+	to := netip.AddrPortFrom(m.server.v4, 8080)
+	alive(t, mustCall(t, m.client, to))
+	m.istiod.Remove("type.googleapis.com/istio.workload.Address", "Kubernetes//Pod/demo/server")
+	m.sync()
+	m.describe(m.server, nil)
+	m.sync()
+	alive(t, mustCall(t, m.client, to))
+	if n := m.client.node.metric("istio_tcp_connections_opened_total", `reporter="source"`, `connection_security_policy="mutual_tls"`); n != 2 {
+		t.Errorf("%v of two connections were tunnelled", n)
+	}
+}
+
+func TestOnDemandWithoutControlPlaneRefusesInTime(t *testing.T) {
+	m := newMesh(t)
+	m.describe(m.client, nil)
+	m.describe(m.server, nil)
+	m.upOnDemand(m.client, m.server)
+	m.server.serve(t, 8080)
+	known := netip.AddrPortFrom(m.server.v4, 8080)
+	alive(t, mustCall(t, m.client, known))
+	m.istiod.Stop()
+	alive(t, mustCall(t, m.client, known))
+	began := time.Now()
+	if _, _, err := m.client.call(netip.AddrPortFrom(m.outside.v4, 8080)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a call to what isn't known: %v, want a reset", err)
+	}
+	if took := time.Since(began); took > patience {
+		t.Errorf("refused after %s", took)
+	}
+	m.client.node.waitLog("the control plane has not said what /" + m.outside.v4.String() + " is")
+	m.istiod.Restart()
+	m.outside.serve(t, 8080)
+	eventually(t, "reach what is known now", func() bool {
+		_, conn, err := m.client.call(netip.AddrPortFrom(m.outside.v4, 8080))
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
