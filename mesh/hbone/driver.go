@@ -21,7 +21,7 @@ const keepCopy = 16 << 10
 // Ready implements loop.Handler for the tunnel's socket.
 func (t *tunnel) Ready(events loop.Events) {
 	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
-		t.ending = t.ending || events.Has(loop.PeerEnd|loop.Broken)
+		t.ending = t.ending || events.Has(loop.PeerEnd|loop.Broken|loop.Urgent)
 		t.loop.Input(&t.in)
 	}
 	if events.Has(loop.Writable|loop.Broken) && t.blocked {

@@ -30,6 +30,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var loopback = netip.MustParseAddrPort("127.0.0.1:80")
+
 // patience bounds what a test waits for.
 const patience = 20 * time.Second
 
@@ -85,26 +87,31 @@ func newBed(tb testing.TB) *bed {
 
 // close ends everything and waits until nothing is left.
 func (b *bed) close() {
+	var left sync.WaitGroup
 	b.onNear(func() {
 		for _, p := range b.pools {
 			p.Close()
-			for _, sh := range p.shared {
-				resetUnjoined(sh.tunnels)
-			}
+			resetUnjoined(p.tunnels())
+			left.Add(1)
+			p.OnGone(left.Done)
 		}
 	})
-	b.onFar(b.srv.Close)
-	b.accepts.Wait()
-	eventually(b.tb, "all tunnels to end", func() bool {
-		left := 0
-		b.onNear(func() {
-			for _, p := range b.pools {
-				left += len(p.shared)
-			}
-		})
-		b.onFar(func() { left += len(b.srv.tunnels) + len(b.srv.handshakes) })
-		return left == 0
+	b.onFar(func() {
+		b.srv.Close()
+		left.Add(1)
+		b.srv.OnGone(left.Done)
 	})
+	b.accepts.Wait()
+	gone := make(chan struct{})
+	go func() {
+		left.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(patience):
+		b.tb.Error("tunnels are left")
+	}
 }
 
 // resetUnjoined ends the streams that a test left as Connect gave them.

@@ -2,12 +2,14 @@ package hbone
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -135,6 +137,55 @@ func TestRequestsThatAreNone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client need not wait for anything: all it has may arrive before the handshake is over.
+func TestClientThatSendsAllAtOnce(t *testing.T) {
+	b := newBed(t)
+	app, inner := tcpPair(t)
+	b.onConnect(func(in *Incoming) {
+		if s, err := in.Accept(Baggage{}); err == nil {
+			joinHere(s, inner, make(chan relay.Result, 1))
+		}
+	})
+	slow := make(chan struct{})
+	slowly := func(context.Context) (*tls.Config, error) {
+		config := mtls.ServerConfig(b.server)
+		verify := config.VerifyConnection
+		config.VerifyConnection = func(state tls.ConnectionState) error {
+			<-slow
+			return verify(state)
+		}
+		return config, nil
+	}
+	b.onFar(func() { b.srv.cfg.TLS = slowly })
+	p := b.rawClient()
+	p.headers(1, false, ":method", "CONNECT", ":authority", "a:1")
+	content := noise(1<<20, 8)
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for left := content; len(left) > 0; {
+			n := min(len(left), 16<<10)
+			if err := p.WriteData(1, n == len(left), left[:n]); err != nil {
+				t.Error(err)
+				return
+			}
+			left = left[n:]
+		}
+	})
+	eventually(t, "the server to have read what it may", func() (full bool) {
+		b.onFar(func() {
+			for h := range b.srv.handshakes {
+				full = h.full
+			}
+		})
+		return full
+	})
+	close(slow)
+	if err := same(app, content); err != nil {
+		t.Error(err)
+	}
+	writer.Wait()
 }
 
 // One who floods with bad requests loses the tunnel.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -129,6 +130,11 @@ func (p *Pool) Connect(target Target, req Request, done func(*Stream, error)) *A
 func (p *Pool) ConnectOver(fd int, target Target, req Request, done func(*Stream, error)) *Attempt {
 	sh := &share{target: target, room: 1, single: true}
 	a := &Attempt{pool: p, target: target, share: sh, fields: req.fields(), done: done, tries: maxAttempts}
+	if p.closed {
+		_ = unix.Close(fd)
+		a.failSoon(errClosed)
+		return a
+	}
 	d := &dial{pool: p, share: sh, waiters: []*Attempt{a}}
 	a.dial = d
 	sh.dials = []*dial{d}
@@ -388,6 +394,9 @@ func (d *dial) end(t *tunnel, stage Stage, err error) {
 		if a.dial == d { // and wasn't given up by one before
 			a.dialled(err)
 		}
+	}
+	if t != nil && t.single && len(t.streams) == 0 {
+		t.shutdown() // whoever wanted it has given up
 	}
 	d.pool.tidy(d.key, d.share)
 }

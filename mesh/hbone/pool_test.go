@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -403,6 +404,61 @@ func TestCloseOfAPoolTellsThoseWhoWait(t *testing.T) {
 	}
 }
 
+// A tunnel of a socket that the caller made carries one stream, and ends with it.
+func TestConnectOver(t *testing.T) {
+	b := newBed(t)
+	b.onConnect(accepting)
+	over := func(giveUp bool) (*Stream, error) {
+		conn, err := net.DialTCP("tcp4", nil, b.listener.Addr().(*net.TCPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd := takeFD(conn)
+		type outcome struct {
+			s   *Stream
+			err error
+		}
+		done := make(chan outcome, 1)
+		b.onNear(func() {
+			a := b.pool.ConnectOver(fd, b.target(), b.request(), func(s *Stream, err error) { done <- outcome{s, err} })
+			if giveUp {
+				a.Cancel()
+				done <- outcome{}
+			}
+		})
+		o := <-done
+		return o.s, o.err
+	}
+	none := func() bool {
+		left := 0
+		b.onNear(func() { left = len(b.pool.tunnels()) + len(b.pool.dials()) })
+		return left == 0
+	}
+	first, err := over(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := over(false)
+	if err != nil || first.t == second.t {
+		t.Fatalf("ConnectOver = %v, on the other's tunnel: %v", err, err == nil)
+	}
+	if shared := b.connect(); shared.t == first.t || shared.t == second.t {
+		t.Error("the tunnel is used by another")
+	} else {
+		reset(shared)
+		b.onNear(func() { shared.t.shutdown() })
+	}
+	reset(first)
+	reset(second)
+	eventually(t, "the tunnels to end with their streams", none)
+	_, _ = over(true)
+	eventually(t, "the tunnel that nobody wants to end", none)
+	b.onNear(b.pool.Close)
+	if _, err := over(false); !errors.Is(err, errClosed) {
+		t.Errorf("ConnectOver of a closed pool = %v", err)
+	}
+}
+
 func TestHeadersBeyondThePeersLimit(t *testing.T) {
 	b := newBed(t)
 	b.onConnect(accepting)
@@ -415,5 +471,72 @@ func TestHeadersBeyondThePeersLimit(t *testing.T) {
 	b.connect()
 	if n := b.tunnels(); n != 1 {
 		t.Errorf("%d tunnels; the failure cost one", n)
+	}
+}
+
+// A tunnel whose target isn't wanted any more takes no new connections and lets those that run end.
+func TestRetain(t *testing.T) {
+	b := newBed(t)
+	e := b.tunnelled()
+	exchange(t, e)
+	b.onNear(func() { b.pool.Retain(func(Target) bool { return true }) })
+	first := clientTunnel(b)
+	b.onConnect(accepting)
+	if b.connect(); b.tunnels() != 1 {
+		t.Error("a tunnel that is wanted was ended")
+	}
+	b.onNear(func() { b.pool.Retain(func(target Target) bool { return target.Addr != b.target().Addr }) })
+	exchange(t, e)
+	if s := b.connect(); s.t == first {
+		t.Error("a new connection came on the tunnel that isn't wanted")
+	}
+	_ = e.near.CloseWrite()
+	_ = e.far.CloseWrite()
+	if r := result(t, e.nearEnd); r.Err != nil {
+		t.Errorf("result %+v", r)
+	}
+	b.onNear(func() { resetUnjoined([]*tunnel{first}) })
+	eventually(t, "the tunnel to end with its last stream", func() (gone bool) {
+		b.onNear(func() { gone = first.gone })
+		return gone
+	})
+}
+
+// A revoked certificate ends what runs on it, on either side, and the connection says why.
+func TestCutByCertificate(t *testing.T) {
+	revoked := errors.New("revoked")
+	for name, cut := range map[string]func(*bed, Check){
+		"the server's, by the client": func(b *bed, check Check) { b.onNear(func() { b.pool.Cut(check) }) },
+		"the client's, by the server": func(b *bed, check Check) { b.onFar(func() { b.srv.Cut(check) }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			e := b.tunnelled()
+			exchange(t, e)
+			seen := ""
+			cut(b, func(chain []*x509.Certificate) error {
+				seen = chain[0].URIs[0].String()
+				return nil
+			})
+			exchange(t, e)
+			cut(b, func([]*x509.Certificate) error { return revoked })
+			near, far := result(t, e.nearEnd), result(t, e.farEnd)
+			byClient := seen == b.server.Identity.String()
+			if !byClient && seen != b.client.Identity.String() {
+				t.Errorf("the certificate of %q was checked", seen)
+			}
+			if byClient != errors.Is(near.Err, revoked) || byClient == errors.Is(far.Err, revoked) || near.Err == nil || far.Err == nil {
+				t.Errorf("results %v and %v", near.Err, far.Err)
+			}
+			for _, c := range []*net.TCPConn{e.near, e.far} {
+				if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("an application reads %v, want a reset", err)
+				}
+			}
+			b.onConnect(accepting)
+			if b.connect(); b.tunnels() != 2 {
+				t.Errorf("%d tunnels, want a second", b.tunnels())
+			}
+		})
 	}
 }

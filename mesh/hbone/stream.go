@@ -36,7 +36,7 @@ type Stream struct {
 	// The application, from Join on.
 	app      int // its socket
 	readable bool
-	ending   bool // the application's end shows without an event when all is read
+	ending   bool // a read that falls short isn't the last: the application has ended, or sent urgent data
 	shut     bool // the application got its FIN
 	session  *relay.Session
 	done     func(relay.Result)
@@ -219,7 +219,7 @@ func (s *Stream) Ready(events loop.Events) {
 	}
 	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
 		s.readable = true
-		s.ending = s.ending || events.Has(loop.PeerEnd|loop.Broken)
+		s.ending = s.ending || events.Has(loop.PeerEnd|loop.Broken|loop.Urgent)
 		if s.sendable() {
 			s.t.core.Ready(s.id)
 			s.t.flush()

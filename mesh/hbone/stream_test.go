@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tulle-mesh/tulle/mesh/relay"
 )
 
@@ -272,5 +274,28 @@ func TestResetAfterTheEnd(t *testing.T) {
 				t.Errorf("results %+v and %+v, want errors", near, far)
 			}
 		})
+	}
+}
+
+// Urgent data, at which reads stop short, doesn't hold up what follows. The urgent byte itself is lost, as it is out of band.
+func TestUrgentData(t *testing.T) {
+	b := newBed(t)
+	e := b.tunnelled()
+	exchange(t, e)
+	raw, err := e.near.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.onNear(func() { // so that the loop finds all of it at once
+		_ = raw.Control(func(fd uintptr) {
+			err = errors.Join(unix.Sendto(int(fd), []byte("before!"), unix.MSG_OOB, nil), unix.Sendto(int(fd), []byte("after"), 0, nil))
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len("beforeafter"))
+	if n, err := io.ReadFull(e.far, got); err != nil || string(got) != "beforeafter" {
+		t.Errorf("got %q, %v", got[:n], err)
 	}
 }

@@ -160,7 +160,7 @@ func checkUnread(t *testing.T, tunnel *tunnel) {
 // Peers that take fewer streams than we would open get as many tunnels as that needs.
 func TestPeersWithASmallLimit(t *testing.T) {
 	b := newBed(t)
-	b.srv.cfg.MaxStreams = 5
+	b.onFar(func() { b.srv.cfg.MaxStreams = 5 })
 	b.onConnect(accepting)
 	var all sync.WaitGroup
 	for range 20 {

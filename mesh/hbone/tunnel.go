@@ -69,7 +69,7 @@ type tunnel struct {
 	unsent   []byte // sealed bytes that the socket didn't take
 	held     []byte // the loop's buffer that unsent is part of, or nil
 	blocked  bool   // the socket takes no more for now
-	ending   bool   // the peer has ended; what it sent before may wait
+	ending   bool   // a read that falls short isn't the last: the peer has ended, or sent urgent data
 	said     bool   // the last record is made: an alert
 	deaf     bool   // the peer sends no more
 	mute     bool   // we send no more

@@ -63,10 +63,17 @@ func Manual() (*Loop, error) {
 	return l, nil
 }
 
-// Turn goes through one turn of a Manual loop without waiting, and returns how long a thread would wait before the next one if no
-// socket got ready; negative means for ever.
+// Turn goes through one turn of a Manual loop without waiting. When there were events or posts it returns 0, since they may have
+// brought about others; else how long a thread would wait before the next turn if nothing came, negative for ever.
 func (l *Loop) Turn() time.Duration {
-	l.work(l.poll.wait(0))
+	n := l.poll.wait(0)
+	l.mu.Lock()
+	busy := n > 0 || len(l.posted) > 0
+	l.mu.Unlock()
+	l.work(n)
+	if busy {
+		return 0
+	}
 	return l.patience()
 }
 

@@ -204,11 +204,11 @@ func TestReusedDescriptor(t *testing.T) {
 
 func TestWatchOfWhatCannotBeWatched(t *testing.T) {
 	l := newManual(t)
-	if err := l.Watch(1<<20, ready(nil)); err == nil || !errors.Is(err, unix.EBADF) {
+	if err := l.Watch(1000, ready(nil)); err == nil || !errors.Is(err, unix.EBADF) {
 		t.Errorf("Watch = %v", err)
 	}
-	l.Forget(1 << 20)
-	l.Forget(1 << 21)
+	l.Forget(1000)
+	l.Forget(100_000)
 }
 
 // Posts of one thread run in their order, each once, whatever others do.
@@ -487,7 +487,7 @@ func TestCancelledConnectIsSilent(t *testing.T) {
 		if wait := l.Turn(); wait >= 0 {
 			t.Errorf("the loop still waits for something within %v", wait)
 		}
-		bad := l.AwaitConnect(1<<20, time.Second, func(err error) { t.Errorf("done was told %v", err) })
+		bad := l.AwaitConnect(1000, time.Second, func(err error) { t.Errorf("done was told %v", err) })
 		bad.Cancel()
 		l.Turn()
 	})
@@ -496,7 +496,7 @@ func TestCancelledConnectIsSilent(t *testing.T) {
 func TestAwaitConnectOfWhatIsNoSocket(t *testing.T) {
 	l := newManual(t)
 	told := make(chan error, 2)
-	l.AwaitConnect(1<<20, time.Second, func(err error) { told <- err })
+	l.AwaitConnect(1000, time.Second, func(err error) { told <- err })
 	if len(told) != 0 {
 		t.Error("done was called within AwaitConnect")
 	}

@@ -14,12 +14,14 @@ const maxEvents = 512 // per turn
 // Events is what a socket is ready for.
 type Events uint32
 
-// The events of a watched socket. They tell of changes: who has been told reads or writes until the kernel says EAGAIN.
+// The events of a watched socket. They tell of changes: who has been told reads or writes until the kernel says EAGAIN, or, if
+// none but Readable and Writable came, until it did less than it was asked for.
 const (
 	Readable Events = unix.EPOLLIN
 	Writable Events = unix.EPOLLOUT
 	PeerEnd  Events = unix.EPOLLRDHUP // the peer sends no more
 	Broken   Events = unix.EPOLLERR | unix.EPOLLHUP
+	Urgent   Events = unix.EPOLLPRI // out-of-band data, at which reads stop short
 )
 
 // Has tells that at least one of the events is among e.
@@ -33,7 +35,7 @@ type Handler interface {
 // Watch has h hear of fd from now on: of every change, at first of what it is ready for already. The loop doesn't own the
 // descriptor.
 func (l *Loop) Watch(fd int, h Handler) error {
-	return l.poll.add(fd, h, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET)
+	return l.poll.add(fd, h, unix.EPOLLIN|unix.EPOLLPRI|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET)
 }
 
 // WatchListener has h hear of a listening socket that several loops watch: in each turn in which connections wait there, one

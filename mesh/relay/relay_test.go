@@ -170,6 +170,9 @@ func TestBulkAndSmallTakeTurns(t *testing.T) {
 
 func descriptors(t *testing.T) int {
 	t.Helper()
+	if l, err := net.Listen("tcp4", "127.0.0.1:0"); err == nil { // opens what the runtime itself needs
+		_ = l.Close()
+	}
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
@@ -394,6 +397,60 @@ func TestSlowReaderStopsTheWriter(t *testing.T) {
 	if r := j.result(t); r.Err != nil || r.Sent != uint64(len(content)) {
 		t.Errorf("result %+v", r)
 	}
+}
+
+// Small messages to a reader that doesn't read, which never were bulk, wait in memory, and all arrive.
+func TestSmallMessagesWait(t *testing.T) {
+	l, err := loop.Manual()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, innerA := unixPair(t)
+	b, innerB := unixPair(t)
+	over := false
+	p := begin(l, innerA, innerB, func(Result) { over = true })
+	var want, got []byte
+	space := make([]byte, 64<<10)
+	for round := 0; p.there.left == nil || round%7 != 0; round++ {
+		message := noise(3000+round%5*1000, byte(round))
+		if n, err := loop.Write(a, message); n != len(message) {
+			t.Fatalf("the relay took %d bytes and keeps none: %d, %v", len(want), n, err)
+		}
+		want = append(want, message...)
+		l.Turn()
+	}
+	if p.there.pipe != nil {
+		t.Error("small messages went through a pipe")
+	}
+	_ = unix.Shutdown(a, unix.SHUT_WR)
+	for turn := 0; turn < 1000 && len(got) < len(want); turn++ {
+		if n, err := loop.Read(b, space[:1+turn*37%len(space)]); err == nil {
+			got = append(got, space[:n]...)
+		}
+		l.Turn()
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes arrived of %d, or others", len(got), len(want))
+	}
+	_ = unix.Close(b)
+	for range 5 {
+		l.Turn()
+	}
+	if !over {
+		t.Error("the relay does not end")
+	}
+	_ = unix.Close(a)
+}
+
+// unixPair makes two connected descriptors, on which all that one end does is seen by the other at once.
+func unixPair(t *testing.T) (outer, inner int) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair[0], pair[1]
 }
 
 // A socket that can't be watched ends the relay by done, not within Join, and both are closed.
