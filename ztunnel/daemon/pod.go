@@ -13,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/demand"
+	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -108,6 +109,9 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 // makeTunnels makes what holds the pod's tunnels, on each worker.
 func (p *pod) makeTunnels() {
 	in := p.inbound()
+	limits := h2.Config{
+		StreamWindow: uint32(p.cfg.Tunnels.StreamWindow), ConnectionWindow: uint32(p.cfg.Tunnels.ConnectionWindow), MaxFrameSize: uint32(p.cfg.Tunnels.FrameSize),
+	}
 	for _, w := range p.workers {
 		p.pools = append(p.pools, hbone.NewPool(hbone.PoolConfig{
 			Loop: w.Loop,
@@ -118,12 +122,13 @@ func (p *pod) makeTunnels() {
 				}
 				return dialling.Cancel, nil
 			},
-			TLS:        p.clientTLS,
-			MaxStreams: p.cfg.Tunnels.MaxStreams, IdleTimeout: p.cfg.Tunnels.IdleTimeout,
+			TLS:    p.clientTLS,
+			Limits: limits, MaxStreams: p.cfg.Tunnels.MaxStreams, IdleTimeout: p.cfg.Tunnels.IdleTimeout,
 		}))
 		p.servers = append(p.servers, hbone.NewServer(hbone.ServerConfig{
 			Loop:   w.Loop,
 			TLS:    p.serverTLS,
+			Limits: limits,
 			Handle: func(incoming *hbone.Incoming) { in.HandleTunnel(p.ctx, w, incoming) },
 			Failed: in.Failed,
 		}))
