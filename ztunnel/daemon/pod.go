@@ -70,9 +70,9 @@ type pod struct {
 
 // judgement is everything of the mesh's state that policies decide by for one pod.
 type judgement struct {
-	self     *state.Workload
-	policies []*state.Policy
-	missing  []string
+	self              *state.Workload
+	global, namespace *state.PolicySet
+	listed            []*state.Policy // nil for one that isn't known
 }
 
 // startPod opens the pod's listeners. After an error nothing of it is left, and info.Netns is still the caller's.
@@ -208,14 +208,24 @@ func (p *pod) self(ctx context.Context) (*state.Workload, error) {
 // recheck asks the policies about running connections again, if anything that they decide by has changed.
 func (p *pod) recheck(t *state.Table) {
 	now := judgement{self: p.known(t)}
-	if now.self != nil {
-		now.policies, now.missing = t.PoliciesFor(now.self)
-		if now.self == p.judged.self && slices.Equal(now.policies, p.judged.policies) && slices.Equal(now.missing, p.judged.missing) {
+	if now.self == nil {
+		now.self = p.judged.self // as the connections do
+	}
+	if now.self != nil { // else it may have been known in between, when we didn't look
+		now.global, now.namespace = t.PolicySets(now.self)
+		for _, policy := range t.ListedPolicies(now.self) {
+			now.listed = append(now.listed, policy)
+		}
+		if now.equal(&p.judged) {
 			return
 		}
 	}
 	p.judged = now
 	p.registry.Recheck()
+}
+
+func (j *judgement) equal(other *judgement) bool {
+	return j.self == other.self && j.global == other.global && j.namespace == other.namespace && slices.Equal(j.listed, other.listed)
 }
 
 // selfOrGuess makes do with the node agent's word. For what the pod sends that is safe: the identity is only worth
