@@ -138,16 +138,22 @@ func (s *Stream) writePieces() {
 			s.backlog.push(bytesOf(v))
 		}
 	}
-	clear(s.pieces)
-	s.pieces = s.pieces[:0]
-	if cap(s.pieces) > keepPieces {
-		s.pieces = nil
-	}
+	s.keepPlaces()
 	s.endReceived()
 }
 
-// keepPieces is how many places for pieces a stream keeps for its next turn.
+// keepPieces is how many places for pieces a stream keeps for its next turn in any case.
 const keepPieces = 8
+
+// keepPlaces empties the pieces. Many places are kept while they are used.
+func (s *Stream) keepPlaces() {
+	used := len(s.pieces)
+	clear(s.pieces)
+	s.pieces = s.pieces[:0]
+	if used <= keepPieces && cap(s.pieces) > keepPieces {
+		s.pieces = nil
+	}
+}
 
 // pour writes the backlog.
 func (s *Stream) pour() {
