@@ -155,8 +155,9 @@ func (t *tunnel) shutdown() {
 	}
 }
 
-// cut ends the tunnel and all its streams at once.
+// cut ends the tunnel and all its streams at once, for a reason of its owner's.
 func (t *tunnel) cut(err error) {
+	t.fault = nil
 	t.die(err)
 	for _, s := range t.streams {
 		s.fail(err)

@@ -80,3 +80,29 @@ func BenchmarkEvaluateWithoutPolicies(b *testing.B) {
 		policy.Evaluate(table, self, facts)
 	}
 }
+
+// Ten thousand policies of ten groups each, of which none concerns the client: of the whole mesh, and of other namespaces.
+func BenchmarkEvaluateManyPolicies(b *testing.B) {
+	for name, scope := range map[string]security.Scope{"mesh": security.Scope_GLOBAL, "namespaces": security.Scope_NAMESPACE} {
+		b.Run(name, func(b *testing.B) {
+			var policies []*security.Authorization
+			for n := range 10_000 {
+				p := deny(fmt.Sprintf("p%05d", n))
+				for i := range 10 {
+					p.Groups = append(p.Groups, one(&security.Match{Principals: exact(fmt.Sprintf("cluster.local/ns/web/sa/client-%d-%d", n, i)), DestinationPorts: []uint32{8080}}))
+				}
+				if p.Scope = scope; scope == security.Scope_NAMESPACE {
+					p.Namespace = fmt.Sprintf("team-%d", n%1000)
+				}
+				policies = append(policies, p)
+			}
+			table, self := mesh(b, nil, policies...)
+			facts := fromFrontend(b)
+			policy.Evaluate(table, self, facts) // which prepares
+			b.ReportAllocs()
+			for b.Loop() {
+				policy.Evaluate(table, self, facts)
+			}
+		})
+	}
+}

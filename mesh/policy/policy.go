@@ -37,7 +37,12 @@ type Verdict struct {
 func Evaluate(t *state.Table, dst *state.Workload, f Facts) Verdict {
 	facts := newFacts(f)
 	var c count
-	for name, p := range t.PoliciesOf(dst) {
+	global, namespace := t.PolicySets(dst)
+	for _, set := range [...]*state.PolicySet{global, namespace} {
+		x, _ := set.Prepared(Prepare).(*index)
+		x.ask(&c, &facts)
+	}
+	for name, p := range t.ListedPolicies(dst) {
 		c.add(name, p, &facts)
 	}
 	return c.verdict()

@@ -165,9 +165,9 @@ func (e *edit) putPolicy(p *Policy) {
 	e.policies.set(e.batch, p.Key(), p)
 	switch p.Scope {
 	case ScopeGlobal:
-		e.global = inserted(e.global, p, comparePolicies)
+		e.global = e.global.with(p)
 	case ScopeNamespace:
-		insert(&e.namespace, e.batch, p.Namespace, p, comparePolicies)
+		e.namespace.set(e.batch, p.Namespace, e.namespace.get(p.Namespace).with(p))
 	}
 }
 
@@ -179,9 +179,13 @@ func (e *edit) removePolicy(name Name) {
 	e.policies.remove(e.batch, name)
 	switch p.Scope {
 	case ScopeGlobal:
-		e.global = without(e.global, p)
+		e.global = e.global.without(p)
 	case ScopeNamespace:
-		drop(&e.namespace, e.batch, p.Namespace, p)
+		if left := e.namespace.get(p.Namespace).without(p); left != nil {
+			e.namespace.set(e.batch, p.Namespace, left)
+		} else {
+			e.namespace.remove(e.batch, p.Namespace)
+		}
 	}
 }
 

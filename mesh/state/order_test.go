@@ -19,7 +19,7 @@ import (
 func describe(table *state.Table) string {
 	var text strings.Builder
 	for _, w := range table.Workloads() {
-		policies, missing := table.PoliciesFor(w)
+		policies, missing := policiesFor(table, w)
 		pod := table.ByPod(w.Namespace, w.Name, w.ServiceAccount)
 		fmt.Fprintf(&text, "%s %v pod %s host %v policies", w.UID, w.Addresses, pod.UID, uidOf(table.WorkloadByHost(w.Namespace, w.Hostname)))
 		for _, p := range policies {

@@ -21,6 +21,20 @@ func policy(namespace, name string, scope security.Scope) *security.Authorizatio
 	return &security.Authorization{Namespace: namespace, Name: name, Scope: scope}
 }
 
+// policiesFor returns all policies for a workload, and the names that it lists but that are not known.
+func policiesFor(table *state.Table, w *state.Workload) (list []*state.Policy, missing []string) {
+	global, namespace := table.PolicySets(w)
+	list = slices.Concat(global.Policies(), namespace.Policies())
+	for name, p := range table.ListedPolicies(w) {
+		if p == nil {
+			missing = append(missing, name)
+		} else {
+			list = append(list, p)
+		}
+	}
+	return list, missing
+}
+
 func TestPoliciesForAWorkload(t *testing.T) {
 	global := policy("istio-system", "global", security.Scope_GLOBAL)
 	local := policy("shop", "local", security.Scope_NAMESPACE)
@@ -50,7 +64,7 @@ func TestPoliciesForAWorkload(t *testing.T) {
 				Addresses: []*workload.Address{pod("a", "10.0.0.1", func(w *workload.Workload) { w.AuthorizationPolicies = test.listed })},
 			})
 			table := store.Load()
-			list, missing := table.PoliciesFor(table.Workload("Kubernetes//Pod/shop/a"))
+			list, missing := policiesFor(table, table.Workload("Kubernetes//Pod/shop/a"))
 			var got []string
 			for _, p := range list {
 				got = append(got, p.Key().String())
@@ -67,8 +81,8 @@ func TestPolicyMayChangeItsScopeAndGo(t *testing.T) {
 	for _, scope := range []security.Scope{0, 1, 2, 1, 0, 2} {
 		apply(t, store, state.Update{Policies: []*security.Authorization{policy("shop", "p", scope)}})
 		table := store.Load()
-		list, _ := table.PoliciesFor(&state.Workload{Namespace: "shop"})
-		elsewhere, _ := table.PoliciesFor(&state.Workload{Namespace: "bank"})
+		list, _ := policiesFor(table, &state.Workload{Namespace: "shop"})
+		elsewhere, _ := policiesFor(table, &state.Workload{Namespace: "bank"})
 		want := map[security.Scope][2]int{0: {1, 1}, 1: {1, 0}, 2: {0, 0}}[scope]
 		if len(list) != want[0] || len(elsewhere) != want[1] {
 			t.Errorf("scope %s: %d and %d policies, want %v", scope, len(list), len(elsewhere), want)
@@ -162,7 +176,7 @@ func TestPolicyThatIsNotUnderstoodIsKeptAsInvalid(t *testing.T) {
 func TestUnknownActionAndScopeAreTakenAsDenyingTheNamespace(t *testing.T) {
 	store := state.NewStore()
 	_ = store.Apply(state.Update{Policies: []*security.Authorization{{Namespace: "shop", Name: "p", Scope: 7, Action: 7}}})
-	list, _ := store.Load().PoliciesFor(&state.Workload{Namespace: "shop"})
+	list, _ := policiesFor(store.Load(), &state.Workload{Namespace: "shop"})
 	if len(list) != 1 || list[0].Action != state.Deny {
 		t.Errorf("policies = %v, want one that denies", list)
 	}
@@ -173,5 +187,26 @@ func TestPolicyWithoutNameIsRejected(t *testing.T) {
 	err := store.Apply(state.Update{Policies: []*security.Authorization{{Namespace: "shop"}}})
 	if err == nil || len(store.Load().Policies()) != 0 {
 		t.Errorf("Apply = %v with %d policies, want an error and none", err, len(store.Load().Policies()))
+	}
+}
+
+func TestSetsOfPoliciesArePreparedBeforeTheyAreSeen(t *testing.T) {
+	store, prepared := state.NewStore(), 0
+	prepare := func(list []*state.Policy) any { prepared++; return len(list) }
+	store.Prepare(prepare)
+	apply(t, store, state.Update{Policies: []*security.Authorization{
+		policy("istio-system", "a", security.Scope_GLOBAL), policy("istio-system", "b", security.Scope_GLOBAL), policy("shop", "p", security.Scope_NAMESPACE),
+	}})
+	if prepared != 2 {
+		t.Errorf("%d sets prepared, want that of the mesh and that of the namespace", prepared)
+	}
+	global, namespace := store.Load().PolicySets(&state.Workload{Namespace: "shop"})
+	if global.Prepared(prepare) != 2 || namespace.Prepared(prepare) != 1 || prepared != 2 {
+		t.Errorf("prepared again for a reader")
+	}
+	apply(t, store, state.Update{Policies: []*security.Authorization{policy("bank", "p", security.Scope_NAMESPACE)}, RemovedPolicies: []string{"istio-system/a"}})
+	now, same := store.Load().PolicySets(&state.Workload{Namespace: "shop"})
+	if same != namespace || now == global || prepared != 4 || now.Prepared(prepare) != 1 {
+		t.Errorf("after a change %d sets were prepared, want two more", prepared)
 	}
 }

@@ -108,6 +108,7 @@ func (r Rejected) Error() string {
 type Store struct {
 	writing sync.Mutex // held from reading the old table to publishing the new one
 	current atomic.Pointer[generation]
+	prepare func([]*Policy) any // nil: left to readers
 }
 
 // generation is a table and the channel which is closed when the next one is there.
@@ -126,6 +127,10 @@ func NewStore() *Store {
 // Prefer has services of a namespace come before those of others when several have the same range of virtual addresses and
 // none is the client's own. Call it before the first Apply.
 func (s *Store) Prefer(namespace string) { s.current.Load().table.preferred = namespace }
+
+// Prepare has the writer prepare sets of policies before they are published, so that no reader has to wait for it. Call it
+// before the first Apply, with what readers give to PolicySet.Prepared.
+func (s *Store) Prepare(policies func([]*Policy) any) { s.prepare = policies }
 
 // Load returns the newest table, which never changes.
 func (s *Store) Load() *Table { return s.current.Load().table }
@@ -156,7 +161,11 @@ func (s *Store) Apply(u Update) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	old := s.current.Load()
-	s.current.Store(&generation{old.table.with(decoded), make(chan struct{})})
+	table := old.table.with(decoded)
+	if s.prepare != nil {
+		table.preparePolicies(decoded, s.prepare)
+	}
+	s.current.Store(&generation{table, make(chan struct{})})
 	close(old.next)
 	if len(rejected) > 0 {
 		return rejected

@@ -24,8 +24,8 @@ type Table struct {
 	lengths   tree[string, prefixLengths]      // by network, of its ranges
 
 	policies  tree[Name, *Policy]
-	namespace tree[string, []*Policy] // those with ScopeNamespace, ordered by name
-	global    []*Policy               // ordered by namespace and name
+	namespace tree[string, *PolicySet] // those with ScopeNamespace
+	global    *PolicySet
 
 	preferred string // the namespace whose ranges come before those of others, or ""
 }
@@ -46,7 +46,7 @@ func newTable() *Table {
 		ranges:    newTree[NetworkPrefix, []*Service](seed),
 		lengths:   newTree[string, prefixLengths](seed),
 		policies:  newTree[Name, *Policy](seed),
-		namespace: newTree[string, []*Policy](seed),
+		namespace: newTree[string, *PolicySet](seed),
 	}
 }
 
@@ -166,42 +166,27 @@ func (t *Table) ServicesByHost(hostname string) []*Service { return t.hostnames.
 // Policy returns the policy of that namespace and name, or nil.
 func (t *Table) Policy(namespace, name string) *Policy { return t.policies.get(Name{namespace, name}) }
 
-// PoliciesOf yields the policies that are for a workload by their full names, each once; nil for a name that the workload
-// lists but that is not known. It doesn't allocate.
-func (t *Table) PoliciesOf(w *Workload) iter.Seq2[string, *Policy] {
-	return func(yield func(string, *Policy) bool) { t.eachPolicy(w, yield) }
+// PolicySets returns the policies that are for a workload because of where it is: those of the mesh and those of its
+// namespace. Both may be nil.
+func (t *Table) PolicySets(w *Workload) (global, namespace *PolicySet) {
+	return t.global, t.namespace.get(w.Namespace)
 }
 
-func (t *Table) eachPolicy(w *Workload, yield func(string, *Policy) bool) {
-	for _, list := range [...][]*Policy{t.global, t.namespace.get(w.Namespace)} {
-		for _, p := range list {
-			if !yield(p.fullName, p) {
+// ListedPolicies yields the policies that a workload lists beside those, by their full names; nil for a name that isn't
+// known. It doesn't allocate.
+func (t *Table) ListedPolicies(w *Workload) iter.Seq2[string, *Policy] {
+	return func(yield func(string, *Policy) bool) {
+		for _, listed := range w.Policies {
+			name, _ := parseName(listed)
+			p := t.policies.get(name)
+			if p != nil && (p.Scope == ScopeGlobal || p.Scope == ScopeNamespace && p.Namespace == w.Namespace) {
+				continue // in a set
+			}
+			if !yield(listed, p) {
 				return
 			}
 		}
 	}
-	for _, listed := range w.Policies {
-		name, _ := parseName(listed)
-		p := t.policies.get(name)
-		if p != nil && (p.Scope == ScopeGlobal || p.Scope == ScopeNamespace && p.Namespace == w.Namespace) {
-			continue // yielded above
-		}
-		if !yield(listed, p) {
-			return
-		}
-	}
-}
-
-// PoliciesFor returns what PoliciesOf yields: the policies, and the names of those that are not known.
-func (t *Table) PoliciesFor(w *Workload) (list []*Policy, missing []string) {
-	for name, p := range t.PoliciesOf(w) {
-		if p == nil {
-			missing = append(missing, name)
-		} else {
-			list = append(list, p)
-		}
-	}
-	return list, missing
 }
 
 // Workloads returns all workloads ordered by uid.

@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 )
@@ -39,46 +40,80 @@ func captureAllBut(t *testing.T, pod *netns.Namespace, uid uint32) {
 	}
 }
 
+// dedicate starts a ztunnel beside the pod's application, as an ordinary user unless other privileges are named.
+func (m *mesh) dedicate(p *testPod, privileges string, env ...string) {
+	m.t.Helper()
+	m.describe(p, nil)
+	env = append([]string{"PROXY_MODE=dedicated", "PROXY_WORKLOAD_INFO=demo/" + p.name + "/" + p.name, "AUTH_TOKEN=demo:" + p.name}, env...)
+	p.node = m.startProcess(p.Namespace, privileges, env...)
+	p.node.waitLog("pod enrolled", "demo/"+p.name)
+}
+
+// mustSee calls an application and checks whom it sees.
+func mustSee(t *testing.T, from *testPod, to, want netip.Addr) {
+	t.Helper()
+	seen, conn, err := from.call(netip.AddrPortFrom(to, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if seen != want.String() {
+		t.Errorf("the application sees %s, want %s", seen, want)
+	}
+}
+
 // A ztunnel of one workload needs neither node agent nor marks nor a single capability, and its peers don't notice.
+// Without capabilities its applications see ztunnel itself instead of the client.
 func TestDedicatedAndSharedZtunnelsTalk(t *testing.T) {
 	m := newMesh(t)
 	captureAllBut(t, m.server.Namespace, dedicatedUser)
-	m.describe(m.server, nil)
-	m.server.node = m.startProcess(m.server.Namespace, "uid=1337", "PROXY_MODE=dedicated", "PROXY_WORKLOAD_INFO=demo/server/server", "AUTH_TOKEN=demo:server")
-	m.server.node.waitLog("pod enrolled", "demo/server")
+	m.dedicate(m.server, "uid=1337")
 	m.up(m.client)
-	m.client.serve(t, 8080)
+	for _, p := range []*testPod{m.client, m.server, m.outside} {
+		p.serve(t, 8080)
+	}
+	m.client.node.waitWorkload("Kubernetes//Pod/demo/server")
+	tunnelled := func(to *testPod, client string) {
+		t.Helper()
+		to.node.waitLog("connection complete", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/demo/sa/`+client+`"`)
+	}
+	t.Run("shared to dedicated", func(t *testing.T) {
+		mustSee(t, m.client, m.server.v4, m.server.v4)
+		mustSee(t, m.client, m.server.v6, m.server.v6)
+		tunnelled(m.server, "client")
+	})
+	t.Run("dedicated to shared", func(t *testing.T) {
+		mustSee(t, m.server, m.client.v4, m.server.v4)
+		mustSee(t, m.server, m.client.v6, m.server.v6)
+		tunnelled(m.client, "server")
+	})
+	t.Run("plain text to dedicated", func(t *testing.T) { mustSee(t, m.outside, m.server.v4, m.server.v4) })
+	t.Run("dedicated to plain text", func(t *testing.T) { mustSee(t, m.server, m.outside.v4, m.server.v4) })
+	m.server.node.waitLog("applications won't see their clients' addresses")
+}
+
+func TestTwoDedicatedZtunnelsTalk(t *testing.T) {
+	m := newMesh(t)
+	for _, p := range []*testPod{m.client, m.server} {
+		captureAllBut(t, p.Namespace, dedicatedUser)
+		m.dedicate(p, "uid=1337")
+	}
+	m.sync()
+	m.server.serve(t, 8080)
+	mustSee(t, m.client, m.server.v4, m.server.v4)
+	m.server.node.waitLog("connection complete", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/demo/sa/client"`)
+}
+
+func TestDedicatedZtunnelWithOneCapabilityKeepsClientsAddresses(t *testing.T) {
+	m := newMesh(t)
+	capturePod(t, m.server.Namespace)
+	m.dedicate(m.server, only(unix.CAP_NET_ADMIN), "PACKET_MARK=1337")
+	m.up(m.client)
 	m.server.serve(t, 8080)
 	m.client.node.waitWorkload("Kubernetes//Pod/demo/server")
-	for _, call := range []struct {
-		name         string
-		from, to     *testPod
-		client, seen string
-	}{
-		// Without capabilities applications see ztunnel itself instead of the client.
-		{"shared to dedicated", m.client, m.server, "client", m.server.v4.String()},
-		{"dedicated to shared", m.server, m.client, "server", m.server.v4.String()},
-	} {
-		t.Run(call.name, func(t *testing.T) {
-			seen, conn, err := call.from.call(netip.AddrPortFrom(call.to.v4, 8080))
-			if err != nil {
-				t.Fatal(err)
-			}
-			conn.Close()
-			if seen != call.seen {
-				t.Errorf("the application sees %s, want %s", seen, call.seen)
-			}
-			call.to.node.waitLog("connection complete", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/demo/sa/`+call.client+`"`)
-		})
-	}
-	t.Run("plain text to dedicated", func(t *testing.T) {
-		_, conn, err := m.outside.call(netip.AddrPortFrom(m.server.v4, 8080))
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn.Close()
-	})
-	m.server.node.waitLog("applications won't see their clients' addresses")
+	mustSee(t, m.client, m.server.v4, m.client.v4)
+	mustSee(t, m.outside, m.server.v4, m.outside.v4)
+	m.server.node.waitLog("connection complete", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/demo/sa/client"`)
 }
 
 func TestDedicatedZtunnelDoesNotImpersonate(t *testing.T) {

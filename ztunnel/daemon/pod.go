@@ -13,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/demand"
+	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -69,9 +70,9 @@ type pod struct {
 
 // judgement is everything of the mesh's state that policies decide by for one pod.
 type judgement struct {
-	self     *state.Workload
-	policies []*state.Policy
-	missing  []string
+	self              *state.Workload
+	global, namespace *state.PolicySet
+	listed            []*state.Policy // nil for one that isn't known
 }
 
 // startPod opens the pod's listeners. After an error nothing of it is left, and info.Netns is still the caller's.
@@ -108,6 +109,9 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 // makeTunnels makes what holds the pod's tunnels, on each worker.
 func (p *pod) makeTunnels() {
 	in := p.inbound()
+	limits := h2.Config{
+		StreamWindow: uint32(p.cfg.Tunnels.StreamWindow), ConnectionWindow: uint32(p.cfg.Tunnels.ConnectionWindow), MaxFrameSize: uint32(p.cfg.Tunnels.FrameSize),
+	}
 	for _, w := range p.workers {
 		p.pools = append(p.pools, hbone.NewPool(hbone.PoolConfig{
 			Loop: w.Loop,
@@ -118,12 +122,13 @@ func (p *pod) makeTunnels() {
 				}
 				return dialling.Cancel, nil
 			},
-			TLS:        p.clientTLS,
-			MaxStreams: p.cfg.Tunnels.MaxStreams, IdleTimeout: p.cfg.Tunnels.IdleTimeout,
+			TLS:    p.clientTLS,
+			Limits: limits, MaxStreams: p.cfg.Tunnels.MaxStreams, IdleTimeout: p.cfg.Tunnels.IdleTimeout,
 		}))
 		p.servers = append(p.servers, hbone.NewServer(hbone.ServerConfig{
 			Loop:   w.Loop,
 			TLS:    p.serverTLS,
+			Limits: limits,
 			Handle: func(incoming *hbone.Incoming) { in.HandleTunnel(p.ctx, w, incoming) },
 			Failed: in.Failed,
 		}))
@@ -203,14 +208,24 @@ func (p *pod) self(ctx context.Context) (*state.Workload, error) {
 // recheck asks the policies about running connections again, if anything that they decide by has changed.
 func (p *pod) recheck(t *state.Table) {
 	now := judgement{self: p.known(t)}
-	if now.self != nil {
-		now.policies, now.missing = t.PoliciesFor(now.self)
-		if now.self == p.judged.self && slices.Equal(now.policies, p.judged.policies) && slices.Equal(now.missing, p.judged.missing) {
+	if now.self == nil {
+		now.self = p.judged.self // as the connections do
+	}
+	if now.self != nil { // else it may have been known in between, when we didn't look
+		now.global, now.namespace = t.PolicySets(now.self)
+		for _, policy := range t.ListedPolicies(now.self) {
+			now.listed = append(now.listed, policy)
+		}
+		if now.equal(&p.judged) {
 			return
 		}
 	}
 	p.judged = now
 	p.registry.Recheck()
+}
+
+func (j *judgement) equal(other *judgement) bool {
+	return j.self == other.self && j.global == other.global && j.namespace == other.namespace && slices.Equal(j.listed, other.listed)
 }
 
 // selfOrGuess makes do with the node agent's word. For what the pod sends that is safe: the identity is only worth

@@ -101,6 +101,18 @@ func (p *pods) follow(ctx context.Context) {
 	}
 }
 
+// cutRevoked ends the tunnels whose peers' certificates have been revoked meanwhile.
+func (p *pods) cutRevoked() {
+	for _, pod := range p.list() {
+		for i, w := range pod.workers {
+			_ = w.Post(func() { // fails only when ztunnel has ended
+				pod.servers[i].Cut(p.tls.Revocations.Check)
+				pod.pools[i].Cut(p.tls.Revocations.Check)
+			})
+		}
+	}
+}
+
 // refresh tells the certificate manager which identities the pods have.
 func (p *pods) refresh() {
 	p.mu.Lock()

@@ -102,7 +102,9 @@ func (m *mesh) startProcess(in *netns.Namespace, privileges string, env ...strin
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		forced := time.AfterFunc(patience/2, func() { _ = cmd.Process.Kill() })
 		defer forced.Stop()
-		<-n.ended
+		if err := <-n.ended; err != nil {
+			m.t.Errorf("the process ended with %v", err)
+		}
 		if m.t.Failed() {
 			m.t.Logf("log of the process in %s:\n%s", in.Name, n.log)
 		}

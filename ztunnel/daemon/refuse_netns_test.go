@@ -171,6 +171,21 @@ func TestZtunnelsOwnPortsLeadNowhere(t *testing.T) {
 	} else {
 		conn.Close()
 	}
+	for _, n := range []*node{m.client.node, m.server.node} {
+		n.waitAccounts()
+		if n.metric("istio_tcp_connections_failed_total") == 0 {
+			t.Error("what was turned away early isn't counted")
+		}
+	}
+}
+
+// waitAccounts waits until every connection is counted once as opened and once as closed.
+func (n *node) waitAccounts() {
+	n.t.Helper()
+	n.eventually("count all connections as closed", func() bool {
+		opened := n.metric("istio_tcp_connections_opened_total")
+		return opened > 0 && opened == n.metric("istio_tcp_connections_closed_total")
+	})
 }
 
 func TestWaypointsAreNeverGoneRound(t *testing.T) {
@@ -187,6 +202,9 @@ func TestWaypointsAreNeverGoneRound(t *testing.T) {
 		t.Error("the client reaches the server without its waypoint")
 	}
 	m.client.node.waitLog("connection failed", "waypoint")
+	if got := m.client.node.metric("istio_tcp_connections_failed_total", `reporter="source"`, `response_flags="CONNECT"`, `source_workload="client"`); got != 1 {
+		t.Errorf("%v refusals counted, want 1", got)
+	}
 }
 
 func TestPodThatTheControlPlaneDoesNotKnow(t *testing.T) {
@@ -203,6 +221,9 @@ func TestPodThatTheControlPlaneDoesNotKnow(t *testing.T) {
 	status, err := m.ask(m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside"))), m.server, "10.91.0.2:8080")
 	if err != nil || status != 503 || time.Since(start) < 4*time.Second {
 		t.Errorf("after %s answered %d, %v; want 503 after 5 s of waiting", time.Since(start), status, err)
+	}
+	if got := m.server.node.metric("istio_tcp_connections_failed_total", `reporter="destination"`, `response_flags="CONNECT"`); got != 1 {
+		t.Errorf("%v refusals counted, want 1", got)
 	}
 	// What it sends is safe: the certificate authority vouches for it.
 	_, conn, err := m.server.call(netip.AddrPortFrom(m.client.v4, 8080))

@@ -5,10 +5,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,7 +62,7 @@ func replaceFile(t *testing.T, path, text string) {
 	}
 }
 
-func TestRevokedCertificatesOpenNoTunnel(t *testing.T) {
+func TestRevokedCertificatesEndTunnelsAndOpenNone(t *testing.T) {
 	for _, test := range []struct {
 		name, revoked, reporter string
 	}{
@@ -75,7 +77,7 @@ func TestRevokedCertificatesOpenNoTunnel(t *testing.T) {
 			m.server.serve(t, 8080)
 			to := netip.AddrPortFrom(m.server.v4, 8080)
 			m.server.node.waitLog("there are no revocation lists yet")
-			mustCall(t, m.client, to).Close()
+			live := mustCall(t, m.client, to)
 
 			nodes := map[string]*node{"client": m.client.node, "server": m.server.node}
 			cert := nodes[test.revoked].certificate(m.ca.Identity("demo", test.revoked))
@@ -83,8 +85,10 @@ func TestRevokedCertificatesOpenNoTunnel(t *testing.T) {
 			for _, n := range nodes {
 				n.waitLog("revocation lists are in force", "lists=1", "revoked=1")
 			}
-			// To another address another tunnel is needed.
-			if _, conn, err := m.client.call(netip.AddrPortFrom(m.server.v6, 8080)); err == nil {
+			if _, err := live.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("a connection over a tunnel of before ends with %v, want a reset", err)
+			}
+			if _, conn, err := m.client.call(to); err == nil {
 				conn.Close()
 				t.Fatal("a new tunnel is made with a revoked certificate")
 			}
@@ -94,13 +98,14 @@ func TestRevokedCertificatesOpenNoTunnel(t *testing.T) {
 				return judge.metric("istio_crl_policy_rejections_total", reporter) >= 1 &&
 					judge.metric("istio_tcp_connections_failed_total", reporter, `response_flags="CERT_REVOKED"`) >= 1
 			})
+			judge.waitLog("connection complete", "was revoked by")
 			judge.waitLog("was revoked by", "spiffe://cluster.local/ns/demo/sa/"+test.revoked, "serial number "+cert.SerialNumber.String())
 
 			replaceFile(t, path, "broken")
 			judge.waitLog("error", "revocation lists not taken; the last good ones stay in force")
 			replaceFile(t, path, m.ca.Revoke(time.Now().Add(-time.Hour)))
 			judge.waitLog("warn", "revocation list is outdated")
-			mustCall(t, m.client, netip.AddrPortFrom(m.server.v6, 8080)).Close()
+			mustCall(t, m.client, to).Close()
 		})
 	}
 }

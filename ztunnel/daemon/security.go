@@ -52,7 +52,9 @@ func (z *ztunnel) followRevocations(ctx context.Context, background *sync.WaitGr
 		err := seen.Follow(ctx, func() {
 			if err := loadRevocations(z.tls.Revocations, z.log); err != nil {
 				z.log.Error("revocation lists not taken; the last good ones stay in force", "err", err)
+				return
 			}
+			z.pods.cutRevoked()
 		})
 		if err != nil {
 			z.log.Error("changes of revocation lists go unnoticed", "err", err)

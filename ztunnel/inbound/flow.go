@@ -6,6 +6,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -111,8 +112,11 @@ func (f *flow) join(session *relay.Session) {
 // over is called when the relay has ended.
 func (f *flow) over(r relay.Result) {
 	flag := telemetry.FlagNone
-	if errors.As(r.Err, new(*deniedError)) {
+	switch {
+	case errors.As(r.Err, new(*deniedError)):
 		flag = telemetry.FlagDenied
+	case errors.As(r.Err, new(*mtls.RevokedError)):
+		flag = telemetry.FlagRevoked
 	}
 	f.close(flag, r.Err)
 }

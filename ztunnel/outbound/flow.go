@@ -2,10 +2,12 @@ package outbound
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
@@ -78,7 +80,13 @@ func (f *flow) open() {
 }
 
 // over is called when the relay has ended.
-func (f *flow) over(r relay.Result) { f.close(telemetry.FlagNone, r.Err) }
+func (f *flow) over(r relay.Result) {
+	flag := telemetry.FlagNone
+	if errors.As(r.Err, new(*mtls.RevokedError)) {
+		flag = telemetry.FlagRevoked
+	}
+	f.close(flag, r.Err)
+}
 
 // fail ends a flow that isn't relayed; the application sees a reset.
 func (f *flow) fail(err error) {

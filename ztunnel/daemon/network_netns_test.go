@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+// upIn is up for pods in networks.
+func (m *mesh) upIn(networks map[*testPod]string, change func(*testPod, *workload.Workload)) {
+	m.t.Helper()
+	for p, network := range networks {
+		m.describe(p, func(w *workload.Workload) { w.Network = network; change(p, w) })
+		capturePod(m.t, p.Namespace)
+		cfg := m.config(p)
+		cfg.Network = network
+		p.node = startNode(m.t, cfg)
+		p.node.enrol(p)
+	}
+	for p := range networks {
+		p.node.waitReady()
+	}
+}
+
+// forward makes the pod pass on what reaches a port, as the gateway of a network does with the tunnel in the tunnel.
+func (p *testPod) forward(t *testing.T, port uint16, to netip.AddrPort) {
+	t.Helper()
+	l, err := p.Listen(socket.ListenConfig{Addr: netip.AddrPortFrom(netip.IPv6Unspecified(), port)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	pass := func(from, to *net.TCPConn) {
+		_, _ = io.Copy(to, from)
+		_ = to.CloseWrite()
+	}
+	group.Go(func() {
+		for {
+			in, err := l.AcceptTCP()
+			if err != nil {
+				return
+			}
+			out, err := p.Dial(t.Context(), to, socket.DialConfig{Mark: socket.Mark})
+			if err != nil {
+				in.Close()
+				continue
+			}
+			group.Go(func() {
+				defer in.Close()
+				defer out.Close()
+				var back sync.WaitGroup
+				back.Go(func() { pass(out, in) })
+				pass(in, out)
+				back.Wait()
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); group.Wait() })
+}
+
+// acrossNetworks has the client in one network, and a service's only endpoint in another one behind a gateway.
+func acrossNetworks(t *testing.T, san string, way *workload.GatewayAddress) *mesh {
+	t.Helper()
+	m := newMesh(t)
+	m.istiod.Set(
+		webAt(func(s *workload.Service) {
+			s.Addresses[0].Network = "east"
+			s.SubjectAltNames = []string{"spiffe://cluster.local/ns/demo/sa/" + san}
+		}),
+		&workload.Service{Name: "gateway", Namespace: "demo", Hostname: "gateway.west", Ports: []*workload.Port{{ServicePort: 15009, TargetPort: 15008}}})
+	m.upIn(map[*testPod]string{m.client: "east", m.server: "west", m.outside: "west"}, func(p *testPod, w *workload.Workload) {
+		switch p {
+		case m.server:
+			endpointOf(webHost)(w)
+			w.NetworkGateway = way
+		case m.outside:
+			endpointOf("gateway.west")(w)
+		}
+	})
+	m.sync()
+	m.client.Neighbour("eth0", netip.MustParsePrefix("10.96.0.0/16"))
+	m.outside.forward(t, 8080, netip.AddrPortFrom(m.server.v4, 15008))
+	m.server.serve(t, 8080)
+	return m
+}
+
+var gatewayByAddress = &workload.GatewayAddress{HboneMtlsPort: 15008, Destination: &workload.GatewayAddress_Address{
+	Address: &workload.NetworkAddress{Network: "west", Address: []byte{10, 91, 0, 3}}}}
+
+// A service with endpoints in another network is reached by a tunnel to that network's gateway, and in it another one, which
+// only the endpoint can open.
+func TestAnotherNetworkIsReachedThroughItsGateway(t *testing.T) {
+	for name, way := range map[string]*workload.GatewayAddress{
+		"by address": gatewayByAddress,
+		"by hostname, with a mapped port": {HboneMtlsPort: 15009, Destination: &workload.GatewayAddress_Hostname{
+			Hostname: &workload.NamespacedHostname{Namespace: "demo", Hostname: "gateway.west"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := acrossNetworks(t, "server", way)
+			for range 3 {
+				seen, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.1:80"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := conn.Write([]byte("last\n")); err != nil {
+					t.Fatal(err)
+				}
+				conn.CloseWrite()
+				if line, err := readLine(conn); err != nil || line != "last" {
+					t.Errorf("after the half close: %q, %v", line, err)
+				}
+				conn.Close()
+				if seen != m.outside.v4.String() {
+					t.Errorf("the application sees %s, want the gateway %s", seen, m.outside.v4)
+				}
+			}
+			const authority, caller = "dst.hbone_addr=" + webHost + ":80", `src.identity="spiffe://cluster.local/ns/demo/sa/client"`
+			m.client.node.waitLog("connection complete", "dst.addr=10.91.0.3:15008", authority, `dst.service="`+webHost+`"`)
+			m.outside.node.waitLog("connection complete", `direction="inbound"`, caller, authority)
+			m.server.node.waitLog("connection complete", `direction="inbound"`, caller, authority)
+			m.server.node.eventually("count the client by what it says of itself", func() bool {
+				return m.server.node.metric("istio_tcp_connections_closed_total", `reporter="destination"`, `source_workload="client"`, `response_flags="-"`) == 3
+			})
+		})
+	}
+}
+
+// The endpoint behind the gateway must be the service's: the gateway itself could read everything otherwise.
+func TestAnotherNetworksGatewayCannotPoseAsTheEndpoint(t *testing.T) {
+	m := acrossNetworks(t, "somebody-else", gatewayByAddress)
+	if _, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.1:80")); err == nil {
+		conn.Close()
+		t.Fatal("an endpoint that the service doesn't name answers")
+	}
+	m.client.node.eventually("count the failure", func() bool {
+		return m.client.node.metric("istio_tcp_connections_failed_total", `reporter="source"`, `response_flags="TLS_FAILURE"`) == 1
+	})
+}
