@@ -8,7 +8,7 @@ import (
 
 const chunkSize = 16 << 10
 
-// chunk holds received bytes that the reader of a stream has not taken.
+// chunk holds received bytes that a stream's application has not taken.
 type chunk struct {
 	next       *chunk
 	start, end int

@@ -1,13 +1,14 @@
 // Package hbone carries TCP connections through mutually authenticated HTTP/2 CONNECT tunnels: a client pool, a server, and the
 // streams between them.
 //
-//	Connect   pool.go   a tunnel that has room, or a dial that all who wait share       request.go and its headers
-//	Serve     server.go handshake, then a goroutine per CONNECT that accepts or refuses (incoming.go)
-//	          tunnel.go one connection: streams, end, clocks, on the state machine of mesh/h2
-//	          stream.go one tunnelled connection; joined to an application's (join.go) or read as a net.Conn (conn.go)
-//	          driver.go how bytes move; nothing outside knows
+//	Connect   pool.go      a tunnel that has room, or a dial (dial.go) that all who wait share     request.go and its headers
+//	Serve     server.go    a handshake, then a decision for each CONNECT                           incoming.go
+//	          handshake.go crypto/tls beside the loop, until the keys are known
+//	          tunnel.go    one connection: streams, end, clocks, on the state machine of mesh/h2
+//	          stream.go    one tunnelled connection, joined with an application's socket; how it ends is in end.go
+//	          driver.go    how bytes move, once a turn; batch.go lays out what is sent, chunk.go keeps what isn't taken
 //
-// Locks: a pool's or server's mu may be held when a tunnel's is taken, never the other way round.
+// A pool or server belongs to one event loop (mesh/loop) with all that comes of it: no locks, and nothing here waits.
 package hbone
 
 import (

@@ -1,0 +1,81 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"slices"
+
+	"github.com/tulle-mesh/tulle/mesh/h2"
+)
+
+// dial is one attempt to open a tunnel. All who wait for it share its outcome.
+type dial struct {
+	pool    *Pool
+	key     key
+	share   *share
+	waiters []*Attempt
+	stop    func() // ends it at once; nil before it has begun
+}
+
+func (d *dial) start() {
+	cancel, err := d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
+		if err != nil {
+			d.end(nil, StageConnect, err)
+			return
+		}
+		d.shake(fd)
+	})
+	if err != nil {
+		_ = d.pool.cfg.Loop.Post(func() { d.end(nil, StageConnect, err) })
+		return
+	}
+	d.stop = func() {
+		cancel()
+		d.end(nil, StageConnect, errClosed)
+	}
+}
+
+// shake makes the TLS handshake.
+func (d *dial) shake(fd int) {
+	p, target := d.pool, d.share.target
+	h := &handshake{
+		loop: p.cfg.Loop, fd: fd, parent: p.ctx,
+		config: func(ctx context.Context) (*tls.Config, error) { return p.cfg.TLS(ctx, target.Source, target.Expected) },
+	}
+	h.done = func(out shaken) {
+		if out.err != nil {
+			d.end(nil, out.stage, out.err)
+			return
+		}
+		t := newTunnel(tunnelConfig{
+			loop: p.cfg.Loop, role: h2.Client, limits: p.cfg.Limits, max: p.cfg.MaxStreams, idle: p.cfg.IdleTimeout, remote: target.Addr,
+			ended: func(t *tunnel) { p.ended(d.key, d.share, t) },
+		}, fd, out)
+		t.single = d.share.single
+		d.end(t, 0, nil)
+	}
+	d.stop = func() { h.abandon(errClosed) }
+	h.start()
+}
+
+// end tells all who wait.
+func (d *dial) end(t *tunnel, stage Stage, err error) {
+	d.stop = nil
+	d.share.dials = slices.DeleteFunc(d.share.dials, func(other *dial) bool { return other == d })
+	if t != nil {
+		d.share.tunnels = append(d.share.tunnels, t)
+	} else {
+		err = &DialError{Stage: stage, Addr: d.share.target.Addr, Err: err}
+	}
+	waiters := d.waiters
+	d.waiters = nil
+	for _, a := range waiters {
+		if a.dial == d { // and wasn't given up by one before
+			a.dialled(err)
+		}
+	}
+	if t != nil && t.single && len(t.streams) == 0 {
+		t.shutdown() // whoever wanted it has given up
+	}
+	d.pool.tidy(d.key, d.share)
+}
