@@ -39,7 +39,7 @@ func (d *dial) start() {
 func (d *dial) shake(fd int) {
 	p, target := d.pool, d.share.target
 	h := &handshake{
-		loop: p.cfg.Loop, fd: fd, parent: p.ctx,
+		loop: p.cfg.Loop, fd: fd, parent: p.ctx, check: p.cfg.Check,
 		config: func(ctx context.Context) (*tls.Config, error) { return p.cfg.TLS(ctx, target.Source, target.Expected) },
 	}
 	h.done = func(out shaken) {

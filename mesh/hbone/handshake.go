@@ -31,6 +31,7 @@ type handshake struct {
 	role   record.Role
 	parent context.Context
 	config func(context.Context) (*tls.Config, error) // may wait; called in a goroutine
+	check  Check                                      // of what may have changed since the configuration was made; it may be nil
 	done   func(shaken)
 	closed func() // hears that a failed handshake's socket is closed; it may be nil
 
@@ -190,6 +191,9 @@ func (h *handshake) step() {
 
 func (h *handshake) succeed(keys *record.Result) {
 	peer, err := checkState(keys.State)
+	if err == nil && h.check != nil {
+		err = h.check(keys.State.PeerCertificates)
+	}
 	if err != nil {
 		h.fail(StageTLS, err)
 		return

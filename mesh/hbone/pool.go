@@ -39,6 +39,8 @@ type PoolConfig struct {
 	Dial func(addr netip.AddrPort, done func(fd int, err error)) (cancel func(), err error)
 	// TLS gives the configuration that proves source and accepts expected only. It is asked once per tunnel, in a goroutine.
 	TLS func(ctx context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error)
+	// Check is asked once more about every peer before its tunnel begins, on the loop, so that Cut misses none. It may be nil.
+	Check Check
 
 	Limits      h2.Config     // windows and frame size; zero fields mean the defaults
 	MaxStreams  int           // streams per tunnel before another is opened; 0 means 100, the most; the peer's own limit is kept as well

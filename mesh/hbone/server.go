@@ -23,6 +23,8 @@ type ServerConfig struct {
 	Loop *loop.Loop
 	// TLS gives the configuration for an arriving tunnel, in a goroutine; it must require and verify the client's certificate.
 	TLS func(ctx context.Context) (*tls.Config, error)
+	// Check is asked once more about every peer before its tunnel begins, on the loop, so that Cut misses none. It may be nil.
+	Check Check
 	// Handle decides one CONNECT, on the loop. It must end it with Accept or Refuse, at once or later.
 	Handle func(*Incoming)
 	// Failed hears of handshakes, requests and tunnels that failed, on the loop. It may be nil.
@@ -71,7 +73,7 @@ func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 		}
 		return
 	}
-	h := &handshake{loop: s.cfg.Loop, fd: fd, role: record.Server, parent: s.ctx, config: s.cfg.TLS}
+	h := &handshake{loop: s.cfg.Loop, fd: fd, role: record.Server, parent: s.ctx, config: s.cfg.TLS, check: s.cfg.Check}
 	h.done = func(out shaken) {
 		if out.err != nil {
 			s.failed(Failure{remote, local, out.stage, out.err})

@@ -427,6 +427,22 @@ func TestLoopbackWithoutIPv6IsNoFailure(t *testing.T) {
 	}
 }
 
+// Some pods have IPv6 on their loopback and yet no ::1. That must not keep them from being served.
+func TestIPv6LoopbackThatCantBeUsedIsAWarning(t *testing.T) {
+	r := newRig(t, zone(t))
+	r.load()
+	taken, err := r.client.Netns.ListenUDP(socket.ListenConfig{Addr: proxyAddrs[1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	r.open(r.config())
+	if got := r.lookup("udp", "ip4", "details.ns1.svc.cluster.local."); got != "[10.96.0.1]" {
+		t.Errorf("without ::1: %s", got)
+	}
+	eventually(t, "see the warning", func() bool { return strings.Contains(r.log.String(), "names can't be asked for over IPv6 loopback") })
+}
+
 func TestTakenPortIsAnErrorWithRemedy(t *testing.T) {
 	r := newRig(t, zone(t))
 	taken, err := r.client.Netns.ListenUDP(socket.ListenConfig{Addr: proxyAddrs[0]})

@@ -141,7 +141,7 @@ func elsewhere(err error) bool {
 // failed tries another endpoint after connecting has failed.
 func (f *flow) failed(err error) {
 	cfg := f.handler.cfg
-	if !elsewhere(err) {
+	if f.ctx.Err() != nil || !elsewhere(err) { // the pod is stopping: it is no fault of the endpoint's
 		f.fail(err)
 		return
 	}
