@@ -33,7 +33,7 @@ type Conn struct {
 	control  []byte
 	replies  int // frames in control that the peer made us send
 	send     sendWindow
-	ready    ring
+	ready    schedule
 	peer     peerSettings
 	encoded  bytes.Buffer
 	encoder  *hpack.Encoder
@@ -86,7 +86,7 @@ func New(cfg Config) *Conn {
 
 // HasOutput tells that there are bytes to send: control bytes, or data whose windows are open.
 func (c *Conn) HasOutput() bool {
-	return len(c.control) > 0 || (c.ready.first != nil && c.send > 0 && c.err == nil)
+	return len(c.control) > 0 || (!c.ready.empty() && c.send > 0 && c.err == nil)
 }
 
 // Control returns the control bytes that wait; they go before any data. They are valid until the next call of another method

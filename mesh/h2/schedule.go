@@ -1,9 +1,61 @@
 package h2
 
-// quantum is how much a stream may send in its turn when others wait: as much as fills a TLS record, less the frame header.
-const quantum = 16<<10 - FrameHeaderLen
+const (
+	// quantum is how many bytes a stream may send in its turn when others wait: some TLS records, so that bulk costs few system
+	// calls, and few enough that a turn takes some tens of microseconds.
+	quantum = 128<<10 - FrameHeaderLen
+	// light is up to how many bytes a stream is taken for one that hardly sends, whose turns come before those of bulk.
+	light = 16 << 10
+	// lightTurns is how many turns of light streams may come before one of bulk that waits.
+	lightTurns = 16
+)
 
-// ring is the queue of streams that have data and an open window; each sends in turn, then queues again.
+// schedule is who sends next: streams that have data and an open window, each in turn. A stream that sends little goes before
+// those that send much, so that a few bytes don't wait for megabytes.
+type schedule struct {
+	few, bulk ring
+	turns     int // of few since the last of bulk
+}
+
+func (q *schedule) empty() bool { return q.few.first == nil && q.bulk.first == nil }
+
+// next returns the stream whose turn it is, or nil, and whether others wait.
+func (q *schedule) next() (s *stream, others bool) {
+	s, other := q.few.first, q.bulk.first
+	if s == nil || (other != nil && q.turns >= lightTurns) {
+		s, other = other, s
+	}
+	return s, other != nil || (s != nil && s.next != nil)
+}
+
+func (q *schedule) push(s *stream) {
+	if s.heavy {
+		q.bulk.push(s)
+	} else {
+		q.few.push(s)
+	}
+}
+
+func (q *schedule) remove(s *stream) {
+	if s.heavy {
+		q.bulk.remove(s)
+	} else {
+		q.few.remove(s)
+	}
+}
+
+// sent ends a stream's turn, in which it has sent n bytes.
+func (q *schedule) sent(s *stream, n int) {
+	q.remove(s)
+	if s.heavy {
+		q.turns = 0
+	} else {
+		q.turns++
+	}
+	s.heavy = n > light
+}
+
+// ring is a queue of streams; each sends in turn, then queues again.
 type ring struct {
 	first, last *stream
 }
@@ -65,13 +117,13 @@ func (c *Conn) queue(s *stream) {
 // Next returns the stream whose turn it is and how many bytes of it may be sent as one frame now; 0 means that nothing can be
 // sent. It changes nothing: AppendData does.
 func (c *Conn) Next() (id uint32, budget int) {
-	s := c.ready.first
+	s, others := c.ready.next()
 	if s == nil || c.send <= 0 || c.err != nil {
 		return 0, 0
 	}
 	budget = int(min(s.send, c.send))
 	budget = min(budget, int(c.peer.maxFrameSize))
-	if s.next != nil {
+	if others {
 		budget = min(budget, quantum)
 	}
 	return s.id, budget
@@ -87,7 +139,7 @@ func (c *Conn) AppendData(dst []byte, id uint32, n int, end bool) []byte {
 	s.send -= sendWindow(n)
 	c.send -= sendWindow(n)
 	s.wants = false
-	c.ready.remove(s)
+	c.ready.sent(s, n)
 	h := frameHeader{length: uint32(n), kind: frameData, stream: id}
 	if end {
 		h.flags = flagEndStream

@@ -14,9 +14,10 @@ type stream struct {
 	remoteEnd bool // the peer did
 	counted   bool // counts against the limit
 
-	// The ring of schedule.go.
+	// The rings of schedule.go.
 	wants      bool
 	queued     bool
+	heavy      bool // it sent much in its last turn
 	prev, next *stream
 }
 

@@ -131,10 +131,10 @@ func TestStreamsTakeTurns(t *testing.T) {
 	h.receive()
 	h.sent()
 	big, small, ended := h.open(), h.open(), h.open()
-	h.send(big, 40_000)
+	h.send(big, 200_000)
 	h.send(small, 100)
 	h.conn.Finish(ended)
-	expect(t, "sent", h.sent(), "DATA 5 len=0 end", "DATA 1 len=16375", "DATA 3 len=100", "DATA 1 len=23625")
+	expect(t, "sent", h.sent(), "DATA 5 len=0 end", "DATA 1 len=131063", "DATA 3 len=100", "DATA 1 len=68937")
 	h.send(big, 10)
 	h.conn.Reset(big, Cancel)
 	expect(t, "sent after a reset", h.sent(), "RST_STREAM 1 CANCEL")
@@ -186,5 +186,46 @@ func TestRingKeepsOrder(t *testing.T) {
 	}
 	if got := strings.Join(order, " "); got != "0 2 1" || r.last != nil {
 		t.Errorf("order %q", got)
+	}
+}
+
+// turns has streams that always have as much to send take turns, and returns whose they were.
+func turns(n int, amounts map[uint32]int) string {
+	var q schedule
+	streams := map[uint32]*stream{}
+	for id := uint32(1); int(id) <= len(amounts); id++ {
+		streams[id] = &stream{id: id}
+		q.push(streams[id])
+	}
+	var order []string
+	for range n {
+		s, others := q.next()
+		order = append(order, fmt.Sprint(s.id))
+		if others != (len(amounts) > 1) {
+			order = append(order, "others?")
+		}
+		q.sent(s, amounts[s.id])
+		q.push(s)
+	}
+	return strings.Join(order, " ")
+}
+
+func TestWhoseTurnItIs(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		turns   int
+		amounts map[uint32]int
+		want    string
+	}{
+		{"one alone", 3, map[uint32]int{1: quantum}, "1 1 1"},
+		{"bulk takes turns", 7, map[uint32]int{1: quantum, 2: quantum, 3: quantum}, "1 2 3 1 2 3 1"},
+		{"few bytes take turns", 7, map[uint32]int{1: 10, 2: 10, 3: light}, "1 2 3 1 2 3 1"},
+		{"few bytes go before bulk", 6, map[uint32]int{1: quantum, 2: 10, 3: light + 1}, "1 2 3 2 2 2"},
+		{"bulk isn't starved by many with few bytes", 2*lightTurns + 5, map[uint32]int{1: quantum, 2: 10},
+			"1" + strings.Repeat(" 2", lightTurns-1) + " 1" + strings.Repeat(" 2", lightTurns) + " 1 2 2 2"}, // nobody knew at first
+	} {
+		if got := turns(test.turns, test.amounts); got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
 	}
 }
