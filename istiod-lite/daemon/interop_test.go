@@ -14,6 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/push"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/controlplane"
+	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/policy"
 	"github.com/tulle-mesh/tulle/mesh/state"
@@ -25,10 +26,11 @@ type client struct {
 	store *state.Store
 	certs *certs.Manager
 	ready <-chan struct{}
+	need  *demand.Cache // of a client that asks by name
 }
 
-// join connects a client of node1, until the test ends.
-func (w *world) join() *client {
+// join connects a client of node1, until the test ends. It asks for resources of some types by name.
+func (w *world) join(byName ...string) *client {
 	w.t.Helper()
 	w.write("token", w.token(nil)+"\n")
 	connection, err := controlplane.Dial(controlplane.Config{
@@ -41,9 +43,20 @@ func (w *world) join() *client {
 	c := &client{store: state.NewStore()}
 	c.certs = certs.NewManager(certs.NewIstioCA(connection, true), slog.New(slog.DiscardHandler), time.Hour)
 	stream := xds.NewClient(connection, xds.Config{
-		Node: node("node1"), Types: []string{push.Authorization, push.Address}, Log: slog.New(slog.DiscardHandler),
-		Handle: func(p xds.Push) map[string]error { return w.take(c.store, p) },
+		Node: node("node1"), Types: []string{push.Authorization, push.Address}, ByName: byName, Log: slog.New(slog.DiscardHandler),
+		Handle: func(p xds.Push) map[string]error {
+			defer c.need.Settle()
+			defer c.need.Absent(p.Removed)
+			return w.take(c.store, p)
+		},
 	})
+	if len(byName) > 0 {
+		c.need = demand.New(demand.Config{
+			Ask:    func(names ...string) { stream.Ask(push.Address, names...) },
+			Forget: func(names ...string) { stream.Forget(push.Address, names...) },
+			Table:  c.store.Load,
+		})
+	}
 	c.ready = stream.Ready()
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
@@ -129,6 +142,30 @@ func TestAZtunnelsClientUnderstandsIt(t *testing.T) {
 	table = c.until(t, func(table *state.Table) bool { return table.Service("demo", "backend.demo.svc.cluster.local") == nil })
 	if table.Workload(backend) == nil || table.Workload(frontend) == nil {
 		t.Error("forgotten")
+	}
+}
+
+func TestAZtunnelsClientAsksForWhatItNeeds(t *testing.T) {
+	w := newWorld(t)
+	w.write("objects/service.yaml", "{apiVersion: v1, kind: Service, metadata: {name: backend, namespace: demo}, spec: {clusterIP: 10.96.0.1, selector: {app: backend}, ports: [{port: 80, targetPort: 8080}]}}\n")
+	w.start()
+	w.ready()
+	c := w.join(push.Address)
+	table := c.until(t, func(table *state.Table) bool { return table.Workload(frontend) != nil }) // its own node's
+	if table.Workload(backend) != nil || len(table.Services()) != 0 {
+		t.Errorf("it has %v and %v, which it didn't ask for", table.Workloads(), table.Services())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for _, to := range []string{"10.96.0.1", "10.1.0.2", "10.9.9.9"} {
+		if err := c.need.Learn(ctx, table.Workload(frontend), netip.MustParseAddr(to)); err != nil {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
+	table = c.store.Load()
+	_, service := table.Find("", netip.MustParseAddr("10.96.0.1"), "demo")
+	if service == nil || len(table.Endpoints(service)) != 1 || table.WorkloadAt("", netip.MustParseAddr("10.1.0.2")) == nil {
+		t.Errorf("it has %v and %v, want the service and its endpoint", table.Workloads(), table.Services())
 	}
 }
 

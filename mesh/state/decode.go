@@ -13,6 +13,9 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
+// errSlash is of what could not be removed by its name.
+var errSlash = errors.New("the namespace has a slash in it")
+
 var errNeither = errors.New("the address is neither a workload nor a service")
 
 // decode turns an update into our own values. What can't be used is in rejected.
@@ -37,6 +40,9 @@ func decode(u Update) (c changes, rejected Rejected) {
 func (c *changes) addPolicy(p *security.Authorization) error {
 	if p.GetName() == "" {
 		return errors.New("the policy has no name")
+	}
+	if strings.Contains(p.GetNamespace(), "/") {
+		return errSlash
 	}
 	policy := decodePolicy(p)
 	c.policies = append(c.policies, policy)

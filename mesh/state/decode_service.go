@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -11,6 +12,9 @@ import (
 func decodeService(in *workload.Service) (*Service, error) {
 	if in.GetHostname() == "" {
 		return nil, errors.New("the service has no hostname")
+	}
+	if strings.Contains(in.GetNamespace(), "/") {
+		return nil, errSlash
 	}
 	s := &Service{
 		Name:       in.GetName(),

@@ -272,6 +272,8 @@ func TestAddHoldsResourcesToTheirNames(t *testing.T) {
 		{state.AuthorizationType, "shop/p", policy, ""},
 		{state.AddressType, "b", encode(pod("a", "10.0.0.1", nil)), `"b"`},
 		{state.AuthorizationType, "shop/q", policy, `"shop/q"`},
+		{state.AddressType, "a/b/web", encode(service("a/b", "web", "", nil)), "slash"},
+		{state.AuthorizationType, "a/b/p", encode(&security.Authorization{Namespace: "a/b", Name: "p"}), "slash"},
 		{state.AddressType, "x", nil, "neither"},
 		{state.AddressType, "x", []byte{0xff}, "decode"},
 		{state.AuthorizationType, "x", []byte{0xff}, "decode"},

@@ -253,3 +253,28 @@ func TestEventsTellMessagesAndEnds(t *testing.T) {
 		t.Errorf("events = %q, want %q", text, want)
 	}
 }
+
+// A control plane that dies again and again, in the middle of what it sends.
+func TestLargePushThatBreaksOffComesAgain(t *testing.T) {
+	server := fakeistiod.New(t, nil)
+	h := new(holder)
+	server.Set(fakeistiod.World(5_000)...)
+	client := start(t, server, h)
+	for range 5 {
+		server.Restart()
+	}
+	<-client.Ready()
+	synced(t, server)
+	for i := range 5 {
+		server.Remove(addresses, fakeistiod.WorldPod(i).GetUid())
+		server.Restart()
+	}
+	synced(t, server)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range 5_000 {
+		if name := fakeistiod.WorldPod(i).GetUid(); h.has[name] != (i >= 5) {
+			t.Fatalf("client has %s: %v", name, h.has[name])
+		}
+	}
+}

@@ -58,6 +58,9 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 	}()
 	log := telemetry.NewLogger(writer, cfg.Log.Format, levels)
 	announce(log, cfg, version)
+	if limit := limitMemory(memoryMax); limit > 0 {
+		log.Info("memory is limited", "bytes", limit)
+	}
 	if err := checkPrivileges(&cfg, log); err != nil {
 		return err
 	}
