@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"ztunnel/enroll":   {"mesh/socket", "mesh/api/"},
 	"ztunnel/worker":   {"mesh/loop", "mesh/socket"},
 	"ztunnel/capture":  {"ztunnel/worker", "mesh/loop", "mesh/socket"},
-	"ztunnel/describe": {"mesh/hbone", "mesh/state", "mesh/telemetry"},
+	"ztunnel/describe": {"mesh/hbone", "mesh/identity", "mesh/state", "mesh/telemetry"},
 	"ztunnel/outbound": {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/inbound":  {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},

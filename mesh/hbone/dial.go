@@ -17,6 +17,12 @@ type dial struct {
 	stop    func() // ends it at once; nil before it has begun
 }
 
+// add has an attempt wait for the outcome.
+func (d *dial) add(a *Attempt) {
+	a.dial = d
+	d.waiters = append(d.waiters, a)
+}
+
 func (d *dial) start() {
 	cancel, err := d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
 		if err != nil {

@@ -1,6 +1,7 @@
 package hbone
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,6 +22,7 @@ import (
 const (
 	maxStreams  = 100 // Envoy's limit, which no tunnel exceeds
 	maxAttempts = 4   // tunnels that a request tries when each says that it did not process it
+	maxBusy     = 4   // tunnels to one peer that are opened because those there are busy, rather than full
 	maxRounds   = 20  // dials that a request waits for when others are faster to take the room that they make
 )
 
@@ -137,8 +139,8 @@ func (p *Pool) ConnectOver(fd int, target Target, req Request, done func(*Stream
 		a.failSoon(errClosed)
 		return a
 	}
-	d := &dial{pool: p, share: sh, waiters: []*Attempt{a}}
-	a.dial = d
+	d := &dial{pool: p, share: sh}
+	d.add(a)
 	sh.dials = []*dial{d}
 	p.single[sh] = struct{}{}
 	d.shake(fd)
@@ -168,11 +170,12 @@ func (a *Attempt) try() {
 		return
 	}
 	sh := p.shareOf(a)
-	for _, t := range sh.tunnels {
+	for _, t := range sh.byLoad() {
 		s, err := t.open(a.fields)
 		switch {
 		case err == nil:
 			a.stream, s.waiting = s, a
+			sh.relieve(t, a)
 			return
 		case errors.Is(err, h2.ErrHeaderLimit):
 			a.failSoon(err)
@@ -201,19 +204,48 @@ func (p *Pool) shareOf(a *Attempt) *share {
 	return sh
 }
 
+// byLoad returns the tunnels in the order in which they are filled: those that keep up before those that don't.
+func (sh *share) byLoad() []*tunnel {
+	if len(sh.tunnels) < 2 || !sh.tunnels[0].blocked {
+		return sh.tunnels
+	}
+	ordered := slices.Clone(sh.tunnels)
+	slices.SortStableFunc(ordered, func(a, b *tunnel) int { return cmp.Compare(busy(a), busy(b)) })
+	return ordered
+}
+
+// busy is 1 for a tunnel that has more to send than its connection takes.
+func busy(t *tunnel) int {
+	if t.blocked {
+		return 1
+	}
+	return 0
+}
+
+// relieve opens another tunnel beside a busy one that a stream has just joined for want of a better: the next will have it.
+func (sh *share) relieve(t *tunnel, a *Attempt) {
+	if t.blocked && len(sh.tunnels) < maxBusy && len(sh.dials) == 0 && !sh.single {
+		a.begin(sh)
+	}
+}
+
 // wait joins the dial that has room, or begins one.
 func (a *Attempt) wait(sh *share) {
 	for _, d := range sh.dials {
 		if len(d.waiters) < sh.room {
-			a.dial = d
-			d.waiters = append(d.waiters, a)
+			d.add(a)
 			return
 		}
 	}
-	d := &dial{pool: a.pool, key: a.key, share: sh, waiters: []*Attempt{a}}
-	a.dial = d
+	a.begin(sh).add(a)
+}
+
+// begin begins a dial.
+func (a *Attempt) begin(sh *share) *dial {
+	d := &dial{pool: a.pool, key: a.key, share: sh}
 	sh.dials = append(sh.dials, d)
 	d.start()
+	return d
 }
 
 // dialled takes the outcome of the dial that was waited for.

@@ -540,3 +540,52 @@ func TestCutByCertificate(t *testing.T) {
 		})
 	}
 }
+
+// A tunnel that has more to send than its connection takes is no place for others: the next ones get another.
+func TestBusyTunnelGetsCompany(t *testing.T) {
+	b := newBed(t)
+	answer := func(p *rawPeer) {
+		_ = p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+		_ = p.WriteWindowUpdate(0, 1<<30)
+		p.headers(p.request(), false, ":status", "200")
+	}
+	target := b.target()
+	target.Addr = b.rawServer(answer, answer) // the first connection reads no more after its answer, as when it is congested
+	stalled, err := connect(b.pool, target, b.request())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, inner := tcpPair(t)
+	b.onNear(func() { stalled.Join(takeFD(inner), func(relay.Result) {}) })
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer func() { _ = near.Close() }()
+	writer.Go(func() {
+		for chunk := make([]byte, 1<<20); ; {
+			if _, err := near.Write(chunk); err != nil {
+				return
+			}
+		}
+	})
+	eventually(t, "the tunnel to be busy", func() (busy bool) {
+		b.onNear(func() { busy = stalled.t.blocked })
+		return busy
+	})
+	b.onNear(func() { b.pool.Connect(target, b.request(), func(*Stream, error) {}) }) // has no better place, and waits
+	eventually(t, "another tunnel", func() (there bool) {
+		b.onNear(func() {
+			for _, sh := range b.pool.shared {
+				there = len(sh.tunnels) == 2
+			}
+		})
+		return there
+	})
+	next, err := connect(b.pool, target, b.request())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.t == stalled.t {
+		t.Error("the busy tunnel is used although there is another")
+	}
+	b.onNear(next.Reset)
+}

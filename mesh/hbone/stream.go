@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 )
@@ -45,6 +46,9 @@ type Stream struct {
 	pieces  []unix.Iovec // of this turn, in the loop's buffer
 	backlog backlog      // copies of what its socket didn't take
 }
+
+// Peer is who the other end of the tunnel has proven to be.
+func (s *Stream) Peer() identity.Workload { return s.t.peer }
 
 // newStream registers a stream.
 func (t *tunnel) newStream(id uint32) *Stream {

@@ -121,6 +121,10 @@ func TestAnotherNetworkIsReachedThroughItsGateway(t *testing.T) {
 			}
 			const authority, caller = "dst.hbone_addr=" + webHost + ":80", `src.identity="spiffe://cluster.local/ns/demo/sa/client"`
 			m.client.node.waitLog("connection complete", "dst.addr=10.91.0.3:15008", authority, `dst.service="`+webHost+`"`)
+			m.client.node.waitLog("connection complete", authority, `dst.namespace="demo"`, `dst.identity="spiffe://cluster.local/ns/demo/sa/server"`)
+			m.client.node.eventually("count the server by what it says of itself", func() bool {
+				return m.client.node.metric("istio_tcp_connections_closed_total", `reporter="source"`, `destination_workload="server"`, `response_flags="-"`) == 3
+			})
 			m.outside.node.waitLog("connection complete", `direction="inbound"`, caller, authority)
 			m.server.node.waitLog("connection complete", `direction="inbound"`, caller, authority)
 			m.server.node.eventually("count the client by what it says of itself", func() bool {

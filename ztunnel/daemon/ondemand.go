@@ -15,6 +15,11 @@ func (p *pod) key() demand.Key {
 	return demand.Workload(p.cfg.ClusterID + "//Pod/" + p.info.Namespace + "/" + p.info.Name)
 }
 
+// lacks tells that the way of a connection by from can't be decided yet.
+func (p *pod) lacks(t *state.Table, from *state.Workload, to netip.Addr) bool {
+	return len(p.demand.Missing(t, from, to)) > 0
+}
+
 // learn waits until the way of a connection by from can be decided.
 func (p *pod) learn(ctx context.Context, from *state.Workload, to netip.Addr) error {
 	return p.demand.Learn(ctx, from, to)

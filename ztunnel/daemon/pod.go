@@ -159,7 +159,7 @@ func (p *pod) outbound() *outbound.Handler {
 		Resolve: p.resolve,
 	}
 	if p.demand != nil {
-		cfg.Learn = p.learn
+		cfg.Lacks, cfg.Learn = p.lacks, p.learn
 	}
 	return outbound.New(cfg)
 }

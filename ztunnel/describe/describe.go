@@ -3,6 +3,7 @@ package describe
 
 import (
 	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 )
@@ -23,6 +24,14 @@ func Baggage(w *state.Workload) hbone.Baggage {
 	return hbone.Baggage{
 		Cluster: w.ClusterID, Namespace: w.Namespace, WorkloadType: w.Type.String(), WorkloadName: w.WorkloadName,
 		Service: w.CanonicalName, Revision: w.CanonicalRevision, Region: w.Locality.Region, Zone: w.Locality.Zone,
+	}
+}
+
+// Told is a peer as it describes itself, with the identity that it has proven.
+func Told(b hbone.Baggage, id identity.Workload) telemetry.Peer {
+	return telemetry.Peer{
+		Workload: b.WorkloadName, CanonicalName: b.Service, CanonicalRevision: b.Revision, Namespace: b.Namespace,
+		Cluster: b.Cluster, Region: b.Region, Zone: b.Zone, Identity: id,
 	}
 }
 

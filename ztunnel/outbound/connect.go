@@ -82,7 +82,11 @@ func (f *flow) enter(outer *hbone.Stream) {
 	request := f.request()
 	request.Authority, request.Network = f.route.Inner.Authority, f.handler.cfg.Network
 	target := hbone.Target{Source: f.call.From.Identity, Expected: f.route.Inner.Expected, Addr: f.route.Addr}
-	f.stop = f.handler.cfg.Pool(f.worker).ConnectOver(pair[1], target, request, f.answered(f.joinStream)).Cancel
+	f.stop = f.handler.cfg.Pool(f.worker).ConnectOver(pair[1], target, request, f.answered(func(inner *hbone.Stream) {
+		reached := describe.Told(inner.Baggage, inner.Peer())
+		f.reached = &reached
+		f.joinStream(inner)
+	})).Cancel
 }
 
 // joinStream is step 6.

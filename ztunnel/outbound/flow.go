@@ -26,11 +26,12 @@ type flow struct {
 	trace   hbone.TraceParent
 	start   time.Time
 
-	entry  *capture.Entry  // from step 3 on
-	metric *telemetry.Conn // from when connecting has succeeded or failed for good
-	stop   func()          // gives up what is under way; nil when nothing is
-	joined bool            // the relay has it
-	ended  bool
+	reached *telemetry.Peer // what the workload in another network says that it is
+	entry   *capture.Entry  // from step 3 on
+	metric  *telemetry.Conn // from when connecting has succeeded or failed for good
+	stop    func()          // gives up what is under way; nil when nothing is
+	joined  bool            // the relay has it
+	ended   bool
 }
 
 // wait asks in a goroutine, and goes on with next on the worker. ask must not touch the flow.
@@ -74,6 +75,9 @@ func (f *flow) relayed(session *relay.Session) {
 // open counts the connection, and lets go of what only connecting needs: an old table must not live as long as the connection.
 func (f *flow) open() {
 	told := record(f.conn.Client, f.call.From, f.route)
+	if f.reached != nil {
+		told.Destination = *f.reached
+	}
 	told.Trace, told.Start = string(f.trace), f.start
 	f.metric = f.handler.cfg.Metrics.Open(told)
 	f.call = Call{}

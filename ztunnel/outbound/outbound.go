@@ -44,7 +44,9 @@ type Config struct {
 	Known func(*state.Table) *state.Workload // the pod as a workload; nil if the table hasn't it
 	// Self waits a little for the control plane to name the pod, and makes do with what the node agent told otherwise.
 	Self func(context.Context) (*state.Workload, error)
-	// Learn waits until the table has what is needed to decide about a connection to an address; nil where it has everything.
+	// Lacks tells that the table hasn't what is needed to decide about a connection to an address; Learn waits until it has. Both
+	// are nil where the table has everything.
+	Lacks   func(t *state.Table, from *state.Workload, to netip.Addr) bool
 	Learn   func(ctx context.Context, from *state.Workload, to netip.Addr) error
 	Table   func() *state.Table
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -72,7 +74,7 @@ func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
 	f.timer.Run = func() { f.fail(errTooSlow) }
 	f.worker.After(&f.timer, connectTimeout)
 	table := h.cfg.Table()
-	if from := h.cfg.Known(table); from != nil && h.cfg.Learn == nil {
+	if from := h.cfg.Known(table); from != nil && (h.cfg.Lacks == nil || !h.cfg.Lacks(table, from, conn.Original.Addr())) {
 		f.decide(table, from)
 		return
 	}
