@@ -61,7 +61,11 @@ func listen(cfg ListenConfig) (*net.TCPListener, error) {
 	}
 	// A multipath listener can't be put into a BPF socket map, and nobody here speaks MPTCP.
 	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(context.Background(), "tcp", cfg.Addr.String())
+	network := "tcp"
+	if cfg.Addr.Addr().Is4() {
+		network = "tcp4" // else 0.0.0.0 would take IPv6 connections as well
+	}
+	l, err := lc.Listen(context.Background(), network, cfg.Addr.String())
 	if err != nil {
 		return nil, err
 	}

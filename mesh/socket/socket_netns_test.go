@@ -111,6 +111,16 @@ func TestWildcardListensWhereIPv6IsOff(t *testing.T) {
 	join(t, a.Netns, l, netip.AddrPortFrom(b4, port(l)), socket.DialConfig{})
 }
 
+func TestIPv4WildcardTakesNoIPv6(t *testing.T) {
+	a, b := pair(t)
+	l := listen(t, b.Netns, socket.ListenConfig{Addr: netip.MustParseAddrPort("0.0.0.0:0"), Transparent: true, ReusePort: true})
+	join(t, a.Netns, l, netip.AddrPortFrom(b4, port(l)), socket.DialConfig{})
+	if conn, err := a.Dial(t.Context(), netip.AddrPortFrom(b6, port(l)), socket.DialConfig{}); err == nil {
+		conn.Close()
+		t.Error("a connection by IPv6 is taken")
+	}
+}
+
 func TestSocketsCarryMarksAndKeepAlive(t *testing.T) {
 	a, b := pair(t)
 	l := listen(t, b.Netns, socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:0"), Mark: socket.Mark, Transparent: true, ReusePort: true})
