@@ -1,9 +1,13 @@
 package capture_test
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,22 +113,32 @@ func TestNewGenerationListensBesideTheOld(t *testing.T) {
 }
 
 func TestAllListenersOrNone(t *testing.T) {
-	pod := netns.New(t, "tulle-capture-test")
-	taken, err := pod.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:15008")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	_, err = capture.Open(capture.Config{
-		Workers: workers(t), Netns: pod.Netns, Listener: wildcard(), Log: slog.New(slog.DiscardHandler),
-		Outbound: func(capture.Conn) {}, Inbound: func(capture.Conn) {}, HBONE: func(*worker.Worker, int, netip.AddrPort, netip.AddrPort) {},
-	})
-	if err == nil {
-		t.Fatal("opened although a port is taken")
-	}
-	if conn, err := pod.Dial(t.Context(), netip.AddrPortFrom(pod4, 15001), socket.DialConfig{}); err == nil {
-		conn.Close()
-		t.Error("the other ports stayed open")
+	ports := []uint16{15001, 15006, 15008}
+	for _, port := range ports {
+		t.Run(strconv.Itoa(int(port)), func(t *testing.T) {
+			pod := netns.New(t, "tulle-capture-test")
+			taken, err := pod.Listen(socket.ListenConfig{Addr: netip.AddrPortFrom(netip.IPv6Unspecified(), port)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer taken.Close()
+			_, err = capture.Open(capture.Config{
+				Workers: workers(t), Netns: pod.Netns, Listener: wildcard(), Log: slog.New(slog.DiscardHandler),
+				Outbound: func(capture.Conn) {}, Inbound: func(capture.Conn) {}, HBONE: func(*worker.Worker, int, netip.AddrPort, netip.AddrPort) {},
+			})
+			if err == nil || !strings.Contains(err.Error(), strconv.Itoa(int(port))) || !errors.Is(err, syscall.EADDRINUSE) {
+				t.Fatalf("opening with the port taken gives %v", err)
+			}
+			for _, other := range ports {
+				if other == port {
+					continue
+				}
+				if conn, err := pod.Dial(t.Context(), netip.AddrPortFrom(pod4, other), socket.DialConfig{}); err == nil {
+					conn.Close()
+					t.Errorf("port %d stayed open", other)
+				}
+			}
+		})
 	}
 }
 

@@ -101,7 +101,10 @@ func TestTwoDedicatedZtunnelsTalk(t *testing.T) {
 	m.sync()
 	m.server.serve(t, 8080)
 	mustSee(t, m.client, m.server.v4, m.server.v4)
-	m.server.node.waitLog("connection complete", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/demo/sa/client"`)
+	mustSee(t, m.client, m.server.v6, m.server.v6)
+	for _, addr := range m.server.both() {
+		m.server.node.waitLog("connection complete", `direction="inbound"`, "dst.hbone_addr="+netip.AddrPortFrom(addr, 8080).String(), `src.identity="spiffe://cluster.local/ns/demo/sa/client"`)
+	}
 }
 
 func TestDedicatedZtunnelWithOneCapabilityKeepsClientsAddresses(t *testing.T) {

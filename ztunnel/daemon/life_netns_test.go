@@ -107,6 +107,24 @@ func TestDeletedPodIsCutAtOnce(t *testing.T) {
 	})
 }
 
+// The other side of a deleted client sees it at once, too, and not only when the interface has been gone for a while.
+func TestDeletedClientIsCutOnBothSides(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	l, err := m.server.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:7070")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, far := accepted(t, m.client, l, netip.AddrPortFrom(m.server.v4, 7070))
+	if text := m.client.node.agent.del(m.client); text != "" {
+		t.Errorf("del is answered %q", text)
+	}
+	cut(t, near)
+	cut(t, far)
+	m.server.node.waitAccounts()
+}
+
 func TestAgentRestartCutsNothing(t *testing.T) {
 	m := newMesh(t)
 	m.up(m.client, m.server)

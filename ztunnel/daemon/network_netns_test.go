@@ -127,6 +127,13 @@ func TestAnotherNetworkIsReachedThroughItsGateway(t *testing.T) {
 			})
 			m.outside.node.waitLog("connection complete", `direction="inbound"`, caller, authority)
 			m.server.node.waitLog("connection complete", `direction="inbound"`, caller, authority)
+			m.client.node.eventually("count the endpoint by what it says of itself and proves", func() bool {
+				return m.client.node.metric("istio_tcp_connections_closed_total", `reporter="source"`, `destination_workload="server"`, `destination_canonical_service="server"`,
+					`destination_principal="spiffe://cluster.local/ns/demo/sa/server"`, `destination_service="`+webHost+`"`, `response_flags="-"`) == 3
+			})
+			for _, p := range []*testPod{m.client, m.outside, m.server} {
+				p.node.waitAccounts() // the inner tunnel has gone with its connection, and the outer one's stream with it
+			}
 			m.server.node.eventually("count the client by what it says of itself", func() bool {
 				return m.server.node.metric("istio_tcp_connections_closed_total", `reporter="destination"`, `source_workload="client"`, `response_flags="-"`) == 3
 			})

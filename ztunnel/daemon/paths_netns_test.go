@@ -39,7 +39,8 @@ func TestPodsTalkThroughATunnel(t *testing.T) {
 		reporter string
 	}{{m.client.node, "source"}, {m.server.node, "destination"}} {
 		labels := []string{`reporter="` + n.reporter + `"`, `source_workload="client"`, `destination_workload="server"`, `connection_security_policy="mutual_tls"`, `response_flags="-"`}
-		for name, want := range map[string]float64{"istio_tcp_connections_opened_total": 2, "istio_tcp_connections_closed_total": 2, "istio_tcp_received_bytes_total": 10} {
+		for name, want := range map[string]float64{"istio_tcp_connections_opened_total": 2, "istio_tcp_connections_closed_total": 2, "istio_tcp_received_bytes_total": 10,
+			"istio_tcp_sent_bytes_total": float64(len("10.91.0.1\nping\n" + "fd91::1\nping\n"))} {
 			if got := n.node.metric(name, labels...); got != want {
 				t.Errorf("%s of %s is %v, want %v", name, n.reporter, got, want)
 			}
@@ -111,6 +112,30 @@ func TestUnknownDestinationsPassThrough(t *testing.T) {
 		}
 	}
 	m.client.node.waitLog("connection complete", "dst.addr=10.91.0.3:8080", `direction="outbound"`)
+}
+
+func TestSourceAddressIsKeptOnlyIfWished(t *testing.T) {
+	m := newMesh(t)
+	m.env = []string{"ENABLE_ORIG_SRC=false"}
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	for _, from := range []*testPod{m.client, m.outside} {
+		mustSee(t, from, m.server.v4, m.server.v4)
+		mustSee(t, from, m.server.v6, m.server.v6)
+	}
+}
+
+func TestWithoutIPv6EverythingElseWorks(t *testing.T) {
+	m := newMesh(t)
+	m.env = []string{"IPV6_ENABLED=false", "ISTIO_META_DNS_CAPTURE=true"}
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	mustSee(t, m.client, m.server.v4, m.client.v4)
+	mustSee(t, m.outside, m.server.v4, m.outside.v4)
+	if _, conn, err := m.client.call(netip.AddrPortFrom(m.server.v6, 8080)); err == nil {
+		conn.Close()
+		t.Error("a captured connection by IPv6 goes past ztunnel")
+	}
 }
 
 func TestHalfClosedConnectionsStayHalfOpen(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,8 +38,14 @@ func strict(scope security.Scope) *security.Authorization {
 
 func TestTunnelRequestsAreAnsweredByTheirFaults(t *testing.T) {
 	m := newMesh(t)
-	m.istiod.Set(denyAll("no-outsiders", "denied"))
+	m.istiod.Set(denyAll("no-outsiders", "denied"), webAt(func(s *workload.Service) {
+		s.Ports = append(s.Ports, &workload.Port{ServicePort: 81}, &workload.Port{ServicePort: 82}, &workload.Port{ServicePort: 83, TargetPort: 15006})
+	}))
 	m.up(m.server)
+	m.describe(m.server, func(w *workload.Workload) {
+		w.Services = map[string]*workload.PortList{"demo/" + webHost: {Ports: []*workload.Port{{ServicePort: 81, TargetPort: 8080}}}}
+	})
+	m.sync()
 	m.server.serve(t, 8080)
 	good := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside")))
 	denied := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "denied")))
@@ -57,6 +64,14 @@ func TestTunnelRequestsAreAnsweredByTheirFaults(t *testing.T) {
 		{"outbound port", good, "10.91.0.2:15001", 503, "ztunnel's own ports"},
 		{"plain-text port", good, "10.91.0.2:15006", 503, "ztunnel's own ports"},
 		{"tunnel port", good, "10.91.0.2:15008", 503, "ztunnel's own ports"},
+		{"hostname", good, webHost + ":80", 200, ""},
+		{"hostname, named port", good, webHost + ":81", 200, ""},
+		{"hostname, named port that the pod lacks", good, webHost + ":82", 503, "names no port of this pod"},
+		{"hostname, port that the service lacks", good, webHost + ":8080", 503, "names no port of this pod"},
+		{"hostname, one of ztunnel's ports", good, webHost + ":83", 503, "ztunnel's own ports"},
+		{"hostname, denied by policy", denied, webHost + ":80", 401, "denied by policy demo/no-outsiders"},
+		{"own address of the other family", good, "[fd91::2]:8080", 400, "ip mismatch"},
+		{"own service's address", good, "10.96.0.1:80", 400, "ip mismatch"},
 		{"unknown host", good, "nobody.example:80", 503, "nobody knows the host"},
 		{"nobody listens", good, "10.91.0.2:9999", 503, "connection refused"},
 	} {
@@ -70,8 +85,8 @@ func TestTunnelRequestsAreAnsweredByTheirFaults(t *testing.T) {
 			}
 		})
 	}
-	if got := m.server.node.metric("istio_tcp_connections_failed_total", `response_flags="DENY"`, `reporter="destination"`); got != 1 {
-		t.Errorf("%v denials counted, want 1", got)
+	if got := m.server.node.metric("istio_tcp_connections_failed_total", `response_flags="DENY"`, `reporter="destination"`); got != 2 {
+		t.Errorf("%v denials counted, want 2", got)
 	}
 }
 
@@ -147,25 +162,32 @@ func TestStrictRefusesPlainTextOnly(t *testing.T) {
 	conn.Close()
 }
 
-// The ports of ztunnel itself are no way in, whoever calls and by whatever address.
+// The ports of ztunnel itself are no way in, whoever calls and by whatever address, and no way to keep it busy with itself.
 func TestZtunnelsOwnPortsLeadNowhere(t *testing.T) {
 	m := newMesh(t)
+	m.env = []string{"UNSTABLE_ENABLE_SOCKS5=true", "ISTIO_META_DNS_CAPTURE=true"}
 	m.up(m.client, m.server)
 	m.server.serve(t, 8080)
+	targets := append(append(append(m.client.both(), m.server.both()...), m.outside.both()...), netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback())
+	var group sync.WaitGroup
 	for _, from := range []*testPod{m.client, m.server, m.outside} {
-		for _, to := range []netip.Addr{m.server.v4, m.server.v6, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")} {
-			for _, port := range []uint16{15001, 15006, 15008} {
-				if to.IsLoopback() && from == m.outside {
-					continue // nothing of ours is there
-				}
-				seen, conn, err := from.call(netip.AddrPortFrom(to, port))
-				if err == nil {
-					conn.Close()
-					t.Errorf("%s reaches %s through %s:%d", from.name, seen, to, port)
+		group.Go(func() {
+			for _, to := range targets {
+				for _, port := range []uint16{15001, 15006, 15008, 15053, 15080, 15088, 15000, 15020, 15021} {
+					start := time.Now()
+					seen, conn, err := from.call(netip.AddrPortFrom(to, port))
+					if err == nil {
+						conn.Close()
+						t.Errorf("%s reaches %s through %s", from.name, seen, netip.AddrPortFrom(to, port))
+					}
+					if took := time.Since(start); took > patience-time.Second {
+						t.Errorf("%s calls %s for %s: %v", from.name, netip.AddrPortFrom(to, port), took, err)
+					}
 				}
 			}
-		}
+		})
 	}
+	group.Wait()
 	if _, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080)); err != nil {
 		t.Errorf("afterwards nothing works any more: %v", err)
 	} else {
