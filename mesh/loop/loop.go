@@ -32,7 +32,7 @@ type Loop struct {
 	timers  timers
 	inputs  queue
 	outputs queue
-	spare   [][]byte      // buffers, see Buffer
+	buffers buffers
 	ended   chan struct{} // closed when the thread is done
 	manual  bool          // there is no thread
 
@@ -127,6 +127,7 @@ func (l *Loop) run() {
 	defer close(l.ended)
 	for l.work(l.poll.wait(l.patience())) {
 	}
+	l.buffers.close()
 	l.poll.close()
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -414,22 +415,37 @@ func dial(tb testing.TB, addr unix.Sockaddr) int {
 	return fd
 }
 
-func TestBuffersAreFewAndWhole(t *testing.T) {
-	l := newManual(t)
-	var lent [][]byte
-	for range 5 {
-		b := l.Buffer()
-		if len(b) != BufferSize {
-			t.Fatalf("a buffer of %d bytes", len(b))
+func TestBuffersAreWholeFewAndGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newManual(t)
+		var lent [][]byte
+		for range spareBuffers + 3 {
+			b := l.Buffer()
+			if len(b) != BufferSize {
+				t.Fatalf("a buffer of %d bytes", len(b))
+			}
+			b[0], b[BufferSize-1] = 1, 1
+			lent = append(lent, b)
 		}
-		lent = append(lent, b)
-	}
-	for _, b := range lent {
-		l.Return(b[:10])
-	}
-	if len(l.spare) != spareBuffers || len(l.Buffer()) != BufferSize {
-		t.Errorf("the loop keeps %d buffers, want %d", len(l.spare), spareBuffers)
-	}
+		for _, b := range lent {
+			l.Return(b[:10])
+		}
+		if len(l.buffers.spare) != spareBuffers || len(l.Buffer()) != BufferSize {
+			t.Errorf("the loop keeps %d buffers, want %d", len(l.buffers.spare), spareBuffers)
+		}
+		l.Turn()
+		time.Sleep(calm)
+		if l.Turn(); len(l.buffers.spare) == 0 {
+			t.Error("buffers are given back as soon as they were used")
+		}
+		time.Sleep(calm)
+		if l.Turn(); len(l.buffers.spare) != 0 {
+			t.Errorf("an idle loop keeps %d buffers", len(l.buffers.spare))
+		}
+		if wait := l.Turn(); wait >= 0 {
+			t.Errorf("an idle loop wakes up after %v", wait)
+		}
+	})
 }
 
 // What runs every turn costs no allocation.
