@@ -168,6 +168,7 @@ func (c *Conn) Close(code Code, reason string) {
 // fail makes err the connection's end and queues the GOAWAY that tells the peer.
 func (c *Conn) fail(code Code, reason string) error {
 	c.err = &ConnError{Code: code, Reason: reason}
+	c.cfg.Reserve.settle(&c.recv)
 	c.goAway(code, reason)
 	return c.err
 }

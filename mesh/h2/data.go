@@ -6,6 +6,7 @@ func (c *Conn) beginData(h frameHeader) (Event, error) {
 	if !c.recv.take(length) {
 		return Event{}, c.fail(FlowControlError, "DATA beyond the connection's window")
 	}
+	c.announceAll()
 	s := c.streams[h.stream]
 	switch {
 	case s == nil && c.idle(h.stream): // section 5.1

@@ -102,11 +102,12 @@ type Event struct {
 // Config sets the limits that we announce. A zero field means its default.
 type Config struct {
 	Role             Role
-	StreamWindow     uint32 // bytes a peer may send ahead of a stream's reader; 0 means 4 MiB, at most 2^31-1
-	ConnectionWindow uint32 // bytes a peer may send ahead of all readers; 0 means 16 MiB, at least 65535
-	MaxFrameSize     uint32 // bytes of payload; 0 means 1 MiB, within 2^14 … 2^24-1
-	MaxHeaderList    uint32 // bytes of one header list as RFC 9113 section 6.5.2 counts; 0 means 16 KiB for a client, 64 KiB for a server
-	MaxStreams       uint32 // streams that the peer of a server may have open; 0 means 200
+	StreamWindow     uint32   // bytes a peer may send ahead of a stream's reader; 0 means 4 MiB, at most 2^31-1
+	ConnectionWindow uint32   // bytes a peer may send ahead of all readers; 0 means 16 MiB, at least 65535
+	Reserve          *Reserve // what it may send beyond that while streams are stalled; nil means eight windows for this connection alone
+	MaxFrameSize     uint32   // bytes of payload; 0 means 1 MiB, within 2^14 … 2^24-1
+	MaxHeaderList    uint32   // bytes of one header list as RFC 9113 section 6.5.2 counts; 0 means 16 KiB for a client, 64 KiB for a server
+	MaxStreams       uint32   // streams that the peer of a server may have open; 0 means 200
 }
 
 func (cfg *Config) setDefaults() {
@@ -117,6 +118,9 @@ func (cfg *Config) setDefaults() {
 	}
 	set(&cfg.StreamWindow, 4<<20)
 	set(&cfg.ConnectionWindow, 16<<20)
+	if cfg.Reserve == nil {
+		cfg.Reserve = NewReserve(standardReserve * int64(cfg.ConnectionWindow))
+	}
 	set(&cfg.MaxFrameSize, 1<<20)
 	set(&cfg.MaxStreams, 200)
 	if cfg.Role == Client {

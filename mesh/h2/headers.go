@@ -53,7 +53,11 @@ func (c *Conn) receiveBlock(id uint32, block []byte, end bool) (Event, error) {
 		if !ok || (end && status[0] == '1') { // section 8.1
 			return c.streamError(id, ProtocolError)
 		}
-		s.opened = status[0] != '1'
+		if s.opened = status[0] != '1'; !s.opened {
+			if err := c.spend(costInterim, "interim answers"); err != nil {
+				return Event{}, err
+			}
+		}
 	}
 	if end {
 		s.remoteEnd = true

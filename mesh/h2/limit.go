@@ -7,6 +7,8 @@ const (
 	costEmptyFrame = 5   // DATA that carries nothing and ends nothing, CONTINUATION that carries nothing
 	costUnknown    = 1   // frames that mean nothing to us
 	costPing       = 20  // has to be answered
+	costGoAway     = 100 // touches every stream
+	costInterim    = 20  // an answer that isn't one yet
 	costSettings   = 100 // has to be answered, touches every stream
 	costReset      = 20  // a stream that was reset before it was answered (CVE-2023-44487)
 	costBadStream  = 20  // a stream that we had to refuse or reset

@@ -259,6 +259,7 @@ func TestFloods(t *testing.T) {
 		{"PING answers", raw(0x6, flagAck, 0, make([]byte, 8)...)},
 		{"SETTINGS", raw(0x4, 0, 0)},
 		{"SETTINGS acknowledgements", raw(0x4, flagAck, 0)},
+		{"GOAWAY", raw(0x7, 0, 0, make([]byte, 8)...)},
 		{"empty DATA", raw(0x0, 0, 1)},
 		{"DATA of padding", raw(0x0, flagPadded, 1, 0)},
 		{"unknown frames", raw(0xbe, 0, 1, 1)},
@@ -303,6 +304,23 @@ func TestFloods(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A server may say that it is at it, but not for ever.
+func TestFloodOfInterimAnswers(t *testing.T) {
+	h := newHarness(t, Config{Role: Client})
+	id := h.open()
+	for n := range 30_000 {
+		h.headers(id, false, ":status", "100")
+		h.receive()
+		if h.conn.Err() != nil {
+			if n < 100 || h.conn.err.Code != EnhanceYourCalm {
+				t.Errorf("after %d: %v", n, h.conn.Err())
+			}
+			return
+		}
+	}
+	t.Error("the flood never ends")
 }
 
 func TestContinuationFlood(t *testing.T) {

@@ -192,7 +192,7 @@ func (c *Conn) handle(h frameHeader, p []byte) (Event, error) {
 	case framePing:
 		return c.receivePing(h, p)
 	case frameGoAway:
-		return c.receiveGoAway(binary.BigEndian.Uint32(p)&maxStreamID, Code(binary.BigEndian.Uint32(p[4:]))), nil
+		return c.receiveGoAway(binary.BigEndian.Uint32(p)&maxStreamID, Code(binary.BigEndian.Uint32(p[4:]))), c.spend(costGoAway, "GOAWAYs")
 	}
 	return c.receiveWindowUpdate(h.stream, binary.BigEndian.Uint32(p)&maxWindow)
 }
@@ -305,9 +305,4 @@ func (c *Conn) streamError(id uint32, code Code) (Event, error) {
 		return Event{}, err
 	}
 	return ev, c.reply()
-}
-
-// MidFrame tells that a frame or header block has begun and isn't complete, so that more bytes are to be expected at once.
-func (c *Conn) MidFrame() bool {
-	return c.in.within || c.in.have > 0 || c.in.stream != 0
 }

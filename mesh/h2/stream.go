@@ -116,6 +116,12 @@ func (c *Conn) announce(s *stream) {
 			c.control = appendWindowUpdate(c.control, s.id, n)
 		}
 	}
+	c.announceAll()
+}
+
+// announceAll sends the WINDOW_UPDATE of the connection, if it is due.
+func (c *Conn) announceAll() {
+	c.cfg.Reserve.lend(&c.recv)
 	if n := c.recv.update(); n > 0 {
 		c.control = appendWindowUpdate(c.control, 0, n)
 	}

@@ -22,6 +22,7 @@ type receiveWindow struct {
 	open   int64 // bytes that the peer may send now
 	unread int64 // bytes that came and were not consumed
 	credit int64 // bytes that were consumed and not announced to the peer
+	lent   int64 // of size: what a Reserve has added for the unread, see reserve.go
 }
 
 func newReceiveWindow(size uint32) receiveWindow {

@@ -46,39 +46,6 @@ func TestDataBeyondAWindow(t *testing.T) {
 	expect(t, "sent", h.sent(), "GOAWAY 1 FLOW_CONTROL_ERROR")
 }
 
-// Streams that nobody reads hold their part of the connection's window, and another one still gets through.
-func TestStalledStreamsDoNotStarveOthers(t *testing.T) {
-	const window, piece = 4 << 20, 16 << 10
-	h := newHarness(t, Config{Role: Server})
-	for id := uint32(1); id <= 7; id += 2 {
-		h.connect(id)
-	}
-	h.receive()
-	peerWindow := 16 << 20
-	for id := uint32(1); id <= 5; id += 2 {
-		for range window / piece {
-			h.must(h.framer.WriteData(id, false, make([]byte, piece)))
-			peerWindow -= piece
-		}
-		h.receive()
-	}
-	for moved := 0; moved < 64<<20; moved += piece {
-		if peerWindow < piece {
-			t.Fatalf("the connection is stuck after %d bytes", moved)
-		}
-		peerWindow -= piece
-		h.must(h.framer.WriteData(7, false, make([]byte, piece)))
-		h.receive()
-		h.conn.Consumed(7, piece)
-		for _, line := range h.sent() {
-			var n int
-			if _, err := fmt.Sscanf(line, "WINDOW_UPDATE 0 +%d", &n); err == nil {
-				peerWindow += n
-			}
-		}
-	}
-}
-
 func TestResetGivesTheWindowBack(t *testing.T) {
 	h := newHarness(t, Config{Role: Server})
 	h.connect(1)

@@ -125,6 +125,7 @@ func TestSlowReaderStopsItsSenderOnly(t *testing.T) {
 	b := newBed(t)
 	slow := b.tunnelled()
 	_ = slow.far.SetReadBuffer(64 << 10)
+	_ = slow.near.SetWriteBuffer(64 << 10)
 	content := noise(64<<20, 3)
 	var sent atomic.Int64
 	written := make(chan error, 1)

@@ -18,6 +18,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/file"
+	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/policy"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -110,6 +111,9 @@ type ztunnel struct {
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worker.Worker, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
 	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, workers: workers, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
+	for range workers {
+		z.reserves = append(z.reserves, h2.NewReserve(stalledBytes(len(workers))))
+	}
 	z.store.Prefer(cfg.DNS.Preferred)
 	z.store.Prepare(policy.Prepare)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)

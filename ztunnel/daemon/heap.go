@@ -27,6 +27,14 @@ func limitMemory(file string) int64 {
 	return limit
 }
 
+// maxStalled bounds what all workers' tunnels may hold, beyond their windows, for connections whose applications don't read.
+const maxStalled = 256 << 20
+
+// stalledBytes is the part of one of so many workers: an eighth of the limit of memory, if there is one.
+func stalledBytes(workers int) int64 {
+	return min(maxStalled, debug.SetMemoryLimit(-1)/8) / int64(workers)
+}
+
 const (
 	// largePush is from how many bytes on a push makes a mesh large.
 	largePush = 4 << 20

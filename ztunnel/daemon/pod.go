@@ -37,16 +37,17 @@ var errStopped = errors.New("the pod is stopping")
 
 // shared is what all pods use together.
 type shared struct {
-	cfg     config.Config
-	store   *state.Store
-	certs   *certs.Manager
-	tls     mtls.Policy // of all tunnels
-	metrics *telemetry.Metrics
-	workers []*worker.Worker
-	demand  *demand.Cache // nil where the whole mesh is known
-	open    *balance.Open // connections to workloads
-	node    *dns.Node     // resolves names
-	log     *slog.Logger
+	cfg      config.Config
+	store    *state.Store
+	certs    *certs.Manager
+	tls      mtls.Policy // of all tunnels
+	metrics  *telemetry.Metrics
+	workers  []*worker.Worker
+	reserves []*h2.Reserve // of each worker's tunnels
+	demand   *demand.Cache // nil where the whole mesh is known
+	open     *balance.Open // connections to workloads
+	node     *dns.Node     // resolves names
+	log      *slog.Logger
 }
 
 // pod is one enrolled pod: its listeners, its tunnels both ways, its connections.
@@ -109,10 +110,11 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 // makeTunnels makes what holds the pod's tunnels, on each worker.
 func (p *pod) makeTunnels() {
 	in := p.inbound()
-	limits := h2.Config{
-		StreamWindow: uint32(p.cfg.Tunnels.StreamWindow), ConnectionWindow: uint32(p.cfg.Tunnels.ConnectionWindow), MaxFrameSize: uint32(p.cfg.Tunnels.FrameSize),
-	}
-	for _, w := range p.workers {
+	for i, w := range p.workers {
+		limits := h2.Config{
+			StreamWindow: uint32(p.cfg.Tunnels.StreamWindow), ConnectionWindow: uint32(p.cfg.Tunnels.ConnectionWindow),
+			MaxFrameSize: uint32(p.cfg.Tunnels.FrameSize), Reserve: p.reserves[i],
+		}
 		p.pools = append(p.pools, hbone.NewPool(hbone.PoolConfig{
 			Loop: w.Loop,
 			Dial: func(addr netip.AddrPort, done func(int, error)) (func(), error) {
