@@ -24,7 +24,7 @@ type Facts struct {
 	Asked     netip.AddrPort // what it asked for; the zero AddrPort if that is a host, or unknown
 	Host      string         // what it asked for, by name
 	Next      netip.AddrPort // the next hop
-	Tunnel    bool           // between the nodes
+	Tunnels   uint8          // between the nodes: none, one, or one in another
 }
 
 // Info describes a connection on debug pages.
@@ -33,16 +33,13 @@ type Info struct {
 	Src       string // the client
 	Original  string // what it asked for, "" if that is unknown
 	Actual    string // the next hop
-	Protocol  string // "HBONE" or "TCP", between the nodes
+	Protocol  string // "HBONE", "DOUBLEHBONE" or "TCP", between the nodes
 }
 
 func (f Facts) info() Info {
-	i := Info{Direction: f.Direction, Src: f.Src.String(), Original: f.Host, Actual: f.Next.String(), Protocol: "TCP"}
+	i := Info{Direction: f.Direction, Src: f.Src.String(), Original: f.Host, Actual: f.Next.String(), Protocol: [...]string{"TCP", "HBONE", "DOUBLEHBONE"}[f.Tunnels]}
 	if f.Asked.IsValid() {
 		i.Original = f.Asked.String()
-	}
-	if f.Tunnel {
-		i.Protocol = "HBONE"
 	}
 	return i
 }
@@ -57,11 +54,11 @@ type Registry struct {
 
 // Entry is one connection of a Registry.
 type Entry struct {
-	facts    Facts
 	check    func() error
 	registry *Registry
 
 	// Guarded by the registry's lock:
+	facts  Facts
 	cut    func(reason error) // nil until there is something to cut
 	reason error              // set when the entry was cut
 }
@@ -91,6 +88,16 @@ func (e *Entry) OnCut(cut func(reason error)) {
 	if reason != nil {
 		cut(reason)
 	}
+}
+
+// Leads says where the connection goes now, when that is not where it was registered for. Only whoever registered it may call it.
+func (e *Entry) Leads(next netip.AddrPort, tunnels uint8) {
+	if e.facts.Next == next && e.facts.Tunnels == tunnels { // nobody else writes them
+		return
+	}
+	e.registry.mu.Lock()
+	defer e.registry.mu.Unlock()
+	e.facts.Next, e.facts.Tunnels = next, tunnels
 }
 
 // Reason returns why the entry was cut, or nil.
@@ -172,13 +179,23 @@ func (r *Registry) Wait(ctx context.Context) error {
 // List describes the connections of a direction, ordered by client.
 func (r *Registry) List(direction Direction) []Info {
 	var list []Info
-	for _, e := range r.entries() {
-		if e.facts.Direction == direction {
-			list = append(list, e.facts.info())
+	for _, facts := range r.facts() {
+		if facts.Direction == direction {
+			list = append(list, facts.info())
 		}
 	}
 	slices.SortFunc(list, func(a, b Info) int { return strings.Compare(a.Src+" "+a.Original, b.Src+" "+b.Original) })
 	return list
+}
+
+func (r *Registry) facts() []Facts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	facts := make([]Facts, 0, len(r.open))
+	for e := range r.open {
+		facts = append(facts, e.facts)
+	}
+	return facts
 }
 
 func (r *Registry) entries() []*Entry {

@@ -111,18 +111,23 @@ func TestListIsPerDirectionAndOrdered(t *testing.T) {
 	r := capture.NewRegistry()
 	a, b, to := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:1"), netip.MustParseAddrPort("10.0.0.3:15008")
 	for _, facts := range []capture.Facts{
-		{Direction: capture.Inbound, Src: b, Next: to, Host: "web.demo", Tunnel: true},
+		{Direction: capture.Inbound, Src: b, Next: to, Host: "web.demo", Tunnels: 1},
 		{Direction: capture.Outbound, Src: a, Next: to, Asked: netip.MustParseAddrPort("10.96.0.1:80")},
 		{Direction: capture.Inbound, Src: a, Next: to},
 	} {
 		add(t, r, facts, nil)
 	}
+	again := netip.MustParseAddrPort("10.0.0.4:15008")
+	add(t, r, capture.Facts{Direction: capture.Outbound, Src: b, Next: to, Tunnels: 1}, nil).Leads(again, 2)
 	in, out := r.List(capture.Inbound), r.List(capture.Outbound)
 	wantIn := []capture.Info{
 		{Direction: capture.Inbound, Src: a.String(), Actual: to.String(), Protocol: "TCP"},
 		{Direction: capture.Inbound, Src: b.String(), Original: "web.demo", Actual: to.String(), Protocol: "HBONE"},
 	}
-	wantOut := []capture.Info{{Direction: capture.Outbound, Src: a.String(), Original: "10.96.0.1:80", Actual: to.String(), Protocol: "TCP"}}
+	wantOut := []capture.Info{
+		{Direction: capture.Outbound, Src: a.String(), Original: "10.96.0.1:80", Actual: to.String(), Protocol: "TCP"},
+		{Direction: capture.Outbound, Src: b.String(), Actual: again.String(), Protocol: "DOUBLEHBONE"},
+	}
 	if !slices.Equal(in, wantIn) || !slices.Equal(out, wantOut) {
 		t.Errorf("inbound %+v, outbound %+v", in, out)
 	}

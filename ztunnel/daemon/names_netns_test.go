@@ -196,9 +196,15 @@ func TestEndpointsNamesAreResolved(t *testing.T) {
 		Services: map[string]*workload.PortList{"demo/shop.demo.svc.cluster.local": {Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}}}}})
 	m.sync()
 	m.client.node.waitWorkload("external")
+	if got := m.client.resolve(t, "udp", m.outside.v4, "shop.demo."); got != "[10.96.0.1]" {
+		t.Errorf("the service is at %s", got)
+	}
 	seen, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.1:80"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if shown := m.client.node.shownOutbound("client"); len(shown) != 1 || shown[0] != (shownConnection{"10.96.0.1:80", "10.91.0.2:8080", "TCP"}) {
+		t.Errorf("the page of connections shows %+v", shown)
 	}
 	conn.Close()
 	if seen != m.client.v4.String() {

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"encoding/json"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 
@@ -63,6 +65,23 @@ func (p *testPod) forward(t *testing.T, port uint16, to netip.AddrPort) {
 	t.Cleanup(func() { l.Close(); group.Wait() })
 }
 
+// shownConnection is a connection on the page that istioctl reads.
+type shownConnection struct{ OriginalDst, ActualDst, Protocol string }
+
+func (n *node) shownOutbound(pod string) []shownConnection {
+	n.t.Helper()
+	_, text := n.get("administration", "/config_dump")
+	var page struct {
+		WorkloadState map[string]struct {
+			Connections struct{ Outbound []shownConnection }
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &page); err != nil {
+		n.t.Fatal(err)
+	}
+	return page.WorkloadState[pod+"-uid"].Connections.Outbound
+}
+
 // acrossNetworks has the client in one network, and a service's only endpoint in another one behind a gateway.
 func acrossNetworks(t *testing.T, san string, way *workload.GatewayAddress) *mesh {
 	t.Helper()
@@ -109,6 +128,11 @@ func TestAnotherNetworkIsReachedThroughItsGateway(t *testing.T) {
 				}
 				if _, err := conn.Write([]byte("last\n")); err != nil {
 					t.Fatal(err)
+				}
+				if shown := m.client.node.shownOutbound("client"); !slices.ContainsFunc(shown, func(c shownConnection) bool {
+					return c == shownConnection{OriginalDst: "10.96.0.1:80", ActualDst: "10.91.0.3:15008", Protocol: "DOUBLEHBONE"}
+				}) {
+					t.Errorf("the page of connections shows %+v", shown)
 				}
 				conn.CloseWrite()
 				if line, err := readLine(conn); err != nil || line != "last" {

@@ -128,7 +128,11 @@ func (a *arrival) policyFacts() policy.Facts {
 }
 
 func (a *arrival) facts() capture.Facts {
-	return capture.Facts{Direction: capture.Inbound, Src: a.client, Host: a.request.Forwarded.Host, Next: a.target.AddrPort, Tunnel: a.tunnel}
+	facts := capture.Facts{Direction: capture.Inbound, Src: a.client, Host: a.request.Forwarded.Host, Next: a.target.AddrPort}
+	if a.tunnel {
+		facts.Tunnels = 1
+	}
+	return facts
 }
 
 // flag tells metrics why an arrival was not admitted.

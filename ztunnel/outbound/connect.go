@@ -12,6 +12,7 @@ import (
 
 // connect is step 5: a stream or a plain connection, as the route says.
 func (f *flow) connect() {
+	f.entry.Leads(f.route.Addr, f.route.Kind.tunnels())
 	switch {
 	case f.route.Kind == Double:
 		f.connectTunnel(f.enter)

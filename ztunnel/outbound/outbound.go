@@ -115,7 +115,7 @@ func (f *flow) decide(table *state.Table, from *state.Workload) {
 // register makes the connection known. It fails when the pod is stopping.
 func (f *flow) register() error {
 	entry, err := f.handler.cfg.Registry.Add(capture.Facts{
-		Direction: capture.Outbound, Src: f.conn.Client.AddrPort, Asked: f.conn.Original.AddrPort, Next: f.route.Addr, Tunnel: f.route.Kind.Tunnelled(),
+		Direction: capture.Outbound, Src: f.conn.Client.AddrPort, Asked: f.conn.Original.AddrPort, Next: f.route.Addr, Tunnels: f.route.Kind.tunnels(),
 	}, nil)
 	if err != nil {
 		return err

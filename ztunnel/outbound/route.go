@@ -32,6 +32,16 @@ const (
 // Tunnelled tells that both sides prove their identities.
 func (k Kind) Tunnelled() bool { return k >= Direct }
 
+func (k Kind) tunnels() uint8 {
+	switch {
+	case k == Double:
+		return 2
+	case k.Tunnelled():
+		return 1
+	}
+	return 0
+}
+
 // Hop is one tunnel, or a plain connection.
 type Hop struct {
 	Addr      netip.AddrPort // to dial
