@@ -58,6 +58,42 @@ func TestDrainDeadlineCuts(t *testing.T) {
 	}
 }
 
+// Connections may go on until the deadline of CONNECTION_TERMINATION_DEADLINE, and not a moment longer.
+func TestConnectionsLiveUntilTheDrainDeadline(t *testing.T) {
+	m := newMesh(t)
+	m.env = []string{"CONNECTION_TERMINATION_DEADLINE=700ms"}
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	to := netip.AddrPortFrom(m.server.v4, 8080)
+	tunnelled, plain := mustCall(t, m.client, to), mustCall(t, m.outside, to)
+	start := time.Now()
+	m.server.node.drain.Start("test")
+	m.server.node.waitLog("drain", "deadline=700ms")
+	alive(t, tunnelled)
+	alive(t, plain)
+	cut(t, tunnelled)
+	cut(t, plain)
+	if took := time.Since(start); took < 700*time.Millisecond {
+		t.Errorf("they were cut after %s", took)
+	}
+	if err := m.server.node.wait(); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// ENABLE_PROXY=false leaves a ztunnel that only follows the control plane.
+func TestWithoutProxyingNoAgentIsNeeded(t *testing.T) {
+	m := newMesh(t)
+	m.env = []string{"ENABLE_PROXY=false"}
+	m.describe(m.server, nil)
+	n := startNode(t, m.config(m.server))
+	n.waitReady()
+	n.waitWorkload("Kubernetes//Pod/demo/server")
+	if strings.Contains(n.log.String(), "connected to the node agent") {
+		t.Error("it asks an agent for pods")
+	}
+}
+
 func TestClientSideDrainLetsConnectionsFinish(t *testing.T) {
 	m := newMesh(t)
 	m.up(m.client, m.server)

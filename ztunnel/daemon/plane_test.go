@@ -13,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/xds"
+	"github.com/tulle-mesh/tulle/ztunnel/config"
 )
 
 func encoded(t *testing.T, m proto.Message) []byte {
@@ -83,5 +84,32 @@ func TestGarbageInAPolicyDenies(t *testing.T) {
 	}
 	if err := rejected["shop/noise"]; err == nil || !strings.Contains(err.Error(), "decode") {
 		t.Errorf("noise was refused with %v", err)
+	}
+}
+
+// The control plane takes whom a ztunnel speaks for from this, and refuses it if its token says otherwise.
+func TestControlPlaneIsToldWhoAsks(t *testing.T) {
+	for _, test := range []struct {
+		env  []string
+		want string
+	}{
+		{[]string{"INSTANCE_IP=10.0.0.9", "POD_NAME=ztunnel-x", "POD_NAMESPACE=istio-system", "ISTIO_META_ISTIO_VERSION=1.30"}, "ztunnel~10.0.0.9~ztunnel-x.istio-system~istio-system.svc.cluster.local"},
+		{[]string{"POD_NAME=ztunnel-x", "POD_NAMESPACE=mesh"}, "ztunnel~1.1.1.1~ztunnel-x.mesh~mesh.svc.cluster.local"},
+	} {
+		cfg, err := config.FromEnv(append([]string{"NODE_NAME=node1"}, test.env...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		node, err := describeNode(cfg)
+		if err != nil || node.GetId() != test.want {
+			t.Errorf("the node is %q, %v; want %q", node.GetId(), err, test.want)
+		}
+		meta := node.GetMetadata().AsMap()
+		if meta["NODE_NAME"] != "node1" || meta["NAME"] != "ztunnel-x" || meta["NAMESPACE"] != cfg.Self.Namespace || meta["INSTANCE_IPS"] != cfg.Self.IP {
+			t.Errorf("metadata %v", meta)
+		}
+		if version, told := meta["ISTIO_VERSION"]; told != (len(test.env) > 3) || told && version != "1.30" {
+			t.Errorf("metadata has the version %v, %t", version, told)
+		}
 	}
 }

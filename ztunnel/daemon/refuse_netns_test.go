@@ -8,33 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tulle-mesh/tulle/mesh/api/security"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/byhand"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
-
-// denyAll denies a service account everything in the namespace.
-func denyAll(name, serviceAccount string) *security.Authorization {
-	return &security.Authorization{
-		Name: name, Namespace: "demo", Scope: security.Scope_NAMESPACE, Action: security.Action_DENY,
-		Groups: []*security.Group{{Rules: []*security.Rules{{Matches: []*security.Match{{
-			Principals: []*security.StringMatch{{MatchType: &security.StringMatch_Exact{Exact: "cluster.local/ns/demo/sa/" + serviceAccount}}},
-		}}}}}},
-	}
-}
-
-// strict denies plain text, as the control plane writes PeerAuthentication STRICT.
-func strict(scope security.Scope) *security.Authorization {
-	return &security.Authorization{
-		Name: "strict", Namespace: "demo", Scope: scope, Action: security.Action_DENY,
-		Groups: []*security.Group{{Rules: []*security.Rules{{Matches: []*security.Match{{
-			NotPrincipals: []*security.StringMatch{{MatchType: &security.StringMatch_Presence{}}},
-		}}}}}},
-	}
-}
 
 func TestTunnelRequestsAreAnsweredByTheirFaults(t *testing.T) {
 	m := newMesh(t)
@@ -143,23 +122,6 @@ func TestServerThatIsSomebodyElseIsNotTrusted(t *testing.T) {
 	if got := m.client.node.metric("istio_tcp_connections_failed_total", `response_flags="TLS_FAILURE"`, `reporter="source"`); got != 1 {
 		t.Errorf("%v failures counted, want 1", got)
 	}
-}
-
-func TestStrictRefusesPlainTextOnly(t *testing.T) {
-	m := newMesh(t)
-	m.istiod.Set(strict(security.Scope_NAMESPACE))
-	m.up(m.client, m.server)
-	m.server.serve(t, 8080)
-	if _, conn, err := m.outside.call(netip.AddrPortFrom(m.server.v4, 8080)); err == nil {
-		conn.Close()
-		t.Error("plain text gets in")
-	}
-	m.server.node.waitLog("connection failed", "denied by policy demo/strict", "src.addr=10.91.0.3:")
-	_, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080))
-	if err != nil {
-		t.Fatalf("a tunnel doesn't: %v", err)
-	}
-	conn.Close()
 }
 
 // The ports of ztunnel itself are no way in, whoever calls and by whatever address, and no way to keep it busy with itself.

@@ -414,6 +414,11 @@ func (p *testPod) serve(t *testing.T, port uint16) *app {
 
 // call connects to an app, exchanges a few bytes and returns whom the app saw.
 func (p *testPod) call(to netip.AddrPort) (seen string, conn *net.TCPConn, err error) {
+	return p.callFor(to, patience)
+}
+
+// callFor is call with a patience of its own.
+func (p *testPod) callFor(to netip.AddrPort, patience time.Duration) (seen string, conn *net.TCPConn, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err = p.Dial(ctx, to, socket.DialConfig{})
