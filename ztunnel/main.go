@@ -34,6 +34,8 @@ func proxy() error {
 	if err != nil {
 		return err
 	}
-	runtime.GOMAXPROCS(cfg.Threads + 1) // the workers, and one for all that isn't on the path of bytes; the limit of open files needs nothing: Go raises it by itself
+	// The workers keep their places also while they wait a moment; handshakes and all else that isn't on the path of bytes needs
+	// its own. The limit of open files needs nothing: Go raises it by itself.
+	runtime.GOMAXPROCS(cfg.Threads + runtime.NumCPU())
 	return daemon.Run(cfg, version, os.Stdout)
 }

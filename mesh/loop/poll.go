@@ -58,6 +58,7 @@ type poller struct {
 	epoll, eventfd int
 	events         [maxEvents]unix.EpollEvent
 	watched        []watch // by descriptor
+	busy           bool    // the last wait brought events
 }
 
 // watch is one watched descriptor. An event that was fetched before its descriptor was closed and used again carries an older
@@ -123,21 +124,44 @@ func (p *poller) wake() {
 	_, _ = unix.Write(p.eventfd, one[:]) // fails only when it is at its highest, which wakes as well
 }
 
+// brief is how many milliseconds a busy loop waits without giving its place among Go's running threads to others: that and coming
+// back costs more than most turns do. Longer it must not keep it, as the scheduler would take it for stuck, and disturb it.
+const brief = 1
+
 // wait returns the number of events. A negative patience waits for ever.
 func (p *poller) wait(patience time.Duration) int {
 	timeout := -1
 	if patience >= 0 {
 		timeout = int((patience + time.Millisecond - 1) / time.Millisecond)
 	}
-	for {
-		n, err := p.epollWait(timeout)
-		if err == nil {
-			return n
-		}
-		if !errors.Is(err, unix.EINTR) {
-			panic(fmt.Sprintf("event loop: epoll_wait: %v", err)) // the instance is ours and open: a bug
-		}
+	n := 0
+	if timeout == 0 || p.busy {
+		n = count(p.epollBriefly(briefly(timeout)))
 	}
+	if n == 0 && timeout != 0 {
+		n = count(unix.EpollWait(p.epoll, p.events[:], timeout))
+	}
+	p.busy = n > 0
+	return n
+}
+
+// briefly shortens a timeout.
+func briefly(timeout int) int {
+	if timeout < 0 {
+		return brief
+	}
+	return min(timeout, brief)
+}
+
+// count makes nothing of a wait that a signal has ended.
+func count(n int, err error) int {
+	if err == nil {
+		return n
+	}
+	if !errors.Is(err, unix.EINTR) {
+		panic(fmt.Sprintf("event loop: epoll_wait: %v", err)) // the instance is ours and open: a bug
+	}
+	return 0
 }
 
 func (p *poller) dispatch(n int) {

@@ -7,14 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls of the hot path. They never block, so the scheduler isn't told: that saves a good part of their cost.
+// The system calls of the hot path. They don't block, or only for a moment, so the scheduler isn't told: that saves a good part of
+// their cost.
 
-// epollWait tells the scheduler of waits only.
-func (p *poller) epollWait(timeout int) (int, error) {
-	if timeout != 0 {
-		return unix.EpollWait(p.epoll, p.events[:], timeout)
-	}
-	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, 0, 0, 0)
+// epollBriefly waits for up to timeout milliseconds, which must be few.
+func (p *poller) epollBriefly(timeout int) (int, error) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, uintptr(timeout), 0, 0)
 	return result(n, errno)
 }
 
