@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"net/netip"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -75,28 +76,46 @@ func TestDenialIsCountedByBothSides(t *testing.T) {
 	m.client.node.waitLog("connection complete", "error", "401")
 }
 
-// Whoever forgets to allow port 15008 finds the reason in metrics and log.
-func TestDroppedTunnelPortIsToldAsNetworkPolicy(t *testing.T) {
+// Whoever forgets to allow port 15008 finds the reason in metrics and log. Nobody waits for ever, and a server says so to its peer.
+func TestUnansweredConnectionsEndInTime(t *testing.T) {
 	t.Parallel() // it waits for seconds
 	m := newMesh(t)
 	m.up(m.client, m.server)
-	m.server.serve(t, 8080)
-	dropTunnels(t, m.server)
-	_, conn, err := m.client.callFor(netip.AddrPortFrom(m.server.v4, 8080), 2*patience)
-	if !errors.Is(err, syscall.ECONNRESET) {
-		if err == nil {
-			conn.Close()
-		}
-		t.Errorf("the application sees %v, want a reset", err)
+	m.describe(m.outside, nil)
+	m.sync()
+	drop(t, m.outside, 15008)
+	drop(t, m.server, 8080)
+	var group sync.WaitGroup
+	for _, way := range []way{{"to a tunnel port", m.client, m.outside}, {"to an application through a tunnel", m.client, m.server}, {"to an application in plain text", m.outside, m.server}} {
+		group.Go(func() {
+			_, conn, err := way.from.callFor(netip.AddrPortFrom(way.to.v4, 8080), 2*patience)
+			if err == nil {
+				conn.Close()
+			}
+			if !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%s the application sees %v, want a reset", way.name, err)
+			}
+		})
 	}
-	m.client.node.eventually("count the failure", func() bool {
-		return m.client.node.metric("istio_tcp_connections_failed_total", `reporter="source"`, `response_flags="NETWORK_POLICY"`) == 1
-	})
-	m.client.node.waitLog("connection complete", "dst.addr=10.91.0.2:15008", "error")
+	group.Wait()
+	for _, want := range []struct {
+		node                            *node
+		reporter, flag, source, reached string
+	}{
+		{m.client.node, "source", "NETWORK_POLICY", "client", "outside"},
+		{m.client.node, "source", "CONNECT", "client", "server"}, // answered by 503
+		{m.server.node, "destination", "CONNECT", "client", "server"},
+		{m.server.node, "destination", "CONNECT", "outside", "server"},
+	} {
+		want.node.eventually("count the failure "+want.flag+" between "+want.source+" and "+want.reached, func() bool {
+			return want.node.metric("istio_tcp_connections_failed_total", `reporter="`+want.reporter+`"`, `response_flags="`+want.flag+`"`, `source_workload="`+want.source+`"`, `destination_workload="`+want.reached+`"`) == 1
+		})
+	}
+	m.client.node.waitLog("connection complete", "dst.hbone_addr=10.91.0.2:8080", "503")
 }
 
-// dropTunnels swallows what is for the pod's tunnel port.
-func dropTunnels(t *testing.T, pod *testPod) {
+// drop swallows what is for a port of the pod.
+func drop(t *testing.T, pod *testPod, port uint16) {
 	t.Helper()
 	err := pod.Do(func() error {
 		conn, err := nftables.New()
@@ -105,12 +124,12 @@ func dropTunnels(t *testing.T, pod *testPod) {
 		}
 		table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "network-policy"})
 		chain := conn.AddChain(&nftables.Chain{Name: "in", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
-		port := []expr.Any{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(15008)}}
-		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule(tcp(), port, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})})
+		same := []expr.Any{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)}}
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule(tcp(), same, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})})
 		return conn.Flush()
 	})
 	if err != nil {
-		t.Fatalf("drop tunnels of %s: %v", pod.name, err)
+		t.Fatalf("drop packets to port %d of %s: %v", port, pod.name, err)
 	}
 }

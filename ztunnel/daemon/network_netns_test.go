@@ -1,13 +1,17 @@
 package daemon
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/socket"
@@ -89,6 +93,7 @@ func acrossNetworks(t *testing.T, san string, way *workload.GatewayAddress) *mes
 	m.istiod.Set(
 		webAt(func(s *workload.Service) {
 			s.Addresses[0].Network = "east"
+			s.Ports = append(s.Ports, &workload.Port{ServicePort: 81, TargetPort: 7070}, &workload.Port{ServicePort: 82, TargetPort: 9999})
 			s.SubjectAltNames = []string{"spiffe://cluster.local/ns/demo/sa/" + san}
 		}),
 		&workload.Service{Name: "gateway", Namespace: "demo", Hostname: "gateway.west", Ports: []*workload.Port{{ServicePort: 15009, TargetPort: 15008}}})
@@ -103,7 +108,9 @@ func acrossNetworks(t *testing.T, san string, way *workload.GatewayAddress) *mes
 	})
 	m.sync()
 	m.client.Neighbour("eth0", netip.MustParsePrefix("10.96.0.0/16"))
-	m.outside.forward(t, 8080, netip.AddrPortFrom(m.server.v4, 15008))
+	for _, port := range []uint16{8080, 7070, 9999} { // the targets of the service's ports
+		m.outside.forward(t, port, netip.AddrPortFrom(m.server.v4, 15008))
+	}
 	m.server.serve(t, 8080)
 	return m
 }
@@ -175,4 +182,72 @@ func TestAnotherNetworksGatewayCannotPoseAsTheEndpoint(t *testing.T) {
 	m.client.node.eventually("count the failure", func() bool {
 		return m.client.node.metric("istio_tcp_connections_failed_total", `reporter="source"`, `response_flags="TLS_FAILURE"`) == 1
 	})
+}
+
+// A tunnel in a tunnel carries what a single one does: much at once without holding others up, and the end of either side as it was.
+func TestConnectionsToAnotherNetworkAreLikeOthers(t *testing.T) {
+	m := acrossNetworks(t, "server", gatewayByAddress)
+	to := netip.MustParseAddrPort("10.96.0.1:80")
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			_, conn, err := m.client.call(to)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			echoMuch(t, conn, 2<<20)
+		})
+	}
+	group.Wait()
+	t.Run("resets", func(t *testing.T) {
+		l, err := m.server.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:7070")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		near, far := accepted(t, m.client, l, netip.MustParseAddrPort("10.96.0.1:81"))
+		abort(far)
+		cut(t, near)
+		near, far = accepted(t, m.client, l, netip.MustParseAddrPort("10.96.0.1:81"))
+		abort(near)
+		cut(t, far)
+		if _, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.1:82")); !errors.Is(err, syscall.ECONNRESET) {
+			if err == nil {
+				conn.Close()
+			}
+			t.Errorf("where nobody listens the application sees %v, want a reset", err)
+		}
+	})
+	t.Run("the client's pod goes", func(t *testing.T) {
+		conn := mustCall(t, m.client, to)
+		m.client.node.agent.del(m.client)
+		cut(t, conn)
+		for _, p := range []*testPod{m.client, m.outside, m.server} {
+			p.node.waitAccounts()
+		}
+	})
+}
+
+// echoMuch sends content to an application that echoes, and checks what comes back.
+func echoMuch(t *testing.T, conn *net.TCPConn, size int) {
+	t.Helper()
+	content := make([]byte, size)
+	for i := range content {
+		content[i] = byte(i * i >> 8)
+	}
+	conn.SetDeadline(time.Now().Add(2 * patience))
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		if _, err := conn.Write(content); err != nil {
+			t.Error(err)
+		}
+		_ = conn.CloseWrite()
+	})
+	got, err := io.ReadAll(conn)
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d of %d bytes came back, %v", len(got), size, err)
+	}
+	writer.Wait()
 }

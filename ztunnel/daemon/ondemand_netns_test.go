@@ -78,6 +78,7 @@ func TestOnDemandPodThatWentIsAskedForAnew(t *testing.T) {
 }
 
 func TestOnDemandWithoutControlPlaneRefusesInTime(t *testing.T) {
+	t.Parallel() // it waits for seconds
 	m := newMesh(t)
 	m.describe(m.client, nil)
 	m.describe(m.server, nil)
