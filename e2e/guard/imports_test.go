@@ -11,7 +11,7 @@ import (
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
 	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/loop": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
-	"mesh/token": {}, "mesh/scrape": {}, "mesh/file": {},
+	"mesh/token": {}, "mesh/scrape": {}, "mesh/file": {}, "mesh/trace": {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
 	// mesh, level 2.
 	"mesh/relay":     {"mesh/loop"},
@@ -19,12 +19,12 @@ var mayImport = map[string][]string{
 	"mesh/mtls":      {"mesh/identity"},
 	"mesh/state":     {"mesh/identity", "mesh/api/"},
 	"mesh/xds":       {"mesh/api/"},
-	"mesh/telemetry": {"mesh/identity"},
+	"mesh/telemetry": {"mesh/identity", "mesh/trace"},
 	// mesh, level 3.
-	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay"},
+	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay", "mesh/trace"},
 	"mesh/certs":   {"mesh/mtls", "mesh/identity", "mesh/api/"},
 	"mesh/policy":  {"mesh/state", "mesh/identity"},
-	"mesh/spans":   {"mesh/telemetry"},
+	"mesh/spans":   {"mesh/telemetry", "mesh/trace"},
 	"mesh/balance": {"mesh/state"},
 	"mesh/demand":  {"mesh/state"},
 
@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"ztunnel/enroll":   {"mesh/socket", "mesh/api/"},
 	"ztunnel/worker":   {"mesh/loop", "mesh/socket"},
 	"ztunnel/capture":  {"ztunnel/worker", "mesh/loop", "mesh/socket"},
-	"ztunnel/describe": {"mesh/hbone", "mesh/identity", "mesh/state", "mesh/telemetry"},
+	"ztunnel/describe": {"mesh/hbone", "mesh/identity", "mesh/state", "mesh/telemetry", "mesh/trace"},
 	"ztunnel/outbound": {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/inbound":  {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
 	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},

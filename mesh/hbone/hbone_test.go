@@ -26,6 +26,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -258,7 +259,7 @@ func (b *bed) target() Target {
 }
 
 func (b *bed) request() Request {
-	return Request{Authority: AuthorityFromAddr(netip.MustParseAddrPort("10.0.0.1:80")), Trace: NewTraceParent()}
+	return Request{Authority: AuthorityFromAddr(netip.MustParseAddrPort("10.0.0.1:80")), Trace: trace.New()}
 }
 
 // connect connects through the bed's pool to its server.

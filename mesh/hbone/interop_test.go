@@ -42,7 +42,7 @@ func TestOurClientWithAnotherServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r := <-asked; r.Method != http.MethodConnect || r.Host != "10.0.0.1:80" || r.Header.Get("Forwarded") != `for="10.9.8.7:6";host=cart` ||
-		r.Header.Get("Traceparent") != string(request.Trace) {
+		r.Header.Get("Traceparent") != request.Trace.String() {
 		t.Errorf("the server was asked for %+v", r)
 	}
 	if s.Baggage != (Baggage{Service: "other"}) {

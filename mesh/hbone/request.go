@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
 // Request is what a CONNECT says: where to, and who asks.
@@ -13,8 +15,8 @@ type Request struct {
 	Authority Authority
 	Baggage   Baggage
 	Forwarded Forwarded
-	Trace     TraceParent
-	Network   string // x-forwarded-network: the origin network, when the connection came through a gateway
+	Trace     trace.Context // by which a peer that traces names the connection as others on its way do
+	Network   string        // x-forwarded-network: the origin network, when the connection came through a gateway
 }
 
 const maxNetwork = 256 // bytes of a network's name
@@ -31,7 +33,7 @@ func (r Request) fields() []hpack.HeaderField {
 	}
 	add("baggage", r.Baggage.String(), false)
 	add("forwarded", r.Forwarded.String(), true)
-	add("traceparent", string(r.Trace), true)
+	add("traceparent", r.Trace.String(), true)
 	add("x-forwarded-network", r.Network, false)
 	return fields
 }
@@ -53,7 +55,7 @@ func parseRequest(fields []hpack.HeaderField) (r Request, err error) {
 		case "forwarded":
 			r.Forwarded, _ = parseForwarded(f.Value)
 		case "traceparent":
-			r.Trace, _ = parseTraceParent(f.Value)
+			r.Trace, _ = trace.Parse(f.Value)
 		case "x-forwarded-network":
 			if len(f.Value) <= maxNetwork {
 				r.Network = f.Value

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
 // newForeigner makes a credential that trusts the bed's server but is of another authority.
@@ -28,7 +29,7 @@ func TestServerSeesTheRequest(t *testing.T) {
 		Baggage: Baggage{Cluster: "c", Namespace: "shop", WorkloadType: "deployment", WorkloadName: "w", Service: "s", Revision: "v1",
 			Region: "r", Zone: "z"},
 		Forwarded: Forwarded{For: netip.MustParseAddrPort("10.1.2.3:4567"), Host: "cart.shop.svc.cluster.local"},
-		Trace:     NewTraceParent(),
+		Trace:     trace.New(),
 		Network:   "east",
 	}
 	seen := make(chan *Incoming, 1)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
 // Sampler decides which connections get a span, as OTEL_TRACES_SAMPLER names it. It comes out of ParseSampler.
@@ -50,27 +51,18 @@ func ParseSampler(name, argument string) (Sampler, error) {
 	return s, nil
 }
 
-// root decides on a trace that begins here.
-func (s Sampler) root(traceparent string) bool {
-	c, ok := parseContext(traceparent)
-	return ok && s.share(c.trace)
-}
-
-// share decides by the trace's id, so that every proxy decides alike.
-func (s Sampler) share(trace [16]byte) bool {
-	return s.bound == math.MaxUint64 || binary.BigEndian.Uint64(trace[8:])>>1 < s.bound
+// root decides on a trace that begins here, by its id, so that every proxy decides alike.
+func (s Sampler) root(c trace.Context) bool {
+	return s.bound == math.MaxUint64 || binary.BigEndian.Uint64(c.TraceID[8:])>>1 < s.bound
 }
 
 // wants decides on a connection. What we began ourselves was decided then; the trace says so.
 func (s Sampler) wants(ended *telemetry.Ended) bool {
-	c, ok := parseContext(ended.Trace)
 	switch {
-	case !ok:
-		c = newContext()
-		ended.Trace = c.String()
-		return s.share(c.trace)
+	case ended.Trace == (trace.Context{}):
+		ended.Trace = trace.New()
 	case ended.Reporter == telemetry.Source, s.follow:
-		return c.sampled
+		return ended.Trace.Sampled()
 	}
-	return s.share(c.trace)
+	return s.root(ended.Trace)
 }

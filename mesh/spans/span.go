@@ -1,8 +1,6 @@
 package spans
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"maps"
 	"slices"
 
@@ -10,60 +8,18 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
-// traceContext is what a traceparent header says (W3C Trace Context, version 00).
-type traceContext struct {
-	trace   [16]byte
-	span    [8]byte
-	sampled bool
-}
-
-const contextLength = 55
-
-func parseContext(text string) (c traceContext, ok bool) {
-	if len(text) != contextLength || text[:3] != "00-" || text[35] != '-' || text[52] != '-' {
-		return c, false
-	}
-	var flags [1]byte
-	for _, part := range []struct {
-		into []byte
-		text string
-	}{{c.trace[:], text[3:35]}, {c.span[:], text[36:52]}, {flags[:], text[53:]}} {
-		if _, err := hex.Decode(part.into, []byte(part.text)); err != nil {
-			return traceContext{}, false
-		}
-	}
-	c.sampled = flags[0]&1 != 0
-	return c, c.trace != [16]byte{} && c.span != [8]byte{}
-}
-
-// newContext begins a trace.
-func newContext() (c traceContext) {
-	_, _ = rand.Read(c.trace[:]) // never fails, see crypto/rand
-	_, _ = rand.Read(c.span[:])
-	return c
-}
-
-// String returns the traceparent header.
-func (c traceContext) String() string {
-	flags := "00"
-	if c.sampled {
-		flags = "01"
-	}
-	return "00-" + hex.EncodeToString(c.trace[:]) + "-" + hex.EncodeToString(c.span[:]) + "-" + flags
-}
-
-// span describes a connection. The client's side is the span that the traceparent names; the server's is below it.
+// span describes a connection, whose trace the sampler has seen to. The client's side is the span that the traceparent names; the server's is below it.
 func span(e *telemetry.Ended) *tracepb.Span {
-	c, _ := parseContext(e.Trace) // the sampler saw to it
 	s := &tracepb.Span{
-		TraceId: c.trace[:], SpanId: c.span[:], Name: "outbound", Kind: tracepb.Span_SPAN_KIND_CLIENT, Flags: 1, // sampled
+		TraceId: e.Trace.TraceID[:], SpanId: e.Trace.SpanID[:], Name: "outbound", Kind: tracepb.Span_SPAN_KIND_CLIENT, Flags: 1, // sampled
 		StartTimeUnixNano: uint64(e.Start.UnixNano()), EndTimeUnixNano: uint64(e.End.UnixNano()),
 		Attributes: attributes(e), Status: &tracepb.Status{},
 	}
 	if e.Reporter == telemetry.Destination {
-		own := newContext().span
+		own := trace.New().SpanID
 		s.ParentSpanId, s.SpanId = s.SpanId, own[:]
 		s.Name, s.Kind = "inbound", tracepb.Span_SPAN_KIND_SERVER
 	}

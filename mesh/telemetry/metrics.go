@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
 // Metrics counts connections and writes their access log. The calls for a connection are Open, Follow and Close; or Refuse
@@ -65,8 +67,8 @@ type Ended struct {
 
 // Tracer makes spans of connections. Its functions must not block; the zero Tracer makes none.
 type Tracer struct {
-	// Sampled decides whether a trace that begins here, with this traceparent, is to have spans.
-	Sampled func(traceparent string) bool
+	// Sampled decides whether a trace that begins here is to have spans.
+	Sampled func(trace.Context) bool
 	// Ended is told about every connection that has ended or was refused.
 	Ended func(Ended)
 }
@@ -74,9 +76,9 @@ type Tracer struct {
 // Trace has spans made of connections. Call it before the first connection.
 func (m *Metrics) Trace(t Tracer) { m.tracer = t }
 
-// Sampled tells whether a trace that begins here, with this traceparent, is to have spans.
-func (m *Metrics) Sampled(traceparent string) bool {
-	return m.tracer.Sampled != nil && m.tracer.Sampled(traceparent)
+// Sampled tells whether a trace that begins here is to have spans.
+func (m *Metrics) Sampled(begun trace.Context) bool {
+	return m.tracer.Sampled != nil && m.tracer.Sampled(begun)
 }
 
 // Sockets counts accepted sockets that are open: Inc and Dec it.
@@ -92,7 +94,7 @@ type Conn struct {
 	hboneDst       string
 	sourcePod      string
 	destinationPod string
-	trace          string // "" without spans
+	trace          trace.Context // zero without spans
 	closed         atomic.Bool
 
 	// Guarded by Metrics.following.

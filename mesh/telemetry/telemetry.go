@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
 // Reporter is the side of a connection that tells about it.
@@ -57,9 +58,8 @@ type Connection struct {
 	Src, Dst netip.AddrPort
 	// HBONEDst is the CONNECT request's authority, if there is a tunnel.
 	HBONEDst string
-	// Trace is the traceparent that goes with the connection: the one we made (outbound), or the one that came with the
-	// request (inbound).
-	Trace string
+	// Trace goes with the connection: the one we made (outbound), or the one that came with the request (inbound).
+	Trace trace.Context
 	// Start is when the connection began, for its duration; zero is now.
 	Start time.Time
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
 // Peer is a workload as telemetry sees it; nil is an unknown one.
@@ -36,10 +37,10 @@ func Told(b hbone.Baggage, id identity.Workload) telemetry.Peer {
 }
 
 // Trace begins the trace of a connection, marked as sampled if it is to have spans.
-func Trace(m *telemetry.Metrics) hbone.TraceParent {
-	trace := hbone.NewTraceParent()
-	if m.Sampled(string(trace)) {
-		return trace.Sampled()
+func Trace(m *telemetry.Metrics) trace.Context {
+	c := trace.New()
+	if m.Sampled(c) {
+		return c.WithSampled()
 	}
-	return trace
+	return c
 }

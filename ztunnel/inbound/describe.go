@@ -20,7 +20,7 @@ func (h *Handler) describe(a arrival) telemetry.Connection {
 		Src:         a.client,
 		Dst:         a.accepted,
 		HBONEDst:    a.request.Authority.String(),
-		Trace:       string(a.request.Trace),
+		Trace:       a.request.Trace,
 	}
 	if svc := guessService(table, a); svc != nil {
 		c.Service, c.ServiceNamespace, c.ServiceName = svc.Hostname, svc.Namespace, svc.Name

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"time"
 
-	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
 	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
@@ -23,7 +23,7 @@ type flow struct {
 	call    Call
 	route   Route
 	timer   loop.Timer // connectTimeout
-	trace   hbone.TraceParent
+	trace   trace.Context
 	start   time.Time
 
 	reached *telemetry.Peer // what the workload in another network says that it is
@@ -78,7 +78,7 @@ func (f *flow) open() {
 	if f.reached != nil {
 		told.Destination = *f.reached
 	}
-	told.Trace, told.Start = string(f.trace), f.start
+	told.Trace, told.Start = f.trace, f.start
 	f.metric = f.handler.cfg.Metrics.Open(told)
 	f.call = Call{}
 }

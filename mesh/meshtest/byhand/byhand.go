@@ -19,6 +19,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 )
 
 // patience bounds what a test waits for; a peer may wait for its configuration and its application before it answers.
@@ -83,7 +84,7 @@ func (c *Client) Connect(tb testing.TB, expected identity.Workload, addr netip.A
 	target := hbone.Target{Source: c.credential.Identity, Expected: []identity.Workload{expected}, Addr: addr}
 	answer := make(chan error, 1)
 	_ = c.loop.Post(func() {
-		c.pool.Connect(target, hbone.Request{Authority: to, Trace: hbone.NewTraceParent()}, func(s *hbone.Stream, err error) {
+		c.pool.Connect(target, hbone.Request{Authority: to, Trace: trace.New()}, func(s *hbone.Stream, err error) {
 			if err != nil {
 				_ = unix.Close(theirs)
 			} else {
