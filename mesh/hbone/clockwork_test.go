@@ -257,7 +257,7 @@ func newPair(t *testing.T) *pair {
 	p.request = Request{Authority: AuthorityFromAddr(netip.MustParseAddrPort("10.0.0.2:80"))}
 	p.srv = NewServer(ServerConfig{
 		Loop:   p.loop,
-		TLS:    func(context.Context) (*tls.Config, error) { return mtls.ServerConfig(server), nil },
+		TLS:    func(context.Context) (*tls.Config, error) { return mtls.Policy{}.ServerConfig(server), nil },
 		Handle: func(in *Incoming) { p.handle(in) },
 		Failed: func(f Failure) { p.failures = append(p.failures, f) },
 	})
@@ -270,7 +270,7 @@ func newPair(t *testing.T) *pair {
 			return func() {}, nil
 		},
 		TLS: func(_ context.Context, _ identity.Workload, expected []identity.Workload) (*tls.Config, error) {
-			return mtls.ClientConfig(client, expected), nil
+			return mtls.Policy{}.ClientConfig(client, expected), nil
 		},
 	})
 	t.Cleanup(func() {

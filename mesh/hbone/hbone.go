@@ -1,7 +1,8 @@
 // Package hbone carries TCP connections through mutually authenticated HTTP/2 CONNECT tunnels: a client pool, a server, and the
 // streams between them.
 //
-//	Connect   pool.go      a tunnel that has room, or a dial (dial.go) that all who wait share     request.go and its headers
+//	Connect   attempt.go   a tunnel of the pool (pool.go) that has room, or a dial (dial.go) that all who wait share
+//	          request.go   what is asked for, in headers: authority.go, baggage.go, forwarded.go
 //	Serve     server.go    a handshake, then a decision for each CONNECT                           incoming.go
 //	          handshake.go crypto/tls beside the loop, until the keys are known
 //	          tunnel.go    one connection: streams, end, clocks, on the state machine of mesh/h2

@@ -63,7 +63,7 @@ func newBed(tb testing.TB) *bed {
 	b.server = b.ca.Credential(b.ca.Identity("shop", "server"))
 	b.srv = NewServer(ServerConfig{
 		Loop:   b.farLoop,
-		TLS:    func(context.Context) (*tls.Config, error) { return mtls.ServerConfig(b.server), nil },
+		TLS:    func(context.Context) (*tls.Config, error) { return mtls.Policy{}.ServerConfig(b.server), nil },
 		Handle: func(in *Incoming) { b.handler()(in) },
 		Failed: func(f Failure) {
 			b.mu.Lock()
@@ -205,7 +205,7 @@ func (b *bed) newPool(cfg PoolConfig) *Pool {
 	}
 	if cfg.TLS == nil {
 		cfg.TLS = func(_ context.Context, source identity.Workload, expected []identity.Workload) (*tls.Config, error) {
-			return mtls.ClientConfig(b.client, expected), nil
+			return mtls.Policy{}.ClientConfig(b.client, expected), nil
 		}
 	}
 	p := NewPool(cfg)

@@ -30,7 +30,7 @@ func TestOurClientWithAnotherServer(t *testing.T) {
 		_ = control.Flush()
 		_, _ = io.Copy(flushing{w, control}, r.Body)
 	})
-	server := &http.Server{Handler: handler, TLSConfig: mtls.ServerConfig(b.server), Protocols: onlyHTTP2()}
+	server := &http.Server{Handler: handler, TLSConfig: mtls.Policy{}.ServerConfig(b.server), Protocols: onlyHTTP2()}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.ServeTLS(l, "", "") })
 	target := b.target()
@@ -113,7 +113,7 @@ func TestAnotherClientWithOurServer(t *testing.T) {
 		})
 	})
 	transport := &http.Transport{
-		TLSClientConfig: mtls.ClientConfig(b.client, []identity.Workload{b.server.Identity}), Protocols: onlyHTTP2(),
+		TLSClientConfig: mtls.Policy{}.ClientConfig(b.client, []identity.Workload{b.server.Identity}), Protocols: onlyHTTP2(),
 	}
 	defer transport.CloseIdleConnections()
 	ask := func(authority string, body io.Reader) *http.Response {
@@ -155,7 +155,7 @@ func TestLessThanHBONEIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
-			config := mtls.ClientConfig(b.client, []identity.Workload{b.server.Identity})
+			config := mtls.Policy{}.ClientConfig(b.client, []identity.Workload{b.server.Identity})
 			weaken(config)
 			conn, err := tls.Dial("tcp", b.listener.Addr().String(), config)
 			if err == nil { // with TLS 1.3 a client learns of a refusal when it reads
@@ -173,7 +173,7 @@ func TestLessThanHBONEIsRefused(t *testing.T) {
 func TestIdentityIsTheCertificates(t *testing.T) {
 	b := newBed(t)
 	nobody := b.ca.Issue(testca.Spec{URIs: []*url.URL{{Scheme: "https", Host: "example.com"}}})
-	config := mtls.ClientConfig(nobody, []identity.Workload{b.server.Identity})
+	config := mtls.Policy{}.ClientConfig(nobody, []identity.Workload{b.server.Identity})
 	conn, err := tls.Dial("tcp", b.listener.Addr().String(), config)
 	if err == nil {
 		_, err = conn.Read(make([]byte, 1))

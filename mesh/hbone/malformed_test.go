@@ -84,7 +84,7 @@ func (p *rawPeer) request() uint32 {
 // rawClient connects to the bed's server.
 func (b *bed) rawClient() *rawPeer {
 	b.tb.Helper()
-	conn, err := tls.Dial("tcp", b.listener.Addr().String(), mtls.ClientConfig(b.client, []identity.Workload{b.server.Identity}))
+	conn, err := tls.Dial("tcp", b.listener.Addr().String(), mtls.Policy{}.ClientConfig(b.client, []identity.Workload{b.server.Identity}))
 	if err != nil {
 		b.tb.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestClientThatSendsAllAtOnce(t *testing.T) {
 	})
 	slow := make(chan struct{})
 	slowly := func(context.Context) (*tls.Config, error) {
-		config := mtls.ServerConfig(b.server)
+		config := mtls.Policy{}.ServerConfig(b.server)
 		verify := config.VerifyConnection
 		config.VerifyConnection = func(state tls.ConnectionState) error {
 			<-slow
@@ -292,7 +292,7 @@ func (b *bed) rawServer(scripts ...func(*rawPeer)) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			secured := tls.Server(conn, mtls.ServerConfig(b.server))
+			secured := tls.Server(conn, mtls.Policy{}.ServerConfig(b.server))
 			p := newRawPeer(b.tb, secured)
 			if _, err := secured.Read(make([]byte, len(http2.ClientPreface))); err == nil {
 				_ = p.WriteSettings()

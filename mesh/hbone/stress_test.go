@@ -190,7 +190,7 @@ func TestPeerThatIsNoHTTP2(t *testing.T) {
 				if err != nil {
 					return
 				}
-				secured := tls.Server(conn, mtls.ServerConfig(b.server))
+				secured := tls.Server(conn, mtls.Policy{}.ServerConfig(b.server))
 				_, _ = secured.Read(make([]byte, 1))
 				script(secured)
 				_ = secured.Close()
