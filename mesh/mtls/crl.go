@@ -2,7 +2,6 @@ package mtls
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -29,11 +28,8 @@ const (
 type Revocations struct {
 	path string
 
-	mu      sync.RWMutex
-	read    bool     // the file could be used once
-	digest  [32]byte // of what is in force
-	lists   map[string][]revocationList
-	changed chan struct{} // closed and replaced when lists is
+	mu    sync.RWMutex
+	lists map[string][]revocationList
 	// roots are those of all credentials that were used, by key: they may have signed peers and lists, and peers don't
 	// send them.
 	roots map[string]*x509.Certificate
@@ -64,7 +60,7 @@ func (e *RevokedError) Error() string {
 
 // NewRevocations makes one that knows nothing until Load.
 func NewRevocations(path string) *Revocations {
-	return &Revocations{path: path, changed: make(chan struct{}), roots: map[string]*x509.Certificate{}}
+	return &Revocations{path: path, roots: map[string]*x509.Certificate{}}
 }
 
 // RevocationSummary tells what a file holds.
@@ -73,8 +69,7 @@ type RevocationSummary struct {
 	Outdated       []string // issuers whose list should have been replaced by now
 }
 
-// Load reads the file, and tells everybody who waits for Changed if it says something else than before. After an error
-// what it last said stays in force.
+// Load reads the file. After an error what it last said stays in force.
 func (r *Revocations) Load() (RevocationSummary, error) {
 	text, err := readRevocations(r.path)
 	if err != nil {
@@ -86,22 +81,8 @@ func (r *Revocations) Load() (RevocationSummary, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if digest := sha256.Sum256(text); !r.read || digest != r.digest {
-		r.read, r.digest, r.lists = true, digest, lists
-		close(r.changed)
-		r.changed = make(chan struct{})
-	}
+	r.lists = lists
 	return summarize(lists, time.Now()), nil
-}
-
-// Changed returns a channel that is closed when other lists are in force; then connected peers are to be checked again.
-func (r *Revocations) Changed() <-chan struct{} {
-	if r == nil {
-		return nil
-	}
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.changed
 }
 
 // Check returns nil, or a *RevokedError if a certificate of a peer's chain was taken back. The chain is what the peer sent in

@@ -31,14 +31,6 @@ type Policy struct {
 	OnRevoked func(*RevokedError)
 }
 
-// ServerConfig is the zero Policy's.
-func ServerConfig(c *Credential) *tls.Config { return Policy{}.ServerConfig(c) }
-
-// ClientConfig is the zero Policy's.
-func ClientConfig(c *Credential, expected []identity.Workload) *tls.Config {
-	return Policy{}.ClientConfig(c, expected)
-}
-
 // ServerConfig makes the accepting side's configuration. A peer has to show a certificate that leads to c.Roots and whose
 // identity is of c's own trust domain or another accepted one. The result depends on c and the policy alone, costs no
 // cryptography to make or to clone, and may serve any number of connections until c is replaced.

@@ -82,7 +82,7 @@ func TestPeersProveTheirIdentities(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			own := ca.Issue(testca.Spec{Identity: pay, Intermediates: intermediates})
 			peer := ca.Issue(testca.Spec{Identity: cart, Intermediates: intermediates})
-			server, client := handshake(t, mtls.ServerConfig(own), mtls.ClientConfig(peer, []identity.Workload{cart, pay}))
+			server, client := handshake(t, mtls.Policy{}.ServerConfig(own), mtls.Policy{}.ClientConfig(peer, []identity.Workload{cart, pay}))
 			wantError(t, "server", server.err, "")
 			wantError(t, "client", client.err, "")
 			for side, state := range map[string]tls.ConnectionState{"server": server.state, "client": client.state} {
@@ -148,13 +148,13 @@ func TestBadCertificatesAreRefusedByBothSides(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			good := ca.Credential(ca.Identity("shop", "good"))
-			server, client := handshake(t, mtls.ServerConfig(good),
-				mtls.ClientConfig(withRoots(test.credential, good), []identity.Workload{good.Identity}))
+			server, client := handshake(t, mtls.Policy{}.ServerConfig(good),
+				mtls.Policy{}.ClientConfig(withRoots(test.credential, good), []identity.Workload{good.Identity}))
 			wantError(t, "server", server.err, test.fromClient)
 			if test.fromClient != "" {
 				wantError(t, "client", client.err, "bad certificate")
 			}
-			_, client = handshake(t, mtls.ServerConfig(test.credential), mtls.ClientConfig(good, []identity.Workload{id}))
+			_, client = handshake(t, mtls.Policy{}.ServerConfig(test.credential), mtls.Policy{}.ClientConfig(good, []identity.Workload{id}))
 			if test.fromServer == "" && test.fromClient != "" {
 				return // the peer accepts this one, which is not what the case is about
 			}
@@ -199,8 +199,8 @@ func TestPeersThatSpeakSomethingElseAreRefused(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			// The changed side's own checks don't matter here.
 			open := func(c *tls.Config) { c.VerifyConnection = nil }
-			serverConfig := change(mtls.ServerConfig(credential), test.editServer)
-			clientConfig := change(mtls.ClientConfig(credential, expected), test.editClient)
+			serverConfig := change(mtls.Policy{}.ServerConfig(credential), test.editServer)
+			clientConfig := change(mtls.Policy{}.ClientConfig(credential, expected), test.editClient)
 			if strings.HasPrefix(test.name, "client") {
 				open(clientConfig)
 			} else {
@@ -222,7 +222,7 @@ func TestEmptyListOfExpectedIdentitiesNeverMatches(t *testing.T) {
 	credential := ca.Credential(ca.Identity("shop", "cart"))
 	for name, expected := range map[string][]identity.Workload{"nil": nil, "empty": {}, "the zero identity": {{}}} {
 		t.Run(name, func(t *testing.T) {
-			server, client := handshake(t, mtls.ServerConfig(credential), mtls.ClientConfig(credential, expected))
+			server, client := handshake(t, mtls.Policy{}.ServerConfig(credential), mtls.Policy{}.ClientConfig(credential, expected))
 			if server.err == nil || client.err == nil {
 				t.Errorf("handshake: server %v, client %v; want errors", server.err, client.err)
 			}
@@ -234,17 +234,17 @@ func TestExpectedListIsFixedWhenTheConfigIsMade(t *testing.T) {
 	ca := testca.New(t, "cluster.local")
 	credential := ca.Credential(ca.Identity("shop", "cart"))
 	expected := []identity.Workload{credential.Identity}
-	config := mtls.ClientConfig(credential, expected)
+	config := mtls.Policy{}.ClientConfig(credential, expected)
 	expected[0] = ca.Identity("shop", "other")
-	_, client := handshake(t, mtls.ServerConfig(credential), config)
+	_, client := handshake(t, mtls.Policy{}.ServerConfig(credential), config)
 	wantError(t, "client", client.err, "")
 }
 
 func TestConnectionsAreNeverResumed(t *testing.T) {
 	ca := testca.New(t, "cluster.local")
 	credential := ca.Credential(ca.Identity("shop", "cart"))
-	serverConfig := mtls.ServerConfig(credential)
-	clientConfig := mtls.ClientConfig(credential, []identity.Workload{credential.Identity})
+	serverConfig := mtls.Policy{}.ServerConfig(credential)
+	clientConfig := mtls.Policy{}.ClientConfig(credential, []identity.Workload{credential.Identity})
 	clientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	for range 2 {
 		server, client := handshake(t, serverConfig, clientConfig)
@@ -264,7 +264,7 @@ func TestRootRotationKeepsPeersTogether(t *testing.T) {
 	ca.Retire()
 	after := ca.Credential(ca.Identity("shop", "ship"))
 	connect := func(server, client *mtls.Credential) (error, error) {
-		s, c := handshake(t, mtls.ServerConfig(server), mtls.ClientConfig(client, []identity.Workload{server.Identity}))
+		s, c := handshake(t, mtls.Policy{}.ServerConfig(server), mtls.Policy{}.ClientConfig(client, []identity.Workload{server.Identity}))
 		return s.err, c.err
 	}
 	// The one with both roots accepts either, but an old one accepts nobody signed by the new root.
@@ -300,7 +300,7 @@ func BenchmarkServerConfig(b *testing.B) {
 	b.ReportAllocs()
 	var config *tls.Config
 	for b.Loop() {
-		config = mtls.ServerConfig(credential)
+		config = mtls.Policy{}.ServerConfig(credential)
 	}
 	runtime.KeepAlive(config)
 }

@@ -31,7 +31,7 @@ func TestClientsOfOtherTrustDomainsAreAcceptedByTheList(t *testing.T) {
 				t.Fatal(err)
 			}
 			peer := ca.Credential(id)
-			server, _ := handshake(t, mtls.Policy{TrustDomains: test.accepted}.ServerConfig(own), mtls.ClientConfig(peer, []identity.Workload{own.Identity}))
+			server, _ := handshake(t, mtls.Policy{TrustDomains: test.accepted}.ServerConfig(own), mtls.Policy{}.ClientConfig(peer, []identity.Workload{own.Identity}))
 			wantError(t, "server", server.err, test.want)
 		})
 	}

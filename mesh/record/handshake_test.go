@@ -130,16 +130,16 @@ func TestPeerLearnsWhyItWasRefused(t *testing.T) {
 	expect := func(id identity.Workload) []identity.Workload { return []identity.Workload{id} }
 
 	t.Run("server, by the client", func(t *testing.T) {
-		_, theirs := refuse(t, mtls.ClientConfig(a, expect(a.Identity)), mtls.ServerConfig(b))
+		_, theirs := refuse(t, mtls.Policy{}.ClientConfig(a, expect(a.Identity)), mtls.Policy{}.ServerConfig(b))
 		if theirs == nil || !strings.Contains(theirs.Error(), "remote error: tls: bad certificate") {
 			t.Errorf("server: %v", theirs)
 		}
 	})
 	t.Run("client, by the server", func(t *testing.T) {
-		trusting := mtls.ClientConfig(stranger, expect(b.Identity))
+		trusting := mtls.Policy{}.ClientConfig(stranger, expect(b.Identity))
 		trusting.VerifyConnection = nil
 		// In TLS 1.3 a client is done before the server has seen its certificate; the refusal is what it reads first.
-		ours, theirs := refuse(t, trusting, mtls.ServerConfig(b))
+		ours, theirs := refuse(t, trusting, mtls.Policy{}.ServerConfig(b))
 		var remote RemoteAlert
 		if !errors.As(ours, &remote) || remote != 42 {
 			t.Errorf("client: %v", ours)

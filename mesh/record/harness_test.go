@@ -149,7 +149,7 @@ func configs(tb testing.TB) (client, server *tls.Config) {
 	tb.Helper()
 	ca := testca.New(tb, "cluster.local")
 	a, b := ca.Credential(ca.Identity("shop", "cart")), ca.Credential(ca.Identity("shop", "till"))
-	return mtls.ClientConfig(a, []identity.Workload{b.Identity}), mtls.ServerConfig(b)
+	return mtls.Policy{}.ClientConfig(a, []identity.Workload{b.Identity}), mtls.Policy{}.ServerConfig(b)
 }
 
 // stream is an established connection, either ours or crypto/tls's.

@@ -36,7 +36,7 @@ func (m *mesh) passOn(p *testPod, port uint16) *waypoint {
 	onward := m.asker(p.Netns, credential)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
-	server := &http.Server{TLSConfig: mtls.ServerConfig(credential), Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{TLSConfig: mtls.Policy{}.ServerConfig(credential), Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		way.asked <- r.TLS.PeerCertificates[0].URIs[0].String() + " " + r.Method + " " + r.Host
 		m.carryOn(onward, w, r)
 	})}

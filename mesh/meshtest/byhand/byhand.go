@@ -55,7 +55,7 @@ func New(tb testing.TB, credential *mtls.Credential, dial func(context.Context, 
 			return cancel, nil
 		},
 		TLS: func(_ context.Context, _ identity.Workload, expected []identity.Workload) (*tls.Config, error) {
-			return mtls.ClientConfig(credential, expected), nil
+			return mtls.Policy{}.ClientConfig(credential, expected), nil
 		},
 	})
 	tb.Cleanup(c.close)
