@@ -43,6 +43,8 @@ func TestStress(t *testing.T) {
 		})
 	}
 	workers.Wait()
+	b.onConnect(func(in *Incoming) { in.Refuse(503) }) // what is left of clients that gave up
+	b.onFar(func() {})                                 // whatever was accepted before is among the apps
 	apps.Wait()
 	for _, tunnel := range append(b.allTunnels(), clientTunnel(b)) {
 		checkUnread(t, tunnel)
