@@ -29,21 +29,6 @@ func Waypoint(svc *state.Service) *state.Gateway {
 	return svc.Waypoint
 }
 
-// Named returns what a gateway's reference means to clients in a namespace: a service, else a workload, else neither.
-func Named(t *state.Table, gw *state.Gateway, clientNamespace string) (*state.Workload, *state.Service) {
-	if gw.Address.Addr.IsValid() {
-		w, svc := t.Find(gw.Address.Network, gw.Address.Addr, clientNamespace)
-		if svc != nil {
-			return nil, svc
-		}
-		return w, nil
-	}
-	if svc := t.Service(gw.Host.Namespace, gw.Host.Name); svc != nil {
-		return nil, svc
-	}
-	return t.WorkloadByHost(gw.Host.Namespace, gw.Host.Name), nil
-}
-
 // Gateway chooses an instance of a waypoint. Choice.Addr has the port on which the instance takes HBONE. Errors are as of
 // Pick; a waypoint that isn't there is ErrNoEndpoint, never a reason to go round it.
 func (c *Client) Gateway(gw *state.Gateway) (Choice, error) {
@@ -66,7 +51,7 @@ func (c *Client) instance(gw *state.Gateway) (Choice, error) {
 	if gw.Address.Addr.IsValid() {
 		of.Dialled = gw.Address.Addr
 	}
-	w, svc := Named(c.Table, gw, c.From.Namespace)
+	w, svc := c.Table.Behind(gw, c.From.Namespace)
 	switch {
 	case svc != nil:
 		p := of.purpose(svc, gw.Port)

@@ -80,13 +80,7 @@ func gatewayKey(gateway *state.Gateway) Key {
 
 // behind returns the gateways of whatever a gateway resolves to.
 func behind(t *state.Table, from *state.Workload, gateway *state.Gateway) []*state.Gateway {
-	var w *state.Workload
-	var svc *state.Service
-	if gateway.Address.Addr.IsValid() {
-		w, svc = t.Find(gateway.Address.Network, gateway.Address.Addr, from.Namespace)
-	} else if svc = t.Service(gateway.Host.Namespace, gateway.Host.Name); svc == nil {
-		w = t.WorkloadByHost(gateway.Host.Namespace, gateway.Host.Name)
-	}
+	w, svc := t.Behind(gateway, from.Namespace)
 	switch {
 	case svc != nil:
 		return remoteGateways(t, from, svc)

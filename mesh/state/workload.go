@@ -98,21 +98,6 @@ func (p Protocol) String() string {
 // Locality is where a workload runs, from the widest to the narrowest.
 type Locality struct{ Region, Zone, Subzone string }
 
-// Gateway refers to a waypoint or a network gateway: either Address or Host is set.
-type Gateway struct {
-	Address NetworkAddress // Address.Addr is invalid if Host names the gateway
-	Host    Name           // a service, else a workload, with this hostname
-	Port    uint16         // where it takes HBONE
-}
-
-// String returns "network/address" or "namespace/hostname", which is how the local file writes it.
-func (g *Gateway) String() string {
-	if g.Address.Addr.IsValid() {
-		return g.Address.Network + "/" + g.Address.Addr.String()
-	}
-	return g.Host.String()
-}
-
 // AppTunnel is how traffic is handed to a workload that is itself a proxy.
 type AppTunnel struct {
 	PROXY bool   // each connection begins with a PROXY protocol version 2 header

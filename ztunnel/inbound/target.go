@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
@@ -59,7 +58,7 @@ func isGateway(t *state.Table, gw *state.Gateway, self *state.Workload, local ne
 	if gw == nil {
 		return false
 	}
-	w, svc := balance.Named(t, gw, self.Namespace)
+	w, svc := t.Behind(gw, self.Namespace)
 	if svc != nil {
 		_, serves := t.Endpoint(svc, self)
 		return serves

@@ -125,7 +125,7 @@ func (c *Call) is(gw *state.Gateway) bool {
 	if gw == nil || !slices.Contains(c.From.Addresses, c.Client.Addr()) {
 		return false
 	}
-	w, svc := balance.Named(c.Table, gw, c.From.Namespace)
+	w, svc := c.Table.Behind(gw, c.From.Namespace)
 	if svc != nil {
 		_, serves := c.Table.Endpoint(svc, c.From)
 		return serves
