@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 )
@@ -94,11 +92,11 @@ func (s *Stream) end() {
 	}
 	err := s.err
 	if err != nil {
-		_ = unix.SetsockoptLinger(s.app, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		s.t.loop.Reset(s.app)
 	} else {
 		err = s.sendErr // the peer reads no more: what the application still sends is answered with a reset by its kernel
+		s.t.loop.Release(s.app)
 	}
-	s.t.loop.Release(s.app)
 	s.app = noSocket
 	s.readable = false
 	s.t.core.Unready(s.id)

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"net/netip"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/record"
@@ -66,8 +64,7 @@ func NewServer(cfg ServerConfig) *Server {
 // Serve takes over an accepted, non-blocking socket.
 func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 	if s.closed || len(s.handshakes) >= maxHandshakes {
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-		_ = unix.Close(fd)
+		s.cfg.Loop.Reset(fd)
 		if !s.closed {
 			s.failed(Failure{remote, local, StageTLS, errTooMany})
 		}

@@ -53,6 +53,12 @@ func (l *Loop) Release(fd int) {
 	_ = unix.Close(fd)
 }
 
+// Reset is Release with a reset for the peer, also of a descriptor that was never watched.
+func (l *Loop) Reset(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // fails only on a dead connection
+	l.Release(fd)
+}
+
 // poller is an epoll instance and who is watched by it.
 type poller struct {
 	epoll, eventfd int

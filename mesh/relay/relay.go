@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
@@ -112,9 +110,10 @@ func (p *pair) end(err error) {
 		d.over = true
 		d.dropPipe()
 		if err != nil {
-			_ = unix.SetsockoptLinger(d.from, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+			p.loop.Reset(d.from)
+		} else {
+			p.loop.Release(d.from)
 		}
-		p.loop.Release(d.from)
 	}
 	sent, received := p.session.Counts()
 	p.done(Result{Sent: sent, Received: received, Err: err})

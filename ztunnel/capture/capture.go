@@ -49,7 +49,7 @@ type Conn struct {
 
 // Refuse closes the connection with a reset: a clean end would look like an empty answer.
 func (c Conn) Refuse() {
-	reset(c.FD)
+	c.Worker.Reset(c.FD)
 	c.Decided()
 }
 
@@ -58,11 +58,6 @@ func (c Conn) Decided() {
 	if c.accepted != nil {
 		c.accepted.decided()
 	}
-}
-
-func reset(fd int) {
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // fails only on a dead connection
-	_ = unix.Close(fd)
 }
 
 // Config says how to listen and who takes the connections. The functions are called on the worker that has accepted, and
