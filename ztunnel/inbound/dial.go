@@ -43,15 +43,18 @@ func (f *flow) dialFor() {
 func (f *flow) dial(source netip.AddrPort) { f.dialled(f.tryDial(source)) }
 
 // tryDial begins to dial. An error is one that is known at once.
-func (f *flow) tryDial(source netip.AddrPort) (err error) {
-	f.dialling, err = f.handler.cfg.Dial(f.worker, f.target.dial, source, func(fd int, err error) {
-		f.dialling = nil
+func (f *flow) tryDial(source netip.AddrPort) error {
+	dialling, err := f.handler.cfg.Dial(f.worker, f.target.dial, source, func(fd int, err error) {
+		f.stop = nil
 		if err != nil {
 			f.dialled(err)
 			return
 		}
 		f.connected(fd)
 	})
+	if err == nil {
+		f.stop = dialling.Cancel
+	}
 	return err
 }
 

@@ -24,12 +24,11 @@ type flow struct {
 	in      *hbone.Incoming // of a tunnel
 	timer   loop.Timer      // decisionTimeout
 
-	entry    *capture.Entry     // from step 4 on
-	metric   *telemetry.Conn    // from when it is admitted
-	dialling *worker.Dialling   // while it is dialled
-	cancel   context.CancelFunc // while it waits
-	joined   bool               // the relay has it
-	ended    bool
+	entry  *capture.Entry  // from step 4 on
+	metric *telemetry.Conn // from when it is admitted
+	stop   func()          // gives up what is under way; nil when nothing is
+	joined bool            // the relay has it
+	ended  bool
 }
 
 var errTooSlow = errors.New("the decision took too long")
@@ -58,21 +57,14 @@ func (f *flow) start(ctx context.Context) {
 
 // wait asks in a goroutine, and goes on with next on the worker. ask must not touch the flow.
 func (f *flow) wait(ctx context.Context, ask func(context.Context) error, next func()) {
-	ctx, f.cancel = context.WithCancel(ctx)
-	go func() {
-		err := ask(ctx)
-		_ = f.worker.Post(func() { // fails only when ztunnel has ended
-			f.cancel()
-			f.cancel = nil
-			switch {
-			case f.ended:
-			case err != nil:
-				f.fail(err)
-			default:
-				next()
-			}
-		})
-	}()
+	f.stop = f.worker.Ask(ctx, ask, func(err error) {
+		f.stop = nil
+		if err != nil {
+			f.fail(err)
+			return
+		}
+		next()
+	})
 }
 
 // aim is steps 2 and 3.
@@ -93,7 +85,6 @@ func (f *flow) aim(ctx context.Context) {
 
 // connected goes on when the application has accepted.
 func (f *flow) connected(app int) {
-	f.dialling = nil
 	f.worker.Stop(&f.timer)
 	if f.tunnel {
 		f.joinTunnel(app)
@@ -171,12 +162,9 @@ func (f *flow) close(flag string, err error) {
 func (f *flow) release() {
 	f.ended = true
 	f.worker.Stop(&f.timer)
-	if f.cancel != nil {
-		f.cancel()
-	}
-	if f.dialling != nil {
-		f.dialling.Cancel()
-		f.dialling = nil
+	if f.stop != nil {
+		f.stop()
+		f.stop = nil
 	}
 	if f.entry != nil {
 		f.entry.Remove()

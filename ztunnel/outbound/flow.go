@@ -36,23 +36,14 @@ type flow struct {
 
 // wait asks in a goroutine, and goes on with next on the worker. ask must not touch the flow.
 func (f *flow) wait(ask func(context.Context) error, next func()) {
-	ctx, cancel := context.WithCancel(f.ctx)
-	f.stop = cancel
-	go func() {
-		err := ask(ctx)
-		_ = f.worker.Post(func() { // fails only when ztunnel has ended
-			cancel()
-			if f.ended {
-				return
-			}
-			f.stop = nil
-			if err != nil {
-				f.fail(err)
-				return
-			}
-			next()
-		})
-	}()
+	f.stop = f.worker.Ask(f.ctx, ask, func(err error) {
+		f.stop = nil
+		if err != nil {
+			f.fail(err)
+			return
+		}
+		next()
+	})
 }
 
 // cut ends the flow for a reason of the registry's, until a relay has it.

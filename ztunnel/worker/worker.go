@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"time"
@@ -62,6 +63,26 @@ func Close(workers []*Worker) {
 func (w *Worker) leave() {
 	if err := w.visitor.GoHome(); err != nil {
 		panic(fmt.Sprintf("worker: %v", err)) // a thread that is lost in a pod would serve all others from there
+	}
+}
+
+// Ask has ask wait in a goroutine, and goes on with next on the worker, unless cancel is called there before. ctx, and cancel,
+// end the wait. ask must not touch what belongs to the worker.
+func (w *Worker) Ask(ctx context.Context, ask func(context.Context) error, next func(error)) (cancel func()) {
+	ctx, end := context.WithCancel(ctx)
+	cancelled := false
+	go func() {
+		err := ask(ctx)
+		_ = w.Post(func() { // fails only when ztunnel has ended
+			end()
+			if !cancelled {
+				next(err)
+			}
+		})
+	}()
+	return func() {
+		cancelled = true
+		end()
 	}
 }
 
