@@ -108,6 +108,12 @@ func (c *Conn) Unready(id uint32) {
 	}
 }
 
+// Stalled tells that the peer takes no more of the stream's data for now.
+func (c *Conn) Stalled(id uint32) bool {
+	s := c.streams[id]
+	return s != nil && s.send <= 0
+}
+
 func (c *Conn) queue(s *stream) {
 	if s.wants && s.send > 0 {
 		c.ready.push(s)

@@ -37,6 +37,7 @@ type Stream struct {
 	app      int // its socket
 	readable bool
 	ending   bool // a read that falls short isn't the last: the application has ended, or sent urgent data
+	failed   bool // it has broken the connection; what it sent before may wait
 	shut     bool // the application got its FIN
 	session  *relay.Session
 	done     func(relay.Result)
@@ -229,13 +230,27 @@ func (s *Stream) Ready(events loop.Events) {
 	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
 		s.readable = true
 		s.ending = s.ending || events.Has(loop.PeerEnd|loop.Broken|loop.Urgent)
+		s.failed = s.failed || events.Has(loop.Failed)
 		if s.sendable() {
 			s.t.core.Ready(s.id)
 			s.t.flush()
+			s.heedFailure()
 		}
 	}
 	if events.Has(loop.Writable|loop.Broken) && !s.backlog.empty() {
 		s.pour()
+	}
+}
+
+// heedFailure ends a stream whose application has broken its connection while the peer takes no more: the rest of what it sent
+// may have to wait for ever.
+func (s *Stream) heedFailure() {
+	if !s.failed || !s.t.core.Stalled(s.id) {
+		return
+	}
+	s.failed = false
+	if err := loop.Failure(s.app); err != nil {
+		s.appFailed(fmt.Errorf("read from the application: %w", err))
 	}
 }
 
@@ -266,6 +281,7 @@ func (s *Stream) readInto(b *batch, budget int) bool {
 	if s.readable = all || s.ending; s.readable {
 		s.t.core.Ready(s.id)
 	}
+	s.heedFailure()
 	return true
 }
 

@@ -300,3 +300,27 @@ func TestUrgentData(t *testing.T) {
 		t.Errorf("got %q, %v", got[:n], err)
 	}
 }
+
+// An application that breaks its connection is heard even while the other one reads nothing.
+func TestResetReachesAStalledStream(t *testing.T) {
+	for name, pick := range map[string]func(*ends) *net.TCPConn{
+		"near": func(e *ends) *net.TCPConn { return e.near },
+		"far":  func(e *ends) *net.TCPConn { return e.far },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			e := b.tunnelled()
+			exchange(t, e)
+			from := pick(e)
+			_ = from.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+			for p, err := make([]byte, 1<<20), error(nil); err == nil; {
+				_, err = from.Write(p)
+			}
+			_ = from.SetLinger(0)
+			_ = from.Close()
+			if near, far := result(t, e.nearEnd), result(t, e.farEnd); !errors.Is(near.Err, syscall.ECONNRESET) || !errors.Is(far.Err, syscall.ECONNRESET) {
+				t.Errorf("results %+v and %+v, want resets", near, far)
+			}
+		})
+	}
+}

@@ -21,6 +21,7 @@ const (
 	Writable Events = unix.EPOLLOUT
 	PeerEnd  Events = unix.EPOLLRDHUP // the peer sends no more
 	Broken   Events = unix.EPOLLERR | unix.EPOLLHUP
+	Failed   Events = unix.EPOLLERR // as Broken, by a reset or because the peer can't be reached any more
 	Urgent   Events = unix.EPOLLPRI // out-of-band data, at which reads stop short
 )
 
@@ -30,6 +31,19 @@ func (e Events) Has(any Events) bool { return e&any != 0 }
 // Handler hears what its socket is ready for, on the loop's thread.
 type Handler interface {
 	Ready(Events)
+}
+
+// Failure returns why a socket has Failed, once, or nil: also when the peer had ended properly before it broke the connection,
+// so that what it sent is complete and still to be read.
+func Failure(fd int) error {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err
+	}
+	if cause := unix.Errno(code); cause != 0 && cause != unix.EPIPE {
+		return cause
+	}
+	return nil
 }
 
 // Watch has h hear of fd from now on: of every change, at first of what it is ready for already. The loop doesn't own the

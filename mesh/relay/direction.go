@@ -23,6 +23,7 @@ type direction struct {
 	readable bool
 	ending   bool   // from has ended; what it sent before may wait
 	blocked  bool   // to takes no more for now
+	failed   bool   // from is broken; what it sent before may wait
 	over     bool   // to got its FIN, or all has ended
 	left     []byte // what to didn't take of a small piece
 	pipe     *pipe
@@ -39,8 +40,19 @@ func (d *direction) begin(p *pair, from, to int, count func(int)) {
 	d.task.Run = d.move
 }
 
-// move is the direction's task: it moves what it can, as much as is fair in one turn.
+// move is the direction's task: it moves what it can, as much as is fair in one turn. When from is broken nobody waits until to
+// takes the rest, which may be never.
 func (d *direction) move() {
+	d.moveSome()
+	if d.failed && d.blocked && !d.over {
+		d.failed = false
+		if err := loop.Failure(d.from); err != nil {
+			d.pair.end(failed("read", err))
+		}
+	}
+}
+
+func (d *direction) moveSome() {
 	for moved := 0; !d.over && !d.blocked; {
 		if moved >= turnSize {
 			d.pair.loop.Input(&d.task)

@@ -85,6 +85,7 @@ func (s side) Ready(events loop.Events) {
 	}
 	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
 		s.in.readable = true
+		s.in.failed = s.in.failed || events.Has(loop.Failed)
 		p.loop.Input(&s.in.task)
 	}
 	if events.Has(loop.Writable|loop.Broken) && s.out.blocked {

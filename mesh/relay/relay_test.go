@@ -340,6 +340,28 @@ func TestResetAfterTheEnd(t *testing.T) {
 	}
 }
 
+// An application that breaks its connection is heard even while the other one reads nothing: both would know without us.
+func TestResetReachesAStalledRelay(t *testing.T) {
+	for _, aFirst := range []bool{true, false} {
+		j := join(t)
+		from := j.a
+		if !aFirst {
+			from = j.b
+		}
+		exchange(t, j)
+		_ = from.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		for p := make([]byte, 1<<20); ; {
+			if _, err := from.Write(p); err != nil {
+				break
+			}
+		}
+		reset(from)
+		if r := j.result(t); !errors.Is(r.Err, syscall.ECONNRESET) {
+			t.Errorf("result %+v", r)
+		}
+	}
+}
+
 // A relay that moves bulk leaves the loop to others between its turns.
 func TestBulkDoesNotStarveOthers(t *testing.T) {
 	bulk := join(t)
