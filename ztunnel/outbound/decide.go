@@ -14,7 +14,7 @@ import (
 
 // Why a connection isn't even tried.
 var (
-	errSelfCall      = errors.New("the application called one of ztunnel's own ports on loopback: that would never end")
+	errSelfCall      = errors.New("the application called one of ztunnel's own ports in its own pod: that would never end")
 	errWaypoint      = errors.New("it can't be reached, and traffic never goes round a waypoint: see that it is deployed and ready, or take the label istio.io/use-waypoint away")
 	errRemoteNetwork = errors.New("it is in another network, and the way there can't be taken")
 	errAlternative   = errors.New("there is no other endpoint to try")
@@ -36,7 +36,7 @@ type Call struct {
 
 // Decide finds the route. After an error it tells how far the decision went.
 func (c *Call) Decide() (Route, error) {
-	if c.To.Addr().IsLoopback() && capture.Illegal(c.To.Port(), true) {
+	if c.selfCall() {
 		return Route{}, errSelfCall
 	}
 	w, svc := c.Table.Find(c.From.Network, c.To.Addr(), c.From.Namespace)
@@ -52,6 +52,14 @@ func (c *Call) Decide() (Route, error) {
 		return direct(w, nil, c.To.AddrPort)
 	}
 	return Route{Hop: Hop{Addr: c.To.AddrPort}}, nil
+}
+
+// selfCall tells that the client has dialled one of ztunnel's listeners in its own pod, or is ztunnel on its way there: a
+// connection that went on would come back. A pod has other addresses than those the table knows, but what comes from the
+// address that it goes to has not left the pod.
+func (c *Call) selfCall() bool {
+	own := c.To.Addr().IsLoopback() || c.To.Addr() == c.Client.Addr()
+	return own && capture.Illegal(c.To.Port(), true)
 }
 
 // Next finds another route after connecting by one has failed: to another endpoint of the same service or another instance

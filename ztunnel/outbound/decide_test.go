@@ -29,6 +29,7 @@ func TestDecide(t *testing.T) {
 		{"inbound port on loopback", "127.0.0.1:15006", "", errSelfCall},
 		{"tunnel port on loopback", "[::1]:15008", "", errSelfCall},
 		{"SOCKS5 port on loopback", "127.0.0.1:15080", "", errSelfCall},
+		{"outbound port at its own address", "10.0.0.1:15001", "", errSelfCall},
 		{"other ports on loopback", "127.0.0.1:8080", "passthrough 127.0.0.1:8080", nil},
 
 		{"pod with a tunnel", "10.0.0.2:9000", "direct 10.0.0.2:15008 for 10.0.0.2:9000 as " + server, nil},
@@ -96,6 +97,17 @@ func TestDecide(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
 		})
+	}
+}
+
+// A pod has addresses that the table doesn't know: before the control plane has named the pod, or because it gave itself more.
+func TestCallOfOnesOwnPortAtAnUnknownAddress(t *testing.T) {
+	call := callTo(tableOf(t, world), "client", "[2001:db8::7]:15001")
+	call.Client.AddrPort = netip.MustParseAddrPort("[2001:db8::7]:40000")
+	outcomes(t, call, errSelfCall)
+	call.Client.AddrPort = netip.MustParseAddrPort("[2001:db8::8]:40000")
+	if got := outcomes(t, call, nil); got != "passthrough [2001:db8::7]:15001" {
+		t.Errorf("the port of another pod: %s", got)
 	}
 }
 
