@@ -165,7 +165,7 @@ func decodePorts(list []*workload.Port) ([]Port, error) {
 		if err != nil {
 			return nil, err
 		}
-		ports = append(ports, Port{service, target, p.GetAppProtocol()})
+		ports = append(ports, Port{service, target})
 	}
 	return ports, nil
 }

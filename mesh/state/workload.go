@@ -3,7 +3,6 @@ package state
 import (
 	"net/netip"
 
-	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 )
 
@@ -108,7 +107,6 @@ type AppTunnel struct {
 type Port struct {
 	Service uint16
 	Target  uint16 // 0 in a Service means that each workload maps the port itself
-	App     workload.AppProtocol
 }
 
 // NetworkAddress is an address in a network: the same address may mean something else in another one.
