@@ -100,13 +100,6 @@ func (e *Entry) Leads(next netip.AddrPort, tunnels uint8) {
 	e.facts.Next, e.facts.Tunnels = next, tunnels
 }
 
-// Reason returns why the entry was cut, or nil.
-func (e *Entry) Reason() error {
-	e.registry.mu.Lock()
-	defer e.registry.mu.Unlock()
-	return e.reason
-}
-
 // Cut ends the connection. Only the first reason counts.
 func (e *Entry) Cut(reason error) {
 	e.registry.mu.Lock()
