@@ -87,8 +87,8 @@ func (n *Netns) Close() error {
 	return n.file.Close()
 }
 
-// Do runs f inside the namespace and returns its error, or why the thread could not leave it again. f must do its work on the calling goroutine and should be
-// short: it occupies a thread.
+// Do runs f inside the namespace and returns its error, or why the thread could not leave it again. f must do its work on
+// the calling goroutine and should be short: it occupies a thread.
 func (n *Netns) Do(f func() error) error {
 	if n == nil {
 		return f()

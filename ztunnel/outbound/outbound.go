@@ -10,9 +10,10 @@
 //  5. connect    a stream through a pooled tunnel, or a plain connection    flow.connect
 //  6. relay      bytes both ways                                            flow.join
 //
-// All of it happens on the worker that has accepted the connection, where nothing waits: steps 1 and 4 ask in a goroutine if need
-// be, step 5 goes on when the connection is there. When 4 or 5 fails, another endpoint is decided for, a few times. Tunnels are cached by the pool, everything else is decided
-// anew for each connection. A refusal at any step closes the connection with a reset.
+// All of it happens on the worker that has accepted the connection, where nothing waits: steps 1 and 4 ask in a goroutine if
+// need be, step 5 goes on when the connection is there. When 4 or 5 fails, another endpoint is decided for, a few times. Tunnels
+// are cached by the pool, everything else is decided anew for each connection. A refusal at any step closes the connection with
+// a reset.
 package outbound
 
 import (
