@@ -32,8 +32,9 @@ type Verdict struct {
 }
 
 // Evaluate decides on a connection to dst. A matching DENY policy refuses it; else it is allowed if there is no ALLOW
-// policy or if one matches. Policies with DryRun decide nothing. Allowing allocates nothing, but for the names of DryRun. Where the state of the mesh is incomplete it refuses: if
-// dst lists a policy that isn't known, or a DENY policy is invalid; an ALLOW policy that is invalid allows nothing.
+// policy or if one matches. Policies with DryRun decide nothing. Allowing allocates nothing, but for the names of DryRun. Where
+// the state of the mesh is incomplete it refuses: if dst lists a policy that isn't known, or a DENY policy is invalid; an ALLOW
+// policy that is invalid allows nothing.
 func Evaluate(t *state.Table, dst *state.Workload, f Facts) Verdict {
 	facts := newFacts(f)
 	var c count
