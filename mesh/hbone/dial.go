@@ -55,6 +55,7 @@ func (d *dial) shake(fd int) {
 		}
 		t := newTunnel(tunnelConfig{
 			loop: p.cfg.Loop, role: h2.Client, limits: p.cfg.Limits, max: p.cfg.MaxStreams, idle: p.cfg.IdleTimeout, remote: target.Addr,
+			spare: func(t *tunnel) bool { return len(d.share.tunnels) > 0 && d.share.tunnels[0] != t },
 			ended: func(t *tunnel) { p.ended(d.key, d.share, t) },
 		}, fd, out)
 		t.single = d.share.single

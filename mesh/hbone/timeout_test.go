@@ -373,6 +373,42 @@ func TestPoolsForgetIdleTunnels(t *testing.T) {
 	})
 }
 
+// What a burst needed beside the first tunnel is not kept for long.
+func TestPoolsForgetTheTunnelsOfABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		p.handle = accepting
+		p.pool.cfg.MaxStreams = 2
+		var streams []*Stream
+		for range 6 {
+			s, err := p.connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			streams = append(streams, s)
+		}
+		p.pass(time.Minute)
+		if n := len(p.srv.tunnels); n != 3 {
+			t.Fatalf("%d tunnels carry 6 connections, 2 each", n)
+		}
+		for _, s := range streams {
+			s.Reset()
+		}
+		p.pass(spareIdle - time.Second)
+		if n := len(p.srv.tunnels); n != 3 {
+			t.Errorf("%d tunnels are left at once after a burst", n)
+		}
+		p.pass(3 * time.Second)
+		if n := len(p.srv.tunnels); n != 1 {
+			t.Errorf("%d tunnels are left after a burst", n)
+		}
+		p.pass(5 * time.Minute)
+		if n := len(p.srv.tunnels); n != 0 {
+			t.Errorf("%d idle tunnels are kept", n)
+		}
+	})
+}
+
 // A peer may change its keys at any time, and ask for ours to be changed; nothing of the data is lost by that.
 func TestKeyUpdates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -18,7 +18,8 @@ const (
 	settingsTimeout = 10 * time.Second
 	pingInterval    = 10 * time.Second // from the answer to the next
 	pingTimeout     = 20 * time.Second
-	closeTimeout    = time.Second // for what is still under way when a tunnel ends
+	spareIdle       = 5 * time.Second // of tunnels that only a burst needed
+	closeTimeout    = time.Second     // for what is still under way when a tunnel ends
 )
 
 var (
@@ -37,6 +38,7 @@ type tunnelConfig struct {
 	limits h2.Config              // the windows and frame size that we announce
 	max    int                    // streams at once that we open, or allow
 	idle   time.Duration          // client: how long to live without streams; 0 means for ever
+	spare  func(*tunnel) bool     // client: tells that another tunnel to the peer is used first; it may be nil
 	accept func(*Stream, Request) // server: decides a CONNECT
 	fault  func(error)            // server: hears of requests that are none, and of what broke the tunnel; it may be nil
 	ended  func(*tunnel)          // hears of the end, when nothing of the tunnel is left
@@ -294,10 +296,22 @@ func (t *tunnel) schedule() {
 	if !t.core.Settled() {
 		earlier(t.born.Add(settingsTimeout))
 	}
-	if t.idle > 0 && !t.idleSince.IsZero() {
-		earlier(t.idleSince.Add(t.idle))
+	if end := t.idleEnd(); !end.IsZero() {
+		earlier(end)
 	}
 	t.loop.Set(&t.clock, next)
+}
+
+// idleEnd is when the tunnel has lived long enough without streams; zero while it has some, or may live for ever.
+func (t *tunnel) idleEnd() time.Time {
+	if t.idle <= 0 || t.idleSince.IsZero() {
+		return time.Time{}
+	}
+	idle := t.idle
+	if t.spare != nil && t.spare(t) {
+		idle = min(idle, spareIdle)
+	}
+	return t.idleSince.Add(idle)
 }
 
 // tick does what is due.
@@ -316,7 +330,7 @@ func (t *tunnel) tick() {
 		t.die(errSettings)
 	case t.pinged && due(t.pingTime.Add(pingTimeout)):
 		t.die(errPing)
-	case t.idle > 0 && !t.idleSince.IsZero() && due(t.idleSince.Add(t.idle)):
+	case !t.idleEnd().IsZero() && due(t.idleEnd()):
 		t.die(errIdle)
 	case !t.pinged && due(t.pingTime):
 		t.pinged, t.pingTime = true, now

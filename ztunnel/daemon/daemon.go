@@ -155,6 +155,7 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 	background.Go(func() { followRoots(ctx, z.cfg, z.certs, z.log) })
 	background.Go(func() { _ = z.certs.Run(ctx) }) // it only ends with ctx
 	background.Go(func() { z.pods.follow(ctx) })
+	background.Go(func() { returnMemory(ctx) })
 	select {
 	case <-ready:
 		z.ready.Done(taskState)

@@ -1,0 +1,60 @@
+package daemon
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// calmInterval is how often it is looked whether a burst is over.
+	calmInterval = 4 * time.Second
+	// calmLooks is how many calm intervals end a burst: spare tunnels are given up meanwhile.
+	calmLooks = 2
+	// calmBytes is how much may be allocated in an interval of calm: scrapes of metrics and pings of tunnels stay below.
+	calmBytes = 2 << 20
+	// burstBytes is from how much on it was a burst, whose garbage is worth a collection.
+	burstBytes = 16 << 20
+)
+
+// calm tells when a burst is over, so that memory which it took can be returned: the runtime does so only after a further
+// collection, which without allocations doesn't come for minutes.
+type calm struct {
+	seen     uint64 // bytes that were ever allocated, at the last look
+	returned uint64 // the same, when memory was last returned
+	looks    int    // that found calm, in a row
+}
+
+// over tells that memory should be returned, after so many bytes were ever allocated.
+func (c *calm) over(allocated uint64) bool {
+	if c.looks++; allocated-c.seen >= calmBytes {
+		c.looks = 0
+	}
+	c.seen = allocated
+	if c.looks < calmLooks || allocated-c.returned < burstBytes {
+		return false
+	}
+	c.returned = allocated
+	return true
+}
+
+// returnMemory does so after each burst, until ctx ends.
+func returnMemory(ctx context.Context) {
+	var c calm
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	tick := time.NewTicker(calmInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if metrics.Read(sample); c.over(sample[0].Value.Uint64()) {
+			runtime.GC() // what lies in pools is free only after a second collection
+			debug.FreeOSMemory()
+		}
+	}
+}
