@@ -24,6 +24,9 @@ func (c *Conn) decode(block []byte) error {
 	if err := c.decoder.Close(); err != nil {
 		return c.fail(CompressionError, "header block: "+err.Error())
 	}
+	if c.listSize > bomb*c.cfg.MaxHeaderList {
+		return c.fail(EnhanceYourCalm, "headers that unpack to many times what we announced")
+	}
 	return nil
 }
 

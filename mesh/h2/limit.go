@@ -18,6 +18,7 @@ const (
 	maxReplies       = 1000 // answers that wait because the peer doesn't read
 	maxContinuations = 32   // frames of one header block
 	maxSettings      = 64   // entries of one SETTINGS frame
+	bomb             = 4    // header lists that many times as long as we allow end the connection, not just their stream
 )
 
 // Tick renews what the peer may waste. The driver calls it every 10 s or so.
