@@ -5,11 +5,12 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo un
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
+SOAK      ?= 1h
 MODULES   := mesh ztunnel cni-plugin istiod-lite cli
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-short lint generate fuzz bench bench-go clean need-go need-cc need-root
+.PHONY: help build demo test test-short lint generate fuzz bench soak bench-go clean need-go need-cc need-root
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,9 @@ fuzz: need-go ## run every fuzz target for FUZZTIME (20s)
 bench: need-go need-root ## what ztunnel costs, in ratios to a splice relay: BENCH='-rows requests -rounds 5', ZTUNNEL_BIN=name=path (root)
 	@mkdir -p bin
 	$(GO) run ./e2e/bench -json bin/bench.json $(BENCH)
+
+soak: need-go need-root ## the real programs under traffic, churn and kills for an hour, or SOAK=2m; says what leaked or failed (root)
+	$(GO) run ./e2e/soak -duration $(SOAK)
 
 bench-go: need-go ## run every Go benchmark for BENCHTIME (1s)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(UNIT)

@@ -24,6 +24,8 @@ type Spec struct {
 	Bare bool
 	// DNS has ztunnel answer the pods' DNS questions.
 	DNS bool
+	// Env are more settings of the ztunnels, as NAME=value.
+	Env []string
 	// Nodes are the simulated machines' names, 1 to 9 of them.
 	Nodes []string
 	// Pods have unique names over all namespaces, also different from the nodes'.
