@@ -131,6 +131,18 @@ func (p *Pool) tidy(k key, sh *share) {
 	p.tellGone()
 }
 
+// Retain opens no more streams on tunnels whose target isn't wanted any more; they end with their last stream.
+func (p *Pool) Retain(wanted func(Target) bool) {
+	for _, sh := range p.shared {
+		if wanted(sh.target) {
+			continue
+		}
+		for _, t := range slices.Clone(sh.tunnels) {
+			t.shutdown()
+		}
+	}
+}
+
 // Cut ends the tunnels whose peer's certificates are found wanting, with the error that check returns.
 func (p *Pool) Cut(check Check) {
 	for _, t := range p.tunnels() {

@@ -474,6 +474,34 @@ func TestHeadersBeyondThePeersLimit(t *testing.T) {
 	}
 }
 
+// A tunnel whose target isn't wanted any more takes no new connections and lets those that run end.
+func TestRetain(t *testing.T) {
+	b := newBed(t)
+	e := b.tunnelled()
+	exchange(t, e)
+	b.onNear(func() { b.pool.Retain(func(Target) bool { return true }) })
+	first := clientTunnel(b)
+	b.onConnect(accepting)
+	if b.connect(); b.tunnels() != 1 {
+		t.Error("a tunnel that is wanted was ended")
+	}
+	b.onNear(func() { b.pool.Retain(func(target Target) bool { return target.Addr != b.target().Addr }) })
+	exchange(t, e)
+	if s := b.connect(); s.t == first {
+		t.Error("a new connection came on the tunnel that isn't wanted")
+	}
+	_ = e.near.CloseWrite()
+	_ = e.far.CloseWrite()
+	if r := result(t, e.nearEnd); r.Err != nil {
+		t.Errorf("result %+v", r)
+	}
+	b.onNear(func() { resetUnjoined([]*tunnel{first}) })
+	eventually(t, "the tunnel to end with its last stream", func() (gone bool) {
+		b.onNear(func() { gone = first.gone })
+		return gone
+	})
+}
+
 // A revoked certificate ends what runs on it, on either side, and the connection says why.
 func TestCutByCertificate(t *testing.T) {
 	revoked := errors.New("revoked")
