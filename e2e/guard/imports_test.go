@@ -20,6 +20,7 @@ var mayImport = map[string][]string{
 	"mesh/state":     {"mesh/identity", "mesh/api/"},
 	"mesh/xds":       {"mesh/api/"},
 	"mesh/telemetry": {"mesh/identity", "mesh/trace"},
+	"mesh/handover":  {"mesh/socket", "mesh/api/"},
 	// mesh, level 3.
 	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay", "mesh/trace"},
 	"mesh/certs":   {"mesh/mtls", "mesh/identity", "mesh/api/"},
@@ -29,7 +30,7 @@ var mayImport = map[string][]string{
 	"mesh/demand":  {"mesh/state"},
 
 	"ztunnel/config":   {},
-	"ztunnel/enroll":   {"mesh/socket", "mesh/api/"},
+	"ztunnel/enroll":   {"mesh/socket", "mesh/handover", "mesh/api/"},
 	"ztunnel/worker":   {"mesh/loop", "mesh/socket"},
 	"ztunnel/capture":  {"ztunnel/worker", "mesh/loop", "mesh/socket"},
 	"ztunnel/describe": {"mesh/hbone", "mesh/identity", "mesh/state", "mesh/telemetry", "mesh/trace"},
@@ -50,7 +51,7 @@ var mayImport = map[string][]string{
 	"cni-plugin/plugin":   {"mesh/socket"},
 	"cni-plugin/agent":    {"mesh/socket", "mesh/folder"},
 	"cni-plugin/redirect": {"mesh/socket"},
-	"cni-plugin/zds":      {"mesh/api/", "mesh/socket"},
+	"cni-plugin/zds":      {"mesh/api/", "mesh/socket", "mesh/handover"},
 	"cni-plugin/enroll":   {"cni-plugin/redirect", "cni-plugin/zds", "mesh/socket", "mesh/status"},
 
 	"cli/command": {"cli/", "mesh/"},
@@ -61,7 +62,7 @@ var mayImport = map[string][]string{
 
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "ztunnel/enroll", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
+	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
 	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
 	"k8s.io/":                          {"istiod-lite/watch"},
 	"istio.io/":                        {"istiod-lite/watch"},

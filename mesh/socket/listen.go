@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -26,10 +27,14 @@ type ListenConfig struct {
 	ReusePort   bool                // share the port with other processes of the same user
 	KeepAlive   net.KeepAliveConfig // of accepted connections; zero means 180 s, 180 s, 9 probes; a negative Idle turns it off
 	UserTimeout time.Duration       // of accepted connections: how long sent data may stay unacknowledged; 0 leaves it to the kernel
+	Given       Given               // verified listeners in the namespace; if one is on Addr it is taken out of there and used
 }
 
 // Listen opens a listener inside the namespace. Accepted connections have TCP_NODELAY.
 func (n *Netns) Listen(cfg ListenConfig) (*net.TCPListener, error) {
+	if fd, ok := cfg.Given.take(Port{Addr: cfg.Addr}); ok {
+		return adoptListener(fd, cfg)
+	}
 	var listener *net.TCPListener
 	err := n.Do(func() error {
 		var err error
@@ -47,6 +52,19 @@ func (n *Netns) Listen(cfg ListenConfig) (*net.TCPListener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Addr, err)
 	}
 	return listener, nil
+}
+
+func adoptListener(fd int, cfg ListenConfig) (*net.TCPListener, error) {
+	if err := adopt(fd, cfg); err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "listener")
+	defer file.Close()
+	listener, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("take over the listener on %s: %w", cfg.Addr, err)
+	}
+	return listener.(*net.TCPListener), nil
 }
 
 func listen(cfg ListenConfig) (*net.TCPListener, error) {
@@ -152,6 +170,9 @@ func onSocket(raw syscall.RawConn, f func(fd int) error) error {
 // ListenFD is Listen for a descriptor that is non-blocking and in nobody's poller. What it accepts inherits TCP_NODELAY and
 // keep-alive.
 func (n *Netns) ListenFD(cfg ListenConfig) (fd int, err error) {
+	if fd, ok := cfg.Given.take(Port{Addr: cfg.Addr}); ok {
+		return fd, adopt(fd, cfg)
+	}
 	listener, err := n.Listen(cfg)
 	if err != nil {
 		return -1, err

@@ -52,22 +52,33 @@ func NetnsFromFile(file *os.File) (*Netns, error) {
 }
 
 // identify reads the id and makes sure that the descriptor is a network namespace.
-func (n *Netns) identify() error {
-	return control(n.file, func(fd int) error {
-		kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
-		if err != nil {
-			return fmt.Errorf("not a namespace: %w", err)
-		}
-		if kind != unix.CLONE_NEWNET {
-			return fmt.Errorf("is a namespace of another kind (%#x)", kind)
-		}
-		var stat unix.Stat_t
-		if err := unix.Fstat(fd, &stat); err != nil {
-			return fmt.Errorf("stat: %w", err)
-		}
-		n.id = NetnsID{Dev: uint64(stat.Dev), Ino: stat.Ino}
-		return nil
+func (n *Netns) identify() (err error) {
+	n.id, err = IdentifyNetns(n.file)
+	return err
+}
+
+// IdentifyNetns returns the id of an open namespace file, and an error for any other file.
+func IdentifyNetns(file *os.File) (id NetnsID, err error) {
+	err = control(file, func(fd int) (err error) {
+		id, err = netnsID(fd)
+		return err
 	})
+	return id, err
+}
+
+func netnsID(fd int) (NetnsID, error) {
+	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
+	if err != nil {
+		return NetnsID{}, fmt.Errorf("not a namespace: %w", err)
+	}
+	if kind != unix.CLONE_NEWNET {
+		return NetnsID{}, fmt.Errorf("is a namespace of another kind (%#x)", kind)
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return NetnsID{}, fmt.Errorf("stat: %w", err)
+	}
+	return NetnsID{Dev: uint64(stat.Dev), Ino: stat.Ino}, nil
 }
 
 // ID returns the namespace's id; the zero NetnsID for the process's own.

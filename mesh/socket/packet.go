@@ -12,8 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ListenUDP opens a UDP socket inside the namespace. Of cfg only Addr, Mark and ReusePort matter.
+// ListenUDP opens a UDP socket inside the namespace. Of cfg only Addr, Mark, ReusePort and Given matter.
 func (n *Netns) ListenUDP(cfg ListenConfig) (*net.UDPConn, error) {
+	if fd, ok := cfg.Given.take(Port{Addr: cfg.Addr, UDP: true}); ok {
+		return adoptUDP(fd, cfg)
+	}
 	var conn net.PacketConn
 	err := n.Do(func() error {
 		lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
@@ -28,6 +31,20 @@ func (n *Netns) ListenUDP(cfg ListenConfig) (*net.UDPConn, error) {
 			conn.Close()
 		}
 		return nil, fmt.Errorf("listen on udp %s: %w", cfg.Addr, err)
+	}
+	return conn.(*net.UDPConn), nil
+}
+
+func adoptUDP(fd int, cfg ListenConfig) (*net.UDPConn, error) {
+	file := os.NewFile(uintptr(fd), "UDP socket")
+	defer file.Close()
+	err := prepareListener(fd, ListenConfig{Mark: cfg.Mark, ReusePort: cfg.ReusePort})
+	var conn net.PacketConn
+	if err == nil {
+		conn, err = net.FilePacketConn(file)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take over the socket on udp %s: %w", cfg.Addr, err)
 	}
 	return conn.(*net.UDPConn), nil
 }

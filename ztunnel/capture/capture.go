@@ -135,6 +135,16 @@ func (l *Listeners) listen(port uint16, decide func(Conn)) error {
 	return nil
 }
 
+// Share adds duplicates of the listening sockets to those that another process may take over.
+func (l *Listeners) Share(with socket.Given) error {
+	for _, open := range l.open {
+		if err := with.Share(open.fd, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // restTime bounds Drain.
 const restTime = time.Second
 

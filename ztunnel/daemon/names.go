@@ -43,7 +43,7 @@ func (p *pod) openNames() error {
 			addrs = append(addrs, addr)
 		}
 	}
-	if err := p.names.Listen(addrs); err != nil {
+	if err := p.names.Listen(addrs, p.info.Given); err != nil {
 		p.names.Close()
 		return fmt.Errorf("ISTIO_META_DNS_PROXY_ADDR: %w", err)
 	}

@@ -140,7 +140,7 @@ func (p *pod) makeTunnels() {
 // listen wires listeners and decisions.
 func (p *pod) listen() (*capture.Listeners, error) {
 	cfg := capture.Config{
-		Workers: p.workers, Netns: p.info.Netns, Listener: listener(p.cfg.Sockets), Log: p.log,
+		Workers: p.workers, Netns: p.info.Netns, Listener: listener(p.cfg.Sockets, p.info.Given), Log: p.log,
 		HBONE: func(w *worker.Worker, fd int, local, remote netip.AddrPort) {
 			p.servers[w.Index].Serve(fd, local, remote)
 		},
@@ -299,6 +299,31 @@ func (p *pod) drain(ctx context.Context) {
 	p.stop()
 }
 
+// share returns duplicates of the pod's listeners.
+func (p *pod) share() (socket.Given, error) {
+	given := socket.Given{}
+	if err := errors.Join(p.listeners.Share(given), p.names.Share(given)); err != nil {
+		given.Close()
+		return nil, err
+	}
+	return given, nil
+}
+
+// leaveTimeout is how long the peers of an ending pod have to hear of it.
+const leaveTimeout = time.Second
+
+// leave tells the peers of the pod's tunnels that it takes no more connections and won't make any on those, and returns when the
+// tunnels that carry nothing are closed. What is carried goes on until stop.
+func (p *pod) leave() {
+	ctx, cancel := context.WithTimeout(p.ctx, leaveTimeout)
+	defer cancel()
+	left := p.onWorkers(func(i int, done func()) {
+		p.pools[i].Retain(func(hbone.Target) bool { return false })
+		p.servers[i].Shutdown(done)
+	})
+	left(ctx)
+}
+
 // stopTimeout bounds the wait for what takes a second at most, on workers that are never busy for long.
 const stopTimeout = 10 * time.Second
 
@@ -353,7 +378,7 @@ func (p *pod) onWorkers(f func(i int, done func())) (wait func(context.Context))
 	}
 }
 
-func listener(s config.Sockets) socket.ListenConfig {
+func listener(s config.Sockets, given socket.Given) socket.ListenConfig {
 	addr := netip.IPv6Unspecified()
 	if !s.IPv6 {
 		addr = netip.IPv4Unspecified()
@@ -361,5 +386,6 @@ func listener(s config.Sockets) socket.ListenConfig {
 	return socket.ListenConfig{
 		Addr: netip.AddrPortFrom(addr, 0), Mark: s.Mark, ReusePort: s.ReusePort, KeepAlive: s.KeepAlive, UserTimeout: s.UserTimeout,
 		Transparent: true, // else IPv4 answers from foreign addresses never leave
+		Given:       given,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
@@ -72,6 +73,28 @@ func (p *pods) stop(uid string) {
 	p.counts.Stopped.Inc()
 	p.log.Info("pod gone", "pod", pod.info.Namespace+"/"+pod.info.Name, "uid", uid)
 	p.refresh()
+}
+
+// share returns duplicates of a pod's listeners.
+func (p *pods) share(uid string) (socket.Given, error) {
+	if pod := p.get(uid); pod != nil {
+		return pod.share()
+	}
+	return nil, nil
+}
+
+// leave tells the peers of a pod that it ends.
+func (p *pods) leave(uid string) {
+	if pod := p.get(uid); pod != nil {
+		pod.leave()
+		p.log.Info("pod ends", "pod", pod.info.Namespace+"/"+pod.info.Name, "uid", uid)
+	}
+}
+
+func (p *pods) get(uid string) *pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.serving[uid]
 }
 
 // drain lets all connections of all pods finish until ctx ends, then cuts them. No pod may be started any more.

@@ -12,7 +12,7 @@ import (
 
 // serveSOCKS has connections that are asked for decided like captured ones.
 func (p *pod) serveSOCKS() (*socks.Server, error) {
-	out, cfg := p.outbound(), listener(p.cfg.Sockets)
+	out, cfg := p.outbound(), listener(p.cfg.Sockets, nil)
 	cfg.Addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), capture.SOCKSPort)
 	cfg.KeepAlive, cfg.Transparent = net.KeepAliveConfig{Idle: -1}, false
 	return socks.Open(socks.Config{

@@ -109,7 +109,7 @@ func (r *rig) open(cfg PodConfig) *Pod {
 	r.t.Helper()
 	p := r.node.Pod(cfg)
 	r.t.Cleanup(p.Close)
-	if err := p.Listen(proxyAddrs); err != nil {
+	if err := p.Listen(proxyAddrs, nil); err != nil {
 		r.t.Fatal(err)
 	}
 	return p
@@ -452,7 +452,7 @@ func TestTakenPortIsAnErrorWithRemedy(t *testing.T) {
 	defer taken.Close()
 	p := r.node.Pod(r.config())
 	defer p.Close()
-	if err := p.Listen(proxyAddrs); err == nil || !strings.Contains(err.Error(), "127.0.0.1:15053") {
+	if err := p.Listen(proxyAddrs, nil); err == nil || !strings.Contains(err.Error(), "127.0.0.1:15053") {
 		t.Errorf("error is %v", err)
 	}
 }

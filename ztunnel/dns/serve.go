@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -32,6 +34,36 @@ const (
 type sockets struct {
 	udp []*net.UDPConn
 	tcp []*net.TCPListener
+	// shared tells that another process may have them too: then what arrives late is read there.
+	shared atomic.Bool
+}
+
+// Share adds duplicates of the pod's ports to those that another process may take over.
+func (p *Pod) Share(with socket.Given) error {
+	p.sockets.shared.Store(true)
+	for _, conn := range p.sockets.udp {
+		if err := share(with, conn, true); err != nil {
+			return err
+		}
+	}
+	for _, l := range p.sockets.tcp {
+		if err := share(with, l, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func share(with socket.Given, of syscall.Conn, udp bool) error {
+	raw, err := of.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("share a port: %w", err)
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = with.Share(int(fd), udp) }); err != nil {
+		return fmt.Errorf("share a port: %w", err)
+	}
+	return failed
 }
 
 func (s *sockets) close() {
@@ -44,8 +76,8 @@ func (s *sockets) close() {
 }
 
 // Listen opens UDP and TCP ports in the pod and serves them. It is called once at most. Where IPv6 doesn't work on the
-// pod's loopback, IPv6 addresses are left out, as long as there is another.
-func (p *Pod) Listen(addrs []netip.AddrPort) error {
+// pod's loopback, IPv6 addresses are left out, as long as there is another. Ports that were given are used and taken out.
+func (p *Pod) Listen(addrs []netip.AddrPort, given socket.Given) error {
 	var first error
 	ipv6 := p.cfg.Netns.LoopbackIPv6()
 	for _, addr := range addrs {
@@ -53,7 +85,7 @@ func (p *Pod) Listen(addrs []netip.AddrPort) error {
 			continue
 		}
 		err := p.sockets.open(p.cfg.Netns, socket.ListenConfig{
-			Addr: addr, Mark: p.node.cfg.Mark, ReusePort: p.node.cfg.ReusePort, KeepAlive: net.KeepAliveConfig{Idle: -1},
+			Addr: addr, Mark: p.node.cfg.Mark, ReusePort: p.node.cfg.ReusePort, KeepAlive: net.KeepAliveConfig{Idle: -1}, Given: given,
 		})
 		switch {
 		case err != nil && addr.Addr().Is6():
@@ -102,7 +134,9 @@ func (p *Pod) Drain(ctx context.Context) {
 		l.Close()
 	}
 	for _, conn := range p.sockets.udp {
-		_ = socket.Retire(conn) // without it, what arrives in the last moment is lost
+		if !p.sockets.shared.Load() {
+			_ = socket.Retire(conn) // without it, what arrives in the last moment is lost
+		}
 		conn.SetReadDeadline(time.Now())
 	}
 	done := make(chan struct{})

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/api/zds"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 )
 
@@ -39,8 +40,9 @@ type rig struct {
 
 	mu       sync.Mutex
 	running  map[string]enroll.Pod
-	history  []string // "start uid", "stop uid"
-	fail     error    // of the next starts
+	shared   map[string]socket.Given // what pods listen on
+	history  []string                // "start uid", "stop uid"
+	fail     error                   // of the next starts
 	statuses []enroll.Status
 }
 
@@ -51,13 +53,13 @@ func newRig(t *testing.T) *rig {
 
 func newRetryingRig(t *testing.T, retry time.Duration) *rig {
 	t.Helper()
-	r := &rig{t: t, running: map[string]enroll.Pod{}, ended: make(chan error, 1), retry: retry}
+	r := &rig{t: t, running: map[string]enroll.Pod{}, shared: map[string]socket.Given{}, ended: make(chan error, 1), retry: retry}
 	path := filepath.Join(t.TempDir(), "zds.sock")
 	r.listen(path)
 	ctx, cancel := context.WithCancel(t.Context())
 	r.stop = cancel
 	go func() {
-		r.ended <- enroll.Run(ctx, enroll.Config{Socket: path, Start: r.start, Stop: r.stopPod, Status: r.status, Retry: r.retry, Log: slog.New(slog.DiscardHandler)})
+		r.ended <- enroll.Run(ctx, enroll.Config{Socket: path, Start: r.start, Stop: r.stopPod, Share: r.share, Leave: r.leave, Status: r.status, Retry: r.retry, Log: slog.New(slog.DiscardHandler)})
 	}()
 	t.Cleanup(r.cleanUp)
 	return r
@@ -82,6 +84,9 @@ func (r *rig) cleanUp() {
 	for _, pod := range r.running {
 		pod.Netns.Close()
 	}
+	for _, given := range r.shared {
+		given.Close()
+	}
 }
 
 // wait returns how the client ended.
@@ -105,7 +110,24 @@ func (r *rig) start(pod enroll.Pod) error {
 		return r.fail
 	}
 	r.running[pod.UID] = pod
+	if pod.Given != nil { // take all that is given
+		r.shared[pod.UID].Close()
+		r.shared[pod.UID] = maps.Clone(pod.Given)
+		clear(pod.Given)
+	}
 	return nil
+}
+
+func (r *rig) share(uid string) (socket.Given, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.shared[uid].Copy()
+}
+
+func (r *rig) leave(uid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history = append(r.history, "leave "+uid)
 }
 
 func (r *rig) stopPod(uid string) {
@@ -113,6 +135,7 @@ func (r *rig) stopPod(uid string) {
 	defer r.mu.Unlock()
 	r.history = append(r.history, "stop "+uid)
 	r.running[uid].Netns.Close()
+	r.shared[uid].Close()
 	delete(r.running, uid)
 }
 
@@ -126,6 +149,12 @@ func (r *rig) failStarts(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.fail = err
+}
+
+func (r *rig) pod(uid string) enroll.Pod {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running[uid]
 }
 
 // serving lists the uids of what runs.
@@ -179,7 +208,7 @@ func (r *rig) accept() {
 	r.conn = conn
 	hello := &zds.ZdsHello{}
 	r.read(hello)
-	if hello.GetVersion() != zds.Version_V1 {
+	if hello.GetVersion() != zds.Version_V1 || !hello.GetHandOver() || !hello.GetStopping() {
 		r.t.Fatalf("hello says %v", hello)
 	}
 }

@@ -30,6 +30,8 @@ type Pod struct {
 	Name, Namespace, ServiceAccount string
 	Netns                           *socket.Netns
 	Resolver                        *Resolver // nil if the agent doesn't tell
+	// Given are the listeners of an earlier ztunnel, to be accepted from in the place of new ones. Who uses one takes it out.
+	Given socket.Given
 }
 
 // Resolver is what a pod's own resolv.conf says, as the agent read it.
@@ -51,6 +53,10 @@ type Config struct {
 	Socket string          // path of the agent's socket
 	Start  func(Pod) error // returns when the pod's listeners are open; takes Pod.Netns over unless it fails
 	Stop   func(uid string)
+	// Share returns duplicates of a running pod's listeners, for the agent to keep and give to the next ztunnel.
+	Share func(uid string) (socket.Given, error)
+	// Leave tells the peers of a running pod's tunnels that it ends, and returns when they know; Stop follows.
+	Leave  func(uid string)
 	Status func(Status)
 	Log    *slog.Logger
 	Retry  time.Duration // how often pods that couldn't be started are tried again; 0 means 5 s
@@ -143,14 +149,16 @@ func (c *client) answer(conn *net.UnixConn) (answered bool, err error) {
 		return false, err
 	}
 	failure := err
+	var along socket.Given
 	if err == nil {
-		failure = c.pods.handle(packet)
+		along, failure = c.pods.handle(packet)
+		defer along.Close()
 	}
 	if failure != nil {
 		c.cfg.Log.Error("request of the node agent failed", "err", failure)
 	}
 	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if err := ack(conn, failure); err != nil && !errors.Is(failure, errProtocol) {
+	if err := ack(conn, failure, along); err != nil && !errors.Is(failure, errProtocol) {
 		return false, fmt.Errorf("acknowledge: %w", err)
 	}
 	if err != nil || errors.Is(failure, errProtocol) {

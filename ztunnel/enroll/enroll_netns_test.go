@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/api/zds"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 )
 
@@ -23,7 +25,7 @@ func TestPodsComeAndGo(t *testing.T) {
 	if r.serving() != "one" {
 		t.Errorf("acknowledged, but %q runs", r.serving())
 	}
-	pod := r.running["one"]
+	pod := r.pod("one")
 	if pod.Name != "name-one" || pod.Namespace != "demo" || pod.ServiceAccount != "account" || pod.Netns.ID() != a.ID() {
 		t.Errorf("pod %+v", pod)
 	}
@@ -44,8 +46,8 @@ func TestResolverOfThePod(t *testing.T) {
 	r, a := newRig(t), newNetns(t)
 	r.accept()
 	r.mustAdd("one", a)
-	if r.running["one"].Resolver != nil {
-		t.Errorf("an agent that doesn't tell says %+v", r.running["one"].Resolver)
+	if r.pod("one").Resolver != nil {
+		t.Errorf("an agent that doesn't tell says %+v", r.pod("one").Resolver)
 	}
 	file := a.File()
 	defer file.Close()
@@ -55,7 +57,7 @@ func TestResolverOfThePod(t *testing.T) {
 		t.Fatal(text)
 	}
 	want := &enroll.Resolver{Nameservers: []string{"10.0.0.1"}, Searches: []string{"corp.example"}, Ndots: 2}
-	if got := r.running["two"].Resolver; !reflect.DeepEqual(got, want) {
+	if got := r.pod("two").Resolver; !reflect.DeepEqual(got, want) {
 		t.Errorf("resolver %+v, want %+v", got, want)
 	}
 }
@@ -72,7 +74,7 @@ func TestKnownPod(t *testing.T) {
 	if got := r.did(); got != "start one, stop one, start one" {
 		t.Errorf("after an add with another namespace: %s", got)
 	}
-	if r.running["one"].Netns.ID() != b.ID() {
+	if r.pod("one").Netns.ID() != b.ID() {
 		t.Error("the pod isn't in its new namespace")
 	}
 }
@@ -176,12 +178,12 @@ func TestBadPackets(t *testing.T) {
 		{"not a message", []byte("\xff\xff\xff"), nil, "no workload request"},
 		{"unknown request", []byte("\x22\x00"), nil, "unknown kind"},
 		{"nothing but a namespace", nil, []*os.File{one}, "unknown kind"},
-		{"add without a namespace", encode(t, add("one")), nil, "one descriptor, not 0"},
-		{"add with two namespaces", encode(t, add("one")), []*os.File{one, two}, "one descriptor, not 2"},
+		{"add without a namespace", encode(t, add("one")), nil, "one descriptor more, not 0"},
+		{"add with two namespaces", encode(t, add("one")), []*os.File{one, two}, "one descriptor more, not 2"},
 		{"del with a namespace", encode(t, del("one")), []*os.File{one}, "only an add"},
 		{"snapshot with a namespace", encode(t, snapshot()), []*os.File{one}, "only an add"},
 		{"larger than agreed", encode(t, del(strings.Repeat("x", 1100))), nil, "larger than 1024"},
-		{"more descriptors than room", encode(t, add("one")), []*os.File{one, one, one, one, one, one, one}, "too many descriptors"},
+		{"more descriptors than room", encode(t, add("one")), slices.Repeat([]*os.File{one}, 20), "too many descriptors"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := openFiles(t)
@@ -243,13 +245,13 @@ func TestProtocolViolationsEndTheClient(t *testing.T) {
 }
 
 func TestAgentThatIsNotThereYet(t *testing.T) {
-	r := &rig{t: t, running: map[string]enroll.Pod{}, ended: make(chan error, 1)}
+	r := &rig{t: t, running: map[string]enroll.Pod{}, shared: map[string]socket.Given{}, ended: make(chan error, 1)}
 	path := filepath.Join(t.TempDir(), "zds.sock")
 	ctx, cancel := context.WithCancel(t.Context())
 	r.stop = cancel
 	tried := make(chan struct{}, 100)
 	go func() {
-		r.ended <- enroll.Run(ctx, enroll.Config{Socket: path, Start: r.start, Stop: r.stopPod, Log: slog.New(notify{slog.DiscardHandler, tried})})
+		r.ended <- enroll.Run(ctx, enroll.Config{Socket: path, Start: r.start, Stop: r.stopPod, Share: r.share, Leave: r.leave, Log: slog.New(notify{slog.DiscardHandler, tried})})
 	}()
 	<-tried
 	<-tried

@@ -3,75 +3,48 @@ package enroll
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/mesh/api/zds"
+	"github.com/tulle-mesh/tulle/mesh/handover"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
-const (
-	maxPacket = 1024 // of both directions, agreed by all who speak ZDS
-	maxError  = 512  // of an acknowledgement's text, so that it always fits
-	maxFiles  = 4    // descriptors that we make room for, to tell too many from too large
-)
+const maxError = 512 // bytes of an acknowledgement's text, so that it always fits
 
-// packet is one request of the agent with the descriptor that came along, if any.
+// packet is one request of the agent with the descriptors that came along. Whoever takes the packet closes them or hands them
+// on.
 type packet struct {
 	request *zds.WorkloadRequest
-	netns   *os.File // only of an add; whoever takes the packet closes it or hands it on
+	netns   *os.File     // only of an add
+	given   socket.Given // only of an add: listeners, not verified yet
 }
 
 // read receives one packet. io.EOF means that the agent hung up; any other error but a passed deadline means that the
 // packet was bad, and no descriptor of it is left open.
 func read(conn *net.UnixConn) (packet, error) {
-	data, control := make([]byte, maxPacket), make([]byte, unix.CmsgSpace(4*maxFiles))
-	n, controlN, flags, _, err := conn.ReadMsgUnix(data, control)
-	if errors.Is(err, io.EOF) && controlN > 0 {
-		err = nil // an empty packet looks like the end, but the descriptors in it have to be closed
-	}
+	received, err := handover.Receive(conn)
 	if err != nil {
 		return packet{}, err
 	}
-	files, err := receivedFiles(control[:controlN])
-	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		err = fmt.Errorf("packet is larger than %d bytes or has too many descriptors", maxPacket)
-	}
-	var p packet
-	if err == nil {
-		p.request, err = parse(data[:n], len(files))
-	}
+	request, err := parse(received.Data, len(received.Files))
 	if err != nil {
-		for _, file := range files {
-			file.Close()
-		}
+		received.Close()
 		return packet{}, err
 	}
-	if len(files) == 1 {
-		p.netns = files[0]
+	if len(received.Files) == 0 {
+		return packet{request: request}, nil
 	}
-	return p, nil
-}
-
-func receivedFiles(control []byte) ([]*os.File, error) {
-	messages, err := unix.ParseSocketControlMessage(control)
+	netns := os.NewFile(uintptr(received.Files[0]), "received network namespace")
+	given, err := handover.Unpack(request.GetAdd().GetListeners(), received.Files[1:])
 	if err != nil {
-		return nil, fmt.Errorf("control message: %w", err)
+		netns.Close()
+		return packet{}, err
 	}
-	var files []*os.File
-	for _, message := range messages {
-		fds, err := unix.ParseUnixRights(&message)
-		if err != nil {
-			continue // not descriptors
-		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "received network namespace"))
-		}
-	}
-	return files, nil
+	return packet{request: request, netns: netns, given: given}, nil
 }
 
 // parse decodes a request and checks that it came with as many descriptors as its kind needs.
@@ -81,11 +54,12 @@ func parse(data []byte, files int) (*zds.WorkloadRequest, error) {
 		return nil, fmt.Errorf("packet is no workload request: %w", err)
 	}
 	_, isAdd := request.GetPayload().(*zds.WorkloadRequest_Add)
+	listeners := len(request.GetAdd().GetListeners())
 	switch {
 	case request.GetPayload() == nil:
 		return nil, errors.New("request of an unknown kind")
-	case isAdd && files != 1:
-		return nil, fmt.Errorf("add must come with one descriptor, not %d", files)
+	case isAdd && files != 1+listeners:
+		return nil, fmt.Errorf("add of %d listeners must come with one descriptor more, not %d in all", listeners, files)
 	case !isAdd && files != 0:
 		return nil, errors.New("only an add may come with a descriptor")
 	}
@@ -94,16 +68,19 @@ func parse(data []byte, files int) (*zds.WorkloadRequest, error) {
 
 // hello announces us.
 func hello(conn *net.UnixConn) error {
-	return write(conn, &zds.ZdsHello{Version: zds.Version_V1})
+	return write(conn, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true}, nil)
 }
 
-// ack answers the request at hand; no error means success.
-func ack(conn *net.UnixConn, failure error) error {
+// ack answers the request at hand; no error means success. The descriptors of what goes along stay the caller's.
+func ack(conn *net.UnixConn, failure error, along socket.Given) error {
 	answer := &zds.Ack{}
+	var files []int
 	if failure != nil {
 		answer.Error = shorten(failure.Error())
+	} else {
+		answer.Listeners, files = handover.Pack(along)
 	}
-	return write(conn, &zds.WorkloadResponse{Payload: &zds.WorkloadResponse_Ack{Ack: answer}})
+	return write(conn, &zds.WorkloadResponse{Payload: &zds.WorkloadResponse_Ack{Ack: answer}}, files)
 }
 
 // shorten cuts a text between two characters, since a packet's strings must be valid.
@@ -118,11 +95,10 @@ func shorten(text string) string {
 	return text
 }
 
-func write(conn *net.UnixConn, message proto.Message) error {
+func write(conn *net.UnixConn, message proto.Message, files []int) error {
 	data, err := proto.Marshal(message)
 	if err != nil {
 		return err
 	}
-	_, err = conn.Write(data)
-	return err
+	return handover.Send(conn, data, files...)
 }

@@ -17,6 +17,8 @@ func FuzzPacket(f *testing.F) {
 		{Payload: &zds.WorkloadRequest_Del{Del: &zds.DelWorkload{Uid: "u"}}},
 		{Payload: &zds.WorkloadRequest_Keep{Keep: &zds.KeepWorkload{Uid: "u"}}},
 		{Payload: &zds.WorkloadRequest_SnapshotSent{SnapshotSent: &zds.SnapshotSent{}}},
+		{Payload: &zds.WorkloadRequest_Stop{Stop: &zds.StopWorkload{Uid: "u"}}},
+		{Payload: &zds.WorkloadRequest_Add{Add: &zds.AddWorkload{Uid: "u", WorkloadInfo: &zds.WorkloadInfo{Name: "n"}, HandOver: true, Listeners: []*zds.Listener{{Address: "[::]:15008"}, {Address: "127.0.0.1:15053", Udp: true}}}}},
 	} {
 		data, err := proto.Marshal(request)
 		if err != nil {
@@ -24,13 +26,14 @@ func FuzzPacket(f *testing.F) {
 		}
 		f.Add(data, 0)
 		f.Add(data, 1)
+		f.Add(data, 3)
 	}
 	f.Fuzz(func(t *testing.T, data []byte, files int) {
 		request, err := parse(data, files)
 		if err != nil {
 			return
 		}
-		if _, isAdd := request.GetPayload().(*zds.WorkloadRequest_Add); isAdd != (files == 1) || (!isAdd && files != 0) {
+		if _, isAdd := request.GetPayload().(*zds.WorkloadRequest_Add); isAdd != (files == 1+len(request.GetAdd().GetListeners())) || (!isAdd && files != 0) {
 			t.Errorf("%v is taken with %d descriptors", request, files)
 		}
 		if request.GetPayload() == nil {

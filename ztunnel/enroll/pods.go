@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/tulle-mesh/tulle/mesh/api/zds"
+	"github.com/tulle-mesh/tulle/mesh/handover"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
@@ -19,10 +20,11 @@ type pods struct {
 	running map[string]socket.NetnsID
 	pending map[string]Pod      // could not be started; tried again later
 	named   map[string]struct{} // by the snapshot; nil when the snapshot is complete
+	leaving map[string]struct{} // of those that run: they take no more tunnels
 }
 
 func newPods(cfg Config) *pods {
-	return &pods{cfg: cfg, running: map[string]socket.NetnsID{}}
+	return &pods{cfg: cfg, running: map[string]socket.NetnsID{}, leaving: map[string]struct{}{}}
 }
 
 // connected begins a snapshot; what runs goes on.
@@ -31,18 +33,46 @@ func (p *pods) connected() {
 	p.named = map[string]struct{}{}
 }
 
-// handle does what a request says. The error goes back to the agent; one that is errProtocol ends us.
-func (p *pods) handle(packet packet) error {
+// handle does what a request says, and returns the listeners that go back with a success. The error goes back to the agent; one
+// that is errProtocol ends us.
+func (p *pods) handle(packet packet) (along socket.Given, err error) {
 	switch payload := packet.request.GetPayload().(type) {
 	case *zds.WorkloadRequest_Add:
-		return p.add(payload.Add, packet)
+		if err := p.add(payload.Add, packet); err != nil || !payload.Add.GetHandOver() {
+			return nil, err
+		}
+		return p.share(payload.Add.GetUid()), nil
 	case *zds.WorkloadRequest_Keep:
-		return p.keep(payload.Keep.GetUid())
+		return nil, p.keep(payload.Keep.GetUid())
 	case *zds.WorkloadRequest_Del:
 		p.del(payload.Del.GetUid())
-		return nil
+		return nil, nil
+	case *zds.WorkloadRequest_Stop:
+		p.leave(payload.Stop.GetUid())
+		return nil, nil
 	default:
-		return p.snapshotSent()
+		return nil, p.snapshotSent()
+	}
+}
+
+// share returns the listeners of a running pod. Without them it is served as well, so what goes wrong there is only logged.
+func (p *pods) share(uid string) socket.Given {
+	given, err := p.cfg.Share(uid)
+	if err == nil && len(given) > handover.MaxListeners {
+		err = fmt.Errorf("%d listeners are more than %d", len(given), handover.MaxListeners)
+		given.Close()
+	}
+	if err != nil {
+		p.cfg.Log.Warn("listeners can't be handed over, the next ztunnel opens new ones", "uid", uid, "err", err)
+		return nil
+	}
+	return given
+}
+
+func (p *pods) leave(uid string) {
+	if _, runs := p.running[uid]; runs {
+		p.leaving[uid] = struct{}{}
+		p.cfg.Leave(uid)
 	}
 }
 
@@ -50,23 +80,29 @@ func (p *pods) add(add *zds.AddWorkload, packet packet) error {
 	info := add.GetWorkloadInfo()
 	if info == nil || add.GetUid() == "" {
 		packet.netns.Close()
+		packet.given.Close()
 		return fmt.Errorf("%w: add %q without uid or workload info", errProtocol, add.GetUid())
 	}
 	netns, err := socket.NetnsFromFile(packet.netns)
 	if err != nil {
+		packet.given.Close()
 		return fmt.Errorf("add %s: %w", add.GetUid(), err) // trying again would not help
 	}
-	pod := Pod{UID: add.GetUid(), Name: info.GetName(), Namespace: info.GetNamespace(), ServiceAccount: info.GetServiceAccount(), Netns: netns, Resolver: resolver(info)}
+	if err := packet.given.Verify(netns.ID()); err != nil {
+		p.cfg.Log.Warn("listeners from the node agent don't fit, open new ones", "uid", add.GetUid(), "err", err)
+	}
+	pod := Pod{UID: add.GetUid(), Name: info.GetName(), Namespace: info.GetNamespace(), ServiceAccount: info.GetServiceAccount(), Netns: netns, Resolver: resolver(info), Given: packet.given}
 	if p.named != nil {
 		p.named[pod.UID] = struct{}{}
 	}
 	p.forget(pod.UID)
 	if id, runs := p.running[pod.UID]; runs {
-		if id == netns.ID() {
+		if _, leaving := p.leaving[pod.UID]; id == netns.ID() && !leaving {
 			netns.Close()
+			packet.given.Close() // we have our own, perhaps the same
 			return nil
 		}
-		p.stop(pod.UID) // the pod's sandbox was made anew
+		p.stop(pod.UID) // the pod's sandbox was made anew, or it stays after all
 	}
 	return p.start(pod)
 }
@@ -123,11 +159,13 @@ func (p *pods) start(pod Pod) error {
 		return fmt.Errorf("start the proxy of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	p.running[pod.UID] = pod.Netns.ID()
+	pod.Given.Close()
 	return nil
 }
 
 func (p *pods) stop(uid string) {
 	delete(p.running, uid)
+	delete(p.leaving, uid)
 	p.cfg.Stop(uid)
 }
 
@@ -146,6 +184,7 @@ func (p *pods) retry() {
 func (p *pods) forget(uid string) {
 	if pod, pending := p.pending[uid]; pending {
 		pod.Netns.Close()
+		pod.Given.Close()
 		delete(p.pending, uid)
 	}
 }

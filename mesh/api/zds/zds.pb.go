@@ -74,6 +74,8 @@ func (Version) EnumDescriptor() ([]byte, []int) {
 type ZdsHello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       Version                `protobuf:"varint,1,opt,name=version,proto3,enum=istio.workload.zds.Version" json:"version,omitempty"`
+	HandOver      bool                   `protobuf:"varint,1000,opt,name=hand_over,json=handOver,proto3" json:"hand_over,omitempty"` // takes listeners with an add, and has its own to give
+	Stopping      bool                   `protobuf:"varint,1001,opt,name=stopping,proto3" json:"stopping,omitempty"`                 // understands StopWorkload
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +117,73 @@ func (x *ZdsHello) GetVersion() Version {
 	return Version_NOT_USED
 }
 
+func (x *ZdsHello) GetHandOver() bool {
+	if x != nil {
+		return x.HandOver
+	}
+	return false
+}
+
+func (x *ZdsHello) GetStopping() bool {
+	if x != nil {
+		return x.Stopping
+	}
+	return false
+}
+
+// Listener is what one of a packet's descriptors listens on.
+type Listener struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // IP address and port
+	Udp           bool                   `protobuf:"varint,2,opt,name=udp,proto3" json:"udp,omitempty"`        // else TCP
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Listener) Reset() {
+	*x = Listener{}
+	mi := &file_zds_zds_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listener) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listener) ProtoMessage() {}
+
+func (x *Listener) ProtoReflect() protoreflect.Message {
+	mi := &file_zds_zds_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listener.ProtoReflect.Descriptor instead.
+func (*Listener) Descriptor() ([]byte, []int) {
+	return file_zds_zds_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Listener) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Listener) GetUdp() bool {
+	if x != nil {
+		return x.Udp
+	}
+	return false
+}
+
 type WorkloadInfo struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -128,7 +197,7 @@ type WorkloadInfo struct {
 
 func (x *WorkloadInfo) Reset() {
 	*x = WorkloadInfo{}
-	mi := &file_zds_zds_proto_msgTypes[1]
+	mi := &file_zds_zds_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -140,7 +209,7 @@ func (x *WorkloadInfo) String() string {
 func (*WorkloadInfo) ProtoMessage() {}
 
 func (x *WorkloadInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[1]
+	mi := &file_zds_zds_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -153,7 +222,7 @@ func (x *WorkloadInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadInfo.ProtoReflect.Descriptor instead.
 func (*WorkloadInfo) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{1}
+	return file_zds_zds_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *WorkloadInfo) GetName() string {
@@ -196,7 +265,7 @@ type Resolver struct {
 
 func (x *Resolver) Reset() {
 	*x = Resolver{}
-	mi := &file_zds_zds_proto_msgTypes[2]
+	mi := &file_zds_zds_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +277,7 @@ func (x *Resolver) String() string {
 func (*Resolver) ProtoMessage() {}
 
 func (x *Resolver) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[2]
+	mi := &file_zds_zds_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +290,7 @@ func (x *Resolver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolver.ProtoReflect.Descriptor instead.
 func (*Resolver) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{2}
+	return file_zds_zds_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Resolver) GetNameservers() []string {
@@ -245,18 +314,23 @@ func (x *Resolver) GetNdots() uint32 {
 	return 0
 }
 
-// AddWorkload comes with exactly one descriptor: the pod's network namespace.
+// AddWorkload comes with exactly one descriptor: the pod's network namespace. Those of its listeners follow.
 type AddWorkload struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
-	WorkloadInfo  *WorkloadInfo          `protobuf:"bytes,2,opt,name=workload_info,json=workloadInfo,proto3" json:"workload_info,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Uid          string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	WorkloadInfo *WorkloadInfo          `protobuf:"bytes,2,opt,name=workload_info,json=workloadInfo,proto3" json:"workload_info,omitempty"`
+	// The open listeners of another proxy, whose queues hold connections perhaps: to be accepted from in the place of new ones.
+	// At most 16.
+	Listeners []*Listener `protobuf:"bytes,1000,rep,name=listeners,proto3" json:"listeners,omitempty"`
+	// The acknowledgement should hand over the proxy's listeners.
+	HandOver      bool `protobuf:"varint,1001,opt,name=hand_over,json=handOver,proto3" json:"hand_over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddWorkload) Reset() {
 	*x = AddWorkload{}
-	mi := &file_zds_zds_proto_msgTypes[3]
+	mi := &file_zds_zds_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +342,7 @@ func (x *AddWorkload) String() string {
 func (*AddWorkload) ProtoMessage() {}
 
 func (x *AddWorkload) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[3]
+	mi := &file_zds_zds_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +355,7 @@ func (x *AddWorkload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddWorkload.ProtoReflect.Descriptor instead.
 func (*AddWorkload) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{3}
+	return file_zds_zds_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AddWorkload) GetUid() string {
@@ -298,6 +372,20 @@ func (x *AddWorkload) GetWorkloadInfo() *WorkloadInfo {
 	return nil
 }
 
+func (x *AddWorkload) GetListeners() []*Listener {
+	if x != nil {
+		return x.Listeners
+	}
+	return nil
+}
+
+func (x *AddWorkload) GetHandOver() bool {
+	if x != nil {
+		return x.HandOver
+	}
+	return false
+}
+
 // KeepWorkload says, within a snapshot, that a pod still exists although the agent has no descriptor of it.
 type KeepWorkload struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -308,7 +396,7 @@ type KeepWorkload struct {
 
 func (x *KeepWorkload) Reset() {
 	*x = KeepWorkload{}
-	mi := &file_zds_zds_proto_msgTypes[4]
+	mi := &file_zds_zds_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +408,7 @@ func (x *KeepWorkload) String() string {
 func (*KeepWorkload) ProtoMessage() {}
 
 func (x *KeepWorkload) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[4]
+	mi := &file_zds_zds_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +421,7 @@ func (x *KeepWorkload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepWorkload.ProtoReflect.Descriptor instead.
 func (*KeepWorkload) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{4}
+	return file_zds_zds_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *KeepWorkload) GetUid() string {
@@ -352,7 +440,7 @@ type DelWorkload struct {
 
 func (x *DelWorkload) Reset() {
 	*x = DelWorkload{}
-	mi := &file_zds_zds_proto_msgTypes[5]
+	mi := &file_zds_zds_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +452,7 @@ func (x *DelWorkload) String() string {
 func (*DelWorkload) ProtoMessage() {}
 
 func (x *DelWorkload) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[5]
+	mi := &file_zds_zds_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,10 +465,56 @@ func (x *DelWorkload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DelWorkload.ProtoReflect.Descriptor instead.
 func (*DelWorkload) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{5}
+	return file_zds_zds_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DelWorkload) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+// StopWorkload says that a pod's network is about to disappear: the proxy tells the peers of the pod's tunnels while it can, and
+// acknowledges when they know. A DelWorkload follows.
+type StopWorkload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopWorkload) Reset() {
+	*x = StopWorkload{}
+	mi := &file_zds_zds_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopWorkload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopWorkload) ProtoMessage() {}
+
+func (x *StopWorkload) ProtoReflect() protoreflect.Message {
+	mi := &file_zds_zds_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopWorkload.ProtoReflect.Descriptor instead.
+func (*StopWorkload) Descriptor() ([]byte, []int) {
+	return file_zds_zds_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StopWorkload) GetUid() string {
 	if x != nil {
 		return x.Uid
 	}
@@ -396,7 +530,7 @@ type SnapshotSent struct {
 
 func (x *SnapshotSent) Reset() {
 	*x = SnapshotSent{}
-	mi := &file_zds_zds_proto_msgTypes[6]
+	mi := &file_zds_zds_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +542,7 @@ func (x *SnapshotSent) String() string {
 func (*SnapshotSent) ProtoMessage() {}
 
 func (x *SnapshotSent) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[6]
+	mi := &file_zds_zds_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +555,7 @@ func (x *SnapshotSent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSent.ProtoReflect.Descriptor instead.
 func (*SnapshotSent) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{6}
+	return file_zds_zds_proto_rawDescGZIP(), []int{8}
 }
 
 // WorkloadRequest goes from the agent to the proxy.
@@ -433,6 +567,7 @@ type WorkloadRequest struct {
 	//	*WorkloadRequest_Del
 	//	*WorkloadRequest_SnapshotSent
 	//	*WorkloadRequest_Keep
+	//	*WorkloadRequest_Stop
 	Payload       isWorkloadRequest_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -440,7 +575,7 @@ type WorkloadRequest struct {
 
 func (x *WorkloadRequest) Reset() {
 	*x = WorkloadRequest{}
-	mi := &file_zds_zds_proto_msgTypes[7]
+	mi := &file_zds_zds_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +587,7 @@ func (x *WorkloadRequest) String() string {
 func (*WorkloadRequest) ProtoMessage() {}
 
 func (x *WorkloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[7]
+	mi := &file_zds_zds_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +600,7 @@ func (x *WorkloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadRequest.ProtoReflect.Descriptor instead.
 func (*WorkloadRequest) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{7}
+	return file_zds_zds_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WorkloadRequest) GetPayload() isWorkloadRequest_Payload {
@@ -511,6 +646,15 @@ func (x *WorkloadRequest) GetKeep() *KeepWorkload {
 	return nil
 }
 
+func (x *WorkloadRequest) GetStop() *StopWorkload {
+	if x != nil {
+		if x, ok := x.Payload.(*WorkloadRequest_Stop); ok {
+			return x.Stop
+		}
+	}
+	return nil
+}
+
 type isWorkloadRequest_Payload interface {
 	isWorkloadRequest_Payload()
 }
@@ -531,6 +675,10 @@ type WorkloadRequest_Keep struct {
 	Keep *KeepWorkload `protobuf:"bytes,5,opt,name=keep,proto3,oneof"`
 }
 
+type WorkloadRequest_Stop struct {
+	Stop *StopWorkload `protobuf:"bytes,1000,opt,name=stop,proto3,oneof"` // only to proxies that understand it
+}
+
 func (*WorkloadRequest_Add) isWorkloadRequest_Payload() {}
 
 func (*WorkloadRequest_Del) isWorkloadRequest_Payload() {}
@@ -539,17 +687,21 @@ func (*WorkloadRequest_SnapshotSent) isWorkloadRequest_Payload() {}
 
 func (*WorkloadRequest_Keep) isWorkloadRequest_Payload() {}
 
+func (*WorkloadRequest_Stop) isWorkloadRequest_Payload() {}
+
 // Ack without an error is success.
 type Ack struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Error string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	// What the descriptors listen on that come with the packet, in their order; only if the request has asked for them. At most 16.
+	Listeners     []*Listener `protobuf:"bytes,1000,rep,name=listeners,proto3" json:"listeners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_zds_zds_proto_msgTypes[8]
+	mi := &file_zds_zds_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +713,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[8]
+	mi := &file_zds_zds_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +726,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{8}
+	return file_zds_zds_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Ack) GetError() string {
@@ -582,6 +734,13 @@ func (x *Ack) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *Ack) GetListeners() []*Listener {
+	if x != nil {
+		return x.Listeners
+	}
+	return nil
 }
 
 // WorkloadResponse goes from the proxy to the agent.
@@ -597,7 +756,7 @@ type WorkloadResponse struct {
 
 func (x *WorkloadResponse) Reset() {
 	*x = WorkloadResponse{}
-	mi := &file_zds_zds_proto_msgTypes[9]
+	mi := &file_zds_zds_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +768,7 @@ func (x *WorkloadResponse) String() string {
 func (*WorkloadResponse) ProtoMessage() {}
 
 func (x *WorkloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_zds_zds_proto_msgTypes[9]
+	mi := &file_zds_zds_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +781,7 @@ func (x *WorkloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadResponse.ProtoReflect.Descriptor instead.
 func (*WorkloadResponse) Descriptor() ([]byte, []int) {
-	return file_zds_zds_proto_rawDescGZIP(), []int{9}
+	return file_zds_zds_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WorkloadResponse) GetPayload() isWorkloadResponse_Payload {
@@ -655,9 +814,14 @@ var File_zds_zds_proto protoreflect.FileDescriptor
 
 const file_zds_zds_proto_rawDesc = "" +
 	"\n" +
-	"\rzds/zds.proto\x12\x12istio.workload.zds\"A\n" +
+	"\rzds/zds.proto\x12\x12istio.workload.zds\"|\n" +
 	"\bZdsHello\x125\n" +
-	"\aversion\x18\x01 \x01(\x0e2\x1b.istio.workload.zds.VersionR\aversion\"\xaa\x01\n" +
+	"\aversion\x18\x01 \x01(\x0e2\x1b.istio.workload.zds.VersionR\aversion\x12\x1c\n" +
+	"\thand_over\x18\xe8\a \x01(\bR\bhandOver\x12\x1b\n" +
+	"\bstopping\x18\xe9\a \x01(\bR\bstopping\"6\n" +
+	"\bListener\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03udp\x18\x02 \x01(\bR\x03udp\"\xaa\x01\n" +
 	"\fWorkloadInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12'\n" +
@@ -666,23 +830,29 @@ const file_zds_zds_proto_rawDesc = "" +
 	"\bResolver\x12 \n" +
 	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x1a\n" +
 	"\bsearches\x18\x02 \x03(\tR\bsearches\x12\x14\n" +
-	"\x05ndots\x18\x03 \x01(\rR\x05ndots\"f\n" +
+	"\x05ndots\x18\x03 \x01(\rR\x05ndots\"\xc1\x01\n" +
 	"\vAddWorkload\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12E\n" +
-	"\rworkload_info\x18\x02 \x01(\v2 .istio.workload.zds.WorkloadInfoR\fworkloadInfo\" \n" +
+	"\rworkload_info\x18\x02 \x01(\v2 .istio.workload.zds.WorkloadInfoR\fworkloadInfo\x12;\n" +
+	"\tlisteners\x18\xe8\a \x03(\v2\x1c.istio.workload.zds.ListenerR\tlisteners\x12\x1c\n" +
+	"\thand_over\x18\xe9\a \x01(\bR\bhandOver\" \n" +
 	"\fKeepWorkload\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\"%\n" +
 	"\vDelWorkload\x12\x10\n" +
-	"\x03uid\x18\x02 \x01(\tR\x03uidJ\x04\b\x01\x10\x02\"\x0e\n" +
-	"\fSnapshotSent\"\x87\x02\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uidJ\x04\b\x01\x10\x02\" \n" +
+	"\fStopWorkload\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x0e\n" +
+	"\fSnapshotSent\"\xc0\x02\n" +
 	"\x0fWorkloadRequest\x123\n" +
 	"\x03add\x18\x01 \x01(\v2\x1f.istio.workload.zds.AddWorkloadH\x00R\x03add\x123\n" +
 	"\x03del\x18\x02 \x01(\v2\x1f.istio.workload.zds.DelWorkloadH\x00R\x03del\x12G\n" +
 	"\rsnapshot_sent\x18\x03 \x01(\v2 .istio.workload.zds.SnapshotSentH\x00R\fsnapshotSent\x126\n" +
-	"\x04keep\x18\x05 \x01(\v2 .istio.workload.zds.KeepWorkloadH\x00R\x04keepB\t\n" +
-	"\apayload\"\x1b\n" +
+	"\x04keep\x18\x05 \x01(\v2 .istio.workload.zds.KeepWorkloadH\x00R\x04keep\x127\n" +
+	"\x04stop\x18\xe8\a \x01(\v2 .istio.workload.zds.StopWorkloadH\x00R\x04stopB\t\n" +
+	"\apayload\"X\n" +
 	"\x03Ack\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\"J\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12;\n" +
+	"\tlisteners\x18\xe8\a \x03(\v2\x1c.istio.workload.zds.ListenerR\tlisteners\"J\n" +
 	"\x10WorkloadResponse\x12+\n" +
 	"\x03ack\x18\x01 \x01(\v2\x17.istio.workload.zds.AckH\x00R\x03ackB\t\n" +
 	"\apayload*\x1f\n" +
@@ -703,34 +873,39 @@ func file_zds_zds_proto_rawDescGZIP() []byte {
 }
 
 var file_zds_zds_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_zds_zds_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_zds_zds_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_zds_zds_proto_goTypes = []any{
 	(Version)(0),             // 0: istio.workload.zds.Version
 	(*ZdsHello)(nil),         // 1: istio.workload.zds.ZdsHello
-	(*WorkloadInfo)(nil),     // 2: istio.workload.zds.WorkloadInfo
-	(*Resolver)(nil),         // 3: istio.workload.zds.Resolver
-	(*AddWorkload)(nil),      // 4: istio.workload.zds.AddWorkload
-	(*KeepWorkload)(nil),     // 5: istio.workload.zds.KeepWorkload
-	(*DelWorkload)(nil),      // 6: istio.workload.zds.DelWorkload
-	(*SnapshotSent)(nil),     // 7: istio.workload.zds.SnapshotSent
-	(*WorkloadRequest)(nil),  // 8: istio.workload.zds.WorkloadRequest
-	(*Ack)(nil),              // 9: istio.workload.zds.Ack
-	(*WorkloadResponse)(nil), // 10: istio.workload.zds.WorkloadResponse
+	(*Listener)(nil),         // 2: istio.workload.zds.Listener
+	(*WorkloadInfo)(nil),     // 3: istio.workload.zds.WorkloadInfo
+	(*Resolver)(nil),         // 4: istio.workload.zds.Resolver
+	(*AddWorkload)(nil),      // 5: istio.workload.zds.AddWorkload
+	(*KeepWorkload)(nil),     // 6: istio.workload.zds.KeepWorkload
+	(*DelWorkload)(nil),      // 7: istio.workload.zds.DelWorkload
+	(*StopWorkload)(nil),     // 8: istio.workload.zds.StopWorkload
+	(*SnapshotSent)(nil),     // 9: istio.workload.zds.SnapshotSent
+	(*WorkloadRequest)(nil),  // 10: istio.workload.zds.WorkloadRequest
+	(*Ack)(nil),              // 11: istio.workload.zds.Ack
+	(*WorkloadResponse)(nil), // 12: istio.workload.zds.WorkloadResponse
 }
 var file_zds_zds_proto_depIdxs = []int32{
-	0, // 0: istio.workload.zds.ZdsHello.version:type_name -> istio.workload.zds.Version
-	3, // 1: istio.workload.zds.WorkloadInfo.resolver:type_name -> istio.workload.zds.Resolver
-	2, // 2: istio.workload.zds.AddWorkload.workload_info:type_name -> istio.workload.zds.WorkloadInfo
-	4, // 3: istio.workload.zds.WorkloadRequest.add:type_name -> istio.workload.zds.AddWorkload
-	6, // 4: istio.workload.zds.WorkloadRequest.del:type_name -> istio.workload.zds.DelWorkload
-	7, // 5: istio.workload.zds.WorkloadRequest.snapshot_sent:type_name -> istio.workload.zds.SnapshotSent
-	5, // 6: istio.workload.zds.WorkloadRequest.keep:type_name -> istio.workload.zds.KeepWorkload
-	9, // 7: istio.workload.zds.WorkloadResponse.ack:type_name -> istio.workload.zds.Ack
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	0,  // 0: istio.workload.zds.ZdsHello.version:type_name -> istio.workload.zds.Version
+	4,  // 1: istio.workload.zds.WorkloadInfo.resolver:type_name -> istio.workload.zds.Resolver
+	3,  // 2: istio.workload.zds.AddWorkload.workload_info:type_name -> istio.workload.zds.WorkloadInfo
+	2,  // 3: istio.workload.zds.AddWorkload.listeners:type_name -> istio.workload.zds.Listener
+	5,  // 4: istio.workload.zds.WorkloadRequest.add:type_name -> istio.workload.zds.AddWorkload
+	7,  // 5: istio.workload.zds.WorkloadRequest.del:type_name -> istio.workload.zds.DelWorkload
+	9,  // 6: istio.workload.zds.WorkloadRequest.snapshot_sent:type_name -> istio.workload.zds.SnapshotSent
+	6,  // 7: istio.workload.zds.WorkloadRequest.keep:type_name -> istio.workload.zds.KeepWorkload
+	8,  // 8: istio.workload.zds.WorkloadRequest.stop:type_name -> istio.workload.zds.StopWorkload
+	2,  // 9: istio.workload.zds.Ack.listeners:type_name -> istio.workload.zds.Listener
+	11, // 10: istio.workload.zds.WorkloadResponse.ack:type_name -> istio.workload.zds.Ack
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_zds_zds_proto_init() }
@@ -738,13 +913,14 @@ func file_zds_zds_proto_init() {
 	if File_zds_zds_proto != nil {
 		return
 	}
-	file_zds_zds_proto_msgTypes[7].OneofWrappers = []any{
+	file_zds_zds_proto_msgTypes[9].OneofWrappers = []any{
 		(*WorkloadRequest_Add)(nil),
 		(*WorkloadRequest_Del)(nil),
 		(*WorkloadRequest_SnapshotSent)(nil),
 		(*WorkloadRequest_Keep)(nil),
+		(*WorkloadRequest_Stop)(nil),
 	}
-	file_zds_zds_proto_msgTypes[9].OneofWrappers = []any{
+	file_zds_zds_proto_msgTypes[11].OneofWrappers = []any{
 		(*WorkloadResponse_Ack)(nil),
 	}
 	type x struct{}
@@ -753,7 +929,7 @@ func file_zds_zds_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zds_zds_proto_rawDesc), len(file_zds_zds_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
