@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/tulle-mesh/tulle/mesh/handover"
 )
 
 // errGone says that the connection ended before the answer came.
@@ -21,15 +21,17 @@ type connection struct {
 	server   *Server
 	conn     *net.UnixConn
 	log      *slog.Logger
+	can      abilities // set before it joins the server
 	requests chan request
-	packets  chan []byte   // from reader; closed at the end
-	gone     chan struct{} // closed when run has ended
+	packets  chan handover.Packet // from reader, with descriptors that whoever takes it closes; closed at the end
+	gone     chan struct{}        // closed when run has ended
 }
 
-// request is one packet on its way to the proxy. answer has room for the result, so that run never waits for the asker.
+// request is one packet on its way to the proxy, or the UID of a pod to add, whose packet is built when its turn comes. answer has
+// room for the result, so that run never waits for the asker.
 type request struct {
 	packet []byte
-	netns  string // UID of the pod whose namespace goes along, or ""
+	add    string
 	answer chan error
 }
 
@@ -37,7 +39,7 @@ type request struct {
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	c := &connection{
 		server: s, conn: conn, log: s.log,
-		requests: make(chan request), packets: make(chan []byte), gone: make(chan struct{}),
+		requests: make(chan request), packets: make(chan handover.Packet), gone: make(chan struct{}),
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
@@ -74,37 +76,37 @@ func (s *Server) join(c *connection) []string {
 func (c *connection) read(ctx context.Context) {
 	defer close(c.packets)
 	for {
-		packet := make([]byte, maxPacket)
-		n, _, flags, _, err := c.conn.ReadMsgUnix(packet, nil)
-		if err != nil || n == 0 {
-			return
+		packet, err := handover.Receive(c.conn)
+		if errors.Is(err, handover.ErrTooLarge) {
+			c.log.Warn("tunnel proxy sent more than it may", "err", err)
 		}
-		if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-			c.log.Warn("tunnel proxy sent an oversized packet or a descriptor", "limit", maxPacket)
+		if err != nil || len(packet.Data) == 0 {
+			packet.Close()
 			return
 		}
 		select {
-		case c.packets <- packet[:n]:
+		case c.packets <- packet:
 		case <-ctx.Done():
+			packet.Close()
 			return
 		}
 	}
 }
 
 // next waits for a packet, no longer than answerTimeout.
-func (c *connection) next(ctx context.Context) ([]byte, error) {
+func (c *connection) next(ctx context.Context) (handover.Packet, error) {
 	timer := time.NewTimer(answerTimeout)
 	defer timer.Stop()
 	select {
 	case packet, ok := <-c.packets:
 		if !ok {
-			return nil, errGone
+			return packet, errGone
 		}
 		return packet, nil
 	case <-timer.C:
-		return nil, fmt.Errorf("no answer within %s", answerTimeout)
+		return handover.Packet{}, fmt.Errorf("no answer within %s", answerTimeout)
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return handover.Packet{}, ctx.Err()
 	}
 }
 
@@ -113,7 +115,9 @@ func (c *connection) hello(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("wait for hello: %w", err)
 	}
-	return parseHello(packet)
+	packet.Close()
+	c.can, err = parseHello(packet.Data)
+	return err
 }
 
 // run sends the snapshot and then what is asked, one request at a time, until the connection ends.
@@ -128,14 +132,15 @@ func (c *connection) run(ctx context.Context, uids []string) error {
 	for {
 		select {
 		case r := <-c.requests:
-			err := c.exchange(ctx, r.packet, r.netns)
+			err := c.exchange(ctx, r)
 			r.answer <- err
 			if err != nil && !refused(err) {
 				return err
 			}
 		case packet, ok := <-c.packets:
 			if ok {
-				return fmt.Errorf("unasked packet of %d bytes", len(packet))
+				packet.Close()
+				return fmt.Errorf("unasked packet of %d bytes", len(packet.Data))
 			}
 			return errGone
 		case <-ctx.Done():
@@ -146,11 +151,7 @@ func (c *connection) run(ctx context.Context, uids []string) error {
 
 func (c *connection) snapshot(ctx context.Context, uids []string) error {
 	for _, uid := range uids {
-		packet, ok := c.server.addPacket(uid)
-		if !ok {
-			continue
-		}
-		err := c.exchange(ctx, packet, uid)
+		err := c.exchange(ctx, request{add: uid})
 		if refused(err) {
 			c.log.Warn("tunnel proxy can't serve a pod of its snapshot, it will be asked again", "uid", uid, "err", err)
 		} else if err != nil {
@@ -161,70 +162,64 @@ func (c *connection) snapshot(ctx context.Context, uids []string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.exchange(ctx, packet, ""); err != nil && !refused(err) {
+	if err := c.exchange(ctx, request{packet: packet}); err != nil && !refused(err) {
 		return fmt.Errorf("end of snapshot: %w", err)
 	}
 	return nil
 }
 
-// addPacket builds the request for a registered pod; ok is false when it has gone since.
-func (s *Server) addPacket(uid string) (packet []byte, ok bool) {
-	s.mu.Lock()
-	pod, ok := s.pods[uid]
-	s.mu.Unlock()
-	if !ok {
-		return nil, false
-	}
-	packet, err := addRequest(pod.workload)
-	if err != nil {
-		s.log.Warn("leave a pod out of the snapshot", "uid", uid, "err", err)
-		return nil, false
-	}
-	return packet, true
-}
-
-// exchange sends one packet and waits for its answer. Any error but a refusal ends the connection: an answer that comes
+// exchange sends one request and waits for its answer. Any error but a refusal ends the connection: an answer that comes
 // too late would be taken for the next request's.
-func (c *connection) exchange(ctx context.Context, packet []byte, netns string) error {
-	var rights []byte
-	if netns != "" {
-		file, ok, err := c.server.dupNetns(netns)
+func (c *connection) exchange(ctx context.Context, r request) error {
+	packet, along := r.packet, handover.Packet{}
+	if r.add != "" {
+		var err error
+		packet, along, err = c.server.addition(r.add, c.can)
+		defer along.Close()
 		if err != nil {
 			return &refusedError{Reason: "not sent: " + err.Error()}
 		}
-		if !ok {
-			return &refusedError{Reason: "not sent: the pod was removed meanwhile"}
-		}
-		defer file.Close()
-		rights = unix.UnixRights(int(file.Fd()))
 	}
 	if err := c.conn.SetWriteDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return errGone
 	}
-	if _, _, err := c.conn.WriteMsgUnix(packet, rights, nil); err != nil {
+	if err := handover.Send(c.conn, packet, along.Files...); err != nil {
 		return fmt.Errorf("%w: %v", errGone, err)
 	}
 	answer, err := c.next(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %v", errGone, err)
 	}
-	err = parseAnswer(answer)
+	err = c.take(r, answer)
 	if err != nil && !refused(err) {
 		return fmt.Errorf("%w: after a bad answer: %v", errGone, err)
 	}
-	switch {
-	case netns == "":
-	case err == nil:
-		c.server.note(netns, accepted)
-	default:
-		c.server.note(netns, declined)
+	return err
+}
+
+// take understands an answer and notes what it says about a pod.
+func (c *connection) take(r request, answer handover.Packet) error {
+	list, err := parseAnswer(answer.Data)
+	if err == nil && len(answer.Files) > 0 && (r.add == "" || !c.can.handOver) {
+		err = errors.New("descriptors that weren't asked for")
+	}
+	if err != nil {
+		answer.Close()
+		if r.add != "" && refused(err) {
+			c.server.note(r.add, c, declined, nil)
+		}
+		return err
+	}
+	given, err := handover.Unpack(list, answer.Files)
+	if err == nil && r.add != "" {
+		c.server.note(r.add, c, accepted, given)
 	}
 	return err
 }
 
 // ask has the loop send a request and waits for the answer.
-func (c *connection) ask(ctx context.Context, packet []byte, netns string) error {
-	r := request{packet: packet, netns: netns, answer: make(chan error, 1)}
+func (c *connection) ask(ctx context.Context, r request) error {
+	r.answer = make(chan error, 1)
 	select {
 	case c.requests <- r:
 	case <-c.gone:

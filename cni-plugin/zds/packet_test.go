@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	api "github.com/tulle-mesh/tulle/mesh/api/zds"
+	"github.com/tulle-mesh/tulle/mesh/handover"
 )
 
 func packet(t testing.TB, message proto.Message) []byte {
@@ -37,7 +38,7 @@ func TestAnswersAreUnderstood(t *testing.T) {
 		"a request as an answer": {packet: []byte{0x2a, 0x00}, err: "without acknowledgement"},
 	}
 	for name, c := range cases {
-		err := parseAnswer(c.packet)
+		_, err := parseAnswer(c.packet)
 		var refusal *refusedError
 		switch {
 		case c.ok && err != nil, c.err != "" && (err == nil || errors.As(err, &refusal) || !strings.Contains(err.Error(), c.err)):
@@ -49,20 +50,22 @@ func TestAnswersAreUnderstood(t *testing.T) {
 }
 
 func TestNamesTooLongForAPacketAreRefused(t *testing.T) {
-	if _, err := addRequest(Workload{UID: "u", Namespace: "n", Name: strings.Repeat("x", maxPacket)}); err == nil {
+	if _, err := addRequest(Workload{UID: "u", Namespace: "n", Name: strings.Repeat("x", handover.MaxPacket)}, nil, false); err == nil {
 		t.Error("a request of more than a packet was made")
 	}
 }
 
 func FuzzPacketsOfAProxy(f *testing.F) {
 	f.Add(packet(f, &api.ZdsHello{Version: api.Version_V1}))
+	f.Add(packet(f, &api.ZdsHello{Version: api.Version_V1, HandOver: true, Stopping: true}))
 	f.Add(acknowledge(f, ""))
+	f.Add(packet(f, &api.WorkloadResponse{Payload: &api.WorkloadResponse_Ack{Ack: &api.Ack{Listeners: []*api.Listener{{Address: "[::]:15008"}, {Address: "127.0.0.1:15053", Udp: true}}}}}))
 	f.Add(acknowledge(f, "no\xffUTF-8"[:2]))
 	f.Add([]byte{0xff})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_ = parseHello(data)
+		_, _ = parseHello(data)
 		var refusal *refusedError
-		if err := parseAnswer(data); errors.As(err, &refusal) && refusal.Reason == "" {
+		if _, err := parseAnswer(data); errors.As(err, &refusal) && refusal.Reason == "" {
 			t.Error("a refusal without reason")
 		}
 	})

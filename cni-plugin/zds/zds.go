@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tulle-mesh/tulle/mesh/handover"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
@@ -38,7 +39,6 @@ type refusedError struct {
 func (e *refusedError) Error() string { return "the tunnel proxy refused: " + e.Reason }
 
 const (
-	maxPacket      = 1024                   // bytes; both sides' buffers
 	answerTimeout  = 5 * time.Second        // for each packet in either direction
 	acceptInterval = 200 * time.Millisecond // at most five connections a second
 	maxConnections = 16
@@ -49,6 +49,8 @@ type Server struct {
 	log       *slog.Logger
 	snapshots chan struct{}
 
+	keeper *keeper // its lock comes after mu
+
 	mu          sync.Mutex
 	pods        map[string]pod
 	connections []*connection // oldest first
@@ -58,7 +60,8 @@ type Server struct {
 type pod struct {
 	workload Workload
 	netns    *os.File // owned by the server
-	verdict  verdict  // of the proxy that was told of it last
+	home     socket.NetnsID
+	verdict  verdict // of the proxy that was told of it last
 }
 
 // verdict is what a proxy said about a pod.
@@ -72,7 +75,11 @@ const (
 
 // NewServer makes a server without a socket: pods can be registered before Serve lets proxies in.
 func NewServer(log *slog.Logger) *Server {
-	return &Server{log: log, snapshots: make(chan struct{}, 1), pods: map[string]pod{}}
+	s := &Server{log: log, snapshots: make(chan struct{}, 1), pods: map[string]pod{}}
+	s.keeper = newKeeper(func(uid string) {
+		log.Warn("no tunnel proxy has come to take over a pod's listeners, its connections are refused until then", "uid", uid, "after", orphanTime)
+	})
+	return s
 }
 
 // Snapshots receives a value after a proxy has taken a snapshot, which is a good moment to retry what failed. Several
@@ -114,14 +121,24 @@ func (s *Server) Refused(uid string) bool {
 	return s.pods[uid].verdict == declined
 }
 
-// note keeps what a proxy answered about a pod.
-func (s *Server) note(uid string, said verdict) {
+// note keeps what a proxy answered about a pod, and the listeners that came with it, which it takes over.
+func (s *Server) note(uid string, by *connection, said verdict, sockets socket.Given) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if pod, ok := s.pods[uid]; ok {
-		pod.verdict = said
-		s.pods[uid] = pod
+	pod, ok := s.pods[uid]
+	if !ok {
+		sockets.Close()
+		return
 	}
+	pod.verdict = said
+	s.pods[uid] = pod
+	if said != accepted {
+		return
+	}
+	if err := sockets.Verify(pod.home); err != nil {
+		s.log.Warn("tunnel proxy hands over what isn't a listener of the pod", "uid", uid, "err", err)
+	}
+	s.keeper.took(uid, by, sockets)
 }
 
 // Register names a pod in snapshots from now on, without telling connected proxies. It takes netns over. A restarted
@@ -133,18 +150,24 @@ func (s *Server) Register(w Workload, netns *os.File) {
 }
 
 func (s *Server) registerLocked(w Workload, netns *os.File) {
+	home, err := socket.IdentifyNetns(netns)
+	if err != nil {
+		s.log.Error("pod with a network namespace that is none", "uid", w.UID, "err", err) // proxies will refuse it
+	}
 	if old, ok := s.pods[w.UID]; ok {
 		old.netns.Close()
+		if old.home != home {
+			s.keeper.drop(w.UID)
+		}
 	}
-	s.pods[w.UID] = pod{workload: w, netns: netns}
+	s.pods[w.UID] = pod{workload: w, netns: netns, home: home}
 }
 
 // Add registers a pod and returns when the newest proxy has opened its listeners in it; when that proxy goes away
 // meanwhile, the one before it is asked. It takes netns over. The error is a refusal, ErrNoProxy or ctx's; the pod
 // stays registered after an error, until Del.
 func (s *Server) Add(ctx context.Context, w Workload, netns *os.File) error {
-	request, err := addRequest(w)
-	if err != nil {
+	if _, err := addRequest(w, nil, true); err != nil {
 		netns.Close()
 		return fmt.Errorf("add pod %s/%s to the proxy: %w", w.Namespace, w.Name, err)
 	}
@@ -156,7 +179,7 @@ func (s *Server) Add(ctx context.Context, w Workload, netns *os.File) error {
 		if newest == nil {
 			return fmt.Errorf("add pod %s/%s to the proxy: %w", w.Namespace, w.Name, ErrNoProxy)
 		}
-		err := newest.ask(ctx, request, w.UID)
+		err := newest.ask(ctx, request{add: w.UID})
 		if errors.Is(err, errGone) {
 			s.drop(newest)
 			continue
@@ -168,25 +191,30 @@ func (s *Server) Add(ctx context.Context, w Workload, netns *os.File) error {
 	}
 }
 
-// Del forgets a pod and returns when every connected proxy has ended its connections. It is no error if a proxy, or all
-// of them, didn't know the pod or went away.
+// Del forgets a pod and returns when every connected proxy has ended its connections; a proxy that can tells the peers of the
+// pod's tunnels first. It is no error if a proxy, or all of them, didn't know the pod or went away.
 func (s *Server) Del(ctx context.Context, uid string) error {
 	s.mu.Lock()
 	if old, ok := s.pods[uid]; ok {
 		old.netns.Close()
 		delete(s.pods, uid)
 	}
+	s.keeper.drop(uid)
 	connections := slices.Clone(s.connections)
 	s.mu.Unlock()
-	request, err := delRequest(uid)
-	if err != nil {
+	stop, stopErr := stopRequest(uid)
+	del, err := delRequest(uid)
+	if err := errors.Join(stopErr, err); err != nil {
 		return fmt.Errorf("remove pod %s from the proxy: %w", uid, err)
 	}
 	var group sync.WaitGroup
 	failures := make([]error, len(connections))
 	for i, c := range connections {
 		group.Go(func() {
-			if err := c.ask(ctx, request, ""); err != nil && !errors.Is(err, errGone) {
+			if c.can.stopping {
+				_ = c.ask(ctx, request{packet: stop}) // what goes wrong there goes wrong with del too
+			}
+			if err := c.ask(ctx, request{packet: del}); err != nil && !errors.Is(err, errGone) {
 				failures[i] = fmt.Errorf("remove pod %s from the proxy: %w", uid, err)
 			}
 		})
@@ -195,27 +223,49 @@ func (s *Server) Del(ctx context.Context, uid string) error {
 	return errors.Join(failures...)
 }
 
-// dupNetns duplicates a registered pod's namespace descriptor; ok is false when the pod is no longer registered.
-func (s *Server) dupNetns(uid string) (file *os.File, ok bool, err error) {
+// addition builds the request for a registered pod with its descriptors, which the caller closes.
+func (s *Server) addition(uid string, can abilities) (packet []byte, files handover.Packet, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pod, ok := s.pods[uid]
 	if !ok {
-		return nil, false, nil
+		return nil, files, errors.New("the pod was removed meanwhile")
 	}
-	raw, err := pod.netns.SyscallConn()
+	netns, err := duplicate(pod.netns)
 	if err != nil {
-		return nil, true, err
+		return nil, files, err
 	}
-	var fd int
-	var dupErr error
-	if err := raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
-		return nil, true, err
+	files.Files = []int{netns}
+	if can.handOver {
+		given, err := s.keeper.offer(uid)
+		list, fds := handover.Pack(given)
+		if err == nil {
+			packet, err = addRequest(pod.workload, list, true)
+		}
+		if err == nil {
+			files.Files = append(files.Files, fds...)
+			return packet, files, nil
+		}
+		given.Close()
+		s.log.Warn("listeners of a pod can't be handed to the tunnel proxy, it opens new ones", "uid", uid, "err", err)
 	}
-	if dupErr != nil {
-		return nil, true, fmt.Errorf("duplicate the namespace's descriptor: %w", dupErr)
+	packet, err = addRequest(pod.workload, nil, can.handOver)
+	return packet, files, err
+}
+
+func duplicate(file *os.File) (fd int, err error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return -1, err
 	}
-	return os.NewFile(uintptr(fd), pod.netns.Name()), true, nil
+	var failed error
+	if err := raw.Control(func(old uintptr) { fd, failed = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return -1, err
+	}
+	if failed != nil {
+		return -1, fmt.Errorf("duplicate the namespace's descriptor: %w", failed)
+	}
+	return fd, nil
 }
 
 func (s *Server) newest() *connection {
@@ -231,6 +281,7 @@ func (s *Server) drop(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.connections = slices.DeleteFunc(s.connections, func(other *connection) bool { return other == c })
+	s.keeper.gone(c)
 }
 
 // Serve accepts proxies on the socket at path until ctx ends, then disconnects them, which they survive, and waits for
@@ -240,6 +291,7 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("serve tunnel proxies: %w", err)
 	}
+	defer s.keeper.close()
 	var group sync.WaitGroup
 	defer group.Wait()
 	stop := context.AfterFunc(ctx, func() { listener.Close() })

@@ -2,18 +2,20 @@
 package fakeproxy
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/mesh/api/zds"
+	"github.com/tulle-mesh/tulle/mesh/handover"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 const (
@@ -23,11 +25,15 @@ const (
 
 // Request is what the agent asked for.
 type Request struct {
-	Verb string // add, keep, del or snapshot
+	Verb string // add, keep, stop, del or snapshot
 	UID  string
 	Pod  string // namespace/name (service account), with add
 	// Netns is the pod's namespace, with add. It is closed after the answer.
 	Netns *os.File
+	// Given are another proxy's listeners, with add. They are closed after the answer.
+	Given socket.Given
+	// HandOver tells that the proxy's own are asked for.
+	HandOver bool
 }
 
 // String is a request as tests compare it.
@@ -48,6 +54,9 @@ type Answer struct {
 	Silent     bool   // don't answer
 	Disconnect bool
 	Raw        []byte // answer with these bytes instead
+	// Share are listeners that go along and are closed then. Files are descriptors that go along unlisted, and stay the test's.
+	Share socket.Given
+	Files []int
 }
 
 // Proxy is one connection.
@@ -61,14 +70,26 @@ type Proxy struct {
 	log []string
 }
 
-// Connect says hello and answers requests from then on. A nil answer always succeeds. It retries while nobody listens.
+// Connect says hello as a proxy of another project and answers requests from then on. A nil answer always succeeds. It retries
+// while nobody listens.
 func Connect(t testing.TB, socket string, answer func(Request) Answer) *Proxy {
+	t.Helper()
+	return connect(t, socket, &zds.ZdsHello{Version: zds.Version_V1}, answer)
+}
+
+// ConnectOwn is Connect for a proxy that can do all that Tulle's own can.
+func ConnectOwn(t testing.TB, socket string, answer func(Request) Answer) *Proxy {
+	t.Helper()
+	return connect(t, socket, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true}, answer)
+}
+
+func connect(t testing.TB, socket string, as *zds.ZdsHello, answer func(Request) Answer) *Proxy {
 	t.Helper()
 	if answer == nil {
 		answer = func(Request) Answer { return Answer{} }
 	}
 	p := Dial(t, socket, answer)
-	hello, err := proto.Marshal(&zds.ZdsHello{Version: zds.Version_V1})
+	hello, err := proto.Marshal(as)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +162,7 @@ func (p *Proxy) run() {
 		if request.Netns != nil {
 			request.Netns.Close()
 		}
+		request.Given.Close()
 		if answer.Disconnect {
 			return
 		}
@@ -148,14 +170,17 @@ func (p *Proxy) run() {
 			continue
 		}
 		packet := answer.Raw
+		list, files := handover.Pack(answer.Share)
 		if packet == nil {
-			ack := &zds.WorkloadResponse_Ack{Ack: &zds.Ack{Error: answer.Refuse}}
+			ack := &zds.WorkloadResponse_Ack{Ack: &zds.Ack{Error: answer.Refuse, Listeners: list}}
 			if packet, err = proto.Marshal(&zds.WorkloadResponse{Payload: ack}); err != nil {
 				p.t.Error(err)
 				return
 			}
 		}
-		if _, err := p.conn.Write(packet); err != nil {
+		err = handover.Send(p.conn, packet, append(files, answer.Files...)...)
+		answer.Share.Close()
+		if err != nil {
 			return
 		}
 	}
@@ -163,26 +188,27 @@ func (p *Proxy) run() {
 
 // read receives one request and reports what breaks the protocol.
 func (p *Proxy) read() (Request, error) {
-	packet, rights := make([]byte, maxPacket), make([]byte, syscall.CmsgSpace(4*4))
-	n, control, flags, _, err := p.conn.ReadMsgUnix(packet, rights)
-	if err != nil || n == 0 {
+	packet, err := handover.Receive(p.conn)
+	if errors.Is(err, handover.ErrTooLarge) {
+		p.t.Error(err)
+	}
+	if err != nil || len(packet.Data) == 0 {
 		return Request{}, fmt.Errorf("closed: %w", err)
 	}
-	if flags&(syscall.MSG_TRUNC|syscall.MSG_CTRUNC) != 0 {
-		p.t.Errorf("the agent sent an oversized packet")
-	}
-	files := received(rights[:control])
 	var request zds.WorkloadRequest
-	if err := proto.Unmarshal(packet[:n], &request); err != nil {
+	if err := proto.Unmarshal(packet.Data, &request); err != nil {
 		p.t.Errorf("the agent sent garbage: %v", err)
 		return Request{}, err
 	}
 	r := parse(&request)
-	if want := r.Verb == "add"; want && len(files) != 1 || !want && len(files) != 0 {
-		p.t.Errorf("%s came with %d descriptors", r, len(files))
+	if want := r.Verb == "add"; want != (len(packet.Files) > 0) {
+		p.t.Errorf("%s came with %d descriptors", r, len(packet.Files))
 	}
-	if len(files) > 0 {
-		r.Netns = files[0]
+	if len(packet.Files) > 0 {
+		r.Netns = os.NewFile(uintptr(packet.Files[0]), "netns")
+		if r.Given, err = handover.Unpack(request.GetAdd().GetListeners(), packet.Files[1:]); err != nil {
+			p.t.Errorf("%s: %v", r, err)
+		}
 	}
 	return r, nil
 }
@@ -192,25 +218,15 @@ func parse(request *zds.WorkloadRequest) Request {
 	case *zds.WorkloadRequest_Add:
 		info := payload.Add.GetWorkloadInfo()
 		pod := fmt.Sprintf("%s/%s (%s)", info.GetNamespace(), info.GetName(), info.GetServiceAccount())
-		return Request{Verb: "add", UID: payload.Add.GetUid(), Pod: pod}
+		return Request{Verb: "add", UID: payload.Add.GetUid(), Pod: pod, HandOver: payload.Add.GetHandOver()}
 	case *zds.WorkloadRequest_Keep:
 		return Request{Verb: "keep", UID: payload.Keep.GetUid()}
+	case *zds.WorkloadRequest_Stop:
+		return Request{Verb: "stop", UID: payload.Stop.GetUid()}
 	case *zds.WorkloadRequest_Del:
 		return Request{Verb: "del", UID: payload.Del.GetUid()}
 	case *zds.WorkloadRequest_SnapshotSent:
 		return Request{Verb: "snapshot"}
 	}
 	return Request{Verb: "unknown"}
-}
-
-func received(rights []byte) []*os.File {
-	var files []*os.File
-	messages, _ := syscall.ParseSocketControlMessage(rights)
-	for _, message := range messages {
-		fds, _ := syscall.ParseUnixRights(&message)
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "netns"))
-		}
-	}
-	return files
 }
