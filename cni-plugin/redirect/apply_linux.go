@@ -4,9 +4,9 @@ import "slices"
 
 // found is what read saw in a namespace.
 type found struct {
-	rules Rules
-	ipv6  bool
-	reuse string // present value of tcp_tw_reuse
+	rules   Rules
+	ipv6    bool
+	sysctls []Sysctl // present values
 }
 
 // read looks at the calling thread's namespace.
@@ -19,11 +19,11 @@ func read() (found, error) {
 	if f.rules.Routes, err = readRoutes(); err != nil {
 		return f, err
 	}
-	if f.reuse, err = readSysctl(timeWaitReuse); err != nil {
+	if f.sysctls, err = readSysctls(); err != nil {
 		return f, err
 	}
 	if !f.empty() {
-		f.rules.TimeWaitReuse = f.reuse
+		f.rules.Sysctls = f.sysctls
 	}
 	f.ipv6, err = hasIPv6()
 	return f, err
@@ -49,16 +49,24 @@ func (f found) wish(state State) Wish {
 	return Wish{State: state, IPv6: f.ipv6, Remembered: f.before()}
 }
 
-// before is the value of tcp_tw_reuse before Tulle. An interrupted run may have lost the tables that remember it; then
-// a 1 is taken for ours.
-func (f found) before() string {
-	if value, ok := remembered(f.rules.Tables); ok {
-		return value
+// before are the values of the sysctls before Tulle. An interrupted run may have lost the tables that remember them; then
+// a value that we'd set is taken for ours. An earlier version may not have known all of them.
+func (f found) before() []Sysctl {
+	kept := remembered(f.rules.Tables)
+	before := slices.Clone(f.sysctls)
+	for i, now := range before {
+		for _, s := range sysctls {
+			if s.name != now.Name {
+				continue
+			}
+			if value, ok := kept[s.name]; ok {
+				before[i].Value = value
+			} else if !f.empty() && now.Value == s.wanted {
+				before[i].Value = s.usual
+			}
+		}
 	}
-	if !f.empty() && f.reuse == "1" {
-		return kernelTimeWaitReuse
-	}
-	return f.reuse
+	return before
 }
 
 func (f found) inOrderOf(plan Rules) Rules {
@@ -87,17 +95,24 @@ func apply(f found, desired State) error {
 	if err := writeTables(f.rules.Tables, plan.Tables); err != nil {
 		return err
 	}
-	if f.reuse == plan.TimeWaitReuse {
-		return nil
+	return f.setSysctls(plan.Sysctls)
+}
+
+func (f found) setSysctls(wanted []Sysctl) error {
+	for _, s := range wanted {
+		if slices.Contains(f.sysctls, s) {
+			continue
+		}
+		if err := writeSysctl(s.Name, s.Value); err != nil {
+			return err
+		}
 	}
-	return writeSysctl(timeWaitReuse, plan.TimeWaitReuse)
+	return nil
 }
 
 func remove(f found) error {
-	if before := f.before(); before != f.reuse {
-		if err := writeSysctl(timeWaitReuse, before); err != nil {
-			return err
-		}
+	if err := f.setSysctls(f.before()); err != nil {
+		return err
 	}
 	if err := writeTables(f.rules.Tables, nil); err != nil {
 		return err

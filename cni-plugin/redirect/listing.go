@@ -31,8 +31,8 @@ func (r Rules) String() string {
 			fmt.Fprintf(&b, "%s route local default dev lo table %d\n", command, routeTable)
 		}
 	}
-	if r.TimeWaitReuse != "" {
-		fmt.Fprintf(&b, "sysctl %s = %s\n", timeWaitReuse, r.TimeWaitReuse)
+	for _, s := range r.Sysctls {
+		fmt.Fprintf(&b, "sysctl %s = %s\n", s.Name, s.Value)
 	}
 	return b.String()
 }

@@ -2,6 +2,7 @@ package redirect
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 )
@@ -10,9 +11,8 @@ import (
 type Rules struct {
 	Tables []Table
 	Routes []Route
-	// TimeWaitReuse is net.ipv4.tcp_tw_reuse, which the proxy needs at 1 to dial the app from one source address
-	// more than a few hundred times a second. Empty means untouched.
-	TimeWaitReuse string
+	// Sysctls are those that are touched.
+	Sysctls []Sysctl
 }
 
 // Table is one nftables table of family inet.
@@ -46,8 +46,9 @@ type Route struct {
 type Wish struct {
 	State State // anything but Damaged
 	IPv6  bool  // the namespace can do IPv6
-	// Remembered is the value of tcp_tw_reuse before Tulle, kept in a rule's comment so that it survives the agent.
-	Remembered string
+	// Remembered are the values before Tulle of the sysctls that the kernel has, kept in a rule's comment so that they survive
+	// the agent.
+	Remembered []Sysctl
 }
 
 const (
@@ -93,9 +94,19 @@ func Plan(wish Wish) Rules {
 				{Name: outboundChain, Rules: out},
 			}},
 		}, apart...),
-		Routes:        routes,
-		TimeWaitReuse: "1",
+		Routes:  routes,
+		Sysctls: wantedSysctls(wish.Remembered),
 	}
+}
+
+// wantedSysctls are the values for the sysctls that there are.
+func wantedSysctls(present []Sysctl) (wanted []Sysctl) {
+	for _, s := range sysctls {
+		if slices.ContainsFunc(present, func(p Sysctl) bool { return p.Name == s.name }) {
+			wanted = append(wanted, Sysctl{s.name, s.wanted})
+		}
+	}
+	return wanted
 }
 
 const (

@@ -285,6 +285,9 @@ func snapshot(t *testing.T, ns *netns.Namespace) string {
 		}
 		value, err := os.ReadFile("/proc/sys/net/ipv4/tcp_tw_reuse")
 		lines = append(lines, "tcp_tw_reuse "+strings.TrimSpace(string(value)))
+		if value, err := os.ReadFile("/proc/sys/net/ipv4/tcp_migrate_req"); err == nil {
+			lines = append(lines, "tcp_migrate_req "+strings.TrimSpace(string(value)))
+		}
 		return err
 	})
 	if err != nil {
@@ -295,15 +298,18 @@ func snapshot(t *testing.T, ns *netns.Namespace) string {
 }
 
 func TestRemovalLeavesTheNamespaceAsItWas(t *testing.T) {
-	for _, reuse := range []string{"0", "1", "2"} {
+	for reuse, migrate := range map[string]string{"0": "0", "1": "1", "2": "0"} {
 		t.Run("tcp_tw_reuse="+reuse, func(t *testing.T) {
 			pod, _ := newPair(t)
 			pod.Sysctl("net.ipv4.tcp_tw_reuse", reuse)
+			if _, err := os.Stat("/proc/sys/net/ipv4/tcp_migrate_req"); err == nil { // since Linux 5.14
+				pod.Sysctl("net.ipv4.tcp_migrate_req", migrate)
+			}
 			before := snapshot(t, pod)
 			for _, states := range [][]redirect.State{{redirect.Capture}, {redirect.CaptureDNS}, {redirect.Draining}, {redirect.Capture, redirect.Draining, redirect.Capture, redirect.Draining}} {
 				for _, state := range states {
 					set(t, pod, state)
-					if during := snapshot(t, pod); during == before || !strings.Contains(during, "tcp_tw_reuse 1") {
+					if during := snapshot(t, pod); during == before || !strings.Contains(during, "tcp_tw_reuse 1") || strings.Contains(during, "tcp_migrate_req 0") {
 						t.Fatalf("in state %s:\n%s", state, during)
 					}
 				}

@@ -8,28 +8,66 @@ import (
 	"strings"
 )
 
-const (
-	timeWaitReuse = "net.ipv4.tcp_tw_reuse"
-	rememberedAs  = "before: " + timeWaitReuse + "="
-	// kernelTimeWaitReuse is the kernel's default (loopback only), assumed where the remembered value was lost.
-	kernelTimeWaitReuse = "2"
-)
+// Sysctl is a kernel setting of a namespace.
+type Sysctl struct{ Name, Value string }
 
-// remember makes the comment that keeps a sysctl's old value in the kernel, where it outlives the agent.
-func remember(value string) string { return rememberedAs + value }
+// sysctls are what the proxy needs in a pod.
+var sysctls = []struct {
+	name   string
+	wanted string
+	usual  string // the kernel's default, assumed where the remembered value was lost
+	most   string // the highest value there is; all are one digit
+}{
+	// Else it can dial the app from one source address only a few hundred times a second.
+	{"net.ipv4.tcp_tw_reuse", "1", "2", "2"},
+	// Connections that wait in the queue of a listener that is closed go to another one on its port: that of the proxy's next
+	// generation, should that have opened its own. Since Linux 5.14.
+	{"net.ipv4.tcp_migrate_req", "1", "0", "1"},
+}
 
-// remembered finds that comment's value in tables of an earlier run.
-func remembered(tables []Table) (string, bool) {
+const rememberedAs = "before:"
+
+// remember makes the comment that keeps old values in the kernel, where they outlive the agent.
+func remember(values []Sysctl) string {
+	comment := rememberedAs
+	for _, s := range values {
+		comment += " " + s.Name + "=" + s.Value
+	}
+	return comment
+}
+
+// remembered finds that comment's values in tables of an earlier run.
+func remembered(tables []Table) map[string]string {
+	values := map[string]string{}
 	for _, table := range tables {
 		for _, chain := range table.Chains {
 			for _, rule := range chain.Rules {
-				if value, ok := strings.CutPrefix(rule.Comment, rememberedAs); ok && len(value) == 1 && value >= "0" && value <= "2" {
-					return value, true
+				text, _ := strings.CutPrefix(rule.Comment, rememberedAs)
+				for _, s := range sysctls {
+					_, value, _ := strings.Cut(" "+text+" ", " "+s.name+"=")
+					if value, _, _ = strings.Cut(value, " "); text != rule.Comment && len(value) == 1 && value >= "0" && value <= s.most {
+						values[s.name] = value
+					}
 				}
 			}
 		}
 	}
-	return "", false
+	return values
+}
+
+// readSysctls returns the present values; what the kernel doesn't know is left out.
+func readSysctls() (values []Sysctl, err error) {
+	for _, s := range sysctls {
+		value, err := readSysctl(s.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, Sysctl{s.name, value})
+	}
+	return values, nil
 }
 
 // sysctlPath is below /proc/sys/net, which shows the namespace of the thread that opens it.
