@@ -36,15 +36,14 @@ func (n *Netns) Listen(cfg ListenConfig) (*net.TCPListener, error) {
 		return adoptListener(fd, cfg)
 	}
 	var listener *net.TCPListener
-	err := n.Do(func() error {
-		var err error
+	err := n.Do(func() (err error) {
 		listener, err = listen(cfg)
-		if cfg.Addr.Addr() == netip.IPv6Unspecified() && errors.Is(err, unix.EAFNOSUPPORT) {
-			cfg.Addr = netip.AddrPortFrom(netip.IPv4Unspecified(), cfg.Addr.Port())
-			listener, err = listen(cfg)
-		}
 		return err
 	})
+	if cfg.Addr.Addr() == netip.IPv6Unspecified() && errors.Is(err, unix.EAFNOSUPPORT) {
+		cfg.Addr = netip.AddrPortFrom(netip.IPv4Unspecified(), cfg.Addr.Port())
+		return n.Listen(cfg)
+	}
 	if err != nil {
 		if listener != nil { // made, but its thread could not come home
 			listener.Close()

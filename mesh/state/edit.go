@@ -57,12 +57,18 @@ func (e *edit) removeAddress(name string) {
 
 func (e *edit) putWorkload(w *Workload) {
 	if old := e.workloads.get(w.UID); old != nil {
-		e.removeWorkload(old)
+		e.takeOut(old)
+		if old.Identity != w.Identity || old.Network != w.Network || !slices.Equal(old.Addresses, w.Addresses) {
+			e.turnover++
+		}
 	}
 	e.workloads.set(e.batch, w.UID, w)
 	byUID := func(a, b *Workload) int { return cmp.Compare(a.UID, b.UID) }
 	insert(&e.pods, e.batch, podName{w.Namespace, w.Name, w.ServiceAccount}, w, byUID)
 	for _, at := range addressesOf(w) {
+		if len(e.addresses.get(at)) > 0 {
+			e.turnover++ // another has it too: which one counts may change
+		}
 		insert(&e.addresses, e.batch, at, w, compareOwners)
 	}
 	if w.Hostname != "" {
@@ -77,6 +83,11 @@ func (e *edit) putWorkload(w *Workload) {
 }
 
 func (e *edit) removeWorkload(w *Workload) {
+	e.takeOut(w)
+	e.turnover++
+}
+
+func (e *edit) takeOut(w *Workload) {
 	e.workloads.remove(e.batch, w.UID)
 	drop(&e.pods, e.batch, podName{w.Namespace, w.Name, w.ServiceAccount}, w)
 	for _, at := range addressesOf(w) {

@@ -301,3 +301,36 @@ func TestAddHoldsResourcesToTheirNames(t *testing.T) {
 		t.Error("Remove of an unknown type: want an error")
 	}
 }
+
+// Who holds on to something by an address only has to look again when the turnover has changed.
+func TestTurnoverTellsThatAnAddressMayHaveAnotherOwner(t *testing.T) {
+	apply := func(s *state.Store, u state.Update) uint64 {
+		t.Helper()
+		if err := s.Apply(u); err != nil {
+			t.Fatal(err)
+		}
+		return s.Load().Turnover()
+	}
+	put := func(addresses ...*workload.Address) state.Update { return state.Update{Addresses: addresses} }
+	for name, c := range map[string]struct {
+		change state.Update
+		want   bool
+	}{
+		"another workload comes":         {put(pod("b", "10.0.0.2", nil)), false},
+		"a service comes":                {put(service("shop", "a.shop", "10.1.0.1", nil)), false},
+		"the same again":                 {put(pod("a", "10.0.0.1", nil)), false},
+		"another version":                {put(pod("a", "10.0.0.1", func(w *workload.Workload) { w.CanonicalRevision = "v2" })), false},
+		"an absent one is removed":       {state.Update{RemovedAddresses: []string{"Kubernetes//Pod/shop/c"}}, false},
+		"it is removed":                  {state.Update{RemovedAddresses: []string{"Kubernetes//Pod/shop/a"}}, true},
+		"another identity":               {put(pod("a", "10.0.0.1", func(w *workload.Workload) { w.ServiceAccount = "other" })), true},
+		"another address":                {put(pod("a", "10.0.0.9", nil)), true},
+		"another network":                {put(pod("a", "10.0.0.1", func(w *workload.Workload) { w.Network = "remote" })), true},
+		"another workload's address too": {put(pod("b", "10.0.0.1", nil)), true},
+	} {
+		s := state.NewStore()
+		before := apply(s, put(pod("a", "10.0.0.1", nil)))
+		if got := apply(s, c.change) != before; got != c.want {
+			t.Errorf("%s: turnover changes %v, want %v", name, got, c.want)
+		}
+	}
+}

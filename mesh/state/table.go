@@ -27,6 +27,8 @@ type Table struct {
 	namespace tree[string, *PolicySet] // those with ScopeNamespace
 	global    *PolicySet
 
+	turnover uint64 // see Turnover
+
 	preferred string // the namespace whose ranges come before those of others, or ""
 }
 
@@ -70,6 +72,10 @@ func (t *Table) WorkloadAt(network string, ip netip.Addr) *Workload {
 func (t *Table) WorkloadByHost(namespace, hostname string) *Workload {
 	return first(t.hosts.get(Name{namespace, hostname}))
 }
+
+// Turnover is a number that differs between two tables of a store if an address has lost its owner in between, or has got another
+// one, or its owner has got another identity. It is the same when workloads only came.
+func (t *Table) Turnover() uint64 { return t.turnover }
 
 // Find returns what an address means to clients in a namespace: a workload, a service, neither; or both, if the service has
 // the workload's own address as a virtual one. A range of virtual addresses yields to the workloads in it.

@@ -8,8 +8,10 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
@@ -106,15 +108,21 @@ func (p *pods) drain(ctx context.Context) {
 	group.Wait()
 }
 
-// follow reacts to every change of the mesh's state, until ctx ends: it asks running connections' policies again, and
-// sees to certificates.
+// follow reacts to every change of the mesh's state, until ctx ends: it asks running connections' policies again, lets tunnels go
+// whose other end is gone, and sees to certificates.
 func (p *pods) follow(ctx context.Context) {
+	before := p.store.Load()
 	for {
 		changed := p.store.Changed()
 		table := p.store.Load()
-		for _, pod := range p.list() {
+		pods := p.list()
+		for _, pod := range pods {
 			pod.recheck(table)
 		}
+		if table.Turnover() != before.Turnover() {
+			p.retain(pods, before, table)
+		}
+		before = table
 		p.refresh()
 		select {
 		case <-changed:
@@ -133,6 +141,22 @@ func (p *pods) cutRevoked() {
 				pod.pools[i].Cut(p.tls.Revocations.Check)
 			})
 		}
+	}
+}
+
+// retain keeps the pooled tunnels whose address belongs to the same workload as before. Peers that can't be reached any more would
+// only be found out by their silence, and an address may belong to another pod by then.
+func (p *pods) retain(pods []*pod, before, now *state.Table) {
+	stays := func(target hbone.Target) bool {
+		was, is := before.WorkloadAt(p.cfg.Network, target.Addr.Addr()), now.WorkloadAt(p.cfg.Network, target.Addr.Addr())
+		return was == nil || (is != nil && is.UID == was.UID && is.Identity == was.Identity)
+	}
+	for i, w := range p.workers {
+		_ = w.Post(func() { // fails only when ztunnel ends
+			for _, pod := range pods {
+				pod.pools[i].Retain(stays)
+			}
+		})
 	}
 }
 

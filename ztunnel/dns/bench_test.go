@@ -32,7 +32,7 @@ func BenchmarkQuestion(b *testing.B) {
 	pod := node.Pod(PodConfig{Name: "client", Namespace: "ns1", Own: &ResolvConf{},
 		Known: func(t *state.Table) *state.Workload { return t.ByPod("ns1", "client", "client") }})
 	defer pod.Close()
-	if err := pod.Listen([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}); err != nil {
+	if err := pod.Listen([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, nil); err != nil {
 		b.Fatal(err)
 	}
 	conn, err := net.Dial("udp", pod.sockets.udp[0].LocalAddr().String())
