@@ -92,8 +92,13 @@ func (c *Cluster) StartIstiod(ctx context.Context) error {
 
 // LaunchZtunnel starts a node's ztunnel and waits for nothing.
 func (c *Cluster) LaunchZtunnel(node string) error {
+	_, err := c.launchZtunnel(node, node)
+	return err
+}
+
+func (c *Cluster) launchZtunnel(node, place string) (*Process, error) {
 	control := c.ControlPlane().String()
-	_, err := c.run(launch{name: Ztunnel(node), netns: c.nets[node], args: []string{c.spec.Programs.Ztunnel, "proxy"}, env: append([]string{
+	return c.run(launch{name: Ztunnel(node), netns: c.nets[place], args: []string{c.spec.Programs.Ztunnel, "proxy"}, env: append([]string{
 		"XDS_ADDRESS=https://" + control, "CA_ADDRESS=https://" + control,
 		"XDS_ROOT_CA=" + c.RootFile(), "CA_ROOT_CA=" + c.RootFile(),
 		"ALT_XDS_HOSTNAME=" + ControlPlaneName, "ALT_CA_HOSTNAME=" + ControlPlaneName,
@@ -101,7 +106,6 @@ func (c *Cluster) LaunchZtunnel(node string) error {
 		"INPOD_UDS=" + c.zdsSocket(node), "LOG_FORMAT=plain", "GORACE=halt_on_error=0",
 		fmt.Sprintf("ISTIO_META_DNS_CAPTURE=%t", c.spec.DNS),
 	}, c.spec.Env...)})
-	return err
 }
 
 // StartZtunnel starts a node's ztunnel and waits until it serves all enrolled pods of its node.

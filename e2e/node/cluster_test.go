@@ -24,6 +24,7 @@ const (
 	far      = "far"      // app, node2: a server on the other node
 	stranger = "stranger" // plain, node1
 	outpost  = "outpost"  // plain, node2: a server without the mesh
+	annex    = "annex"    // plain, node1: where a second ztunnel of the node can run
 	world    = "fabric"   // no pod at all: the world outside
 )
 
@@ -52,7 +53,7 @@ func sharedSpec(dir string) demo.Spec {
 		Nodes: []string{"node1", "node2"},
 		Pods: []demo.Pod{
 			pod(client, "app", "node1", true), pod(near, "app", "node1", true), pod(far, "app", "node2", true),
-			pod(stranger, "plain", "node1", false), pod(outpost, "plain", "node2", true),
+			pod(stranger, "plain", "node1", false), pod(outpost, "plain", "node2", true), pod(annex, "plain", "node1", false),
 		},
 		Services: []demo.Service{service(client, "app"), service(near, "app"), service(far, "app"), service(outpost, "plain")},
 		DNS:      true,

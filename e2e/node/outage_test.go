@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func secretly(t *testing.T, c *demo.Cluster, disturb func()) {
 	}
 }
 
-// A ztunnel that is told to stop lets connections finish, takes no new ones, and then goes.
+// A ztunnel that is told to stop lets connections finish and then goes; those that come meanwhile wait for the next.
 func TestZtunnelStopDrains(t *testing.T) {
 	c := shared.use(t)
 	serve(t, c, far, raw, func(conn *net.TCPConn) { io.Copy(conn, conn) })
@@ -75,7 +76,7 @@ func TestZtunnelStopDrains(t *testing.T) {
 	stopped := make(chan error, 1)
 	began := time.Now()
 	go func() { stopped <- c.Stop(context.Background(), name, slow) }()
-	refused(t, c, client, vip(c, far, 0, 80))
+	logged(t, c, name, "drain", "signal")
 	for i := range 10 { // The one that was open goes on.
 		if err := exchange(conn, i); err != nil {
 			t.Fatalf("%s after the stop: %v", time.Since(began), err)
@@ -91,6 +92,7 @@ func TestZtunnelStopDrains(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("stopped after %s", time.Since(began).Round(time.Millisecond))
+	waits(t, c, "node2", podAddr(c, far, 0, raw), client, near, stranger)
 }
 
 // A connection that doesn't finish is cut at the deadline.
@@ -125,18 +127,25 @@ func TestKilledZtunnelFailsClosed(t *testing.T) {
 	if err := c.Kill(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	for _, family := range []int{0, 1} {
-		for what, to := range map[string]string{"a pod of another node": far, "a pod of its node": near, "an unmeshed pod": outpost, "the world": world} {
-			if _, err := c.Get(t.Context(), client, fmt.Sprintf("http://%s/?FAIL-CLOSED", podAddr(c, to, family, web))); err == nil {
-				t.Errorf("without a ztunnel, the pod reaches %s", what)
+	var tries sync.WaitGroup
+	unserved := func(from, to string, family int) {
+		tries.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // they wait for a new ztunnel
+			defer cancel()
+			if _, err := c.Get(ctx, from, fmt.Sprintf("http://%s/?FAIL-CLOSED", podAddr(c, to, family, web))); err == nil {
+				t.Errorf("without a ztunnel, %s reaches %s", from, to)
 			}
+		})
+	}
+	for _, family := range []int{0, 1} {
+		for _, to := range []string{far, near, outpost, world} {
+			unserved(client, to, family)
 		}
 		for _, from := range []string{stranger, far, world} {
-			if _, err := c.Get(t.Context(), from, fmt.Sprintf("http://%s/?FAIL-CLOSED", podAddr(c, client, family, web))); err == nil {
-				t.Errorf("without a ztunnel, %s reaches the pod", from)
-			}
+			unserved(from, client, family)
 		}
 	}
+	tries.Wait()
 	report, err := watch.Stop()
 	if err != nil {
 		t.Error(err)
