@@ -152,8 +152,8 @@ func (c *client) answer(conn *net.UnixConn) (answered bool, err error) {
 	var along socket.Given
 	if err == nil {
 		along, failure = c.pods.handle(packet)
-		defer along.Close()
 	}
+	defer func() { along.Close() }()
 	if failure != nil {
 		c.cfg.Log.Error("request of the node agent failed", "err", failure)
 	}
