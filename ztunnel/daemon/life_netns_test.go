@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,28 @@ func TestDeletedPodIsCutAtOnce(t *testing.T) {
 		_, text := m.server.node.get("administration", "/config_dump")
 		return !contains(text, `"identity": "spiffe://cluster.local/ns/demo/sa/server"`)
 	})
+}
+
+// A pod whose interface is gone before the agent deletes it holds up nobody else, though its tunnels' peers never answer.
+func TestDeletedPodWithoutAnInterface(t *testing.T) {
+	m := newMesh(t)
+	m.up(m.client, m.server)
+	m.server.serve(t, 8080)
+	m.client.serve(t, 8080)
+	mustCall(t, m.client, netip.AddrPortFrom(m.server.v4, 8080)).Close()
+	mustCall(t, m.server, netip.AddrPortFrom(m.client.v4, 8080)).Close()
+	for _, link := range []string{"eth0", "eth2"} {
+		if out, err := exec.Command("ip", "-n", m.server.Name, "link", "delete", link).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	begin := time.Now()
+	if text := m.server.node.agent.del(m.server); text != "" {
+		t.Errorf("del is answered %q", text)
+	}
+	if took := time.Since(begin); took > 5*farewell {
+		t.Errorf("the agent's answer took %s", took)
+	}
 }
 
 // The other side of a deleted client sees it at once, too, and not only when the interface has been gone for a while.

@@ -329,12 +329,26 @@ const stopTimeout = 10 * time.Second
 
 // stop ends everything at once, and waits for it.
 func (p *pod) stop() {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
+	p.shut()
+	p.rest()
+}
+
+// shut ends what the pod does, and doesn't wait.
+func (p *pod) shut() {
 	p.cut()
 	p.listeners.Close()
 	if p.socks != nil {
 		p.socks.Close()
+	}
+	p.names.Close()
+}
+
+// rest waits for the ends of what was cut: peers of tunnels have a second to hear of it, and those of a pod whose interface is
+// gone never do.
+func (p *pod) rest() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if p.socks != nil {
 		p.socks.Wait()
 	}
 	p.listeners.Wait(ctx)
@@ -342,7 +356,6 @@ func (p *pod) stop() {
 		p.log.Error("connections of a stopped pod don't end", "err", err)
 	}
 	p.closeTunnels(ctx)
-	p.names.Close()
 	p.info.Netns.Close()
 }
 
@@ -354,8 +367,10 @@ func (p *pod) cut() {
 
 func (p *pod) closeTunnels(ctx context.Context) {
 	p.cancel()
-	p.onWorkers(func(i int, done func()) { p.servers[i].Close(); p.servers[i].OnGone(done) })(ctx)
-	p.onWorkers(func(i int, done func()) { p.pools[i].Close(); p.pools[i].OnGone(done) })(ctx)
+	servers := p.onWorkers(func(i int, done func()) { p.servers[i].Close(); p.servers[i].OnGone(done) })
+	pools := p.onWorkers(func(i int, done func()) { p.pools[i].Close(); p.pools[i].OnGone(done) })
+	servers(ctx)
+	pools(ctx)
 }
 
 // onWorkers calls f on every worker, and returns what waits until all have called done.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -21,6 +22,8 @@ import (
 type pods struct {
 	shared
 	counts *telemetry.Pods
+
+	ending sync.WaitGroup // what is left of pods that were stopped
 
 	mu         sync.Mutex
 	serving    map[string]*pod // by uid
@@ -71,7 +74,8 @@ func (p *pods) stop(uid string) {
 	if pod == nil {
 		return
 	}
-	pod.stop()
+	pod.shut()
+	p.endSoon(pod)
 	p.counts.Stopped.Inc()
 	p.log.Info("pod gone", "pod", pod.info.Namespace+"/"+pod.info.Name, "uid", uid)
 	p.refresh()
@@ -99,6 +103,23 @@ func (p *pods) get(uid string) *pod {
 	return p.serving[uid]
 }
 
+// farewell is how long a stopped pod is waited for: long enough that its peers are told while it still has its interface, and
+// not as long as they may take to answer, since the agent has other pods to tell of.
+const farewell = 100 * time.Millisecond
+
+// endSoon waits for the rest of a pod that was shut, and leaves it alone if that takes longer.
+func (p *pods) endSoon(pod *pod) {
+	ended := make(chan struct{})
+	p.ending.Go(func() {
+		pod.rest()
+		close(ended)
+	})
+	select {
+	case <-ended:
+	case <-time.After(farewell):
+	}
+}
+
 // drain lets all connections of all pods finish until ctx ends, then cuts them. No pod may be started any more.
 func (p *pods) drain(ctx context.Context) {
 	var group sync.WaitGroup
@@ -106,6 +127,7 @@ func (p *pods) drain(ctx context.Context) {
 		group.Go(func() { pod.drain(ctx) })
 	}
 	group.Wait()
+	p.ending.Wait()
 }
 
 // follow reacts to every change of the mesh's state, until ctx ends: it asks running connections' policies again, lets tunnels go
