@@ -15,6 +15,9 @@ import (
 // errGone says that the connection ended before the answer came.
 var errGone = errors.New("the tunnel proxy disconnected")
 
+// errRemoved says that there is no such pod any more when its turn comes.
+var errRemoved error = &refusedError{Reason: "not sent: the pod was removed meanwhile"}
+
 // connection is one proxy. Its loop (run) owns the socket's writing side and the order of requests; reader owns the
 // reading side.
 type connection struct {
@@ -152,6 +155,9 @@ func (c *connection) run(ctx context.Context, uids []string) error {
 func (c *connection) snapshot(ctx context.Context, uids []string) error {
 	for _, uid := range uids {
 		err := c.exchange(ctx, request{add: uid})
+		if errors.Is(err, errRemoved) {
+			continue
+		}
 		if refused(err) {
 			c.log.Warn("tunnel proxy can't serve a pod of its snapshot, it will be asked again", "uid", uid, "err", err)
 		} else if err != nil {
@@ -176,8 +182,11 @@ func (c *connection) exchange(ctx context.Context, r request) error {
 		var err error
 		packet, along, err = c.server.addition(r.add, c.can)
 		defer along.Close()
+		if err != nil && !refused(err) {
+			err = &refusedError{Reason: "not sent: " + err.Error()}
+		}
 		if err != nil {
-			return &refusedError{Reason: "not sent: " + err.Error()}
+			return err
 		}
 	}
 	if err := c.conn.SetWriteDeadline(time.Now().Add(answerTimeout)); err != nil {

@@ -96,7 +96,7 @@ func TestListenersWaitForTheNextProxyButNotForEver(t *testing.T) {
 		k.drop("pod")
 		k.drop("never there")
 	})
-	if after := openFiles(t); after != before {
+	if after := openFiles(t); after > before { // others may be closed meanwhile
 		t.Errorf("%d descriptors are open, %d were", after, before)
 	}
 }

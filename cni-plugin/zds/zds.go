@@ -229,7 +229,7 @@ func (s *Server) addition(uid string, can abilities) (packet []byte, files hando
 	defer s.mu.Unlock()
 	pod, ok := s.pods[uid]
 	if !ok {
-		return nil, files, errors.New("the pod was removed meanwhile")
+		return nil, files, errRemoved
 	}
 	netns, err := duplicate(pod.netns)
 	if err != nil {

@@ -244,13 +244,10 @@ func (p *pod) share() (socket.Given, error) {
 	return given, nil
 }
 
-// leaveTimeout is how long the peers of an ending pod have to hear of it.
-const leaveTimeout = time.Second
-
 // leave tells the peers of the pod's tunnels that it takes no more connections and won't make any on those, and returns when the
-// tunnels that carry nothing are closed. What is carried goes on until stop.
+// tunnels are closed, or after the time for a farewell. What they carry goes on until stop.
 func (p *pod) leave() {
-	ctx, cancel := context.WithTimeout(p.ctx, leaveTimeout)
+	ctx, cancel := context.WithTimeout(p.ctx, farewell)
 	defer cancel()
 	left := p.onWorkers(func(i int, done func()) {
 		p.pools[i].Retain(func(hbone.Target) bool { return false })
