@@ -106,3 +106,35 @@ func TestOnDemandWithoutControlPlaneRefusesInTime(t *testing.T) {
 		return err == nil
 	})
 }
+
+// What a service leads to is asked for in turn: its waypoint and that one's instances, or its endpoint and the gateway of the
+// network that the endpoint is in.
+func TestOnDemandWaypointsAndGatewaysAreAskedFor(t *testing.T) {
+	m := newMesh(t)
+	m.istiod.Set(
+		webAt(func(s *workload.Service) { s.Waypoint = gatewayByHost("waypoint.demo", 15008) }),
+		&workload.Service{Name: "waypoint", Namespace: "demo", Hostname: "waypoint.demo", Ports: []*workload.Port{{ServicePort: 15008, TargetPort: 15018}}},
+		&workload.Service{Name: "far", Namespace: "demo", Hostname: "far.demo", Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}},
+			Addresses: []*workload.NetworkAddress{{Address: []byte{10, 96, 0, 2}}}, SubjectAltNames: []string{"spiffe://cluster.local/ns/demo/sa/server"}},
+		&workload.Workload{Uid: "far", Name: "far", Namespace: "demo", Network: "west", TunnelProtocol: workload.TunnelProtocol_HBONE,
+			NetworkGateway: gatewayAt(m.outside.v4, 15019), Services: map[string]*workload.PortList{"demo/far.demo": {}}})
+	m.describe(m.client, nil)
+	m.describe(m.server, endpointOf(webHost))
+	m.describe(m.outside, func(w *workload.Workload) { endpointOf("waypoint.demo")(w); w.ServiceAccount = "waypoint" })
+	m.routeServices()
+	m.upOnDemand(m.client, m.server)
+	m.server.serve(t, 8080)
+	way := m.passOn(m.outside, 15018)
+	alive(t, mustCall(t, m.client, netip.MustParseAddrPort("10.96.0.1:80")))
+	if asked := way.next(t); asked != "spiffe://cluster.local/ns/demo/sa/client CONNECT 10.96.0.1:80" {
+		t.Errorf("the waypoint was asked %q", asked)
+	}
+	gateway := m.passOn(m.outside, 15019)
+	if _, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.2:80")); err == nil {
+		conn.Close()
+		t.Error("what is no endpoint behind the gateway is taken for one")
+	}
+	if asked := gateway.next(t); asked != "spiffe://cluster.local/ns/demo/sa/client CONNECT far.demo:80" {
+		t.Errorf("the gateway was asked %q", asked)
+	}
+}

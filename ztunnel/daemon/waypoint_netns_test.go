@@ -46,6 +46,17 @@ func (m *mesh) passOn(p *testPod, port uint16) *waypoint {
 	return way
 }
 
+// next waits for a request.
+func (w *waypoint) next(t *testing.T) string {
+	t.Helper()
+	select {
+	case asked := <-w.asked:
+		return asked
+	case <-time.After(patience):
+		return "nothing"
+	}
+}
+
 // carryOn joins a request with a tunnel to the server.
 func (m *mesh) carryOn(onward *byhand.Client, w http.ResponseWriter, r *http.Request) {
 	conn, err := m.connect(onward, m.server, netip.AddrPortFrom(m.server.v4, 8080).String())
@@ -163,7 +174,7 @@ func TestWaypointGetsWhatIsForItsServicesAndWorkloads(t *testing.T) {
 				}
 				conn.Close()
 				const want = "spiffe://cluster.local/ns/demo/sa/client CONNECT "
-				if asked := <-way.asked; asked != want+test.to.String() {
+				if asked := way.next(t); asked != want+test.to.String() {
 					t.Errorf("the waypoint was asked %q, want %q", asked, want+test.to.String())
 				}
 			})
