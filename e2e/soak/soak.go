@@ -42,6 +42,7 @@ type options struct {
 	calm            time.Duration // before what programs hold is compared
 	epoch           int           // rounds from one interruption to the next; what programs hold is compared over them
 	dir             string
+	env             []string // of ztunnels, beside what this is about
 	say             func(string)
 }
 
@@ -97,7 +98,7 @@ func (s *soak) up(ctx context.Context) error {
 	}
 	s.cluster, err = demo.Up(ctx, demo.Spec{
 		Name: clusterName, Dir: filepath.Join(s.dir, "cluster"), Programs: programs, Say: s.say,
-		Env: []string{"SECRET_TTL=" + secretTTL.String()}, Nodes: []string{"node1", "node2"},
+		Env: append([]string{"SECRET_TTL=" + secretTTL.String()}, s.env...), Nodes: []string{"node1", "node2"},
 		Pods:     []demo.Pod{pod(client, "node1"), pod(near, "node1"), pod(far, "node2"), pod(guest, "node1")},
 		Services: []demo.Service{service(near), service(far)},
 	})

@@ -21,6 +21,8 @@ const (
 	quietTime = 10 * time.Millisecond
 	// pauseTime is how long accepting rests when descriptors or memory run out: what is open may end.
 	pauseTime = 50 * time.Millisecond
+	// complaintTime is how often the log tells of such a rest.
+	complaintTime = 10 * time.Second
 )
 
 // acceptor is a listener's part on one worker.
@@ -31,14 +33,15 @@ type acceptor struct {
 	decide   func(Conn) // nil for tunnels
 	most     int        // connections that may be deciding
 
-	watching bool
-	deciding int
-	closed   bool
-	draining bool
-	quiet    loop.Timer    // ends the drain
-	pause    loop.Timer    // ends a pause
-	rested   chan struct{} // closed when the drain has ended
-	idle     chan struct{} // closed when nothing more is accepted, and all is decided
+	watching   bool
+	deciding   int
+	closed     bool
+	complained time.Time // when the log was last told that connections wait
+	draining   bool
+	quiet      loop.Timer    // ends the drain
+	pause      loop.Timer    // ends a pause
+	rested     chan struct{} // closed when the drain has ended
+	idle       chan struct{} // closed when nothing more is accepted, and all is decided
 }
 
 func newAcceptor(owner *Listeners, l *listener, w *worker.Worker, decide func(Conn)) *acceptor {
@@ -62,12 +65,31 @@ func (a *acceptor) Ready(loop.Events) {
 			return
 		case unix.ECONNABORTED, unix.EINTR: // the client was faster
 		default:
-			a.owner.cfg.Log.Error("accept", "port", a.listener.port, "err", err)
-			a.stop()
-			a.worker.After(&a.pause, pauseTime)
+			a.exhausted(err)
 			return
 		}
 	}
+}
+
+// exhausted rests from accepting, and says now and then why.
+func (a *acceptor) exhausted(err error) {
+	a.stop()
+	a.worker.After(&a.pause, pauseTime)
+	if now := a.worker.Now(); now.Sub(a.complained) >= complaintTime {
+		a.complained = now
+		a.owner.cfg.Log.Error("connections have to wait", "port", a.listener.port, "err", err, "remedy", remedyFor(err))
+	}
+}
+
+// remedyFor tells an operator what to do when connections can't be accepted.
+func remedyFor(err error) string {
+	switch err {
+	case unix.EMFILE:
+		return "raise ztunnel's hard limit of open files, such as LimitNOFILE of its service or of the container runtime"
+	case unix.ENFILE:
+		return "raise the node's limit of open files: sysctl fs.file-max"
+	}
+	return "give the node more memory"
 }
 
 // take hands a connection on.
