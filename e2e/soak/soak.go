@@ -27,15 +27,17 @@ const (
 )
 
 const (
-	clusterName = "soak"
-	port        = 9000
-	secretTTL   = 40 * time.Second // certificates are renewed at half of it
+	port      = 9000
+	secretTTL = 40 * time.Second // certificates are renewed at half of it
 
 	filesSlack      = 24 // pooled tunnels that differ from one calm to the next
 	goroutinesSlack = 24
 	memorySlack     = 1.35
 	memoryFloor     = 8 << 20 // bytes by which memory may always grow
 )
+
+// clusterName is in the name of everything that this process makes.
+var clusterName = fmt.Sprintf("soak%d", os.Getpid())
 
 type options struct {
 	duration, round time.Duration
@@ -75,7 +77,9 @@ func run(ctx context.Context, o options) error {
 	s := &soak{options: o, pause: o.round / 8, first: map[string]usage{}, last: map[string]usage{}}
 	err := s.up(ctx)
 	if err == nil {
-		err = s.rounds(ctx)
+		if err = s.rounds(ctx); ctx.Err() != nil {
+			err = nil // whoever ended it early wants to know as well
+		}
 		s.summary()
 	}
 	err = errors.Join(err, s.down())
@@ -256,7 +260,7 @@ func (s *soak) settled(ctx context.Context) (t tally, err error) {
 func (s *soak) account(made uint64, before, after tally) {
 	for _, reporter := range []string{"source", "destination"} {
 		if n := after.opened[reporter] - before.opened[reporter]; n != made {
-			s.wrong = append(s.wrong, fmt.Sprintf("the client made %d connections, by metrics of the %s it were %d", made, reporter, n))
+			s.complain(fmt.Sprintf("the client made %d connections, by metrics of the %s it were %d", made, reporter, n))
 		}
 	}
 	s.counts.connections += made + s.others.opened.Swap(0)
@@ -265,10 +269,18 @@ func (s *soak) account(made uint64, before, after tally) {
 		s.counts.failed += t.failed.Swap(0)
 		s.counts.excused += t.excused.Swap(0)
 		t.mu.Lock()
-		s.wrong = append(s.wrong, t.failures...)
+		s.complain(t.failures...)
 		t.failures = nil
 		t.mu.Unlock()
 	}
+}
+
+// complain notes what is wrong.
+func (s *soak) complain(lines ...string) {
+	for _, line := range lines {
+		s.say("WRONG: " + line)
+	}
+	s.wrong = append(s.wrong, lines...)
 }
 
 // leaks compares what programs hold in calm with the first calm of the epoch.
@@ -291,7 +303,7 @@ func (s *soak) leaks(ctx context.Context, n int) error {
 		}
 		if now.files > was.files+filesSlack || now.goroutines > was.goroutines+goroutinesSlack ||
 			float64(now.memory) > float64(was.memory)*memorySlack+memoryFloor {
-			s.wrong = append(s.wrong, fmt.Sprintf("%s holds %v in calm, %d rounds before it were %v", name, now, n, was))
+			s.complain(fmt.Sprintf("%s holds %v in calm, %d rounds before it were %v", name, now, n, was))
 		}
 	}
 	return nil
