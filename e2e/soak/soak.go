@@ -143,7 +143,7 @@ func (s *soak) build(ctx context.Context) (p demo.Programs, err error) {
 }
 
 func (s *soak) from(pod string, to []netip.AddrPort) *traffic {
-	return &traffic{to: to, window: &s.window, dial: func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+	return &traffic{pod: pod, to: to, window: &s.window, dial: func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 		return s.cluster.Dial(ctx, pod, to)
 	}}
 }

@@ -36,6 +36,7 @@ const pouredBytes = 1 << 20
 
 // traffic is what runs from one pod, and what it has counted.
 type traffic struct {
+	pod    string
 	dial   func(context.Context, netip.AddrPort) (*net.TCPConn, error)
 	to     []netip.AddrPort
 	window *atomic.Uint64 // odd while failures are allowed
@@ -103,7 +104,7 @@ func (t *traffic) once(name string, to netip.AddrPort, use func(*net.TCPConn) (i
 	case window%2 == 1 || t.window.Load() != window:
 		t.excused.Add(1)
 	default:
-		t.fail(fmt.Sprintf("%s %s to %s: %v", time.Now().Format("15:04:05.000"), name, to, err))
+		t.fail(fmt.Sprintf("%s %s from %s to %s: %v", time.Now().Format("15:04:05.000"), name, t.pod, to, err))
 	}
 }
 

@@ -150,6 +150,47 @@ func TestHostilePeers(t *testing.T) {
 	}
 }
 
+// A server has fewer ways, as it can't ask for anything. What waits for it fails, and a connection through another tunnel goes on.
+func TestHostileServers(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8))
+	for _, test := range []struct {
+		name, want string
+		bytes      []byte
+	}{
+		{"SETTINGS", "ENHANCE_YOUR_CALM", repeat(5000, frame(0x4, 0, 0))},
+		{"PING", "ENHANCE_YOUR_CALM", repeat(5000, frame(0x6, 0, 0, make([]byte, 8)...))},
+		{"interim answers", "ENHANCE_YOUR_CALM", repeat(5000, frame(0x1, 0x4, 1, 0x08, 3, '1', '0', '0'))},
+		{"an interim answer that never ends", "ENHANCE_YOUR_CALM", append(frame(0x1, 0, 1, 0x08, 3, '1', '0', '0'), repeat(1000, frame(0x9, 0, 1))...)},
+		{"a request", "PROTOCOL_ERROR", connectFrame(2)},
+		{"PUSH_PROMISE", "PROTOCOL_ERROR", frame(0x5, 0x4, 1, append(u32(2), connectBlock()...)...)},
+		{"settings that allow pushes", "PROTOCOL_ERROR", frame(0x4, 0, 0, setting(2, 1)...)},
+		{"frames too small for anybody", "PROTOCOL_ERROR", frame(0x4, 0, 0, setting(5, 100)...)},
+		{"data before the answer", "ENHANCE_YOUR_CALM", repeat(30_000, frame(0, 0, 1, 'x'))},
+		{"an answer to nothing", "PROTOCOL_ERROR", frame(0x1, 0x4, 9, 0x88)},
+		{"GOAWAY", "NO_ERROR", repeat(5000, frame(0x7, 0, 0, append(u32(1), u32(0)...)...))}, // the client goes as well
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBed(t)
+			neighbour := b.tunnelled()
+			ended := make(chan string, 1)
+			target := b.target()
+			target.Addr = b.rawServer(func(p *rawPeer) {
+				p.request()
+				ended <- attack(p, test.bytes)
+				_ = p.conn.Close()
+			})
+			watch := newWatch(neighbour)
+			_, err := connect(b.pool, target, b.request())
+			if got := <-ended; got != test.want || err == nil {
+				t.Errorf("it ends with %q, want %q; Connect = %v, want an error", got, test.want, err)
+			}
+			if worst := watch.stop(); worst.err != nil || worst.slowest > time.Second {
+				t.Errorf("a neighbour's round trip took %v, %v", worst.slowest, worst.err)
+			}
+		})
+	}
+}
+
 // hung accepts no connection and refuses none.
 func hung(*Incoming) {}
 
