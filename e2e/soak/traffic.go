@@ -117,6 +117,15 @@ func (t *traffic) fail(line string) {
 	}
 }
 
+// told returns the failures since it was last asked.
+func (t *traffic) told() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	failures := t.failures
+	t.failures = nil
+	return failures
+}
+
 // exchange sends bytes and expects them back.
 func exchange(conn *net.TCPConn, p []byte) error {
 	if _, err := conn.Write(p); err != nil {

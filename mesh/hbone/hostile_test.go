@@ -140,7 +140,7 @@ func TestHostilePeers(t *testing.T) {
 			if got != test.want {
 				t.Errorf("it ends with %q, want %q", got, test.want)
 			}
-			if worst.err != nil || worst.slowest > time.Second {
+			if worst.err != nil || worst.slowest > slowest {
 				t.Errorf("a neighbour's round trip took %v, %v", worst.slowest, worst.err)
 			}
 			t.Logf("round trips of a neighbour: %v at the most", worst.slowest)
@@ -184,12 +184,15 @@ func TestHostileServers(t *testing.T) {
 			if got := <-ended; got != test.want || err == nil {
 				t.Errorf("it ends with %q, want %q; Connect = %v, want an error", got, test.want, err)
 			}
-			if worst := watch.stop(); worst.err != nil || worst.slowest > time.Second {
+			if worst := watch.stop(); worst.err != nil || worst.slowest > slowest {
 				t.Errorf("a neighbour's round trip took %v, %v", worst.slowest, worst.err)
 			}
 		})
 	}
 }
+
+// slowest is how long a neighbour's round trip may take at worst; most of it is the race detector's on a busy machine.
+const slowest = 5 * time.Second
 
 // hung accepts no connection and refuses none.
 func hung(*Incoming) {}
