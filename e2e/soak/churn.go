@@ -86,10 +86,16 @@ func (s *soak) interrupt(ctx context.Context) error {
 	d := noticed[s.interrupted%len(noticed)]
 	s.interrupted++
 	s.window.Add(1)
-	defer s.window.Add(1)
 	end := s.start()
+	defer func() {
+		end()
+		s.window.Add(1)
+	}()
+	select { // there should be something to interrupt
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+	}
 	err := d.do(s, ctx)
-	end()
 	if err != nil {
 		return fmt.Errorf("%s: %w", d.name, err)
 	}

@@ -12,7 +12,7 @@ func TestSoakInShort(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	err := run(ctx, options{
-		duration: 15 * time.Second, round: 4 * time.Second, calm: 3 * time.Second, epoch: 2, dir: filepath.Join(t.TempDir(), "soak"), say: func(line string) { t.Log(line) },
+		duration: 18 * time.Second, round: 4 * time.Second, calm: 3 * time.Second, epoch: 2, dir: filepath.Join(t.TempDir(), "soak"), say: func(line string) { t.Log(line) },
 	})
 	if err != nil {
 		t.Error(err)
