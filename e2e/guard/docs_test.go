@@ -3,6 +3,7 @@ package guard
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -36,7 +37,7 @@ func TestMakeHelpDocumentsEveryTarget(t *testing.T) {
 // Documents name files; a file that moves takes its mention along.
 func TestDocumentsNameFilesThatExist(t *testing.T) {
 	folders := modules(t)
-	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/performance.md"} {
+	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/performance.md", "docs/behaviours.md"} {
 		text, err := os.ReadFile(filepath.Join(root, document))
 		if err != nil {
 			t.Error(err)
@@ -50,6 +51,23 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(root, word)); err != nil {
 				t.Errorf("%s names %s: %v", document, word, err)
 			}
+		}
+	}
+}
+
+// The page of promises names a test for each; a test that is renamed takes its mention along.
+func TestPromisesHaveTheirTests(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/behaviours.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, name := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllStringSubmatch(string(run(t, root, "grep", "-rhE", "--include=*_test.go", "^func (Test|Fuzz)", ".")), -1) {
+		there[name[1]] = true
+	}
+	for _, name := range regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`).FindAllString(string(text), -1) {
+		if !there[name] {
+			t.Errorf("docs/behaviours.md names %s, which doesn't exist", name)
 		}
 	}
 }
