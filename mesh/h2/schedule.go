@@ -2,8 +2,8 @@ package h2
 
 const (
 	// quantum is how many bytes a stream may send in its turn when others wait: some TLS records, so that bulk costs few system
-	// calls, and few enough that a turn takes some tens of microseconds.
-	quantum = 128<<10 - FrameHeaderLen
+	// calls, and few enough that a turn takes about a hundred microseconds.
+	quantum = 240<<10 - FrameHeaderLen
 	// light is up to how many bytes a stream is taken for one that hardly sends, whose turns come before those of bulk.
 	light = 16 << 10
 	// lightTurns is how many turns of light streams may come before one of bulk that waits.

@@ -70,7 +70,7 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 		return err
 	}
 	defer closeCA()
-	workers, err := worker.Start(cfg.Threads)
+	workers, err := worker.Start(max(1, cfg.Threads-1)) // one thread is for all that isn't on the path of bytes
 	if err != nil {
 		return err
 	}
