@@ -236,10 +236,12 @@ func (h *handshake) fail(stage Stage, err error) {
 		return
 	}
 	h.end()
+	if h.tls != nil {
+		h.tls.Abort(err) // it may wait for bytes that are never fed any more
+	}
 	if h.tls == nil || h.peerEnded {
 		h.release()
 	} else {
-		h.tls.Abort(err)
 		h.linger()
 	}
 	h.done(shaken{stage: stage, err: err})
