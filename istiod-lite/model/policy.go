@@ -39,7 +39,7 @@ func (p *AuthorizationPolicy) selector() (map[string]string, bool) {
 type Rule struct {
 	From []Source
 	To   []Operation
-	When []Condition
+	When []When
 }
 
 // Source is who calls. Fields are all needed, values of a field are alternatives.
@@ -59,9 +59,9 @@ type Operation struct {
 	L7 []string
 }
 
-// Condition is a further attribute. Of the four pairs of values at most the one that the attribute's type asks for is
-// set.
-type Condition struct {
+// When is a condition on a further attribute. Of the four pairs of values at most the one that the attribute's type asks
+// for is set.
+type When struct {
 	Attribute       string
 	Values, Not     []string
 	IPs, NotIPs     []netip.Prefix
@@ -78,7 +78,7 @@ const (
 )
 
 // IsL4 tells whether L4 proxies know the attribute.
-func (c *Condition) IsL4() bool {
+func (c *When) IsL4() bool {
 	switch c.Attribute {
 	case SourceIP, SourceNamespace, SourcePrincipal, DestinationIP, DestinationPort:
 		return true

@@ -141,7 +141,7 @@ func source(s *model.Source) *security.Match {
 	}
 }
 
-func condition(c *model.Condition) *security.Match {
+func condition(c *model.When) *security.Match {
 	match := &security.Match{}
 	switch c.Attribute {
 	case model.SourceIP:

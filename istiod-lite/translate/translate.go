@@ -38,6 +38,9 @@ type Note struct {
 type Result struct {
 	Resources []Resource
 	Notes     []Note
+	// Conditions are those of the object that the key names. One of ours that isn't among them doesn't hold any more; nil
+	// means that it has none of ours.
+	Conditions []model.Condition
 }
 
 // Object translates the object that the key names; one that isn't in the model has no resources. The model must not

@@ -136,8 +136,8 @@ func (r *ruleReader) operation(path string, o *istio.Operation) (model.Operation
 	return op, nil
 }
 
-func (r *ruleReader) condition(path string, o *istio.Condition) (model.Condition, error) {
-	c := model.Condition{Attribute: o.GetKey()}
+func (r *ruleReader) condition(path string, o *istio.Condition) (model.When, error) {
+	c := model.When{Attribute: o.GetKey()}
 	if err := checkKey(c.Attribute); err != nil {
 		return c, r.document.At(path+".key", err)
 	}
