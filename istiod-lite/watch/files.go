@@ -31,7 +31,7 @@ func (f Files) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	j := &join{apply: f.Apply, waiting: 2}
-	d := decoder{log: f.Log, ignored: make(map[string]bool)}
+	d := newDecoder(f.Log)
 	var failures [2]error
 	var group sync.WaitGroup
 	group.Go(func() {

@@ -1,4 +1,4 @@
-package watch
+package decode
 
 import (
 	"errors"
@@ -8,13 +8,11 @@ import (
 	istio "istio.io/api/security/v1beta1"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
-	"github.com/tulle-mesh/tulle/mesh/folder"
 )
 
 // ruleReader reads the rules of one AuthorizationPolicy. What can't be meant is an error here, so that translation has
 // nothing to guess.
 type ruleReader struct {
-	document  folder.Document
 	namespace string
 }
 
@@ -56,7 +54,7 @@ func (r *ruleReader) inUse(path string, fields ...field) ([]string, error) {
 	for _, f := range fields {
 		for i, value := range f.values {
 			if value == "" {
-				return nil, r.document.At(fmt.Sprintf("%s.%s[%d]", path, f.name, i), errors.New("an empty value"))
+				return nil, at(fmt.Sprintf("%s.%s[%d]", path, f.name, i), errors.New("an empty value"))
 			}
 		}
 		if len(f.values) > 0 {
@@ -84,7 +82,7 @@ func (r *ruleReader) source(path string, o *istio.Source) (model.Source, error) 
 		return s, err
 	}
 	if len(l4)+len(s.L7) == 0 {
-		return s, r.document.At(path, errors.New("a source without fields: leave from out to match every source"))
+		return s, at(path, errors.New("a source without fields: leave from out to match every source"))
 	}
 	if s.ServiceAccounts, err = r.accounts(path+".serviceAccounts", o.GetServiceAccounts()); err != nil {
 		return s, err
@@ -92,10 +90,10 @@ func (r *ruleReader) source(path string, o *istio.Source) (model.Source, error) 
 	if s.NotServiceAccounts, err = r.accounts(path+".notServiceAccounts", o.GetNotServiceAccounts()); err != nil {
 		return s, err
 	}
-	if s.IPs, err = prefixes(r.document, path+".ipBlocks", o.GetIpBlocks()); err != nil {
+	if s.IPs, err = prefixes(path+".ipBlocks", o.GetIpBlocks()); err != nil {
 		return s, err
 	}
-	s.NotIPs, err = prefixes(r.document, path+".notIpBlocks", o.GetNotIpBlocks())
+	s.NotIPs, err = prefixes(path+".notIpBlocks", o.GetNotIpBlocks())
 	return s, err
 }
 
@@ -108,7 +106,7 @@ func (r *ruleReader) accounts(path string, texts []string) ([]model.Name, error)
 			name = model.Name{Namespace: namespace, Name: account}
 		}
 		if name.Namespace == "" || name.Name == "" || strings.ContainsAny(name.Name, "/*") || strings.Contains(name.Namespace, "*") {
-			return nil, r.document.At(fmt.Sprintf("%s[%d]", path, i), fmt.Errorf("want account or namespace/account without wildcards, have %q", text))
+			return nil, at(fmt.Sprintf("%s[%d]", path, i), fmt.Errorf("want account or namespace/account without wildcards, have %q", text))
 		}
 		found = append(found, name)
 	}
@@ -124,14 +122,14 @@ func (r *ruleReader) operation(path string, o *istio.Operation) (model.Operation
 		return op, err
 	}
 	op.L7 = l7
-	if op.Ports, err = portNumbers(r.document, path+".ports", o.GetPorts()); err != nil {
+	if op.Ports, err = portNumbers(path+".ports", o.GetPorts()); err != nil {
 		return op, err
 	}
-	if op.NotPorts, err = portNumbers(r.document, path+".notPorts", o.GetNotPorts()); err != nil {
+	if op.NotPorts, err = portNumbers(path+".notPorts", o.GetNotPorts()); err != nil {
 		return op, err
 	}
 	if len(op.L7)+len(op.Ports)+len(op.NotPorts) == 0 {
-		return op, r.document.At(path, errors.New("an operation without fields: leave to out to match every operation"))
+		return op, at(path, errors.New("an operation without fields: leave to out to match every operation"))
 	}
 	return op, nil
 }
@@ -139,26 +137,26 @@ func (r *ruleReader) operation(path string, o *istio.Operation) (model.Operation
 func (r *ruleReader) condition(path string, o *istio.Condition) (model.When, error) {
 	c := model.When{Attribute: o.GetKey()}
 	if err := checkKey(c.Attribute); err != nil {
-		return c, r.document.At(path+".key", err)
+		return c, at(path+".key", err)
 	}
 	used, err := r.inUse(path, field{"values", o.GetValues()}, field{"notValues", o.GetNotValues()})
 	if err != nil {
 		return c, err
 	}
 	if len(used) == 0 {
-		return c, r.document.At(path, errors.New("neither values nor notValues"))
+		return c, at(path, errors.New("neither values nor notValues"))
 	}
 	switch c.Attribute {
 	case model.SourceIP, model.DestinationIP:
-		if c.IPs, err = prefixes(r.document, path+".values", o.GetValues()); err != nil {
+		if c.IPs, err = prefixes(path+".values", o.GetValues()); err != nil {
 			return c, err
 		}
-		c.NotIPs, err = prefixes(r.document, path+".notValues", o.GetNotValues())
+		c.NotIPs, err = prefixes(path+".notValues", o.GetNotValues())
 	case model.DestinationPort:
-		if c.Ports, err = portNumbers(r.document, path+".values", o.GetValues()); err != nil {
+		if c.Ports, err = portNumbers(path+".values", o.GetValues()); err != nil {
 			return c, err
 		}
-		c.NotPorts, err = portNumbers(r.document, path+".notValues", o.GetNotValues())
+		c.NotPorts, err = portNumbers(path+".notValues", o.GetNotValues())
 	default:
 		c.Values, c.Not = o.GetValues(), o.GetNotValues()
 	}

@@ -1,4 +1,4 @@
-package watch
+package decode
 
 import (
 	"fmt"
@@ -9,14 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
-	"github.com/tulle-mesh/tulle/mesh/folder"
 )
 
-func pod(document folder.Document) (model.Object, error) {
-	var o corev1.Pod
-	if err := document.Decode(&o); err != nil {
-		return nil, err
-	}
+func pod(o *corev1.Pod) (model.Object, error) {
 	p := &model.Pod{
 		Namespace: within(o.ObjectMeta), Name: o.Name, UID: string(o.UID), Labels: o.Labels, Annotations: o.Annotations,
 		Node: o.Spec.NodeName, ServiceAccount: o.Spec.ServiceAccountName, HostNetwork: o.Spec.HostNetwork,
@@ -26,7 +21,7 @@ func pod(document folder.Document) (model.Object, error) {
 	if p.ServiceAccount == "" {
 		p.ServiceAccount = "default" // as admission would set it
 	}
-	if owner := metav1.GetControllerOf(&o); owner != nil {
+	if owner := metav1.GetControllerOf(o); owner != nil {
 		p.Owner = model.Owner{Kind: owner.Kind, Name: owner.Name}
 	}
 	ips := o.Status.PodIPs
@@ -34,13 +29,13 @@ func pod(document folder.Document) (model.Object, error) {
 		ips = []corev1.PodIP{{IP: o.Status.PodIP}}
 	}
 	for i, ip := range ips {
-		addr, err := address(document, fmt.Sprintf("status.podIPs[%d].ip", i), ip.IP)
+		addr, err := address(fmt.Sprintf("status.podIPs[%d].ip", i), ip.IP)
 		if err != nil {
 			return nil, err
 		}
 		p.IPs = append(p.IPs, addr)
 	}
-	return p, namedPorts(document, &o.Spec, p)
+	return p, namedPorts(&o.Spec, p)
 }
 
 func ready(conditions []corev1.PodCondition) bool {
@@ -54,10 +49,10 @@ func ready(conditions []corev1.PodCondition) bool {
 
 // namedPorts collects the TCP ports that services can ask for by name: those of containers, and of init containers that
 // keep running.
-func namedPorts(document folder.Document, spec *corev1.PodSpec, p *model.Pod) error {
+func namedPorts(spec *corev1.PodSpec, p *model.Pod) error {
 	add := func(path string, c *corev1.Container) error {
 		for i, each := range c.Ports {
-			number, err := port(document, fmt.Sprintf("%s.ports[%d].containerPort", path, i), int64(each.ContainerPort))
+			number, err := port(fmt.Sprintf("%s.ports[%d].containerPort", path, i), int64(each.ContainerPort))
 			if err != nil {
 				return err
 			}
@@ -92,11 +87,7 @@ func namedPorts(document folder.Document, spec *corev1.PodSpec, p *model.Pod) er
 
 func isTCP(protocol corev1.Protocol) bool { return protocol == "" || protocol == corev1.ProtocolTCP }
 
-func service(document folder.Document) (model.Object, error) {
-	var o corev1.Service
-	if err := document.Decode(&o); err != nil {
-		return nil, err
-	}
+func service(o *corev1.Service) (model.Object, error) {
 	if o.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil, nil // a name for something outside of the mesh
 	}
@@ -113,16 +104,16 @@ func service(document folder.Document) (model.Object, error) {
 	for _, family := range o.Spec.IPFamilies {
 		s.IPFamilies = append(s.IPFamilies, string(family))
 	}
-	if err := selector(document, "spec.selector", o.Spec.Selector); err != nil {
+	if err := selector("spec.selector", o.Spec.Selector); err != nil {
 		return nil, err
 	}
-	if err := vips(document, &o.Spec, s); err != nil {
+	if err := vips(&o.Spec, s); err != nil {
 		return nil, err
 	}
-	return s, servicePorts(document, o.Spec.Ports, s)
+	return s, servicePorts(o.Spec.Ports, s)
 }
 
-func vips(document folder.Document, spec *corev1.ServiceSpec, s *model.Service) error {
+func vips(spec *corev1.ServiceSpec, s *model.Service) error {
 	texts, path := spec.ClusterIPs, "spec.clusterIPs"
 	if len(texts) == 0 && spec.ClusterIP != "" {
 		texts, path = []string{spec.ClusterIP}, "spec.clusterIP"
@@ -134,7 +125,7 @@ func vips(document folder.Document, spec *corev1.ServiceSpec, s *model.Service) 
 		if len(spec.ClusterIPs) > 0 {
 			path = fmt.Sprintf("spec.clusterIPs[%d]", i)
 		}
-		addr, err := address(document, path, text)
+		addr, err := address(path, text)
 		if err != nil {
 			return err
 		}
@@ -143,10 +134,10 @@ func vips(document folder.Document, spec *corev1.ServiceSpec, s *model.Service) 
 	return nil
 }
 
-func servicePorts(document folder.Document, ports []corev1.ServicePort, s *model.Service) error {
+func servicePorts(ports []corev1.ServicePort, s *model.Service) error {
 	for i, each := range ports {
 		path := fmt.Sprintf("spec.ports[%d]", i)
-		number, err := port(document, path+".port", int64(each.Port))
+		number, err := port(path+".port", int64(each.Port))
 		if err != nil {
 			return err
 		}
@@ -158,7 +149,7 @@ func servicePorts(document folder.Document, ports []corev1.ServicePort, s *model
 		case target.Type == intstr.String:
 			p.Target, p.TargetName = 0, target.StrVal
 		case target.IntVal != 0:
-			if p.Target, err = port(document, path+".targetPort", int64(target.IntVal)); err != nil {
+			if p.Target, err = port(path+".targetPort", int64(target.IntVal)); err != nil {
 				return err
 			}
 		}
@@ -170,11 +161,7 @@ func servicePorts(document folder.Document, ports []corev1.ServicePort, s *model
 	return nil
 }
 
-func endpointSlice(document folder.Document) (model.Object, error) {
-	var o discoveryv1.EndpointSlice
-	if err := document.Decode(&o); err != nil {
-		return nil, err
-	}
+func endpointSlice(o *discoveryv1.EndpointSlice) (model.Object, error) {
 	if o.AddressType == discoveryv1.AddressTypeFQDN {
 		return nil, nil // names, which nothing resolves
 	}
@@ -183,7 +170,7 @@ func endpointSlice(document folder.Document) (model.Object, error) {
 		if each.Port == nil || each.Protocol != nil && !isTCP(*each.Protocol) {
 			continue
 		}
-		number, err := port(document, fmt.Sprintf("ports[%d].port", i), int64(*each.Port))
+		number, err := port(fmt.Sprintf("ports[%d].port", i), int64(*each.Port))
 		if err != nil {
 			return nil, err
 		}
@@ -194,7 +181,7 @@ func endpointSlice(document folder.Document) (model.Object, error) {
 		s.Ports = append(s.Ports, p)
 	}
 	for i := range o.Endpoints {
-		endpoint, err := endpoint(document, i, &o.Endpoints[i], s.Namespace)
+		endpoint, err := endpoint(i, &o.Endpoints[i], s.Namespace)
 		if err != nil {
 			return nil, err
 		}
@@ -203,7 +190,7 @@ func endpointSlice(document folder.Document) (model.Object, error) {
 	return s, nil
 }
 
-func endpoint(document folder.Document, index int, o *discoveryv1.Endpoint, namespace string) (model.Endpoint, error) {
+func endpoint(index int, o *discoveryv1.Endpoint, namespace string) (model.Endpoint, error) {
 	// Kubernetes asks to take an unknown state for ready.
 	e := model.Endpoint{Ready: o.Conditions.Ready == nil || *o.Conditions.Ready}
 	if o.NodeName != nil {
@@ -219,7 +206,7 @@ func endpoint(document folder.Document, index int, o *discoveryv1.Endpoint, name
 		}
 	}
 	for j, text := range o.Addresses {
-		addr, err := address(document, fmt.Sprintf("endpoints[%d].addresses[%d]", index, j), text)
+		addr, err := address(fmt.Sprintf("endpoints[%d].addresses[%d]", index, j), text)
 		if err != nil {
 			return e, err
 		}

@@ -1,0 +1,102 @@
+// Package decode makes the model's objects of Kubernetes', Istio's and the Gateway API's. It is pure, and says of an
+// object that can't be meant which field is wrong; every source of objects uses it.
+package decode
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+)
+
+// Error says which field of an object can't be used, and why.
+type Error struct {
+	// Field is a path such as spec.ports[0].port.
+	Field string
+	Err   error
+}
+
+// Error gives field: reason.
+func (e *Error) Error() string { return e.Field + ": " + e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *Error) Unwrap() error { return e.Err }
+
+func at(field string, err error) error { return &Error{Field: field, Err: err} }
+
+// Kind is a sort of object that the mesh is made of.
+type Kind struct {
+	Group, Kind string
+	// Versions are those of the API that can be read, the best first.
+	Versions []string
+	// Resource is the kind's name in paths of the API; empty for a kind that is only checked, not followed.
+	Resource string
+	// Cluster says that its objects are in no namespace.
+	Cluster bool
+	// Model is the kind of what becomes of it.
+	Model model.Kind
+
+	read func(fill func(into any) error) (model.Object, error)
+}
+
+// kind joins a Kubernetes type with the function that reads it.
+func kind[T any](k Kind, convert func(*T) (model.Object, error)) Kind {
+	k.read = func(fill func(any) error) (model.Object, error) {
+		o := new(T)
+		if err := fill(o); err != nil {
+			return nil, err
+		}
+		return convert(o)
+	}
+	return k
+}
+
+// Kinds are all of them. Those of one group follow each other.
+func Kinds() []Kind {
+	return slices.Concat(core(), security())
+}
+
+// APIVersions returns the versions with their group, as objects are marked.
+func (k Kind) APIVersions() []string {
+	versions := slices.Clone(k.Versions)
+	if k.Group == "" {
+		return versions
+	}
+	for i, version := range versions {
+		versions[i] = k.Group + "/" + version
+	}
+	return versions
+}
+
+// Read makes an object of what fill writes into the Kubernetes type that it is given. The object is nil where it is right
+// but says nothing to the mesh. Errors are those of fill, and of type *Error.
+func (k Kind) Read(fill func(into any) error) (model.Object, error) {
+	object, err := k.read(fill)
+	if err != nil {
+		return nil, err
+	}
+	return object, nil
+}
+
+func core() []Kind {
+	return []Kind{
+		kind(Kind{Kind: "Namespace", Versions: []string{"v1"}, Resource: "namespaces", Cluster: true, Model: model.KindNamespace}, namespace),
+		kind(Kind{Kind: "Node", Versions: []string{"v1"}, Resource: "nodes", Cluster: true, Model: model.KindNode}, node),
+		kind(Kind{Kind: "ServiceAccount", Versions: []string{"v1"}}, serviceAccount),
+		kind(Kind{Kind: "Pod", Versions: []string{"v1"}, Resource: "pods", Model: model.KindPod}, pod),
+		kind(Kind{Kind: "Service", Versions: []string{"v1"}, Resource: "services", Model: model.KindService}, service),
+		kind(Kind{Group: "discovery.k8s.io", Kind: "EndpointSlice", Versions: []string{"v1"}, Resource: "endpointslices", Model: model.KindEndpointSlice}, endpointSlice),
+	}
+}
+
+func namespace(o *corev1.Namespace) (model.Object, error) {
+	return &model.Namespace{Name: o.Name, Labels: o.Labels, Annotations: o.Annotations}, nil
+}
+
+func node(o *corev1.Node) (model.Object, error) {
+	return &model.Node{Name: o.Name, Labels: o.Labels}, nil
+}
+
+// serviceAccount only checks: an account takes effect through the pods that run as it.
+func serviceAccount(*corev1.ServiceAccount) (model.Object, error) { return nil, nil }

@@ -1,0 +1,81 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+
+	istio "istio.io/api/security/v1beta1"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+)
+
+func security() []Kind {
+	versions := []string{"v1", "v1beta1"}
+	return []Kind{
+		kind(Kind{Group: "security.istio.io", Kind: "AuthorizationPolicy", Versions: versions, Resource: "authorizationpolicies", Model: model.KindAuthorizationPolicy}, authorizationPolicy),
+		kind(Kind{Group: "security.istio.io", Kind: "PeerAuthentication", Versions: versions, Resource: "peerauthentications", Model: model.KindPeerAuthentication}, peerAuthentication),
+	}
+}
+
+func authorizationPolicy(o *resource[istio.AuthorizationPolicy, *istio.AuthorizationPolicy]) (model.Object, error) {
+	spec := o.Spec.get()
+	p := &model.AuthorizationPolicy{
+		Namespace: within(o.ObjectMeta), Name: o.Name,
+		Selected: spec.Selector != nil, Selector: spec.Selector.GetMatchLabels(),
+		Targeted: spec.TargetRef != nil || len(spec.TargetRefs) > 0,
+		Action:   model.Action(spec.Action.String()),
+		DryRun:   o.Annotations["istio.io/dry-run"] == "true",
+	}
+	if p.Selected && p.Targeted {
+		return nil, at("spec.selector", errors.New("selector and targetRefs exclude each other"))
+	}
+	if err := selector("spec.selector.matchLabels", p.Selector); err != nil {
+		return nil, err
+	}
+	r := ruleReader{namespace: p.Namespace}
+	for i, rule := range spec.Rules {
+		read, err := r.rule(fmt.Sprintf("spec.rules[%d]", i), rule)
+		if err != nil {
+			return nil, err
+		}
+		p.Rules = append(p.Rules, read)
+	}
+	return p, nil
+}
+
+func peerAuthentication(o *resource[istio.PeerAuthentication, *istio.PeerAuthentication]) (model.Object, error) {
+	spec := o.Spec.get()
+	p := &model.PeerAuthentication{
+		Namespace: within(o.ObjectMeta), Name: o.Name, Created: o.CreationTimestamp.Time,
+		// An empty selector is the same as none here, other than in an AuthorizationPolicy.
+		Selected: len(spec.Selector.GetMatchLabels()) > 0, Selector: spec.Selector.GetMatchLabels(),
+		Mode: mode(spec.Mtls),
+	}
+	if err := selector("spec.selector.matchLabels", p.Selector); err != nil {
+		return nil, err
+	}
+	if len(spec.PortLevelMtls) > 0 && !p.Selected {
+		return nil, at("spec.portLevelMtls", errors.New("exceptions for ports need a selector"))
+	}
+	for number, mtls := range spec.PortLevelMtls {
+		checked, err := port("spec.portLevelMtls", int64(number))
+		if err != nil {
+			return nil, err
+		}
+		if p.Ports == nil {
+			p.Ports = make(map[uint16]model.MTLS)
+		}
+		p.Ports[checked] = mode(mtls)
+	}
+	return p, nil
+}
+
+func mode(mtls *istio.PeerAuthentication_MutualTLS) model.MTLS {
+	switch mtls.GetMode() {
+	case istio.PeerAuthentication_MutualTLS_STRICT:
+		return model.MTLSStrict
+	case istio.PeerAuthentication_MutualTLS_PERMISSIVE, istio.PeerAuthentication_MutualTLS_DISABLE:
+		return model.MTLSPermissive
+	}
+	return model.MTLSUnset
+}
