@@ -66,8 +66,9 @@ func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 		return nil, err
 	}
 	registry := prometheus.NewRegistry()
-	d := &Daemon{cfg: cfg, version: version, log: log, model: model.New(cfg.RootNamespace), resource: push.NewLog()}
-	mesh := translate.Mesh{TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, Domain: "cluster.local"}
+	d := &Daemon{cfg: cfg, version: version, log: log, resource: push.NewLog()}
+	d.model = model.New(model.Settings{SystemNamespace: cfg.RootNamespace, Domain: "cluster.local", TrustDomain: cfg.TrustDomain, Revisions: []string{"default"}})
+	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: true}
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.register(registry)
 	d.serve(authority, serving, registry)

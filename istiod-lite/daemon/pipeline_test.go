@@ -19,8 +19,8 @@ import (
 )
 
 func emptyPipeline() *pipeline {
-	mesh := translate.Mesh{TrustDomain: "cluster.local", ClusterID: "Kubernetes", Domain: "cluster.local"}
-	return newPipeline(model.New("istio-system"), mesh, push.NewLog(), slog.New(slog.DiscardHandler))
+	settings := model.Settings{SystemNamespace: "istio-system", Domain: "cluster.local", TrustDomain: "cluster.local", AllowWaypoints: true}
+	return newPipeline(model.New(settings), translate.Mesh{ClusterID: "Kubernetes"}, push.NewLog(), slog.New(slog.DiscardHandler))
 }
 
 // published is every resource's version by its name.
@@ -41,14 +41,14 @@ func (d dice) one(list ...string) string { return list[d.IntN(len(list))] }
 
 func (d dice) yes() bool { return d.IntN(2) == 0 }
 
-func (d dice) labels() map[string]string {
+func (d dice) labels() model.Labels {
 	labels := map[string]string{}
 	for _, key := range []string{"app", "version"} {
 		if d.yes() {
 			labels[key] = d.one("a", "b")
 		}
 	}
-	return labels
+	return model.LabelsOf(labels)
 }
 
 func (d dice) namespace() string { return d.one("demo", "other", "istio-system") }
@@ -59,9 +59,9 @@ func (d dice) object() model.Object {
 	namespace, name := d.namespace(), d.one("x", "y", "z")
 	switch d.IntN(9) {
 	case 0:
-		return &model.Namespace{Name: namespace, Annotations: map[string]string{"networking.istio.io/traffic-distribution": d.one("", "PreferClose")}}
+		return &model.Namespace{Name: namespace, TrafficDistribution: d.one("", "PreferClose")}
 	case 1:
-		return &model.Node{Name: d.node(), Labels: map[string]string{"topology.kubernetes.io/zone": d.one("", "a", "b")}}
+		return &model.Node{Name: d.node(), Locality: model.Locality{Zone: d.one("", "a", "b")}}
 	case 2:
 		return d.service(namespace, name)
 	case 3:
@@ -84,7 +84,7 @@ func (d dice) pod(namespace, name string) *model.Pod {
 	return &model.Pod{
 		Namespace: namespace, Name: name, UID: d.one("", "1"), Labels: d.labels(), Node: d.node(), ServiceAccount: d.one("s", "t"),
 		IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(d.IntN(5))})}, Ended: d.IntN(5) == 0, Ready: d.yes(),
-		Ports: map[string]uint16{"web": uint16(8080 + d.IntN(2))},
+		Ports: []model.NamedPort{{Name: "web", Port: uint16(8080 + d.IntN(2))}},
 	}
 }
 
@@ -97,7 +97,7 @@ func (d dice) service(namespace, name string) *model.Service {
 }
 
 func (d dice) slice(namespace, name string) *model.EndpointSlice {
-	s := &model.EndpointSlice{Namespace: namespace, Name: name, Service: d.one("x", "y"), Ports: []model.EndpointPort{{Name: "web", Port: 9090}}}
+	s := &model.EndpointSlice{Namespace: namespace, Name: name, Service: d.one("x", "y"), Ports: []model.NamedPort{{Name: "web", Port: 9090}}}
 	for range d.IntN(3) {
 		e := model.Endpoint{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(d.IntN(3))})}, Ready: d.yes(), Node: d.node()}
 		if d.yes() {
@@ -110,11 +110,11 @@ func (d dice) slice(namespace, name string) *model.EndpointSlice {
 
 func (d dice) peer(namespace, name string) *model.PeerAuthentication {
 	p := &model.PeerAuthentication{
-		Namespace: namespace, Name: name, Created: time.Unix(int64(d.IntN(3)), 0), Mode: model.MTLS(d.IntN(3)),
+		Namespace: namespace, Name: name, Created: time.Unix(int64(d.IntN(3)), 0), Mode: model.MTLS(d.IntN(4)),
 		Selected: d.yes(), Selector: d.labels(),
 	}
 	if p.Selected {
-		p.Ports = map[uint16]model.MTLS{8080: model.MTLS(d.IntN(3))}
+		p.Ports = map[uint16]model.MTLS{8080: model.MTLS(d.IntN(4))}
 	}
 	return p
 }
@@ -197,11 +197,11 @@ func city(pods int) []model.Change {
 		namespace, app := fmt.Sprint("ns", i/1000), fmt.Sprint("app", i/10)
 		add(house(i, true))
 		if i%100 == 0 {
-			add(&model.Node{Name: fmt.Sprint("node", i/100), Labels: map[string]string{"topology.kubernetes.io/zone": "a"}})
+			add(&model.Node{Name: fmt.Sprint("node", i/100), Locality: model.Locality{Zone: "a"}})
 		}
 		if i%10 == 0 {
-			add(&model.Service{Namespace: namespace, Name: app, Selector: map[string]string{"app": app}, Ports: []model.ServicePort{{Port: 80, Target: 8080}}})
-			add(&model.AuthorizationPolicy{Namespace: namespace, Name: app, Selected: true, Selector: map[string]string{"app": app}, Action: model.Allow})
+			add(&model.Service{Namespace: namespace, Name: app, Selector: model.LabelsOf(map[string]string{"app": app}), Ports: []model.ServicePort{{Port: 80, Target: 8080}}})
+			add(&model.AuthorizationPolicy{Namespace: namespace, Name: app, Selected: true, Selector: model.LabelsOf(map[string]string{"app": app}), Action: model.Allow})
 		}
 	}
 	return changes
@@ -210,7 +210,7 @@ func city(pods int) []model.Change {
 func house(i int, ready bool) *model.Pod {
 	return &model.Pod{
 		Namespace: fmt.Sprint("ns", i/1000), Name: fmt.Sprint("pod", i), Node: fmt.Sprint("node", i/100), ServiceAccount: "default", Ready: ready,
-		Labels: map[string]string{"app": fmt.Sprint("app", i/10), "tier": "backend"}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})},
+		Labels: model.LabelsOf(map[string]string{"app": fmt.Sprint("app", i/10), "tier": "backend"}), IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})},
 	}
 }
 

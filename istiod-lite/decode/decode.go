@@ -91,11 +91,18 @@ func core() []Kind {
 }
 
 func namespace(o *corev1.Namespace) (model.Object, error) {
-	return &model.Namespace{Name: o.Name, Labels: o.Labels, Annotations: o.Annotations}, nil
+	return &model.Namespace{
+		Name: o.Name, Labels: model.LabelsOf(o.Labels), Binding: binding(o.Name, o.ObjectMeta),
+		TrafficDistribution: o.Annotations[distributionAnnotation],
+	}, nil
 }
 
 func node(o *corev1.Node) (model.Object, error) {
-	return &model.Node{Name: o.Name, Labels: o.Labels}, nil
+	return &model.Node{Name: o.Name, Locality: model.Locality{
+		Region:  o.Labels["topology.kubernetes.io/region"],
+		Zone:    o.Labels["topology.kubernetes.io/zone"],
+		Subzone: o.Labels["topology.istio.io/subzone"],
+	}}, nil
 }
 
 // serviceAccount only checks: an account takes effect through the pods that run as it.

@@ -21,7 +21,8 @@ func authorizationPolicy(o *resource[istio.AuthorizationPolicy, *istio.Authoriza
 	spec := o.Spec.get()
 	p := &model.AuthorizationPolicy{
 		Namespace: within(o.ObjectMeta), Name: o.Name,
-		Selected: spec.Selector != nil, Selector: spec.Selector.GetMatchLabels(),
+		Generation: o.Generation, Revision: o.Labels[revisionLabel],
+		Selected: spec.Selector != nil, Selector: model.LabelsOf(spec.Selector.GetMatchLabels()),
 		Targeted: spec.TargetRef != nil || len(spec.TargetRefs) > 0,
 		Action:   model.Action(spec.Action.String()),
 		DryRun:   o.Annotations["istio.io/dry-run"] == "true",
@@ -29,7 +30,7 @@ func authorizationPolicy(o *resource[istio.AuthorizationPolicy, *istio.Authoriza
 	if p.Selected && p.Targeted {
 		return nil, at("spec.selector", errors.New("selector and targetRefs exclude each other"))
 	}
-	if err := selector("spec.selector.matchLabels", p.Selector); err != nil {
+	if err := selector("spec.selector.matchLabels", spec.Selector.GetMatchLabels()); err != nil {
 		return nil, err
 	}
 	r := ruleReader{namespace: p.Namespace}
@@ -48,10 +49,10 @@ func peerAuthentication(o *resource[istio.PeerAuthentication, *istio.PeerAuthent
 	p := &model.PeerAuthentication{
 		Namespace: within(o.ObjectMeta), Name: o.Name, Created: o.CreationTimestamp.Time,
 		// An empty selector is the same as none here, other than in an AuthorizationPolicy.
-		Selected: len(spec.Selector.GetMatchLabels()) > 0, Selector: spec.Selector.GetMatchLabels(),
-		Mode: mode(spec.Mtls),
+		Selected: len(spec.Selector.GetMatchLabels()) > 0, Selector: model.LabelsOf(spec.Selector.GetMatchLabels()),
+		Revision: o.Labels[revisionLabel], Mode: mode(spec.Mtls),
 	}
-	if err := selector("spec.selector.matchLabels", p.Selector); err != nil {
+	if err := selector("spec.selector.matchLabels", spec.Selector.GetMatchLabels()); err != nil {
 		return nil, err
 	}
 	if len(spec.PortLevelMtls) > 0 && !p.Selected {
@@ -74,8 +75,10 @@ func mode(mtls *istio.PeerAuthentication_MutualTLS) model.MTLS {
 	switch mtls.GetMode() {
 	case istio.PeerAuthentication_MutualTLS_STRICT:
 		return model.MTLSStrict
-	case istio.PeerAuthentication_MutualTLS_PERMISSIVE, istio.PeerAuthentication_MutualTLS_DISABLE:
+	case istio.PeerAuthentication_MutualTLS_PERMISSIVE:
 		return model.MTLSPermissive
+	case istio.PeerAuthentication_MutualTLS_DISABLE:
+		return model.MTLSDisable
 	}
 	return model.MTLSUnset
 }

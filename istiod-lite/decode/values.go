@@ -9,6 +9,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
 )
 
 // within is the object's namespace; kubectl applies to default where none is written.
@@ -89,4 +91,17 @@ func portNumbers(path string, texts []string) ([]uint16, error) {
 		found = append(found, uint16(number))
 	}
 	return found, nil
+}
+
+// What objects are marked with.
+const (
+	revisionLabel          = "istio.io/rev"
+	distributionAnnotation = "networking.istio.io/traffic-distribution"
+	redirectionAnnotation  = "ambient.istio.io/redirection"
+)
+
+// binding is the waypoint that the labels of an object of the namespace want, or nil.
+func binding(namespace string, o metav1.ObjectMeta) *model.Binding {
+	label := func(key string) string { return o.Labels[key] }
+	return model.BindingOf(namespace, label, o.Annotations[model.CanaryWeight])
 }

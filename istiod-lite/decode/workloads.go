@@ -13,8 +13,8 @@ import (
 
 func pod(o *corev1.Pod) (model.Object, error) {
 	p := &model.Pod{
-		Namespace: within(o.ObjectMeta), Name: o.Name, UID: string(o.UID), Labels: o.Labels, Annotations: o.Annotations,
-		Node: o.Spec.NodeName, ServiceAccount: o.Spec.ServiceAccountName, HostNetwork: o.Spec.HostNetwork,
+		Namespace: within(o.ObjectMeta), Name: o.Name, UID: string(o.UID), Labels: model.LabelsOf(o.Labels),
+		Redirected: o.Annotations[redirectionAnnotation] == "enabled", Node: o.Spec.NodeName, ServiceAccount: o.Spec.ServiceAccountName, HostNetwork: o.Spec.HostNetwork,
 		Ended: o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed,
 		Ready: o.DeletionTimestamp == nil && ready(o.Status.Conditions),
 	}
@@ -59,11 +59,8 @@ func namedPorts(spec *corev1.PodSpec, p *model.Pod) error {
 			if each.Name == "" || !isTCP(each.Protocol) {
 				continue
 			}
-			if p.Ports == nil {
-				p.Ports = make(map[string]uint16)
-			}
-			if _, taken := p.Ports[each.Name]; !taken {
-				p.Ports[each.Name] = number
+			if model.PortNamed(p.Ports, each.Name) == 0 {
+				p.Ports = append(p.Ports, model.NamedPort{Name: each.Name, Port: number})
 			}
 		}
 		return nil
@@ -92,13 +89,15 @@ func service(o *corev1.Service) (model.Object, error) {
 		return nil, nil // a name for something outside of the mesh
 	}
 	s := &model.Service{
-		Namespace: within(o.ObjectMeta), Name: o.Name, Annotations: o.Annotations, Selector: o.Spec.Selector,
-		PublishNotReady: o.Spec.PublishNotReadyAddresses,
+		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation,
+		Binding: binding(within(o.ObjectMeta), o.ObjectMeta), Selector: model.LabelsOf(o.Spec.Selector),
+		TrafficDistribution: o.Annotations[distributionAnnotation],
+		PublishNotReady:     o.Spec.PublishNotReadyAddresses,
 	}
 	if policy := o.Spec.InternalTrafficPolicy; policy != nil {
 		s.NodeLocal = *policy == corev1.ServiceInternalTrafficPolicyLocal
 	}
-	if o.Spec.TrafficDistribution != nil {
+	if o.Spec.TrafficDistribution != nil && *o.Spec.TrafficDistribution != "" {
 		s.TrafficDistribution = *o.Spec.TrafficDistribution
 	}
 	for _, family := range o.Spec.IPFamilies {
@@ -174,7 +173,7 @@ func endpointSlice(o *discoveryv1.EndpointSlice) (model.Object, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := model.EndpointPort{Port: number}
+		p := model.NamedPort{Port: number}
 		if each.Name != nil {
 			p.Name = *each.Name
 		}

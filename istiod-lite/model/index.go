@@ -1,160 +1,277 @@
 package model
 
-// names is a set.
-type names map[Name]struct{}
+import "iter"
 
-// grouping is a set of names per value of some attribute. Empty groups are removed.
-type grouping[K comparable] map[K]names
-
-func (g grouping[K]) add(key K, name Name) {
-	group := g[key]
-	if group == nil {
-		group = make(names)
-		g[key] = group
-	}
-	group[name] = struct{}{}
+// bag is a set. Most have one member, and cost no map.
+type bag[T comparable] struct {
+	one  T              // the only one; the zero value if there is none, or more
+	more map[T]struct{} // all, from the second on
 }
 
-func (g grouping[K]) remove(key K, name Name) {
-	group := g[key]
-	delete(group, name)
-	if len(group) == 0 {
-		delete(g, key)
+func (b *bag[T]) add(value T) {
+	var none T
+	switch {
+	case b.more != nil:
+		b.more[value] = struct{}{}
+	case b.one == none || b.one == value:
+		b.one = value
+	default:
+		b.more = map[T]struct{}{b.one: {}, value: {}}
+		b.one = none
 	}
+}
+
+func (b *bag[T]) remove(value T) {
+	var none T
+	delete(b.more, value)
+	if b.one == value {
+		b.one = none
+	}
+	if b.more != nil && len(b.more) == 0 {
+		b.more = nil
+	}
+}
+
+func (b *bag[T]) size() int {
+	var none T
+	if b.more == nil && b.one != none {
+		return 1
+	}
+	return len(b.more)
+}
+
+func (b *bag[T]) all() iter.Seq[T] {
+	return func(yield func(T) bool) {
+		var none T
+		if b.one != none {
+			yield(b.one)
+			return
+		}
+		for value := range b.more {
+			if !yield(value) {
+				return
+			}
+		}
+	}
+}
+
+// grouping is a set of objects, or of their names, per value of some attribute. Empty groups are removed.
+type grouping[K, T comparable] map[K]bag[T]
+
+func (g grouping[K, T]) add(key K, value T) {
+	group := g[key]
+	group.add(value)
+	g[key] = group
+}
+
+func (g grouping[K, T]) remove(key K, value T) {
+	group := g[key]
+	group.remove(value)
+	if group.size() == 0 {
+		delete(g, key)
+		return
+	}
+	g[key] = group
+}
+
+// set adds the value, or removes it.
+func (g grouping[K, T]) set(key K, value T, there bool) {
+	if there {
+		g.add(key, value)
+	} else {
+		g.remove(key, value)
+	}
+}
+
+func (g grouping[K, T]) of(key K) iter.Seq[T] {
+	group := g[key]
+	return group.all()
+}
+
+// labelledObject is an object that selectors look for.
+type labelledObject interface {
+	comparable
+	Object
+	labels() Labels
+}
+
+// labelled holds objects that selectors look for, by namespace.
+type labelled[T labelledObject] struct {
+	spaces map[string]*space[T]
+	count  int
+}
+
+// space holds the objects of a namespace. Those with the same labels form a twinset, and selectors look at those only.
+type space[T labelledObject] struct {
+	all     map[string]T
+	sets    map[Labels]*twins[T]
+	byLabel grouping[Label, *twins[T]]
+}
+
+type twins[T labelledObject] struct {
+	labels  Labels
+	members bag[T]
+}
+
+func newLabelled[T labelledObject]() *labelled[T] {
+	return &labelled[T]{spaces: make(map[string]*space[T])}
+}
+
+func (l *labelled[T]) get(name Name) (object T) {
+	if in := l.spaces[name.Namespace]; in != nil {
+		object = in.all[name.Name]
+	}
+	return object
+}
+
+func (l *labelled[T]) put(object T) {
+	name := object.Key().Name
+	in := l.spaces[name.Namespace]
+	if in == nil {
+		in = &space[T]{all: make(map[string]T), sets: make(map[Labels]*twins[T]), byLabel: make(grouping[Label, *twins[T]])}
+		l.spaces[name.Namespace] = in
+	}
+	l.count++
+	in.all[name.Name] = object
+	set := in.sets[object.labels()]
+	if set == nil {
+		set = &twins[T]{labels: object.labels()}
+		in.sets[set.labels] = set
+		for key, value := range set.labels.All() {
+			in.byLabel.add(Label{key, value}, set)
+		}
+	}
+	set.members.add(object)
+}
+
+// drop takes out an object that is there.
+func (l *labelled[T]) drop(object T) {
+	name := object.Key().Name
+	in := l.spaces[name.Namespace]
+	l.count--
+	delete(in.all, name.Name)
+	set := in.sets[object.labels()]
+	set.members.remove(object)
+	if set.members.size() == 0 {
+		delete(in.sets, set.labels)
+		for key, value := range set.labels.All() {
+			in.byLabel.remove(Label{key, value}, set)
+		}
+	}
+	if len(in.all) == 0 {
+		delete(l.spaces, name.Namespace)
+	}
+}
+
+// in yields the objects of a namespace.
+func (l *labelled[T]) in(namespace string) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		if in := l.spaces[namespace]; in != nil {
+			for _, object := range in.all {
+				if !yield(object) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// selected yields the objects of the namespace that have all labels of the selector. It walks only those that have the
+// rarest of them.
+func (l *labelled[T]) selected(namespace string, selector Labels) iter.Seq[T] {
+	if selector.Empty() {
+		return l.in(namespace)
+	}
+	return func(yield func(T) bool) {
+		in := l.spaces[namespace]
+		if in == nil {
+			return
+		}
+		var rarest bag[*twins[T]]
+		first := true
+		for key, value := range selector.All() {
+			if sets := in.byLabel[Label{key, value}]; first || sets.size() < rarest.size() {
+				rarest, first = sets, false
+			}
+		}
+		for set := range rarest.all() {
+			if !selector.Selects(set.labels) {
+				continue
+			}
+			for object := range set.members.all() {
+				if !yield(object) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// selectingObject is an object that may look for others. The second result is false for one that doesn't.
+type selectingObject interface {
+	comparable
+	Object
+	selector() (Labels, bool)
 }
 
 // pair is one label within a namespace.
-type pair struct{ namespace, key, value string }
+type pair struct {
+	namespace string
+	label     Label
+}
 
-// labelled holds objects that selectors look for, by each of their labels.
-type labelled[T interface {
-	Object
-	labels() map[string]string
-}] struct {
+// selecting holds objects with a selector, by one label of it: labels find the objects that select them without a look at
+// all. Selectors without a label, which select everything, are kept under the empty label of their namespace.
+type selecting[T selectingObject] struct {
 	all         map[Name]T
-	byPair      grouping[pair]
-	byNamespace grouping[string]
+	byLabel     grouping[pair, T]
+	byNamespace grouping[string, T]
 }
 
-func newLabelled[T interface {
-	Object
-	labels() map[string]string
-}]() *labelled[T] {
-	return &labelled[T]{all: make(map[Name]T), byPair: make(grouping[pair]), byNamespace: make(grouping[string])}
+func newSelecting[T selectingObject]() *selecting[T] {
+	return &selecting[T]{all: make(map[Name]T), byLabel: make(grouping[pair, T]), byNamespace: make(grouping[string, T])}
 }
 
-// put stores an object, and takes out the one that it replaces.
-func (l *labelled[T]) put(object T) {
-	name := object.Key().Name
-	l.drop(name)
-	l.all[name] = object
-	l.byNamespace.add(name.Namespace, name)
-	for key, value := range object.labels() {
-		l.byPair.add(pair{name.Namespace, key, value}, name)
+// representative chooses the label under which a selector is kept: the first by key, so always the same.
+func representative(namespace string, selector Labels) pair {
+	for key, value := range selector.All() {
+		return pair{namespace, Label{key, value}}
 	}
-}
-
-func (l *labelled[T]) drop(name Name) {
-	old, ok := l.all[name]
-	if !ok {
-		return
-	}
-	delete(l.all, name)
-	l.byNamespace.remove(name.Namespace, name)
-	for key, value := range old.labels() {
-		l.byPair.remove(pair{name.Namespace, key, value}, name)
-	}
-}
-
-// selected calls visit with the objects of the namespace that have all labels of the selector. It walks only those that
-// have the rarest of them.
-func (l *labelled[T]) selected(namespace string, selector map[string]string, visit func(T)) {
-	candidates := l.byNamespace[namespace]
-	for key, value := range selector {
-		if group := l.byPair[pair{namespace, key, value}]; len(group) < len(candidates) {
-			candidates = group
-		}
-	}
-	for name := range candidates {
-		if object := l.all[name]; Selects(selector, object.labels()) {
-			visit(object)
-		}
-	}
-}
-
-// Selects tells whether the labels have every pair of the selector.
-func Selects(selector, labels map[string]string) bool {
-	for key, value := range selector {
-		if have, ok := labels[key]; !ok || have != value {
-			return false
-		}
-	}
-	return true
-}
-
-// selecting holds objects with a selector, by one pair of it: labels find the objects that select them without a look at
-// all. Selectors without a pair, which select everything, are kept under the empty pair of their namespace.
-type selecting[T interface {
-	Object
-	selector() (map[string]string, bool)
-}] struct {
-	all         map[Name]T
-	byPair      grouping[pair]
-	byNamespace grouping[string]
-}
-
-func newSelecting[T interface {
-	Object
-	selector() (map[string]string, bool)
-}]() *selecting[T] {
-	return &selecting[T]{all: make(map[Name]T), byPair: make(grouping[pair]), byNamespace: make(grouping[string])}
-}
-
-// representative chooses the pair under which a selector is kept: the first by key, so always the same.
-func representative(namespace string, selector map[string]string) pair {
-	chosen := pair{namespace: namespace}
-	for key, value := range selector {
-		if chosen.key == "" || key < chosen.key {
-			chosen.key, chosen.value = key, value
-		}
-	}
-	return chosen
+	return pair{namespace: namespace}
 }
 
 func (s *selecting[T]) put(object T) {
 	name := object.Key().Name
-	s.drop(name)
 	s.all[name] = object
-	s.byNamespace.add(name.Namespace, name)
+	s.byNamespace.add(name.Namespace, object)
 	if selector, ok := object.selector(); ok {
-		s.byPair.add(representative(name.Namespace, selector), name)
+		s.byLabel.add(representative(name.Namespace, selector), object)
 	}
 }
 
-func (s *selecting[T]) drop(name Name) {
-	old, ok := s.all[name]
-	if !ok {
-		return
-	}
+func (s *selecting[T]) drop(object T) {
+	name := object.Key().Name
 	delete(s.all, name)
-	s.byNamespace.remove(name.Namespace, name)
-	if selector, ok := old.selector(); ok {
-		s.byPair.remove(representative(name.Namespace, selector), name)
+	s.byNamespace.remove(name.Namespace, object)
+	if selector, ok := object.selector(); ok {
+		s.byLabel.remove(representative(name.Namespace, selector), object)
 	}
 }
 
-// selectedBy calls visit with the objects of the namespace that select the labels.
-func (s *selecting[T]) selectedBy(namespace string, labels map[string]string, visit func(T)) {
-	check := func(at pair) {
-		for name := range s.byPair[at] {
-			object := s.all[name]
-			if selector, _ := object.selector(); Selects(selector, labels) {
-				visit(object)
+// selectedBy yields the objects of the namespace that select the labels.
+func (s *selecting[T]) selectedBy(namespace string, labels Labels) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for object := range s.byLabel.of(pair{namespace: namespace}) {
+			if !yield(object) {
+				return
 			}
 		}
-	}
-	check(pair{namespace: namespace})
-	for key, value := range labels {
-		check(pair{namespace, key, value})
+		for key, value := range labels.All() {
+			for object := range s.byLabel.of(pair{namespace, Label{key, value}}) {
+				if selector, _ := object.selector(); selector.Selects(labels) && !yield(object) {
+					return
+				}
+			}
+		}
 	}
 }

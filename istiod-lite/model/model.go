@@ -7,18 +7,27 @@ import "sync"
 // Kind names a sort of object.
 type Kind string
 
-// The kinds of objects. StaticStrict is no object of its own: it stands for the one policy that every strict workload
-// shares.
+// The kinds of objects. The last three are no objects of their own: a Host is what a host name means in a namespace,
+// named by both, whoever claims it; a Network is the way into another network; StaticStrict is the one policy that
+// every strict workload shares.
 const (
+	KindMeshConfig          Kind = "MeshConfig"
 	KindNamespace           Kind = "Namespace"
 	KindNode                Kind = "Node"
 	KindPod                 Kind = "Pod"
 	KindService             Kind = "Service"
 	KindEndpointSlice       Kind = "EndpointSlice"
+	KindServiceEntry        Kind = "ServiceEntry"
+	KindWorkloadEntry       Kind = "WorkloadEntry"
+	KindGateway             Kind = "Gateway"
+	KindGatewayClass        Kind = "GatewayClass"
 	KindAuthorizationPolicy Kind = "AuthorizationPolicy"
 	KindPeerAuthentication  Kind = "PeerAuthentication"
 	KindEnrolment           Kind = "Enrolment"
-	KindStaticStrict        Kind = "StaticStrict"
+
+	KindHost         Kind = "Host"
+	KindNetwork      Kind = "Network"
+	KindStaticStrict Kind = "StaticStrict"
 )
 
 // Name names an object within its kind. Objects of no namespace have an empty one.
@@ -46,52 +55,64 @@ type Change struct {
 // Model is the set of all objects. Apply is for one goroutine, which may also read without further ado between its calls
 // of Apply; others read inside View.
 type Model struct {
-	// rootNamespace is where policies are about the whole mesh.
-	rootNamespace string
+	settings Settings
 
 	lock sync.RWMutex // held to write by Apply, to read by View
 
-	namespaces map[string]*Namespace
-	nodes      map[string]*Node
-	pods       *labelled[*Pod]
-	services   *selecting[*Service]
-	slices     map[Name]*EndpointSlice
-	policies   *selecting[*AuthorizationPolicy]
-	peers      *selecting[*PeerAuthentication]
-	enrolments map[string]*Enrolment // by node
+	config          *MeshConfig
+	namespaces      map[string]*Namespace
+	nodes           map[string]*Node
+	pods            *labelled[*Pod]
+	services        *selecting[*Service]
+	slices          map[Name]*EndpointSlice
+	serviceEntries  *selecting[*ServiceEntry]
+	workloadEntries *labelled[*WorkloadEntry]
+	gateways        map[Name]*Gateway
+	classes         map[string]*GatewayClass
+	policies        *selecting[*AuthorizationPolicy]
+	peers           *selecting[*PeerAuthentication]
+	enrolments      map[string]*Enrolment // by node
 
-	podsByNode      grouping[string]
-	podsByAccount   grouping[account]
-	slicesByService grouping[Name]
-	slicesByPod     grouping[Name]
-	slicesByNode    grouping[string] // of endpoints that aren't pods
-	peersByLevel    grouping[string] // those without a selector, by namespace
-}
-
-// account is a service account on a node.
-type account struct {
-	node string
-	Name
+	podsByNode        grouping[string, *Pod]
+	slicesByService   grouping[Name, *EndpointSlice]
+	slicesByPod       grouping[Name, *EndpointSlice]
+	slicesByNode      grouping[string, *EndpointSlice] // of endpoints that aren't pods
+	entriesByHost     grouping[string, *ServiceEntry]
+	byNetwork         grouping[string, Key] // what is in another network than the cluster's
+	gatewaysByNetwork grouping[string, *Gateway]
+	gatewaysByClass   grouping[string, *Gateway]
+	bound             grouping[Name, Key]                   // what names a waypoint by its own labels
+	boundIn           grouping[string, Key]                 // those that are pods or workload entries, by namespace
+	peersByLevel      grouping[string, *PeerAuthentication] // those without a selector, by namespace
 }
 
 // New makes an empty model.
-func New(rootNamespace string) *Model {
+func New(settings Settings) *Model {
 	return &Model{
-		rootNamespace:   rootNamespace,
-		namespaces:      make(map[string]*Namespace),
-		nodes:           make(map[string]*Node),
-		pods:            newLabelled[*Pod](),
-		services:        newSelecting[*Service](),
-		slices:          make(map[Name]*EndpointSlice),
-		policies:        newSelecting[*AuthorizationPolicy](),
-		peers:           newSelecting[*PeerAuthentication](),
-		enrolments:      make(map[string]*Enrolment),
-		podsByNode:      make(grouping[string]),
-		podsByAccount:   make(grouping[account]),
-		slicesByService: make(grouping[Name]),
-		slicesByPod:     make(grouping[Name]),
-		slicesByNode:    make(grouping[string]),
-		peersByLevel:    make(grouping[string]),
+		settings:          settings,
+		namespaces:        make(map[string]*Namespace),
+		nodes:             make(map[string]*Node),
+		pods:              newLabelled[*Pod](),
+		services:          newSelecting[*Service](),
+		slices:            make(map[Name]*EndpointSlice),
+		serviceEntries:    newSelecting[*ServiceEntry](),
+		workloadEntries:   newLabelled[*WorkloadEntry](),
+		gateways:          make(map[Name]*Gateway),
+		classes:           make(map[string]*GatewayClass),
+		policies:          newSelecting[*AuthorizationPolicy](),
+		peers:             newSelecting[*PeerAuthentication](),
+		enrolments:        make(map[string]*Enrolment),
+		podsByNode:        make(grouping[string, *Pod]),
+		slicesByService:   make(grouping[Name, *EndpointSlice]),
+		slicesByPod:       make(grouping[Name, *EndpointSlice]),
+		slicesByNode:      make(grouping[string, *EndpointSlice]),
+		entriesByHost:     make(grouping[string, *ServiceEntry]),
+		byNetwork:         make(grouping[string, Key]),
+		gatewaysByNetwork: make(grouping[string, *Gateway]),
+		gatewaysByClass:   make(grouping[string, *Gateway]),
+		bound:             make(grouping[Name, Key]),
+		boundIn:           make(grouping[string, Key]),
+		peersByLevel:      make(grouping[string, *PeerAuthentication]),
 	}
 }
 
@@ -102,28 +123,18 @@ func (m *Model) View(read func()) {
 	read()
 }
 
-// RootNamespace is the namespace whose policies are about the whole mesh.
-func (m *Model) RootNamespace() string { return m.rootNamespace }
-
-// Count tells how many objects of the kind there are.
-func (m *Model) Count(kind Kind) int {
-	switch kind {
-	case KindNamespace:
-		return len(m.namespaces)
-	case KindNode:
-		return len(m.nodes)
-	case KindPod:
-		return len(m.pods.all)
-	case KindService:
-		return len(m.services.all)
-	case KindEndpointSlice:
-		return len(m.slices)
-	case KindAuthorizationPolicy:
-		return len(m.policies.all)
-	case KindPeerAuthentication:
-		return len(m.peers.all)
-	case KindEnrolment:
-		return len(m.enrolments)
+// Apply takes changes in and returns the keys of the objects that have to be translated again, each once. Objects that
+// went are among them; those that are as they were are not.
+func (m *Model) Apply(changes []Change) []Key {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	d := &dirty{model: m, keys: make(map[Key]struct{})}
+	for _, change := range changes {
+		m.change(change, d)
 	}
-	return 0
+	keys := make([]Key, 0, len(d.keys))
+	for key := range d.keys {
+		keys = append(keys, key)
+	}
+	return keys
 }

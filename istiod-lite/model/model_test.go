@@ -8,15 +8,15 @@ import (
 // town is a mesh in which everything has to do with something, and a bystander.
 func town(t *testing.T) *Model {
 	t.Helper()
-	m := New("istio-system")
-	app := map[string]string{"app": "a"}
+	m := New(Settings{SystemNamespace: "istio-system", Domain: "cluster.local"})
+	app := LabelsOf(map[string]string{"app": "a"})
 	var changes []Change
 	for _, object := range []Object{
 		&Namespace{Name: "demo"},
 		&Node{Name: "node1"},
 		&Pod{Namespace: "demo", Name: "a", Labels: app, Node: "node1", ServiceAccount: "s"},
 		&Pod{Namespace: "demo", Name: "by-hand", Node: "node2", ServiceAccount: "s"},
-		&Pod{Namespace: "demo", Name: "bystander", Labels: map[string]string{"app": "b"}, Node: "node3", ServiceAccount: "s"},
+		&Pod{Namespace: "demo", Name: "bystander", Labels: LabelsOf(map[string]string{"app": "b"}), Node: "node3", ServiceAccount: "s"},
 		&Pod{Namespace: "other", Name: "a", Labels: app, Node: "node3"},
 		&Service{Namespace: "demo", Name: "svc", Selector: app},
 		&Service{Namespace: "demo", Name: "bare"},
@@ -31,18 +31,19 @@ func town(t *testing.T) *Model {
 }
 
 func TestAChangeTouchesOnlyWhatDependsOnIt(t *testing.T) {
-	app := map[string]string{"app": "a"}
+	app := LabelsOf(map[string]string{"app": "a"})
 	for name, c := range map[string]struct {
 		object Object
 		want   []string // beside the object itself
 	}{
+		"nothing":                    {&Node{Name: "node1"}, nil},
 		"a pod":                      {&Pod{Namespace: "demo", Name: "a", Node: "node9"}, nil},
-		"a node":                     {&Node{Name: "node1"}, []string{"Pod demo/a"}},
-		"a node of endpoints":        {&Node{Name: "node2"}, []string{"EndpointSlice demo/slice", "Pod demo/by-hand"}},
-		"a namespace":                {&Namespace{Name: "demo"}, []string{"Service demo/bare", "Service demo/svc"}},
-		"a service":                  {&Service{Namespace: "demo", Name: "svc", Selector: app}, []string{"Pod demo/a"}},
-		"a service of other pods":    {&Service{Namespace: "demo", Name: "svc", Selector: map[string]string{"app": "b"}}, []string{"Pod demo/a", "Pod demo/bystander"}},
-		"a service with a slice":     {&Service{Namespace: "demo", Name: "bare"}, []string{"EndpointSlice demo/slice", "Pod demo/by-hand"}},
+		"a node":                     {&Node{Name: "node1", Locality: Locality{Zone: "z"}}, []string{"Pod demo/a"}},
+		"a node of endpoints":        {&Node{Name: "node2", Locality: Locality{Zone: "z"}}, []string{"EndpointSlice demo/slice", "Pod demo/by-hand"}},
+		"a namespace":                {&Namespace{Name: "demo", TrafficDistribution: "PreferClose"}, []string{"Host demo/bare.demo.svc.cluster.local", "Host demo/svc.demo.svc.cluster.local", "Service demo/bare", "Service demo/svc"}},
+		"a service":                  {&Service{Namespace: "demo", Name: "svc", Selector: app, NodeLocal: true}, []string{"Host demo/svc.demo.svc.cluster.local", "Pod demo/a"}},
+		"a service of other pods":    {&Service{Namespace: "demo", Name: "svc", Selector: LabelsOf(map[string]string{"app": "b"})}, []string{"Host demo/svc.demo.svc.cluster.local", "Pod demo/a", "Pod demo/bystander"}},
+		"a service with a slice":     {&Service{Namespace: "demo", Name: "bare", NodeLocal: true}, []string{"EndpointSlice demo/slice", "Host demo/bare.demo.svc.cluster.local", "Pod demo/by-hand"}},
 		"a slice":                    {&EndpointSlice{Namespace: "demo", Name: "slice", Service: "bare"}, []string{"Pod demo/by-hand"}},
 		"a slice of chosen pods":     {&EndpointSlice{Namespace: "demo", Name: "new", Service: "svc", Endpoints: []Endpoint{{Pod: Name{"demo", "a"}}}}, nil},
 		"a policy":                   {&AuthorizationPolicy{Namespace: "demo", Name: "p", Selected: true, Selector: app}, []string{"Pod demo/a"}},
@@ -85,7 +86,7 @@ func TestRunsGoesByNodeAndAccount(t *testing.T) {
 }
 
 func TestAPodDoesNotInheritTheEnrolmentOfOneThatHadItsName(t *testing.T) {
-	m := New("istio-system")
+	m := New(Settings{SystemNamespace: "istio-system", Domain: "cluster.local"})
 	enrolment := &Enrolment{Node: "node1", Pods: map[Name]string{{"demo", "a"}: "1"}}
 	m.Apply([]Change{{Key: enrolment.Key(), Object: enrolment}})
 	for _, c := range []struct {

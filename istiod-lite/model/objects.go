@@ -7,8 +7,12 @@ import (
 
 // Namespace is what is said of all objects of a namespace.
 type Namespace struct {
-	Name                string
-	Labels, Annotations map[string]string
+	Name   string
+	Labels Labels
+	// Binding is for the objects that don't say which waypoint they want; nil if that is none.
+	Binding *Binding
+	// TrafficDistribution is for the services that have none of their own.
+	TrafficDistribution string
 }
 
 // Key names it.
@@ -16,9 +20,12 @@ func (n *Namespace) Key() Key { return Key{KindNamespace, Name{Name: n.Name}} }
 
 // Node is a machine.
 type Node struct {
-	Name   string
-	Labels map[string]string
+	Name     string
+	Locality Locality
 }
+
+// Locality is where something runs, from the widest to the narrowest.
+type Locality struct{ Region, Zone, Subzone string }
 
 // Key names it.
 func (n *Node) Key() Key { return Key{KindNode, Name{Name: n.Name}} }
@@ -26,9 +33,11 @@ func (n *Node) Key() Key { return Key{KindNode, Name{Name: n.Name}} }
 // Pod is a running instance of an app.
 type Pod struct {
 	Namespace, Name, UID string
-	Labels, Annotations  map[string]string
+	Labels               Labels
 	Node, ServiceAccount string
 	IPs                  []netip.Addr
+	// Redirected says that the node's agent captures it, by the annotation that the agent writes.
+	Redirected bool
 	// HostNetwork says that the addresses are the node's.
 	HostNetwork bool
 	// Ended says that the pod succeeded or failed for good.
@@ -36,8 +45,24 @@ type Pod struct {
 	// Ready says that it takes traffic: the condition is true and nobody deletes it.
 	Ready bool
 	// Ports are the named TCP ports of its containers.
-	Ports map[string]uint16
+	Ports []NamedPort
 	Owner Owner
+}
+
+// NamedPort is a port that has a name, unique within its list.
+type NamedPort struct {
+	Name string
+	Port uint16
+}
+
+// PortNamed returns the port of that name, or 0.
+func PortNamed(ports []NamedPort, name string) uint16 {
+	for _, port := range ports {
+		if port.Name == name {
+			return port.Port
+		}
+	}
+	return 0
 }
 
 // Owner is the object that made a pod; empty for a pod made by hand.
@@ -46,18 +71,30 @@ type Owner struct{ Kind, Name string }
 // Key names it.
 func (p *Pod) Key() Key { return Key{KindPod, Name{p.Namespace, p.Name}} }
 
-func (p *Pod) labels() map[string]string { return p.Labels }
+func (p *Pod) labels() Labels { return p.Labels }
 
-func (p *Pod) account() account { return account{p.Node, Name{p.Namespace, p.ServiceAccount}} }
+// Binding is the waypoint that the pod's own labels want, or nil.
+func (p *Pod) Binding() *Binding { return BindingOf(p.Namespace, p.Labels.Get, "") }
+
+// Gateway is the Gateway that the pod is an instance of; its name is empty if the pod is none.
+func (p *Pod) Gateway() Name { return Name{p.Namespace, p.Labels.Get(gatewayNameLabel)} }
+
+const gatewayNameLabel = "gateway.networking.k8s.io/gateway-name"
+
+// gatewayLabels select the instances of a gateway of that name.
+func gatewayLabels(name string) Labels { return LabelsOf(map[string]string{gatewayNameLabel: name}) }
 
 // Service is a name and a virtual address for pods.
 type Service struct {
-	Namespace, Name     string
-	Annotations         map[string]string
-	Selector            map[string]string
-	VIPs                []netip.Addr
-	Ports               []ServicePort
-	IPFamilies          []string // IPv4, IPv6
+	Namespace, Name string
+	Generation      int64
+	// Binding is what its own labels want; nil if nothing.
+	Binding    *Binding
+	Selector   Labels
+	VIPs       []netip.Addr
+	Ports      []ServicePort
+	IPFamilies []string // IPv4, IPv6
+	// TrafficDistribution is its own wish, of its spec or its annotations.
 	TrafficDistribution string
 	// NodeLocal says that only endpoints of the client's node are used.
 	NodeLocal bool
@@ -72,7 +109,7 @@ type ServicePort struct {
 	// Target is the port of the pod; 0 if TargetName names it.
 	Target     uint16
 	TargetName string
-	// AppProtocol is as written, or empty.
+	// AppProtocol is as written, or empty. Of a ServiceEntry it is the protocol.
 	AppProtocol string
 }
 
@@ -80,21 +117,15 @@ type ServicePort struct {
 func (s *Service) Key() Key { return Key{KindService, Name{s.Namespace, s.Name}} }
 
 // A service without a selector selects nothing; its endpoints are written by hand.
-func (s *Service) selector() (map[string]string, bool) { return s.Selector, len(s.Selector) > 0 }
+func (s *Service) selector() (Labels, bool) { return s.Selector, !s.Selector.Empty() }
 
 // EndpointSlice is a part of a service's endpoints.
 type EndpointSlice struct {
 	Namespace, Name string
 	// Service is the service's name, in the same namespace; empty if the slice belongs to none.
 	Service   string
-	Ports     []EndpointPort
+	Ports     []NamedPort
 	Endpoints []Endpoint
-}
-
-// EndpointPort is a TCP port of every endpoint of a slice.
-type EndpointPort struct {
-	Name string
-	Port uint16
 }
 
 // Endpoint is one place where a service runs.
@@ -129,23 +160,27 @@ type PeerAuthentication struct {
 	Created         time.Time
 	// Selected is false for a policy about the whole namespace.
 	Selected bool
-	Selector map[string]string
+	Selector Labels
 	Mode     MTLS
 	// Ports are exceptions, by the pods' ports.
-	Ports map[uint16]MTLS
+	Ports    map[uint16]MTLS
+	Revision string
 }
 
-// MTLS is a mode of accepting connections. Ambient's DISABLE is the same as its PERMISSIVE.
+// MTLS is a mode of accepting connections.
 type MTLS int
 
-// The modes. Unset inherits.
+// The modes. Unset inherits; Disable accepts the same as Permissive.
 const (
 	MTLSUnset MTLS = iota
 	MTLSPermissive
 	MTLSStrict
+	MTLSDisable
 )
 
 // Key names it.
 func (p *PeerAuthentication) Key() Key { return Key{KindPeerAuthentication, Name{p.Namespace, p.Name}} }
 
-func (p *PeerAuthentication) selector() (map[string]string, bool) { return p.Selector, p.Selected }
+func (p *PeerAuthentication) selector() (Labels, bool) { return p.Selector, p.Selected }
+
+func (p *PeerAuthentication) revision() string { return p.Revision }

@@ -16,9 +16,11 @@ const (
 // AuthorizationPolicy says who may call whom.
 type AuthorizationPolicy struct {
 	Namespace, Name string
+	Generation      int64
+	Revision        string
 	// Selected is false for a policy about the whole namespace, or mesh.
 	Selected bool
-	Selector map[string]string
+	Selector Labels
 	// Targeted says that it is attached to a gateway or a service, so not for L4 proxies.
 	Targeted bool
 	Action   Action
@@ -31,9 +33,9 @@ func (p *AuthorizationPolicy) Key() Key {
 	return Key{KindAuthorizationPolicy, Name{p.Namespace, p.Name}}
 }
 
-func (p *AuthorizationPolicy) selector() (map[string]string, bool) {
-	return p.Selector, p.Selected && !p.Targeted
-}
+func (p *AuthorizationPolicy) selector() (Labels, bool) { return p.Selector, p.Selected && !p.Targeted }
+
+func (p *AuthorizationPolicy) revision() string { return p.Revision }
 
 // Rule matches if one of From, one of To, and all of When do; an empty list always does.
 type Rule struct {

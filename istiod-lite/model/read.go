@@ -6,19 +6,16 @@ import (
 )
 
 // Pod returns the pod, or nil.
-func (m *Model) Pod(name Name) *Pod { return m.pods.all[name] }
+func (m *Model) Pod(name Name) *Pod { return m.pods.get(name) }
 
 // Service returns the service, or nil.
 func (m *Model) Service(name Name) *Service { return m.services.all[name] }
 
-// EndpointSlice returns the slice, or nil.
-func (m *Model) EndpointSlice(name Name) *EndpointSlice { return m.slices[name] }
+// ServiceEntry returns the entry, or nil.
+func (m *Model) ServiceEntry(name Name) *ServiceEntry { return m.serviceEntries.all[name] }
 
-// AuthorizationPolicy returns the policy, or nil.
-func (m *Model) AuthorizationPolicy(name Name) *AuthorizationPolicy { return m.policies.all[name] }
-
-// PeerAuthentication returns the policy, or nil.
-func (m *Model) PeerAuthentication(name Name) *PeerAuthentication { return m.peers.all[name] }
+// Gateway returns the gateway, or nil.
+func (m *Model) Gateway(name Name) *Gateway { return m.gateways[name] }
 
 // Namespace returns what is known of the namespace, or nil.
 func (m *Model) Namespace(name string) *Namespace { return m.namespaces[name] }
@@ -29,6 +26,9 @@ func (m *Model) Node(name string) *Node { return m.nodes[name] }
 // Enrolled tells whether the pod is captured, as the agent of its node says. What it says of another pod, that had the
 // name before, doesn't count; a pod without a uid can't be told from that.
 func (m *Model) Enrolled(p *Pod) bool {
+	if p.Redirected {
+		return true
+	}
 	enrolment := m.enrolments[p.Node]
 	if enrolment == nil {
 		return false
@@ -39,60 +39,51 @@ func (m *Model) Enrolled(p *Pod) bool {
 
 // Runs tells whether the node has a pod of the service account that hasn't ended.
 func (m *Model) Runs(node string, serviceAccount Name) bool {
-	for name := range m.podsByAccount[account{node, serviceAccount}] {
-		if !m.pods.all[name].Ended {
+	for pod := range m.podsByNode.of(node) {
+		if !pod.Ended && pod.Namespace == serviceAccount.Namespace && pod.ServiceAccount == serviceAccount.Name {
 			return true
 		}
 	}
 	return false
 }
 
-// ServicesOf returns the services that select the pod, by name.
-func (m *Model) ServicesOf(p *Pod) []*Service {
-	var found []*Service
-	m.services.selectedBy(p.Namespace, p.Labels, func(s *Service) { found = append(found, s) })
-	return sorted(found)
+// ServicesOf returns the services of a namespace that select the labels, by name.
+func (m *Model) ServicesOf(namespace string, labels Labels) []*Service {
+	return sorted(slices.Collect(m.services.selectedBy(namespace, labels)))
+}
+
+// EntriesOf returns the ServiceEntries of a namespace that select the labels, by name.
+func (m *Model) EntriesOf(namespace string, labels Labels) []*ServiceEntry {
+	return sorted(slices.Collect(m.serviceEntries.selectedBy(namespace, labels)))
 }
 
 // SlicesOf returns the slices that name the pod, by name.
 func (m *Model) SlicesOf(p *Pod) []*EndpointSlice {
-	var found []*EndpointSlice
-	for name := range m.slicesByPod[p.Key().Name] {
-		found = append(found, m.slices[name])
+	return sorted(slices.Collect(m.slicesByPod.of(p.Key().Name)))
+}
+
+// PoliciesOf returns the policies that select labels in a namespace, of that namespace and of the root, by name. Those
+// about whole namespaces aren't among them.
+func (m *Model) PoliciesOf(namespace string, labels Labels) []*AuthorizationPolicy {
+	found := slices.Collect(m.policies.selectedBy(namespace, labels))
+	if root := m.RootNamespace(); namespace != root {
+		found = slices.AppendSeq(found, m.policies.selectedBy(root, labels))
 	}
 	return sorted(found)
 }
 
-// PoliciesOf returns the policies that select the pod, of its namespace and of the root, by name. Those about whole
-// namespaces aren't among them.
-func (m *Model) PoliciesOf(p *Pod) []*AuthorizationPolicy {
-	var found []*AuthorizationPolicy
-	add := func(policy *AuthorizationPolicy) { found = append(found, policy) }
-	m.policies.selectedBy(p.Namespace, p.Labels, add)
-	if p.Namespace != m.rootNamespace {
-		m.policies.selectedBy(m.rootNamespace, p.Labels, add)
-	}
-	return sorted(found)
-}
-
-// PeerOf returns the PeerAuthentication that selects the pod, or nil. Of several it is the oldest. In the root namespace
-// none selects.
-func (m *Model) PeerOf(p *Pod) *PeerAuthentication {
-	if p.Namespace == m.rootNamespace {
+// PeerOf returns the PeerAuthentication that selects labels in a namespace, or nil. Of several it is the oldest. In the root
+// namespace none selects.
+func (m *Model) PeerOf(namespace string, labels Labels) *PeerAuthentication {
+	if namespace == m.RootNamespace() {
 		return nil
 	}
-	var found []*PeerAuthentication
-	m.peers.selectedBy(p.Namespace, p.Labels, func(peer *PeerAuthentication) { found = append(found, peer) })
-	return oldest(found)
+	return oldest(slices.Collect(m.peers.selectedBy(namespace, labels)))
 }
 
 // PeerDefault returns the PeerAuthentication about the whole namespace, or nil. Of several it is the oldest.
 func (m *Model) PeerDefault(namespace string) *PeerAuthentication {
-	var found []*PeerAuthentication
-	for name := range m.peersByLevel[namespace] {
-		found = append(found, m.peers.all[name])
-	}
-	return oldest(found)
+	return oldest(slices.Collect(m.peersByLevel.of(namespace)))
 }
 
 func oldest(peers []*PeerAuthentication) *PeerAuthentication {
@@ -107,4 +98,15 @@ func oldest(peers []*PeerAuthentication) *PeerAuthentication {
 func sorted[T Object](objects []T) []T {
 	slices.SortFunc(objects, func(a, b T) int { return cmp.Compare(a.Key().String(), b.Key().String()) })
 	return objects
+}
+
+// Instances returns the pods of a gateway that haven't ended, by name.
+func (m *Model) Instances(gateway Name) []*Pod {
+	var found []*Pod
+	for pod := range m.pods.selected(gateway.Namespace, gatewayLabels(gateway.Name)) {
+		if !pod.Ended {
+			found = append(found, pod)
+		}
+	}
+	return sorted(found)
 }

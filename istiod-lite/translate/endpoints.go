@@ -37,17 +37,18 @@ func (mesh Mesh) endpoint(m *model.Model, s *model.Service, slice *model.Endpoin
 	w := &workload.Workload{
 		Name:              slice.Name,
 		Namespace:         slice.Namespace,
-		TrustDomain:       mesh.trustDomain(),
+		TrustDomain:       trustDomain(m),
 		Node:              e.Node,
 		CanonicalName:     slice.Service,
 		CanonicalRevision: "latest",
 		WorkloadType:      workload.WorkloadType_POD,
 		WorkloadName:      slice.Service,
 		Services: map[string]*workload.PortList{
-			mesh.serviceName(s): {Ports: slicePorts(s, slice)},
+			serviceName(m, s): {Ports: slicePorts(s, slice)},
 		},
 		ClusterId: mesh.ClusterID,
-		Locality:  locality(m.Node(e.Node)),
+		Network:   m.Network(),
+		Locality:  nodeLocality(m, e.Node),
 		// Many may share an address, so it names none of them.
 		NetworkMode: workload.NetworkMode_HOST_NETWORK,
 	}

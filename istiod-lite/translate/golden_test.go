@@ -44,15 +44,21 @@ func read(t testing.TB, text []byte) (all []model.Change, refusal error) {
 }
 
 // describe translates everything and writes it as a reader would look for it.
-func describe(t testing.TB, changes []model.Change, mesh translate.Mesh) string {
+func describe(t testing.TB, changes []model.Change, settings model.Settings, mesh translate.Mesh) string {
 	t.Helper()
-	m := model.New("istio-system")
+	m := model.New(settings)
 	out := map[string]map[string]any{}
 	var notes []string
 	for _, key := range m.Apply(changes) {
 		result := mesh.Object(m, key)
 		for _, note := range result.Notes {
 			notes = append(notes, fmt.Sprintf("%s %s: %s", note.Object.Kind, note.Object.Name, note.Text))
+		}
+		if len(result.Conditions) > 0 {
+			if out["conditions"] == nil {
+				out["conditions"] = map[string]any{}
+			}
+			out["conditions"][string(key.Kind)+" "+key.Name.String()] = conditionTexts(result.Conditions)
 		}
 		for _, resource := range result.Resources {
 			kind, message := "policies", resource.Message
@@ -83,6 +89,18 @@ func describe(t testing.TB, changes []model.Change, mesh translate.Mesh) string 
 	return string(text)
 }
 
+// conditionTexts writes conditions as "Type=Status Reason: Message".
+func conditionTexts(conditions []model.Condition) []string {
+	var texts []string
+	for _, c := range conditions {
+		texts = append(texts, fmt.Sprintf("%s=%t %s: %s", c.Type, c.Status, c.Reason, c.Message))
+	}
+	return texts
+}
+
+// cluster is a mesh with nothing out of the ordinary.
+var cluster = model.Settings{SystemNamespace: "istio-system", Domain: "cluster.local", TrustDomain: "cluster.local", Revisions: []string{"default"}}
+
 // TestGolden translates testdata/<case>.in.yaml and compares with <case>.out.yaml, by resource name. Notes stand at its
 // end as comments.
 func TestGolden(t *testing.T) {
@@ -90,7 +108,7 @@ func TestGolden(t *testing.T) {
 	if err != nil || len(inputs) == 0 {
 		t.Fatal("no cases", err)
 	}
-	mesh := translate.Mesh{TrustDomain: "cluster.local", ClusterID: "Kubernetes", Domain: "cluster.local"}
+	mesh := translate.Mesh{ClusterID: "Kubernetes", DryRun: true}
 	for _, input := range inputs {
 		name := strings.TrimSuffix(filepath.Base(input), ".in.yaml")
 		t.Run(name, func(t *testing.T) {
@@ -103,7 +121,7 @@ func TestGolden(t *testing.T) {
 			if refusal != nil {
 				t.Fatal(refusal)
 			}
-			got := describe(t, changes, mesh)
+			got := describe(t, changes, cluster, mesh)
 			golden := filepath.Join("testdata", name+".out.yaml")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -137,7 +155,8 @@ func FuzzObjects(f *testing.F) {
 			f.Add([]byte(document))
 		}
 	}
-	mesh := translate.Mesh{TrustDomain: "example.org", ClusterID: "c1", Domain: "cluster.local"}
+	settings := model.Settings{SystemNamespace: "istio-system", Domain: "cluster.local", TrustDomain: "example.org"}
+	mesh := translate.Mesh{ClusterID: "c1"}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		changes, refusal := read(t, text)
 		if refusal != nil {
@@ -146,7 +165,7 @@ func FuzzObjects(f *testing.F) {
 			}
 			return
 		}
-		if one, two := describe(t, changes, mesh), describe(t, changes, mesh); one != two {
+		if one, two := describe(t, changes, settings, mesh), describe(t, changes, settings, mesh); one != two {
 			t.Errorf("differs:\n%s\n%s", one, two)
 		}
 	})

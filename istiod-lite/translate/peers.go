@@ -62,10 +62,10 @@ func exceptions(m *model.Model, p *model.PeerAuthentication) []uint32 {
 	if !p.Selected || p.Namespace == m.RootNamespace() {
 		return nil
 	}
-	mode := modeOf(m, p)
+	strict := modeOf(m, p) == model.MTLSStrict
 	var list []uint32
 	for _, port := range slices.Sorted(maps.Keys(p.Ports)) {
-		if own := p.Ports[port]; own != model.MTLSUnset && own != mode {
+		if own := p.Ports[port]; own != model.MTLSUnset && (own == model.MTLSStrict) != strict {
 			list = append(list, uint32(port))
 		}
 	}
@@ -86,15 +86,25 @@ func inherit(levels ...*model.PeerAuthentication) model.MTLS {
 	return model.MTLSPermissive
 }
 
-// strictPolicy names the policy that keeps plain text from the pod, or is empty. A policy with exceptions replaces the
-// shared one: what one policy denies, another can't except.
-func strictPolicy(m *model.Model, p *model.Pod) string {
-	peer := m.PeerOf(p)
-	if peer != nil && len(exceptions(m, peer)) > 0 {
+// strictPolicy names the policy that keeps plain text from workloads with these labels, or is empty. A policy with
+// exceptions replaces the shared one: what one policy denies, another can't except.
+func strictPolicy(m *model.Model, namespace string, labels model.Labels) string {
+	peer := m.PeerOf(namespace, labels)
+	if peer != nil && hasEffect(m, peer) {
 		return peer.Namespace + "/" + convertedPrefix + peer.Name
 	}
-	if inherit(peer, m.PeerDefault(p.Namespace), m.PeerDefault(m.RootNamespace())) == model.MTLSStrict {
+	if inherit(peer, m.PeerDefault(namespace), m.PeerDefault(m.RootNamespace())) == model.MTLSStrict {
 		return m.RootNamespace() + "/" + staticStrictName
 	}
 	return ""
+}
+
+// hasEffect tells whether workloads get the policy with exceptions. As in Istio, where strictness is inherited, ports that
+// are only disabled don't count, though the policy is made for them.
+func hasEffect(m *model.Model, p *model.PeerAuthentication) bool {
+	exceptions := exceptions(m, p)
+	if p.Mode != model.MTLSUnset || modeOf(m, p) != model.MTLSStrict {
+		return len(exceptions) > 0
+	}
+	return slices.ContainsFunc(exceptions, func(port uint32) bool { return p.Ports[uint16(port)] == model.MTLSPermissive })
 }

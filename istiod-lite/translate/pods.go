@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"net/netip"
 	"regexp"
 	"strings"
 
@@ -16,23 +15,24 @@ func (mesh Mesh) pod(m *model.Model, p *model.Pod) Result {
 		return Result{}
 	}
 	name := workloadName(p)
+	services := m.ServicesOf(p.Namespace, p.Labels)
 	w := &workload.Workload{
 		Uid:                   mesh.ClusterID + "//Pod/" + p.Namespace + "/" + p.Name,
 		Name:                  p.Name,
 		Namespace:             p.Namespace,
 		Addresses:             addresses(p.IPs),
-		TrustDomain:           mesh.trustDomain(),
+		Network:               m.Network(),
+		TrustDomain:           trustDomain(m),
 		ServiceAccount:        p.ServiceAccount,
 		Node:                  p.Node,
-		CanonicalName:         label(p.Labels, name, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app"),
-		CanonicalRevision:     label(p.Labels, "latest", "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"),
 		WorkloadType:          workload.WorkloadType_POD,
 		WorkloadName:          name,
-		Services:              mesh.servicesOf(m, p),
-		AuthorizationPolicies: policiesOf(m, p),
+		Services:              podServices(m, p, services),
+		AuthorizationPolicies: mesh.policiesOf(m, p.Namespace, p.Labels),
 		ClusterId:             mesh.ClusterID,
-		Locality:              locality(m.Node(p.Node)),
+		Locality:              nodeLocality(m, p.Node),
 	}
+	w.CanonicalName, w.CanonicalRevision = canonical(p.Labels, name)
 	if !p.Ready {
 		w.Status = workload.WorkloadStatus_UNHEALTHY
 	}
@@ -40,54 +40,25 @@ func (mesh Mesh) pod(m *model.Model, p *model.Pod) Result {
 		w.NetworkMode = workload.NetworkMode_HOST_NETWORK
 	}
 	switch {
-	case p.Labels["networking.istio.io/tunnel"] == "http":
+	case speaksHBONE(p.Labels):
 		w.TunnelProtocol, w.NativeTunnel = workload.TunnelProtocol_HBONE, true
-	case m.Enrolled(p) || p.Annotations["ambient.istio.io/redirection"] == "enabled":
+	case m.Enrolled(p):
 		// Only now: whoever reads this dials 15008.
 		w.TunnelProtocol = workload.TunnelProtocol_HBONE
 	}
+	mesh.waypoint(m, p, w, services)
 	return one(workloadResource(w))
 }
 
-// trustDomain leaves out the one that clients assume.
-func (mesh Mesh) trustDomain() string {
-	if mesh.TrustDomain == "cluster.local" {
-		return ""
+// waypoint binds a pod to its waypoint. A gateway's own instances have none: what they send is on its way already.
+func (mesh Mesh) waypoint(m *model.Model, p *model.Pod, w *workload.Workload, services []*model.Service) {
+	if gateway := m.Gateway(p.Gateway()); gateway != nil {
+		w.ApplicationTunnel = applicationTunnel(m, gateway)
+		return
 	}
-	return mesh.TrustDomain
-}
-
-func addresses(ips []netip.Addr) [][]byte {
-	list := make([][]byte, len(ips))
-	for i, ip := range ips {
-		list[i] = ip.AsSlice()
-	}
-	return list
-}
-
-// label returns the first label that is set.
-func label(labels map[string]string, otherwise string, keys ...string) string {
-	for _, key := range keys {
-		if value := labels[key]; value != "" {
-			return value
-		}
-	}
-	return otherwise
-}
-
-func locality(node *model.Node) *workload.Locality {
-	if node == nil {
-		return nil
-	}
-	l := &workload.Locality{
-		Region:  node.Labels["topology.kubernetes.io/region"],
-		Zone:    node.Labels["topology.kubernetes.io/zone"],
-		Subzone: node.Labels["topology.istio.io/subzone"],
-	}
-	if l.Region == "" && l.Zone == "" && l.Subzone == "" {
-		return nil
-	}
-	return l
+	b := mesh.bind(m, wish{namespace: p.Namespace, own: p.Binding(), traffic: model.ForWorkload})
+	w.Waypoint = b.waypoint
+	w.AuthorizationPolicies = append(w.AuthorizationPolicies, mesh.allowed(m, b, services)...)
 }
 
 // A CronJob names its jobs after itself and the minute.
@@ -101,7 +72,7 @@ func workloadName(p *model.Pod) string {
 		return p.Name
 	case "ReplicaSet":
 		for _, key := range []string{"pod-template-hash", "rollouts-pod-template-hash"} {
-			if hash := p.Labels[key]; hash != "" {
+			if hash := p.Labels.Get(key); hash != "" {
 				if name, ok := strings.CutSuffix(p.Owner.Name, "-"+hash); ok {
 					return name
 				}
@@ -115,23 +86,24 @@ func workloadName(p *model.Pod) string {
 	return p.Owner.Name
 }
 
-// servicesOf lists the services that the pod is an endpoint of, with its own ports for theirs.
-func (mesh Mesh) servicesOf(m *model.Model, p *model.Pod) map[string]*workload.PortList {
+// podServices lists the services that the pod is an endpoint of, with its own ports for theirs.
+func podServices(m *model.Model, p *model.Pod, selecting []*model.Service) map[string]*workload.PortList {
 	services := make(map[string]*workload.PortList)
-	for _, s := range m.ServicesOf(p) {
-		services[mesh.serviceName(s)] = podPorts(s, p)
+	for _, s := range selecting {
+		services[serviceName(m, s)] = mapPorts(s.Ports, targeted(p.Ports))
 	}
 	for _, slice := range m.SlicesOf(p) {
 		s := m.Service(model.Name{Namespace: slice.Namespace, Name: slice.Service})
-		if s == nil || len(s.Selector) > 0 || !names(slice, p) {
+		if s == nil || !s.Selector.Empty() || !names(slice, p) {
 			continue
 		}
-		name := mesh.serviceName(s)
+		name := serviceName(m, s)
 		if services[name] == nil {
 			services[name] = &workload.PortList{}
 		}
 		services[name].Ports = append(services[name].Ports, slicePorts(s, slice)...)
 	}
+	join(m, services, m.EntriesOf(p.Namespace, p.Labels), p.Ports)
 	return services
 }
 
@@ -144,33 +116,4 @@ func names(slice *model.EndpointSlice, p *model.Pod) bool {
 		}
 	}
 	return false
-}
-
-// podPorts resolves named ports by the pod's own containers. A port that the pod doesn't have is left out.
-func podPorts(s *model.Service, p *model.Pod) *workload.PortList {
-	list := &workload.PortList{}
-	for _, port := range s.Ports {
-		target := port.Target
-		if port.TargetName != "" {
-			target = p.Ports[port.TargetName]
-		}
-		if target != 0 {
-			list.Ports = append(list.Ports, &workload.Port{ServicePort: uint32(port.Port), TargetPort: uint32(target)})
-		}
-	}
-	return list
-}
-
-// policiesOf names the policies that the pod's ztunnel must know beside those about whole namespaces.
-func policiesOf(m *model.Model, p *model.Pod) []string {
-	var list []string
-	for _, policy := range m.PoliciesOf(p) {
-		if published(policy) {
-			list = append(list, policy.Key().String())
-		}
-	}
-	if strict := strictPolicy(m, p); strict != "" {
-		list = append(list, strict)
-	}
-	return list
 }

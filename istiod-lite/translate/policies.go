@@ -12,19 +12,39 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/security"
 )
 
+const (
+	ztunnelAccepted  = "ZtunnelAccepted"
+	policyAccepted   = "Accepted"
+	unsupportedValue = "UnsupportedValue"
+)
+
 // published tells whether an L4 proxy gets the policy at all.
-func published(p *model.AuthorizationPolicy) bool {
-	return !p.Targeted && (p.Action == model.Allow || p.Action == model.Deny)
+func (mesh Mesh) published(p *model.AuthorizationPolicy) bool {
+	return !p.Targeted && mesh.refused(p) == ""
+}
+
+// refused says why L4 proxies can't have a policy; empty if they can.
+func (mesh Mesh) refused(p *model.AuthorizationPolicy) string {
+	switch {
+	case p.Action != model.Allow && p.Action != model.Deny:
+		return fmt.Sprintf("action %s is not for L4 proxies: the policy has no effect there, attach it to a waypoint by targetRefs", p.Action)
+	case p.DryRun && !mesh.DryRun:
+		return "dry runs are not allowed in L4 proxies, of which older ones would enforce the policy: it has no effect there"
+	}
+	return ""
 }
 
 // authorization makes what an L4 proxy can enforce of a policy. What it cannot see, attributes of requests, makes an
 // ALLOW rule vanish, so that it never allows, and is left out of a DENY rule. See l7 for what that means.
-func authorization(m *model.Model, p *model.AuthorizationPolicy) Result {
+func (mesh Mesh) authorization(m *model.Model, p *model.AuthorizationPolicy) Result {
 	if p.Targeted {
-		return Result{Notes: []Note{{p.Key(), "targetRefs attach it to waypoints and gateways, of which there are none here: nothing enforces this policy"}}}
+		return Result{} // for waypoints and gateways, which have their own resources
 	}
-	if !published(p) {
-		return Result{Notes: []Note{{p.Key(), fmt.Sprintf("action %s is not for L4 proxies: the policy has no effect there", p.Action)}}}
+	if why := mesh.refused(p); why != "" {
+		return Result{
+			Notes:      []Note{{p.Key(), why}},
+			Conditions: []model.Condition{{Type: ztunnelAccepted, Reason: unsupportedValue, Message: why}},
+		}
 	}
 	out := &security.Authorization{
 		Name: p.Name, Namespace: p.Namespace, Scope: scope(m, p), Action: security.Action_ALLOW, DryRun: p.DryRun,
@@ -41,7 +61,21 @@ func authorization(m *model.Model, p *model.AuthorizationPolicy) Result {
 	}
 	result := one(policyResource(out))
 	result.Notes = notes(p)
+	result.Conditions = []model.Condition{enforced(result.Notes)}
 	return result
+}
+
+// enforced is the condition of a policy that L4 proxies have, with what they can't see of it.
+func enforced(notes []Note) model.Condition {
+	c := model.Condition{Type: ztunnelAccepted, Status: true, Reason: policyAccepted, Message: "L4 proxies enforce the policy"}
+	if len(notes) > 0 {
+		var texts []string
+		for _, note := range notes {
+			texts = append(texts, note.Text)
+		}
+		c.Reason, c.Message = unsupportedValue, strings.Join(texts, "; ")
+	}
+	return c
 }
 
 func scope(m *model.Model, p *model.AuthorizationPolicy) security.Scope {

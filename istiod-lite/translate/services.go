@@ -7,31 +7,31 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
-func (mesh Mesh) hostname(s *model.Service) string {
-	return s.Name + "." + s.Namespace + ".svc." + mesh.Domain
-}
-
-// serviceName is how workloads refer to the service.
-func (mesh Mesh) serviceName(s *model.Service) string { return s.Namespace + "/" + mesh.hostname(s) }
-
-func (mesh Mesh) service(m *model.Model, s *model.Service) Result {
+func (mesh Mesh) service(m *model.Model, s *model.Service) *workload.Service {
 	out := &workload.Service{
 		Name:          s.Name,
 		Namespace:     s.Namespace,
-		Hostname:      mesh.hostname(s),
+		Hostname:      m.Hostname(s),
+		Ports:         servicePorts(s.Ports),
 		LoadBalancing: loadBalancing(m, s),
 		IpFamilies:    families(s.IPFamilies),
 		Canonical:     true,
 	}
 	for _, vip := range s.VIPs {
-		out.Addresses = append(out.Addresses, &workload.NetworkAddress{Address: vip.AsSlice()})
+		out.Addresses = append(out.Addresses, &workload.NetworkAddress{Network: m.Network(), Address: vip.AsSlice()})
 	}
-	for _, port := range s.Ports {
-		out.Ports = append(out.Ports, &workload.Port{
+	mesh.bind(m, serviceWish(s)).into(out)
+	return out
+}
+
+func servicePorts(ports []model.ServicePort) []*workload.Port {
+	var list []*workload.Port
+	for _, port := range ports {
+		list = append(list, &workload.Port{
 			ServicePort: uint32(port.Port), TargetPort: uint32(port.Target), AppProtocol: appProtocol(port),
 		})
 	}
-	return one(serviceResource(out))
+	return list
 }
 
 func families(list []string) workload.IPFamilies {
@@ -51,12 +51,16 @@ func families(list []string) workload.IPFamilies {
 	return workload.IPFamilies_AUTOMATIC
 }
 
-const distributionAnnotation = "networking.istio.io/traffic-distribution"
-
 // loadBalancing says which endpoints are preferred; nil if any will do. It is made afresh for each service, since it is
 // changed here.
 func loadBalancing(m *model.Model, s *model.Service) *workload.LoadBalancing {
-	lb := preference(m, s)
+	lb := preference(distribution(m, s.Namespace, s.TrafficDistribution))
+	if s.NodeLocal {
+		lb = &workload.LoadBalancing{
+			RoutingPreference: []workload.LoadBalancing_Scope{workload.LoadBalancing_NODE},
+			Mode:              workload.LoadBalancing_STRICT,
+		}
+	}
 	if s.PublishNotReady {
 		if lb == nil {
 			lb = &workload.LoadBalancing{}
@@ -66,17 +70,11 @@ func loadBalancing(m *model.Model, s *model.Service) *workload.LoadBalancing {
 	return lb
 }
 
-func preference(m *model.Model, s *model.Service) *workload.LoadBalancing {
-	if s.NodeLocal {
-		return &workload.LoadBalancing{
-			RoutingPreference: []workload.LoadBalancing_Scope{workload.LoadBalancing_NODE},
-			Mode:              workload.LoadBalancing_STRICT,
-		}
-	}
+func preference(distribution string) *workload.LoadBalancing {
 	scopes := []workload.LoadBalancing_Scope{
 		workload.LoadBalancing_NETWORK, workload.LoadBalancing_REGION, workload.LoadBalancing_ZONE,
 	}
-	switch distribution(m, s) {
+	switch distribution {
 	case "PreferClose", "PreferSameZone":
 	case "PreferSameNode":
 		scopes = append(scopes, workload.LoadBalancing_SUBZONE, workload.LoadBalancing_NODE)
@@ -86,18 +84,12 @@ func preference(m *model.Model, s *model.Service) *workload.LoadBalancing {
 	return &workload.LoadBalancing{RoutingPreference: scopes, Mode: workload.LoadBalancing_FAILOVER}
 }
 
-// distribution is the service's wish, else its annotation, else its namespace's.
-func distribution(m *model.Model, s *model.Service) string {
-	if s.TrafficDistribution != "" {
-		return s.TrafficDistribution
+// distribution is a service's own wish, else its namespace's.
+func distribution(m *model.Model, of, own string) string {
+	if namespace := m.Namespace(of); own == "" && namespace != nil {
+		return namespace.TrafficDistribution
 	}
-	if value := s.Annotations[distributionAnnotation]; value != "" {
-		return value
-	}
-	if namespace := m.Namespace(s.Namespace); namespace != nil {
-		return namespace.Annotations[distributionAnnotation]
-	}
-	return ""
+	return own
 }
 
 // appProtocol goes by the port's appProtocol, else by its name up to the first dash.

@@ -1,5 +1,5 @@
-// Package translate turns the model's objects into the resources that proxies read. It is pure: the same model gives the
-// same resources, and nothing is kept between calls.
+// Package translate turns the model's objects into the resources that proxies read, and into what the objects' statuses say
+// of that. It is pure: the same model gives the same resources, and nothing is kept between calls.
 package translate
 
 import (
@@ -10,14 +10,14 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
-// Mesh is what the resources say of the whole mesh.
+// Mesh is what translation is told beside the model.
 type Mesh struct {
-	// TrustDomain is that of every identity.
-	TrustDomain string
 	// ClusterID begins the name of every workload.
 	ClusterID string
-	// Domain ends the host name of every service, such as cluster.local.
-	Domain string
+	// DryRun publishes policies that are only to be tried out; proxies older than 1.29 would enforce them.
+	DryRun bool
+	// Bypass lets connections go past a waypoint that is named but can't be used, as Istio does.
+	Bypass bool
 }
 
 // Resource is what a proxy reads under a name.
@@ -43,36 +43,51 @@ type Result struct {
 	Conditions []model.Condition
 }
 
+func (r *Result) note(key model.Key, text string) { r.Notes = append(r.Notes, Note{key, text}) }
+
 // Object translates the object that the key names; one that isn't in the model has no resources. The model must not
 // change meanwhile.
 func (mesh Mesh) Object(m *model.Model, key model.Key) Result {
 	switch key.Kind {
-	case model.KindPod:
-		if pod := m.Pod(key.Name); pod != nil {
-			return mesh.pod(m, pod)
-		}
-	case model.KindService:
-		if service := m.Service(key.Name); service != nil {
-			return mesh.service(m, service)
-		}
-	case model.KindEndpointSlice:
-		if slice := m.EndpointSlice(key.Name); slice != nil {
-			return mesh.endpoints(m, slice)
-		}
-	case model.KindAuthorizationPolicy:
-		if policy := m.AuthorizationPolicy(key.Name); policy != nil {
-			return authorization(m, policy)
-		}
-	case model.KindPeerAuthentication:
-		if peer := m.PeerAuthentication(key.Name); peer != nil {
-			return peerPolicy(m, peer)
-		}
+	case model.KindHost:
+		return mesh.host(m, key.Name)
+	case model.KindNetwork:
+		return mesh.network(m, key.Name.Name)
 	case model.KindStaticStrict:
 		if m.Count(model.KindPeerAuthentication) > 0 {
 			return one(policyResource(staticStrict(m.RootNamespace())))
 		}
+		return Result{}
+	}
+	switch o := m.Object(key).(type) {
+	case *model.Pod:
+		return mesh.pod(m, o)
+	case *model.Service:
+		return Result{Conditions: conditions(mesh.bind(m, serviceWish(o)).condition)}
+	case *model.EndpointSlice:
+		return mesh.endpoints(m, o)
+	case *model.ServiceEntry:
+		return mesh.entry(m, o)
+	case *model.WorkloadEntry:
+		return mesh.workloadEntry(m, o)
+	case *model.Gateway:
+		return allowWaypoint(m, o)
+	case *model.AuthorizationPolicy:
+		return mesh.authorization(m, o)
+	case *model.PeerAuthentication:
+		return peerPolicy(m, o)
 	}
 	return Result{}
+}
+
+func conditions(list ...*model.Condition) []model.Condition {
+	var some []model.Condition
+	for _, condition := range list {
+		if condition != nil {
+			some = append(some, *condition)
+		}
+	}
+	return some
 }
 
 func one(resource Resource) Result { return Result{Resources: []Resource{resource}} }

@@ -1,0 +1,141 @@
+package model
+
+import "net/netip"
+
+// Gateway is a proxy that traffic is sent through: a waypoint, a way into another network, or a way into the mesh.
+type Gateway struct {
+	Namespace, Name string
+	Generation      int64
+	Class           string
+	Revision        string
+	// Network is the network that it leads into, by its label.
+	Network string
+	// ServiceAccount is what its instances run as.
+	ServiceAccount string
+	// For is the traffic that it takes as a waypoint, and Inbound how; nil or empty leaves it to the class.
+	For     Traffic
+	Inbound *Inbound
+	// Addresses are where it is, of its status, and Wanted those of its spec.
+	Addresses, Wanted []GatewayAddress
+	Listeners         []Listener
+}
+
+// GatewayClass is what gateways have in common.
+type GatewayClass struct {
+	Name, Controller string
+	// For and Inbound are as those of a Gateway.
+	For     Traffic
+	Inbound *Inbound
+}
+
+// GatewayAddress is an IP address, or a host name.
+type GatewayAddress struct {
+	IP   netip.Addr
+	Host string
+}
+
+// Listener is a port of a gateway.
+type Listener struct {
+	Name     string
+	Port     uint16
+	Protocol string
+	// From says which namespaces may use it: Same, All, or those that Namespaces chooses.
+	From       From
+	Namespaces Selector
+}
+
+// From says which namespaces something is open to.
+type From string
+
+// The choices.
+const (
+	FromSame     From = "Same"
+	FromAll      From = "All"
+	FromSelector From = "Selector"
+)
+
+// Traffic is what a waypoint takes.
+type Traffic string
+
+// What a waypoint takes: connections to services, to workloads, both, or nothing.
+const (
+	ForService  Traffic = "service"
+	ForWorkload Traffic = "workload"
+	ForAll      Traffic = "all"
+	ForNone     Traffic = "none"
+)
+
+// Takes tells whether a waypoint for this takes the other.
+func (t Traffic) Takes(other Traffic) bool { return t == ForAll || t == other && t != ForNone }
+
+// Inbound is how a waypoint's instance gets its traffic from the ztunnel of its node; port 0 leaves the port as it is.
+type Inbound struct {
+	PROXY bool // with a header of the PROXY protocol
+	Port  uint16
+}
+
+// HBONEPort is where gateways take HBONE.
+const HBONEPort = 15008
+
+// Key names it.
+func (g *Gateway) Key() Key { return Key{KindGateway, Name{g.Namespace, g.Name}} }
+
+// Key names it.
+func (c *GatewayClass) Key() Key { return Key{KindGatewayClass, Name{Name: c.Name}} }
+
+// Ready tells whether the gateway has ever been ready: then it has an address, and keeps it.
+func (g *Gateway) Ready() bool { return len(g.Addresses) > 0 }
+
+// Takes is the traffic that the gateway takes as a waypoint.
+func (m *Model) Takes(g *Gateway) Traffic {
+	if g.For != "" {
+		return g.For
+	}
+	if class := m.classes[g.Class]; class != nil && class.For != "" {
+		return class.For
+	}
+	return ForService
+}
+
+// Inbound is how the gateway's instances get their traffic; nil means by HBONE.
+func (m *Model) Inbound(g *Gateway) *Inbound {
+	if g.Inbound != nil {
+		return g.Inbound
+	}
+	if class := m.classes[g.Class]; class != nil {
+		return class.Inbound
+	}
+	return nil
+}
+
+// Admits tells whether objects of the namespace may use the gateway as their waypoint. It asks the listener that takes
+// the mesh's traffic; without one, the gateway is for its own namespace.
+func (m *Model) Admits(g *Gateway, namespace string) bool {
+	listener := m.meshListener(g)
+	switch {
+	case listener != nil && listener.From == FromAll:
+		return true
+	case listener != nil && listener.From == FromSelector:
+		var labels Labels
+		if in := m.namespaces[namespace]; in != nil {
+			labels = in.Labels
+		}
+		return listener.Namespaces.Matches(labels)
+	}
+	return namespace == g.Namespace
+}
+
+func (m *Model) meshListener(g *Gateway) *Listener {
+	inbound := m.Inbound(g)
+	var hbone *Listener
+	for i := range g.Listeners {
+		l := &g.Listeners[i]
+		if inbound != nil && inbound.Port != 0 && l.Port == inbound.Port {
+			return l
+		}
+		if l.Protocol == "HBONE" && l.Port == HBONEPort {
+			hbone = l
+		}
+	}
+	return hbone
+}
