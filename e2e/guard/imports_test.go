@@ -43,6 +43,7 @@ var mayImport = map[string][]string{
 	"istiod-lite/config":    {},
 	"istiod-lite/model":     {},
 	"istiod-lite/decode":    {"istiod-lite/model"},
+	"istiod-lite/kube":      {"istiod-lite/decode", "istiod-lite/model"},
 	"istiod-lite/watch":     {"istiod-lite/decode", "istiod-lite/model", "mesh/folder", "mesh/status"},
 	"istiod-lite/translate": {"istiod-lite/model", "mesh/api/", "mesh/identity"},
 	"istiod-lite/push":      {"mesh/api/"},
@@ -65,7 +66,7 @@ var mayImport = map[string][]string{
 var only = map[string][]string{
 	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
 	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
-	"k8s.io/":                          {"istiod-lite/decode"},
+	"k8s.io/":                          {"istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon"},
 	"istio.io/":                        {"istiod-lite/decode"},
 	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},
 	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cli/demo", "mesh/meshtest/netns"},

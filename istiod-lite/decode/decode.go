@@ -37,7 +37,8 @@ type Kind struct {
 	// Model is the kind of what becomes of it.
 	Model model.Kind
 
-	read func(fill func(into any) error) (model.Object, error)
+	read   func(fill func(into any) error) (model.Object, error)
+	closed func(fill func(into any) error) model.Object
 }
 
 // kind joins a Kubernetes type with the function that reads it.
@@ -77,6 +78,15 @@ func (k Kind) Read(fill func(into any) error) (model.Object, error) {
 		return nil, err
 	}
 	return object, nil
+}
+
+// Closed makes what takes the place of an object that can't be read and never could, where its absence would open a door:
+// of a policy, one that lets nobody in. It is nil for other kinds.
+func (k Kind) Closed(fill func(into any) error) model.Object {
+	if k.closed == nil {
+		return nil
+	}
+	return k.closed(fill)
 }
 
 func core() []Kind {

@@ -1,19 +1,66 @@
 package decode
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 
 	istio "istio.io/api/security/v1beta1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 )
 
 func security() []Kind {
 	versions := []string{"v1", "v1beta1"}
-	return []Kind{
-		kind(Kind{Group: "security.istio.io", Kind: "AuthorizationPolicy", Versions: versions, Resource: "authorizationpolicies", Model: model.KindAuthorizationPolicy}, authorizationPolicy),
-		kind(Kind{Group: "security.istio.io", Kind: "PeerAuthentication", Versions: versions, Resource: "peerauthentications", Model: model.KindPeerAuthentication}, peerAuthentication),
+	authorization := Kind{Group: "security.istio.io", Kind: "AuthorizationPolicy", Versions: versions, Resource: "authorizationpolicies", Model: model.KindAuthorizationPolicy}
+	authorization.closed = closedAuthorization
+	peer := Kind{Group: "security.istio.io", Kind: "PeerAuthentication", Versions: versions, Resource: "peerauthentications", Model: model.KindPeerAuthentication}
+	peer.closed = closedPeer
+	return []Kind{kind(authorization, authorizationPolicy), kind(peer, peerAuthentication)}
+}
+
+// scope is the part of a policy that says whom it is about.
+type scope struct {
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              struct {
+		Selector struct {
+			MatchLabels map[string]string `json:"matchLabels"`
+		} `json:"selector"`
+		TargetRef  json.RawMessage `json:"targetRef"`
+		TargetRefs json.RawMessage `json:"targetRefs"`
+	} `json:"spec"`
+}
+
+// readScope reads the scope as far as it can be read. Who can't tell whom a policy is about takes it for all.
+func readScope(fill func(any) error) scope {
+	var s scope
+	if err := fill(&s); err != nil {
+		s.Spec.Selector.MatchLabels = nil
+		_ = fill(&struct {
+			*metav1.ObjectMeta `json:"metadata"`
+		}{&s.ObjectMeta}) // what the error is about isn't in there, else the object has no name
+	}
+	return s
+}
+
+// closedAuthorization allows nobody: an ALLOW policy without rules.
+func closedAuthorization(fill func(any) error) model.Object {
+	s := readScope(fill)
+	labels := model.LabelsOf(s.Spec.Selector.MatchLabels)
+	return &model.AuthorizationPolicy{
+		Namespace: within(s.ObjectMeta), Name: s.Name, Selected: !labels.Empty(), Selector: labels,
+		Targeted: len(s.Spec.TargetRef)+len(s.Spec.TargetRefs) > 0, Action: model.Allow,
+	}
+}
+
+// closedPeer accepts no plain text.
+func closedPeer(fill func(any) error) model.Object {
+	s := readScope(fill)
+	labels := model.LabelsOf(s.Spec.Selector.MatchLabels)
+	return &model.PeerAuthentication{
+		Namespace: within(s.ObjectMeta), Name: s.Name, Created: s.CreationTimestamp.Time, Selected: !labels.Empty(), Selector: labels,
+		Mode: model.MTLSStrict,
 	}
 }
 

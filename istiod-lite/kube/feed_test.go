@@ -1,0 +1,117 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"go.uber.org/goleak"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func node(name string) model.Change {
+	object := &model.Node{Name: name}
+	return model.Change{Key: object.Key(), Object: object}
+}
+
+func gone(name string) model.Change { return model.Change{Key: node(name).Key} }
+
+// heard is what a reader of a feed was told.
+type heard struct {
+	lock  sync.Mutex
+	calls [][]string
+}
+
+func (h *heard) apply(changes []model.Change) {
+	var call []string
+	for _, change := range changes {
+		text := change.Key.Name.Name
+		if change.Object == nil {
+			text = "-" + text
+		}
+		call = append(call, text)
+	}
+	slices.Sort(call)
+	h.lock.Lock()
+	defer h.lock.Unlock()
+	h.calls = append(h.calls, call)
+}
+
+func (h *heard) take() [][]string {
+	synctest.Wait()
+	h.lock.Lock()
+	defer h.lock.Unlock()
+	calls := h.calls
+	h.calls = nil
+	return calls
+}
+
+func expect(t *testing.T, h *heard, want ...[]string) {
+	t.Helper()
+	if got := h.take(); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("want %v, have %v", want, got)
+	}
+}
+
+func TestTheFirstCallHasEverythingOfEveryKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		f, h := newFeed(2), &heard{}
+		go f.run(ctx, h.apply)
+		f.add(node("a"))
+		f.synced()
+		f.add(node("b"))
+		expect(t, h)
+		f.add(gone("a")) // went while the other kind was still listed
+		f.synced()
+		expect(t, h, []string{"-a", "b"})
+		f.add(node("c"))
+		expect(t, h, []string{"c"})
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func TestAnEmptyClusterIsToldOfOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f, h := newFeed(1), &heard{}
+		go f.run(ctx, h.apply)
+		f.synced()
+		f.notify()
+		expect(t, h, []string{})
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func TestWhatChangesDuringACallComesAtOnceAfterItAndOncePerObject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f, h := newFeed(0), &heard{}
+		hold := make(chan struct{})
+		go f.run(ctx, func(changes []model.Change) {
+			h.apply(changes)
+			<-hold
+		})
+		f.add(node("a"))
+		expect(t, h, []string{"a"})
+		f.add(node("b"))
+		f.add(gone("b"))
+		f.add(node("c"))
+		f.add(node("c"))
+		expect(t, h)
+		hold <- struct{}{}
+		expect(t, h, []string{"-b", "c"})
+		close(hold)
+		cancel()
+		synctest.Wait()
+	})
+}

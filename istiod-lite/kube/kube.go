@@ -1,0 +1,147 @@
+// Package kube follows the objects of the mesh in the Kubernetes API. Of each only what the model needs is kept, and
+// only in the model: an object is decoded as it comes in and dropped.
+package kube
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/rest"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/decode"
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+)
+
+// Source is a cluster.
+type Source struct {
+	API *rest.Config
+	// SystemNamespace is the control plane's own, where the settings of the mesh are.
+	SystemNamespace string
+	// Apply takes what changed. Its first call has everything, and comes when every kind was listed or is known to be
+	// absent. Calls don't overlap; what changes during one is handed over at once after it.
+	Apply func([]model.Change)
+	// Reject takes objects whose state can't be used. It is called by several goroutines.
+	Reject   func(Rejection)
+	Registry prometheus.Registerer
+	Log      *slog.Logger
+}
+
+// Rejection is an object whose present state can't be used. What it said before stays in force.
+type Rejection struct {
+	Kind decode.Kind
+	// Name is empty if not even that could be read.
+	Name       model.Name
+	UID        string
+	Generation int64
+	// First says that there is no usable state from before.
+	First bool
+	// Closed says that there was no usable state before, and that one which fails closed is in force.
+	Closed bool
+	Err    error
+}
+
+// Run follows until the context ends, which isn't an error. An API server that can't be reached isn't one either: it is
+// waited for.
+func (s Source) Run(ctx context.Context) error {
+	server, err := newAPI(s.API)
+	if err != nil {
+		return err
+	}
+	kinds := decode.Kinds()
+	kinds = slices.DeleteFunc(kinds, func(kind decode.Kind) bool { return kind.Resource == "" })
+	changes, counts := newFeed(len(kinds)), newMetrics(s.Registry)
+	var group sync.WaitGroup
+	defer group.Wait()
+	for _, kind := range kinds {
+		namespace, fields := s.narrow(kind)
+		f := &follower{
+			kind: kind, namespace: namespace, fields: fields, api: server, feed: changes, reject: s.Reject,
+			metrics: counts, log: s.Log.With("kind", kind.Kind),
+			known: make(map[model.Name]model.Object), bad: make(map[model.Name]string),
+		}
+		group.Go(func() { f.run(ctx) })
+	}
+	changes.run(ctx, s.Apply)
+	return nil
+}
+
+// narrow says which objects of a kind are asked for: those that can mean something. Empty is all of them.
+func (s Source) narrow(kind decode.Kind) (namespace, fields string) {
+	switch kind.Kind {
+	case "Pod":
+		return "", "status.phase!=Succeeded,status.phase!=Failed"
+	case "ConfigMap":
+		return s.SystemNamespace, "metadata.name=istio"
+	}
+	return "", ""
+}
+
+// feed gathers changes of all kinds for one reader. It holds at most one change per object.
+type feed struct {
+	wake chan struct{} // has room for one
+
+	lock    sync.Mutex
+	waiting int // kinds that weren't listed yet
+	changes map[model.Key]model.Object
+}
+
+func newFeed(kinds int) *feed {
+	return &feed{wake: make(chan struct{}, 1), waiting: kinds, changes: make(map[model.Key]model.Object)}
+}
+
+func (f *feed) add(change model.Change) {
+	f.lock.Lock()
+	f.changes[change.Key] = change.Object
+	f.lock.Unlock()
+	f.notify()
+}
+
+// synced says that all of one more kind was added.
+func (f *feed) synced() {
+	f.lock.Lock()
+	f.waiting--
+	f.lock.Unlock()
+	f.notify()
+}
+
+func (f *feed) notify() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run hands changes over until the context ends.
+func (f *feed) run(ctx context.Context, apply func([]model.Change)) {
+	first := true
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.wake:
+		}
+		changes, ready := f.gather()
+		if ready && (first || len(changes) > 0) {
+			first = false
+			apply(changes)
+		}
+	}
+}
+
+// gather takes out what is there, unless not everything is.
+func (f *feed) gather() (changes []model.Change, ready bool) {
+	f.lock.Lock()
+	defer f.lock.Unlock()
+	if f.waiting > 0 {
+		return nil, false
+	}
+	taken := f.changes
+	f.changes = make(map[model.Key]model.Object)
+	for key, object := range taken {
+		changes = append(changes, model.Change{Key: key, Object: object})
+	}
+	return changes, true
+}
