@@ -26,7 +26,7 @@ func main() {
 }
 
 func run() error {
-	cfg, err := config.Parse(os.Args[1:], os.Stdout)
+	cfg, err := config.Parse(os.Args[1:], os.Environ(), os.Stdout)
 	if err != nil {
 		return err
 	}

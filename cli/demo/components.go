@@ -82,7 +82,7 @@ func (c *Cluster) StartIstiod(ctx context.Context) error {
 	_, err := c.run(launch{name: Istiod, netns: c.nets[fabric], args: []string{
 		c.spec.Programs.Istiod, "--source", "files", c.MeshDir(),
 		"--state", c.path("ca"), "--status", c.path("status"), "--token-key", c.path("token-key.pub"),
-		"--xds-addr", fmt.Sprintf(":%d", xdsPort), "--debug-addr", fmt.Sprintf(":%d", debugPort),
+		"--tls-address", fmt.Sprintf(":%d", xdsPort), "--debug-address", fmt.Sprintf(":%d", debugPort),
 	}})
 	if err != nil {
 		return err

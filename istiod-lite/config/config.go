@@ -1,13 +1,15 @@
-// Package config is what the control plane is told on its command line.
+// Package config is what the control plane is told by its command line and by environment variables of Istio's names.
 package config
 
 import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -15,71 +17,124 @@ import (
 
 // Config is everything that can be set.
 type Config struct {
-	// Source is the folder with the objects, State where the authority keeps its key, Status where node agents say what is
-	// enrolled.
-	Source, State, Status string
-	// TokenKey is the file with the public key of tokens.
-	TokenKey string
+	// Source is the folder with the objects; empty, they are in a Kubernetes cluster.
+	Source string
+	// Kubeconfig says where that cluster is; empty, we are one of its pods.
+	Kubeconfig string
+
+	// State is where the authority keeps its key and writes its roots, Status where node agents say what is enrolled, TokenKey
+	// the file with the public key of tokens. All three are for a folder; in Kubernetes they are empty.
+	State, Status, TokenKey string
 	// CACerts is a folder with an authority to use instead of an own one.
 	CACerts string
-	// XDSAddr serves proxies, DebugAddr people and Prometheus. Each is host:port.
-	XDSAddr, DebugAddr string
+	// TLSAddress serves proxies, DebugAddress people and Prometheus, WebhookAddress the API server. Each is host:port.
+	TLSAddress, DebugAddress, WebhookAddress string
 
-	TrustDomain, ClusterID, RootNamespace string
+	// TrustDomain is that of every identity, unless the mesh's own settings say another.
+	TrustDomain string
+	// Domain ends the host name of every service.
+	Domain    string
+	ClusterID string
+	// RootNamespace is the control plane's own, whose policies are about the whole mesh.
+	RootNamespace string
+	// Revision is empty for the default one.
+	Revision string
+	// Instance tells this replica from others.
+	Instance string
+
 	// ServerNames are DNS names of the control plane beside those it always has.
 	ServerNames []string
 	// TrustedNodeAccounts are those of node proxies, each "namespace/name".
 	TrustedNodeAccounts []string
+	// TokenAudiences are those of which a caller's token must have one.
+	TokenAudiences []string
+	// DefaultCertTTL and MaxCertTTL are how long certificates last that a caller gets without asking for a time, and at most.
+	DefaultCertTTL, MaxCertTTL time.Duration
+	// DrainTime is how long proxies are moved to other replicas before the end. With a folder, where there are none, it is 0.
+	DrainTime time.Duration
 }
 
 const usage = `istiod-lite is the control plane of a Tulle mesh: it tells proxies what there is and who may call whom, and signs
 their certificates.
 
 Usage:
-  istiod-lite --source files DIR [flags]
+  istiod-lite [--kubeconfig FILE] [flags]     objects of a Kubernetes cluster; without FILE, of the one that it runs in
+  istiod-lite --source files DIR [flags]      objects in a folder of YAML, which is followed live
 
-DIR holds Namespaces, ServiceAccounts, Nodes, Pods, Services, EndpointSlices, AuthorizationPolicies and
-PeerAuthentications as YAML, and is followed live.
+Where a flag names a variable in brackets, that is read from the environment when the flag isn't given.
 
 Flags:
 `
 
-// Parse reads the command line, without the program's name. It writes help to out where that is asked for, and then
-// returns pflag.ErrHelp.
-func Parse(args []string, out io.Writer) (Config, error) {
+// Parse reads the command line, without the program's name, and environment variables as os.Environ returns them. It
+// writes help to out where that is asked for, and then returns pflag.ErrHelp.
+func Parse(args, environ []string, out io.Writer) (Config, error) {
 	var c Config
+	source := ""
+	all := c.settings(&source)
 	flags := pflag.NewFlagSet("istiod-lite", pflag.ContinueOnError)
 	flags.SortFlags = false
-	source := flags.String("source", "files", "where the objects come from: files, which is a folder of YAML")
-	flags.StringVar(&c.State, "state", "", "folder for the authority's key, and for root-cert.pem, which clients trust (default ca beside DIR)")
-	flags.StringVar(&c.Status, "status", "", "folder in which node agents say which pods are enrolled (default status beside DIR)")
-	flags.StringVar(&c.TokenKey, "token-key", "", "public key in PEM of who makes the callers' tokens (default token-key.pub beside DIR)")
-	flags.StringVar(&c.CACerts, "cacerts", "/etc/cacerts", "folder of an authority to use instead of an own one; the default may be missing; with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, or tls.crt, tls.key and ca.crt")
-	flags.StringVar(&c.XDSAddr, "xds-addr", ":15012", "where proxies get their configuration and certificates, over TLS")
-	flags.StringVar(&c.DebugAddr, "debug-addr", ":15014", "where /metrics, /ready, /healthz, /version and /debug/ are, in plain text")
-	flags.StringVar(&c.TrustDomain, "trust-domain", "cluster.local", "trust domain of every identity")
-	flags.StringVar(&c.ClusterID, "cluster-id", "Kubernetes", "name of the cluster within workload names")
-	flags.StringVar(&c.RootNamespace, "root-namespace", "istio-system", "namespace of the control plane, whose policies are about the whole mesh")
-	flags.StringSliceVar(&c.ServerNames, "server-name", nil, "further DNS names of the control plane in its certificate")
-	flags.StringSliceVar(&c.TrustedNodeAccounts, "trusted-node-accounts", nil, "accounts as namespace/name that may have certificates of the pods on their node (default ztunnel in the root namespace)")
 	flags.SetOutput(out)
+	for _, one := range all {
+		one.register(flags)
+	}
 	flags.Usage = func() { fmt.Fprint(out, usage+flags.FlagUsages()) }
 	if err := flags.Parse(args); err != nil {
 		return c, err
 	}
-	if *source != "files" {
-		return c, fmt.Errorf("source %q is not known: use files", *source)
+	if err := fromEnvironment(flags, all, environ); err != nil {
+		return c, err
 	}
-	if flags.NArg() != 1 {
-		return c, errors.New("want one folder: istiod-lite --source files DIR")
+	if err := c.from(source, flags.Args()); err != nil {
+		return c, err
 	}
-	c.Source = filepath.Clean(flags.Arg(0))
 	c.fill()
 	return c, c.check()
 }
 
+// from notes where the objects come from.
+func (c *Config) from(source string, folders []string) error {
+	switch {
+	case source == "" && len(folders) == 0:
+		return nil
+	case source != "files" && source != "":
+		return fmt.Errorf("source %q is not known: use files, or leave the flag out for Kubernetes", source)
+	case source == "files" && c.Kubeconfig != "":
+		return errors.New("--source files and --kubeconfig exclude each other: objects come from a folder or from a cluster")
+	case source == "" || len(folders) != 1:
+		return errors.New("want one folder: istiod-lite --source files DIR")
+	}
+	c.Source, c.DrainTime = filepath.Clean(folders[0]), 0
+	return nil
+}
+
 // fill sets what goes by other settings.
 func (c *Config) fill() {
+	if c.Source != "" {
+		c.besideFolder()
+	}
+	if len(c.TrustedNodeAccounts) == 0 {
+		c.TrustedNodeAccounts = []string{c.RootNamespace + "/ztunnel"}
+	}
+	if c.Revision == "default" {
+		c.Revision = ""
+	}
+	if c.Instance == "" {
+		c.Instance, _ = os.Hostname() // if even that is unknown, election tells replicas apart by what it draws
+	}
+	names := []string{"istiod", "istiod-remote", "istio-pilot"}
+	if c.Revision != "" {
+		names = append(names, "istiod-"+c.Revision)
+	}
+	var always []string
+	for _, name := range names {
+		always = append(always, name+"."+c.RootNamespace+".svc")
+	}
+	c.ServerNames = append(append(always, "localhost"), c.ServerNames...)
+}
+
+// besideFolder puts what belongs to a folder of objects beside it.
+func (c *Config) besideFolder() {
 	beside := filepath.Dir(c.Source)
 	for _, path := range []struct {
 		of   *string
@@ -89,12 +144,6 @@ func (c *Config) fill() {
 			*path.of = filepath.Join(beside, path.name)
 		}
 	}
-	if len(c.TrustedNodeAccounts) == 0 {
-		c.TrustedNodeAccounts = []string{c.RootNamespace + "/ztunnel"}
-	}
-	namespace := c.RootNamespace
-	always := []string{"istiod." + namespace + ".svc", "istiod-remote." + namespace + ".svc", "istio-pilot." + namespace + ".svc", "localhost"}
-	c.ServerNames = append(always, c.ServerNames...)
 }
 
 func (c *Config) check() error {
@@ -104,7 +153,7 @@ func (c *Config) check() error {
 		}
 	}
 	for _, required := range []struct{ flag, value string }{
-		{"trust-domain", c.TrustDomain}, {"cluster-id", c.ClusterID}, {"root-namespace", c.RootNamespace},
+		{"trust-domain", c.TrustDomain}, {"cluster-id", c.ClusterID}, {"root-namespace", c.RootNamespace}, {"domain", c.Domain},
 	} {
 		if required.value == "" {
 			return fmt.Errorf("--%s must not be empty", required.flag)
@@ -112,6 +161,12 @@ func (c *Config) check() error {
 	}
 	if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {
 		return fmt.Errorf("--trust-domain %q: %w; want lower-case letters, digits, dots, dashes and underscores", c.TrustDomain, err)
+	}
+	if c.DefaultCertTTL <= 0 || c.DefaultCertTTL > c.MaxCertTTL {
+		return fmt.Errorf("--default-workload-cert-ttl is %s: want more than 0, and at most --max-workload-cert-ttl, which is %s", c.DefaultCertTTL, c.MaxCertTTL)
+	}
+	if c.DrainTime < 0 {
+		return fmt.Errorf("--drain-time must not be negative, but is %s", c.DrainTime)
 	}
 	return nil
 }

@@ -3,74 +3,140 @@ package config
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
-	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 )
 
-func TestDefaultsGoByTheFolder(t *testing.T) {
-	got, err := Parse([]string{"--source", "files", "/mesh/objects/"}, os.Stderr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := Config{
-		Source: "/mesh/objects", State: "/mesh/ca", Status: "/mesh/status", TokenKey: "/mesh/token-key.pub", CACerts: "/etc/cacerts",
-		XDSAddr: ":15012", DebugAddr: ":15014", TrustDomain: "cluster.local", ClusterID: "Kubernetes", RootNamespace: "istio-system",
+// usual are the defaults in a cluster.
+func usual() Config {
+	return Config{
+		CACerts: "/etc/cacerts", TLSAddress: ":15012", DebugAddress: ":15014", WebhookAddress: ":15017",
+		TrustDomain: "cluster.local", Domain: "cluster.local", ClusterID: "Kubernetes", RootNamespace: "istio-system", Instance: "istiod-1",
 		ServerNames:         []string{"istiod.istio-system.svc", "istiod-remote.istio-system.svc", "istio-pilot.istio-system.svc", "localhost"},
-		TrustedNodeAccounts: []string{"istio-system/ztunnel"},
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("want %+v\nhave %+v", want, got)
+		TrustedNodeAccounts: []string{"istio-system/ztunnel"}, TokenAudiences: []string{"istio-ca"},
+		DefaultCertTTL: 24 * time.Hour, MaxCertTTL: 2160 * time.Hour, DrainTime: 10 * time.Second,
 	}
 }
 
-func TestEverythingCanBeSet(t *testing.T) {
-	got, err := Parse([]string{
-		"objects", "--source=files", "--state", "s", "--status", "u", "--token-key", "k", "--cacerts", "c", "--xds-addr", "1", "--debug-addr", "2",
-		"--trust-domain", "td", "--cluster-id", "c1", "--root-namespace", "root", "--server-name", "a,b", "--server-name", "c",
-		"--trusted-node-accounts", "x/y,z/w",
-	}, os.Stderr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := Config{
-		Source: "objects", State: "s", Status: "u", TokenKey: "k", CACerts: "c", XDSAddr: "1", DebugAddr: "2", TrustDomain: "td", ClusterID: "c1",
-		RootNamespace: "root", ServerNames: []string{"istiod.root.svc", "istiod-remote.root.svc", "istio-pilot.root.svc", "localhost", "a", "b", "c"},
-		TrustedNodeAccounts: []string{"x/y", "z/w"},
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("want %+v\nhave %+v", want, got)
+func TestWhatIsSetWhere(t *testing.T) {
+	for name, c := range map[string]struct {
+		args string
+		env  []string
+		want func(*Config)
+	}{
+		"a pod of the cluster needs no flags": {want: func(*Config) {}},
+		"a kubeconfig": {args: "--kubeconfig /k --tls-address 1 --debug-address 2 --webhook-address 3", want: func(c *Config) {
+			c.Kubeconfig, c.TLSAddress, c.DebugAddress, c.WebhookAddress = "/k", "1", "2", "3"
+		}},
+		"a folder has the rest beside it": {args: "--source files /mesh/objects/", want: func(c *Config) {
+			c.Source, c.State, c.Status, c.TokenKey, c.DrainTime = "/mesh/objects", "/mesh/ca", "/mesh/status", "/mesh/token-key.pub", 0
+		}},
+		"a folder with the rest elsewhere": {args: "objects --source=files --state s --status u --token-key k --cacerts c", want: func(c *Config) {
+			c.Source, c.State, c.Status, c.TokenKey, c.CACerts, c.DrainTime = "objects", "s", "u", "k", "c", 0
+		}},
+		"names and times": {args: "--trust-domain td --domain d --cluster-id c1 --root-namespace root --revision blue --server-name a,b --server-name c " +
+			"--trusted-node-accounts x/y,z/w --token-audiences q --default-workload-cert-ttl 1h --max-workload-cert-ttl 2h --drain-time 0s --instance i",
+			want: func(c *Config) {
+				c.TrustDomain, c.Domain, c.ClusterID, c.RootNamespace, c.Revision, c.Instance = "td", "d", "c1", "root", "blue", "i"
+				c.ServerNames = []string{"istiod.root.svc", "istiod-remote.root.svc", "istio-pilot.root.svc", "istiod-blue.root.svc", "localhost", "a", "b", "c"}
+				c.TrustedNodeAccounts, c.TokenAudiences = []string{"x/y", "z/w"}, []string{"q"}
+				c.DefaultCertTTL, c.MaxCertTTL, c.DrainTime = time.Hour, 2*time.Hour, 0
+			}},
+		"what Istio's chart sets": {
+			env: []string{
+				"POD_NAMESPACE=root", "CLUSTER_ID=c1", "TRUST_DOMAIN=td", "REVISION=default", "CA_TRUSTED_NODE_ACCOUNTS=x/y", "TOKEN_AUDIENCES=a,b",
+				"DEFAULT_WORKLOAD_CERT_TTL=1h", "MAX_WORKLOAD_CERT_TTL=48h", "ROOT_CA_DIR=/c", "ISTIOD_CUSTOM_HOST=h", "PILOT_CERT_PROVIDER=istiod", "JWT_POLICY=x",
+			},
+			want: func(c *Config) {
+				c.RootNamespace, c.ClusterID, c.TrustDomain, c.TrustedNodeAccounts = "root", "c1", "td", []string{"x/y"}
+				c.TokenAudiences, c.DefaultCertTTL, c.MaxCertTTL, c.CACerts = []string{"a", "b"}, time.Hour, 48*time.Hour, "/c"
+				c.ServerNames = []string{"istiod.root.svc", "istiod-remote.root.svc", "istio-pilot.root.svc", "localhost", "h"}
+			},
+		},
+		"a flag goes before its variable": {args: "--cluster-id c2", env: []string{"CLUSTER_ID=c1"}, want: func(c *Config) { c.ClusterID = "c2" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := usual()
+			c.want(&want)
+			got, err := Parse(strings.Fields(c.args), append(c.env, "POD_NAME=istiod-1"), os.Stderr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("-want +have\n%s", diff)
+			}
+		})
 	}
 }
 
 func TestMistakesAreExplained(t *testing.T) {
-	for want, args := range map[string]string{
-		"want one folder: istiod-lite --source files DIR": "--source files",
-		"want one folder": "a b",
-		`source "kubernetes" is not known: use files`:         "--source kubernetes a",
-		"unknown flag: --sauce":                               "--sauce a",
-		`trusted node account "ztunnel": want namespace/name`: "--trusted-node-accounts ztunnel a",
-		`trusted node account "x/": want namespace/name`:      "--trusted-node-accounts x/ a",
-		"--trust-domain must not be empty":                    "--trust-domain= a",
-		`--trust-domain "Bad_Domain/"`:                        "--trust-domain Bad_Domain/ a",
+	for _, c := range []struct{ want, args, env string }{
+		{"want one folder: istiod-lite --source files DIR", "--source files", ""},
+		{"want one folder", "--source files a b", ""},
+		{"want one folder: istiod-lite --source files DIR", "objects", ""},
+		{`source "kubernetes" is not known: use files`, "--source kubernetes a", ""},
+		{"--source files and --kubeconfig exclude each other", "--source files a --kubeconfig k", ""},
+		{"unknown flag: --sauce", "--sauce a", ""},
+		{`trusted node account "ztunnel": want namespace/name`, "--trusted-node-accounts ztunnel", ""},
+		{`trusted node account "x/": want namespace/name`, "", "CA_TRUSTED_NODE_ACCOUNTS=x/"},
+		{"--trust-domain must not be empty", "--trust-domain=", ""},
+		{"--domain must not be empty", "--domain=", ""},
+		{`--trust-domain "Bad_Domain/"`, "--trust-domain Bad_Domain/", ""},
+		{`DEFAULT_WORKLOAD_CERT_TTL: invalid argument "1x"`, "", "DEFAULT_WORKLOAD_CERT_TTL=1x"},
+		{"--default-workload-cert-ttl is 3h0m0s: want more than 0, and at most --max-workload-cert-ttl, which is 2h0m0s", "--default-workload-cert-ttl 3h", "MAX_WORKLOAD_CERT_TTL=2h"},
+		{"--drain-time must not be negative, but is -1s", "--drain-time -1s", ""},
+		{`PILOT_CERT_PROVIDER "kubernetes" is not done`, "", "PILOT_CERT_PROVIDER=kubernetes"},
 	} {
-		if _, err := Parse(strings.Fields(args), &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s\nwant %s\nhave %v", args, want, err)
+		if _, err := Parse(strings.Fields(c.args), []string{c.env}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s %s\nwant %s\nhave %v", c.args, c.env, c.want, err)
 		}
+	}
+}
+
+// TestReadmeListsEverySetting holds the README's table against the code, by flag, variable and default.
+func TestReadmeListsEverySetting(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed, have []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `--([a-z-]+)` \\| (?:`([A-Z_]+)`)? ?\\|").FindAllStringSubmatch(string(text), -1) {
+		listed = append(listed, row[1]+" "+row[2])
+	}
+	for _, one := range new(Config).settings(new(string)) {
+		have = append(have, one.flag+" "+one.env)
+	}
+	slices.Sort(listed)
+	slices.Sort(have)
+	if diff := cmp.Diff(have, listed); diff != "" {
+		t.Errorf("settings that the code reads (-) and istiod-lite/README.md lists (+):\n%s", diff)
 	}
 }
 
 func TestHelpNamesEveryFlag(t *testing.T) {
 	var help bytes.Buffer
-	if _, err := Parse([]string{"--help"}, &help); !errors.Is(err, pflag.ErrHelp) {
+	if _, err := Parse([]string{"--help"}, nil, &help); !errors.Is(err, pflag.ErrHelp) {
 		t.Error(err)
 	}
-	for _, want := range []string{"istiod-lite --source files DIR", "--status", "--token-key", "--trusted-node-accounts", "default :15012", "default ca beside DIR"} {
+	for _, one := range new(Config).settings(new(string)) {
+		if !strings.Contains(help.String(), "--"+one.flag+" ") || !strings.Contains(help.String(), one.env) {
+			t.Errorf("no --%s or %s in\n%s", one.flag, one.env, help.String())
+		}
+	}
+	for _, want := range []string{"istiod-lite --source files DIR", "default :15012", "default ca beside DIR", "[POD_NAMESPACE]"} {
 		if !strings.Contains(strings.ReplaceAll(help.String(), `"`, ""), want) {
 			t.Errorf("no %q in\n%s", want, help.String())
 		}
+	}
+	if _, err := Parse([]string{"--source", "files", "d"}, nil, io.Discard); err != nil {
+		t.Error(err)
 	}
 }

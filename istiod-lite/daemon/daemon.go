@@ -4,30 +4,31 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/ca"
 	"github.com/tulle-mesh/tulle/istiod-lite/config"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/push"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
-	"github.com/tulle-mesh/tulle/istiod-lite/watch"
 	"github.com/tulle-mesh/tulle/mesh/admin"
 )
 
 // Daemon is a control plane.
 type Daemon struct {
 	cfg      config.Config
+	api      *rest.Config // nil for a folder
 	version  string
 	log      *slog.Logger
+	registry *prometheus.Registry
+	drain    *drain
 	model    *model.Model
 	pipeline *pipeline
 	resource *push.Log
@@ -38,8 +39,8 @@ type Daemon struct {
 	debug    *admin.Server
 	listener net.Listener // for proxies
 
-	trouble  atomic.Pointer[error] // the last file that couldn't be used
-	rejected prometheus.Counter
+	trouble  atomic.Pointer[error]  // the last file that couldn't be used
+	rejected *prometheus.CounterVec // by kind
 }
 
 // Run runs a control plane until the context ends, which isn't an error. The version is what it says of itself.
@@ -53,9 +54,9 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 
 // New opens the authority, listens for proxies and shows the debug pages. Whoever doesn't go on to Run leaks them.
 func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
-	// Nobody is enrolled where no agent has made the folder.
-	if err := os.MkdirAll(cfg.Status, 0o755); err != nil {
-		return nil, fmt.Errorf("make status folder: %w", err)
+	api, err := source(cfg, version)
+	if err != nil {
+		return nil, err
 	}
 	authority, err := ca.Open(cfg.State, cfg.CACerts, cfg.TrustDomain)
 	if err != nil {
@@ -66,20 +67,29 @@ func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 		return nil, err
 	}
 	registry := prometheus.NewRegistry()
-	d := &Daemon{cfg: cfg, version: version, log: log, resource: push.NewLog()}
-	d.model = model.New(model.Settings{SystemNamespace: cfg.RootNamespace, Domain: "cluster.local", TrustDomain: cfg.TrustDomain, Revisions: []string{"default"}})
+	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), api: api, resource: push.NewLog()}
+	d.model = model.New(settings(cfg))
 	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: true}
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.register(registry)
 	d.serve(authority, serving, registry)
-	if d.listener, err = listen(cfg.XDSAddr); err != nil {
+	if d.listener, err = listen(cfg.TLSAddress); err != nil {
 		return nil, err
 	}
-	d.debug, err = admin.Start(admin.Config{Addr: cfg.DebugAddr, Handler: d.pages(registry), Log: log.With("scope", "admin")})
+	d.debug, err = admin.Start(admin.Config{Addr: cfg.DebugAddress, Handler: d.pages(registry), Log: log.With("scope", "admin")})
 	if err != nil {
 		return nil, errors.Join(err, d.listener.Close())
 	}
 	return d, nil
+}
+
+// settings are those that the model is told at the start.
+func settings(cfg config.Config) model.Settings {
+	revision := cfg.Revision
+	if revision == "" {
+		revision = "default"
+	}
+	return model.Settings{SystemNamespace: cfg.RootNamespace, Domain: cfg.Domain, TrustDomain: cfg.TrustDomain, Revisions: []string{revision}}
 }
 
 // XDSAddr is where proxies are served.
@@ -100,7 +110,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	var group sync.WaitGroup
 	var failures [2]error
 	for i, part := range []func() error{
-		func() error { return d.watch(ctx) },
+		func() error { return d.follow(ctx) },
 		func() error { return d.rpc.Serve(d.listener) },
 	} {
 		group.Go(func() {
@@ -111,10 +121,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := d.tokens.Check(); err != nil {
 		d.log.Warn("every proxy will be refused until the tokens' public key is there; tulle token key makes a pair", "err", err)
 	}
-	d.log.Info("control plane started", "source", d.cfg.Source, "xds", d.XDSAddr().String(), "debug", d.DebugAddr().String(), "roots", d.cfg.State)
+	d.log.Info("control plane started", "source", d.sourceName(), "tls", d.XDSAddr().String(), "debug", d.DebugAddr().String(), "roots", d.cfg.State)
 	<-ctx.Done()
 	// Proxies reconnect with what they know, so there is nothing to finish for them.
-	d.rpc.Stop()
+	d.drain.stop(d.rpc)
 	group.Wait()
 	d.pusher.Wait()
 	d.debug.Close()
@@ -122,21 +132,4 @@ func (d *Daemon) Run(ctx context.Context) error {
 		failures[1] = nil // it hadn't begun
 	}
 	return errors.Join(failures[:]...)
-}
-
-func (d *Daemon) watch(ctx context.Context) error {
-	return watch.Files{
-		Source: d.cfg.Source, Status: d.cfg.Status, Apply: d.pipeline.apply, Report: d.report, Log: d.log.With("scope", "watch"),
-	}.Run(ctx)
-}
-
-// report says what can't be used.
-func (d *Daemon) report(err error) {
-	d.rejected.Inc()
-	d.trouble.Store(&err)
-	if d.pipeline.ready.Load() {
-		d.log.Error("file not used, what it said before stays in force", "scope", "watch", "err", err)
-		return
-	}
-	d.log.Error("file not used, and nothing is served until all objects could be read", "scope", "watch", "err", err)
 }

@@ -17,9 +17,9 @@ import (
 
 // register adds the metrics that belong to no room.
 func (d *Daemon) register(registry *prometheus.Registry) {
-	d.rejected = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "istiod_lite_rejected_files_total", Help: "Reports of files that couldn't be used.",
-	})
+	d.rejected = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "istiod_lite_rejected_total", Help: "Files and objects that couldn't be used, by kind; a file is of the kind file.",
+	}, []string{"kind"})
 	start := time.Now()
 	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), d.rejected,
@@ -54,12 +54,17 @@ func text(line string) http.Handler {
 
 // readiness is 200 from the first good read of everything on.
 func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
+	if d.drain.draining() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, "not ready, pending: the end of this control plane")
+		return
+	}
 	if d.pipeline.ready.Load() {
 		fmt.Fprintln(w, "ready")
 		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
-	fmt.Fprintln(w, "not ready, pending: first read of", d.cfg.Source)
+	fmt.Fprintln(w, "not ready, pending: first read of", d.sourceName())
 	if trouble := d.trouble.Load(); trouble != nil {
 		fmt.Fprintln(w, *trouble)
 	}

@@ -138,7 +138,7 @@ func TestAZtunnelsClientUnderstandsIt(t *testing.T) {
 	if err := os.Remove(filepath.Join(w.dir, "objects/service.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	w.start("--xds-addr", address)
+	w.start("--tls-address", address)
 	table = c.until(t, func(table *state.Table) bool { return table.Service("demo", "backend.demo.svc.cluster.local") == nil })
 	if table.Workload(backend) == nil || table.Workload(frontend) == nil {
 		t.Error("forgotten")

@@ -57,6 +57,7 @@ func (d *Daemon) serve(authority *ca.Authority, serving *ca.Serving, registry *p
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(16<<10), // a token has at most half of it
 		grpc.InTapHandle(d.admit),
+		grpc.StreamInterceptor(d.drain.stream),
 	)
 	d.tokens = ca.NewTokens(d.cfg.TokenKey)
 	d.pusher = push.NewServer(push.Config{

@@ -114,9 +114,9 @@ func (w *world) write(name, text string) {
 func (w *world) start(args ...string) {
 	w.t.Helper()
 	cfg, err := config.Parse(append([]string{
-		"--source", "files", filepath.Join(w.dir, "objects"), "--xds-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0",
+		"--source", "files", filepath.Join(w.dir, "objects"), "--tls-address", "127.0.0.1:0", "--debug-address", "127.0.0.1:0",
 		"--cacerts=",
-	}, args...), io.Discard)
+	}, args...), nil, io.Discard)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -258,9 +258,9 @@ func csr(t *testing.T) string {
 // newDaemon makes a control plane that isn't expected to come up.
 func newDaemon(w *world) (*daemon.Daemon, error) {
 	cfg, err := config.Parse([]string{
-		"--source", "files", filepath.Join(w.dir, "objects"), "--xds-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0",
+		"--source", "files", filepath.Join(w.dir, "objects"), "--tls-address", "127.0.0.1:0", "--debug-address", "127.0.0.1:0",
 		"--cacerts", filepath.Join(w.dir, "cacerts"),
-	}, io.Discard)
+	}, nil, io.Discard)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -1,0 +1,85 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// setting is one flag, with the variable that stands for it.
+type setting struct {
+	flag string
+	env  string // empty where there is none
+	into any    // a *string, *[]string or *time.Duration; it holds the default
+	help string
+}
+
+// settings lists all of them, as help does.
+func (c *Config) settings(source *string) []setting {
+	c.CACerts, c.TLSAddress, c.DebugAddress, c.WebhookAddress = "/etc/cacerts", ":15012", ":15014", ":15017"
+	c.TrustDomain, c.Domain, c.ClusterID, c.RootNamespace = "cluster.local", "cluster.local", "Kubernetes", "istio-system"
+	c.TokenAudiences = []string{"istio-ca"}
+	c.DefaultCertTTL, c.MaxCertTTL, c.DrainTime = 24*time.Hour, 90*24*time.Hour, 10*time.Second
+	return []setting{
+		{"kubeconfig", "", &c.Kubeconfig, "file that says where the cluster is and who we are"},
+		{"source", "", source, "files takes the objects from the folder DIR instead of a cluster"},
+		{"tls-address", "", &c.TLSAddress, "where proxies get their configuration and certificates, over TLS"},
+		{"debug-address", "", &c.DebugAddress, "where /metrics, /ready, /healthz, /version and /debug/ are, in plain text"},
+		{"webhook-address", "", &c.WebhookAddress, "where the API server has objects checked, over TLS; not with --source files"},
+		{"root-namespace", "POD_NAMESPACE", &c.RootNamespace, "namespace of the control plane, whose policies are about the whole mesh"},
+		{"cluster-id", "CLUSTER_ID", &c.ClusterID, "name of the cluster within workload names"},
+		{"trust-domain", "TRUST_DOMAIN", &c.TrustDomain, "trust domain of every identity; the mesh's settings, in the ConfigMap istio, go before it"},
+		{"domain", "", &c.Domain, "what host names of services end with"},
+		{"revision", "REVISION", &c.Revision, "revision of the control plane: objects labelled with another one are left alone"},
+		{"instance", "POD_NAME", &c.Instance, "name of this replica (default the host's name)"},
+		{"trusted-node-accounts", "CA_TRUSTED_NODE_ACCOUNTS", &c.TrustedNodeAccounts, "accounts as namespace/name that may have certificates of the pods on their node (default ztunnel in the root namespace)"},
+		{"token-audiences", "TOKEN_AUDIENCES", &c.TokenAudiences, "audiences of which a caller's token must have one"},
+		{"default-workload-cert-ttl", "DEFAULT_WORKLOAD_CERT_TTL", &c.DefaultCertTTL, "how long a certificate lasts if its owner doesn't ask for a time"},
+		{"max-workload-cert-ttl", "MAX_WORKLOAD_CERT_TTL", &c.MaxCertTTL, "how long a certificate lasts at most; whoever asks for more is refused"},
+		{"cacerts", "ROOT_CA_DIR", &c.CACerts, "folder of an authority to use instead of an own one; the default may be missing; with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, or tls.crt, tls.key and ca.crt"},
+		{"server-name", "ISTIOD_CUSTOM_HOST", &c.ServerNames, "further DNS names of the control plane in its certificate"},
+		{"drain-time", "", &c.DrainTime, "how long proxies are moved to other replicas before the end; not with --source files"},
+		{"state", "", &c.State, "with a folder: where the authority's key is, and root-cert.pem, which clients trust (default ca beside DIR)"},
+		{"status", "", &c.Status, "with a folder: where node agents say which pods are enrolled (default status beside DIR)"},
+		{"token-key", "", &c.TokenKey, "with a folder: public key in PEM of who makes the callers' tokens (default token-key.pub beside DIR)"},
+	}
+}
+
+func (s setting) register(flags *pflag.FlagSet) {
+	help := s.help
+	if s.env != "" {
+		help += " [" + s.env + "]"
+	}
+	switch into := s.into.(type) {
+	case *string:
+		flags.StringVar(into, s.flag, *into, help)
+	case *[]string:
+		flags.StringSliceVar(into, s.flag, *into, help)
+	case *time.Duration:
+		flags.DurationVar(into, s.flag, *into, help)
+	}
+}
+
+// fromEnvironment sets what no flag has set.
+func fromEnvironment(flags *pflag.FlagSet, all []setting, environ []string) error {
+	variables := make(map[string]string, len(environ))
+	for _, one := range environ {
+		name, value, _ := strings.Cut(one, "=")
+		variables[name] = value
+	}
+	if provider := variables["PILOT_CERT_PROVIDER"]; provider != "" && provider != "istiod" {
+		return fmt.Errorf("PILOT_CERT_PROVIDER %q is not done: the control plane's certificate is of its own authority; use istiod, or leave it out", provider)
+	}
+	for _, one := range all {
+		value := variables[one.env]
+		if one.env == "" || value == "" || flags.Changed(one.flag) {
+			continue
+		}
+		if err := flags.Set(one.flag, value); err != nil {
+			return fmt.Errorf("%s: %w", one.env, err)
+		}
+	}
+	return nil
+}
