@@ -27,7 +27,8 @@ type Config struct {
 	State, Status, TokenKey string
 	// CACerts is a folder with an authority to use instead of an own one.
 	CACerts string
-	// TLSAddress serves proxies, DebugAddress people and Prometheus, WebhookAddress the API server. Each is host:port.
+	// TLSAddress serves proxies, DebugAddress people and Prometheus, WebhookAddress the API server. Each is host:port; an empty
+	// WebhookAddress serves nobody.
 	TLSAddress, DebugAddress, WebhookAddress string
 
 	// TrustDomain is that of every identity, unless the mesh's own settings say another.
@@ -129,6 +130,9 @@ func (c *Config) fill() {
 	var always []string
 	for _, name := range names {
 		always = append(always, name+"."+c.RootNamespace+".svc")
+	}
+	if c.WebhookAddress == "" && c.Kubeconfig == "" && c.Source == "" {
+		c.WebhookAddress = ":15017"
 	}
 	c.ServerNames = append(append(always, "localhost"), c.ServerNames...)
 }

@@ -36,11 +36,14 @@ func TestWhatIsSetWhere(t *testing.T) {
 		"a kubeconfig": {args: "--kubeconfig /k --tls-address 1 --debug-address 2 --webhook-address 3", want: func(c *Config) {
 			c.Kubeconfig, c.TLSAddress, c.DebugAddress, c.WebhookAddress = "/k", "1", "2", "3"
 		}},
+		"nobody reaches the webhook outside of a cluster": {args: "--kubeconfig /k", want: func(c *Config) { c.Kubeconfig, c.WebhookAddress = "/k", "" }},
 		"a folder has the rest beside it": {args: "--source files /mesh/objects/", want: func(c *Config) {
 			c.Source, c.State, c.Status, c.TokenKey, c.DrainTime = "/mesh/objects", "/mesh/ca", "/mesh/status", "/mesh/token-key.pub", 0
+			c.WebhookAddress = ""
 		}},
 		"a folder with the rest elsewhere": {args: "objects --source=files --state s --status u --token-key k --cacerts c", want: func(c *Config) {
 			c.Source, c.State, c.Status, c.TokenKey, c.CACerts, c.DrainTime = "objects", "s", "u", "k", "c", 0
+			c.WebhookAddress = ""
 		}},
 		"names and times": {args: "--trust-domain td --domain d --cluster-id c1 --root-namespace root --revision blue --server-name a,b --server-name c " +
 			"--trusted-node-accounts x/y,z/w --token-audiences q --default-workload-cert-ttl 1h --max-workload-cert-ttl 2h --drain-time 0s --instance i",

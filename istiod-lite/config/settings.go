@@ -18,7 +18,7 @@ type setting struct {
 
 // settings lists all of them, as help does.
 func (c *Config) settings(source *string) []setting {
-	c.CACerts, c.TLSAddress, c.DebugAddress, c.WebhookAddress = "/etc/cacerts", ":15012", ":15014", ":15017"
+	c.CACerts, c.TLSAddress, c.DebugAddress = "/etc/cacerts", ":15012", ":15014"
 	c.TrustDomain, c.Domain, c.ClusterID, c.RootNamespace = "cluster.local", "cluster.local", "Kubernetes", "istio-system"
 	c.TokenAudiences = []string{"istio-ca"}
 	c.DefaultCertTTL, c.MaxCertTTL, c.DrainTime = 24*time.Hour, 90*24*time.Hour, 10*time.Second
@@ -27,7 +27,7 @@ func (c *Config) settings(source *string) []setting {
 		{"source", "", source, "files takes the objects from the folder DIR instead of a cluster"},
 		{"tls-address", "", &c.TLSAddress, "where proxies get their configuration and certificates, over TLS"},
 		{"debug-address", "", &c.DebugAddress, "where /metrics, /ready, /healthz, /version and /debug/ are, in plain text"},
-		{"webhook-address", "", &c.WebhookAddress, "where the API server has objects checked, over TLS; not with --source files"},
+		{"webhook-address", "", &c.WebhookAddress, "where the API server has objects checked, over TLS (default :15017 in a pod, nowhere with --kubeconfig and --source files)"},
 		{"root-namespace", "POD_NAMESPACE", &c.RootNamespace, "namespace of the control plane, whose policies are about the whole mesh"},
 		{"cluster-id", "CLUSTER_ID", &c.ClusterID, "name of the cluster within workload names"},
 		{"trust-domain", "TRUST_DOMAIN", &c.TrustDomain, "trust domain of every identity; the mesh's settings, in the ConfigMap istio, go before it"},

@@ -237,7 +237,7 @@ func TestDebugPages(t *testing.T) {
 		return len(all) == 1 && all[0].Node == "node1" && all[0].Types["wds"].Acked == "1" && all[0].Types["wads"].Acked == "1"
 	})
 	for path, want := range map[string]string{
-		"/metrics": `pilot_xds_pushes{type="wds"} 1`, "/version": "v1.2.3-test\n", "/healthz": "ok\n", "/ready": "ready\n", "/": "/debug/ambientz",
+		"/metrics": `pilot_xds_pushes{type="wds"} 1`, "/version": "v1.2.3-test-", "/healthz": "ok\n", "/ready": "ready\n", "/": "/debug/ambientz",
 	} {
 		if code, body := w.get(path); code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %s", path, code, body)

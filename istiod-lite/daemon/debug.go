@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,18 +39,35 @@ func (d *Daemon) register(registry *prometheus.Registry) {
 
 // pages are what people and Prometheus see.
 func (d *Daemon) pages(registry *prometheus.Registry) http.Handler {
-	return admin.Pages("istiod-lite", []admin.Page{
+	return admin.Pages("istiod-lite", append(admin.Profiles(), []admin.Page{
 		{Path: "/metrics", Title: "metrics for Prometheus", Handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{})},
 		admin.JSON("/debug/syncz", "proxies that are connected, and what each was sent and has acknowledged", func() any { return d.pusher.Status() }),
 		admin.JSON("/debug/ambientz", "workloads, services and policies as proxies are told", d.ambientz),
 		{Path: "/ready", Title: "whether proxies are served", Handler: http.HandlerFunc(d.readiness)},
 		{Path: "/healthz", Title: "whether the program runs", Handler: text("ok")},
-		{Path: "/version", Title: "what was built", Handler: text(d.version)},
-	})
+		{Path: "/version", Title: "what was built", Handler: text(build(d.version))},
+	}...))
 }
 
 func text(line string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, line) })
+}
+
+// build is the version as istioctl and Kiali take it apart: version-revision-status.
+func build(version string) string {
+	revision, status := "unknown", "Clean"
+	info, _ := debug.ReadBuildInfo()
+	if info != nil {
+		for _, setting := range info.Settings {
+			switch {
+			case setting.Key == "vcs.revision":
+				revision = setting.Value
+			case setting.Key == "vcs.modified" && setting.Value == "true":
+				status = "Modified"
+			}
+		}
+	}
+	return version + "-" + revision + "-" + status
 }
 
 // readiness is 200 from the first good read of everything on.
