@@ -39,8 +39,8 @@ type Daemon struct {
 	debug    *admin.Server
 	listener net.Listener // for proxies
 
-	trouble  atomic.Pointer[error]  // the last file that couldn't be used
-	rejected *prometheus.CounterVec // by kind
+	trouble atomic.Pointer[error] // the last file that couldn't be used
+	metrics *metrics
 }
 
 // Run runs a control plane until the context ends, which isn't an error. The version is what it says of itself.
@@ -70,8 +70,8 @@ func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), api: api, resource: push.NewLog()}
 	d.model = model.New(settings(cfg))
 	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: true}
+	d.metrics = newMetrics(registry, d.model, version)
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
-	d.register(registry)
 	d.serve(authority, serving, registry)
 	if d.listener, err = listen(cfg.TLSAddress); err != nil {
 		return nil, err

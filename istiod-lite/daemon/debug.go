@@ -4,38 +4,14 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/push"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
 	"github.com/tulle-mesh/tulle/mesh/admin"
 )
-
-// register adds the metrics that belong to no room.
-func (d *Daemon) register(registry *prometheus.Registry) {
-	d.rejected = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "istiod_lite_rejected_total", Help: "Files and objects that couldn't be used, by kind; a file is of the kind file.",
-	}, []string{"kind"})
-	start := time.Now()
-	registry.MustRegister(
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), d.rejected,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "pilot_services", Help: "Services that are known."},
-			func() (count float64) {
-				d.model.View(func() { count = float64(d.model.Count(model.KindService)) })
-				return count
-			}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "istiod_uptime_seconds", Help: "Seconds since the start."},
-			func() float64 { return time.Since(start).Seconds() }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "pilot_info", Help: "The version that runs, as a label.", ConstLabels: prometheus.Labels{"version": d.version},
-		}, func() float64 { return 1 }),
-	)
-}
 
 // pages are what people and Prometheus see.
 func (d *Daemon) pages(registry *prometheus.Registry) http.Handler {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/config"
 	"github.com/tulle-mesh/tulle/istiod-lite/decode"
 	"github.com/tulle-mesh/tulle/istiod-lite/kube"
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/watch"
 )
 
@@ -38,18 +40,25 @@ func (d *Daemon) sourceName() string {
 func (d *Daemon) follow(ctx context.Context) error {
 	if d.cfg.Source != "" {
 		return watch.Files{
-			Source: d.cfg.Source, Status: d.cfg.Status, Apply: d.pipeline.apply, Report: d.report, Log: d.log.With("scope", "watch"),
+			Source: d.cfg.Source, Status: d.cfg.Status, Apply: d.apply, Report: d.report, Log: d.log.With("scope", "watch"),
 		}.Run(ctx)
 	}
 	return kube.Source{
-		API: d.api, SystemNamespace: d.cfg.RootNamespace, Apply: d.pipeline.apply, Reject: d.reject, Registry: d.registry,
+		API: d.api, SystemNamespace: d.cfg.RootNamespace, Apply: d.apply, Reject: d.reject, Registry: d.registry,
 		Log: d.log.With("scope", "kube"),
 	}.Run(ctx)
 }
 
+// apply takes changes in.
+func (d *Daemon) apply(changes []model.Change) {
+	began := time.Now()
+	d.pipeline.apply(changes)
+	d.metrics.applied(changes, time.Since(began))
+}
+
 // report says which file can't be used.
 func (d *Daemon) report(err error) {
-	d.rejected.WithLabelValues("file").Inc()
+	d.metrics.rejected.WithLabelValues("file").Inc()
 	d.trouble.Store(&err)
 	if d.pipeline.ready.Load() {
 		d.log.Error("file not used, what it said before stays in force", "scope", "watch", "err", err)
@@ -60,7 +69,7 @@ func (d *Daemon) report(err error) {
 
 // reject says which object of the cluster can't be used.
 func (d *Daemon) reject(r kube.Rejection) {
-	d.rejected.WithLabelValues(r.Kind.Kind).Inc()
+	d.metrics.rejected.WithLabelValues(r.Kind.Kind).Inc()
 	consequence := "what it said before stays in force"
 	switch {
 	case r.Closed:
