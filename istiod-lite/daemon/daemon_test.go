@@ -238,6 +238,8 @@ func TestDebugPages(t *testing.T) {
 	})
 	for path, want := range map[string]string{
 		"/metrics": `pilot_xds_pushes{type="wds"} 1`, "/version": "v1.2.3-test-", "/healthz": "ok\n", "/ready": "ready\n", "/": "/debug/ambientz",
+		"/debug/configz": `"ServiceAccount": "backend"`, "/debug/configz?kind=Pod&namespace=demo": `"Name": "frontend"`, "/debug/configz?kind=Pod&namespace=other": "{}\n",
+		"/debug/pprof/cmdline": "",
 	} {
 		if code, body := w.get(path); code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %s", path, code, body)

@@ -19,6 +19,7 @@ func (d *Daemon) pages(registry *prometheus.Registry) http.Handler {
 		{Path: "/metrics", Title: "metrics for Prometheus", Handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{})},
 		admin.JSON("/debug/syncz", "proxies that are connected, and what each was sent and has acknowledged", func() any { return d.pusher.Status() }),
 		admin.JSON("/debug/ambientz", "workloads, services and policies as proxies are told", d.ambientz),
+		{Path: "/debug/configz", Title: "objects as they were understood (?kind=Pod&namespace=demo)", Handler: http.HandlerFunc(d.configz)},
 		{Path: "/ready", Title: "whether proxies are served", Handler: http.HandlerFunc(d.readiness)},
 		{Path: "/healthz", Title: "whether the program runs", Handler: text("ok")},
 		{Path: "/version", Title: "what was built", Handler: text(build(d.version))},

@@ -97,6 +97,9 @@ func (l Labels) String() string {
 	return strings.Join(list, ",")
 }
 
+// MarshalText writes what String returns.
+func (l Labels) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
 // Selector chooses objects by their labels. One without labels and requirements chooses all.
 type Selector struct {
 	Labels Labels
