@@ -11,7 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/ca"
 	"github.com/tulle-mesh/tulle/istiod-lite/config"
@@ -24,7 +23,7 @@ import (
 // Daemon is a control plane.
 type Daemon struct {
 	cfg      config.Config
-	api      *rest.Config // nil for a folder
+	source   source
 	version  string
 	log      *slog.Logger
 	registry *prometheus.Registry
@@ -54,10 +53,6 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 
 // New opens the authority, listens for proxies and shows the debug pages. Whoever doesn't go on to Run leaks them.
 func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
-	api, err := source(cfg, version)
-	if err != nil {
-		return nil, err
-	}
 	authority, err := ca.Open(cfg.State, cfg.CACerts, cfg.TrustDomain)
 	if err != nil {
 		return nil, err
@@ -67,9 +62,12 @@ func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 		return nil, err
 	}
 	registry := prometheus.NewRegistry()
-	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), api: api, resource: push.NewLog()}
+	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), resource: push.NewLog()}
 	d.model = model.New(settings(cfg))
 	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: true}
+	if err := d.open(); err != nil {
+		return nil, err
+	}
 	d.metrics = newMetrics(registry, d.model, version)
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.serve(authority, serving, registry)
@@ -110,7 +108,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	var group sync.WaitGroup
 	var failures [2]error
 	for i, part := range []func() error{
-		func() error { return d.follow(ctx) },
+		func() error { return d.source.run(ctx) },
 		func() error { return d.rpc.Serve(d.listener) },
 	} {
 		group.Go(func() {
@@ -121,7 +119,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := d.tokens.Check(); err != nil {
 		d.log.Warn("every proxy will be refused until the tokens' public key is there; tulle token key makes a pair", "err", err)
 	}
-	d.log.Info("control plane started", "source", d.sourceName(), "tls", d.XDSAddr().String(), "debug", d.DebugAddr().String(), "roots", d.cfg.State)
+	d.log.Info("control plane started", "source", d.source.name, "tls", d.XDSAddr().String(), "debug", d.DebugAddr().String(), "roots", d.cfg.State)
 	<-ctx.Done()
 	// Proxies reconnect with what they know, so there is nothing to finish for them.
 	d.drain.stop(d.rpc)

@@ -59,9 +59,9 @@ func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
-	fmt.Fprintln(w, "not ready, pending: first read of", d.sourceName())
-	if trouble := d.trouble.Load(); trouble != nil {
-		fmt.Fprintln(w, *trouble)
+	fmt.Fprintln(w, "not ready, pending: first read of", d.source.name)
+	for _, one := range d.source.pending() {
+		fmt.Fprintln(w, one)
 	}
 }
 

@@ -9,44 +9,57 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/config"
 	"github.com/tulle-mesh/tulle/istiod-lite/decode"
 	"github.com/tulle-mesh/tulle/istiod-lite/kube"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/watch"
 )
 
-// source prepares where objects come from. What it returns is nil for a folder.
-func source(cfg config.Config, version string) (*rest.Config, error) {
-	if cfg.Source == "" {
-		return kube.Connect(cfg.Kubeconfig, "istiod-lite/"+version)
-	}
-	// Nobody is enrolled where no agent has made the folder.
-	if err := os.MkdirAll(cfg.Status, 0o755); err != nil {
-		return nil, fmt.Errorf("make status folder: %w", err)
-	}
-	return nil, nil
+// source is where objects come from: a folder or a cluster.
+type source struct {
+	name string
+	api  *rest.Config // nil for a folder
+	// run follows the objects until the context ends.
+	run func(context.Context) error
+	// pending says what isn't there yet at the start.
+	pending func() []string
 }
 
-// sourceName is what people call it.
-func (d *Daemon) sourceName() string {
-	if d.api == nil {
-		return d.cfg.Source
-	}
-	return d.api.Host
-}
-
-// follow runs the source of objects until the context ends.
-func (d *Daemon) follow(ctx context.Context) error {
+// open prepares the source.
+func (d *Daemon) open() (err error) {
 	if d.cfg.Source != "" {
-		return watch.Files{
-			Source: d.cfg.Source, Status: d.cfg.Status, Apply: d.apply, Report: d.report, Log: d.log.With("scope", "watch"),
-		}.Run(ctx)
+		return d.openFolder()
 	}
-	return kube.Source{
-		API: d.api, SystemNamespace: d.cfg.RootNamespace, Apply: d.apply, Reject: d.reject, Registry: d.registry,
+	d.source.api, err = kube.Connect(d.cfg.Kubeconfig, "istiod-lite/"+d.version)
+	if err != nil {
+		return err
+	}
+	cluster := &kube.Source{
+		API: d.source.api, SystemNamespace: d.cfg.RootNamespace, Apply: d.apply, Reject: d.reject, Registry: d.registry,
 		Log: d.log.With("scope", "kube"),
-	}.Run(ctx)
+	}
+	d.source.name, d.source.run, d.source.pending = d.source.api.Host, cluster.Run, cluster.Pending
+	return nil
+}
+
+func (d *Daemon) openFolder() error {
+	// Nobody is enrolled where no agent has made the folder.
+	if err := os.MkdirAll(d.cfg.Status, 0o755); err != nil {
+		return fmt.Errorf("make status folder: %w", err)
+	}
+	d.source = source{
+		name: d.cfg.Source,
+		run: watch.Files{
+			Source: d.cfg.Source, Status: d.cfg.Status, Apply: d.apply, Report: d.report, Log: d.log.With("scope", "watch"),
+		}.Run,
+		pending: func() []string {
+			if trouble := d.trouble.Load(); trouble != nil {
+				return []string{(*trouble).Error()}
+			}
+			return nil
+		},
+	}
+	return nil
 }
 
 // apply takes changes in.

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -10,10 +11,13 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/tulle-mesh/tulle/istiod-lite/decode"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var one, two = decode.Kind{Kind: "One"}, decode.Kind{Kind: "Two"}
 
 func node(name string) model.Change {
 	object := &model.Node{Name: name}
@@ -63,14 +67,19 @@ func TestTheFirstCallHasEverythingOfEveryKind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		f, h := newFeed(2), &heard{}
+		f, h := newFeed([]decode.Kind{one, two}), &heard{}
 		go f.run(ctx, h.apply)
 		f.add(node("a"))
-		f.synced()
+		f.synced(one)
 		f.add(node("b"))
 		expect(t, h)
+		f.blocked(one, errors.New("not any more"))
+		f.blocked(two, errors.New("list two: not now"))
+		if pending := f.pending(); !slices.Equal(pending, []string{"list two: not now"}) {
+			t.Errorf("pending: %q", pending)
+		}
 		f.add(gone("a")) // went while the other kind was still listed
-		f.synced()
+		f.synced(two)
 		expect(t, h, []string{"-a", "b"})
 		f.add(node("c"))
 		expect(t, h, []string{"c"})
@@ -82,9 +91,9 @@ func TestTheFirstCallHasEverythingOfEveryKind(t *testing.T) {
 func TestAnEmptyClusterIsToldOfOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		f, h := newFeed(1), &heard{}
+		f, h := newFeed([]decode.Kind{one}), &heard{}
 		go f.run(ctx, h.apply)
-		f.synced()
+		f.synced(one)
 		f.notify()
 		expect(t, h, []string{})
 		cancel()
@@ -95,7 +104,7 @@ func TestAnEmptyClusterIsToldOfOnce(t *testing.T) {
 func TestWhatChangesDuringACallComesAtOnceAfterItAndOncePerObject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		f, h := newFeed(0), &heard{}
+		f, h := newFeed(nil), &heard{}
 		hold := make(chan struct{})
 		go f.run(ctx, func(changes []model.Change) {
 			h.apply(changes)

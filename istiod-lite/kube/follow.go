@@ -83,6 +83,7 @@ func (f *follower) rest(ctx context.Context, err error, pause time.Duration) tim
 	if ctx.Err() != nil {
 		return pause
 	}
+	f.feed.blocked(f.kind, err)
 	var r *refusal
 	if errors.As(err, &r) && r.after > pause {
 		wait(ctx, spread(min(r.after, 10*pauseMost)))
@@ -277,6 +278,6 @@ func (f *follower) event(encoded encoding, e event, version *string) error {
 func (f *follower) sync() {
 	if !f.synced {
 		f.synced = true
-		f.feed.synced()
+		f.feed.synced(f.kind)
 	}
 }

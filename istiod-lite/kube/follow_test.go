@@ -40,7 +40,7 @@ func run(t *testing.T, resource string, steps ...func(http.ResponseWriter, *http
 	server := httptest.NewServer(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	source := Source{
+	source := &Source{
 		API: &rest.Config{Host: server.URL}, SystemNamespace: "istio-system", Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 		Apply: func(changes []model.Change) {
 			s.lock.Lock()

@@ -5,8 +5,10 @@ package kube
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
@@ -27,6 +29,8 @@ type Source struct {
 	Reject   func(Rejection)
 	Registry prometheus.Registerer
 	Log      *slog.Logger
+
+	running atomic.Pointer[feed]
 }
 
 // Rejection is an object whose present state can't be used. What it said before stays in force.
@@ -45,14 +49,15 @@ type Rejection struct {
 
 // Run follows until the context ends, which isn't an error. An API server that can't be reached isn't one either: it is
 // waited for.
-func (s Source) Run(ctx context.Context) error {
+func (s *Source) Run(ctx context.Context) error {
 	server, err := newAPI(s.API)
 	if err != nil {
 		return err
 	}
 	kinds := decode.Kinds()
 	kinds = slices.DeleteFunc(kinds, func(kind decode.Kind) bool { return kind.Resource == "" })
-	changes, counts := newFeed(len(kinds)), newMetrics(s.Registry)
+	changes, counts := newFeed(kinds), newMetrics(s.Registry)
+	s.running.Store(changes)
 	var group sync.WaitGroup
 	defer group.Wait()
 	for _, kind := range kinds {
@@ -69,7 +74,7 @@ func (s Source) Run(ctx context.Context) error {
 }
 
 // narrow says which objects of a kind are asked for: those that can mean something. Empty is all of them.
-func (s Source) narrow(kind decode.Kind) (namespace, fields string) {
+func (s *Source) narrow(kind decode.Kind) (namespace, fields string) {
 	switch kind.Kind {
 	case "Pod":
 		return "", "status.phase!=Succeeded,status.phase!=Failed"
@@ -79,17 +84,30 @@ func (s Source) narrow(kind decode.Kind) (namespace, fields string) {
 	return "", ""
 }
 
+// Pending says which kinds weren't listed yet, each with what is in the way.
+func (s *Source) Pending() []string {
+	f := s.running.Load()
+	if f == nil {
+		return nil
+	}
+	return f.pending()
+}
+
 // feed gathers changes of all kinds for one reader. It holds at most one change per object.
 type feed struct {
 	wake chan struct{} // has room for one
 
 	lock    sync.Mutex
-	waiting int // kinds that weren't listed yet
+	waiting map[string]error // kinds that weren't listed yet, with the last that was in the way, or nil
 	changes map[model.Key]model.Object
 }
 
-func newFeed(kinds int) *feed {
-	return &feed{wake: make(chan struct{}, 1), waiting: kinds, changes: make(map[model.Key]model.Object)}
+func newFeed(kinds []decode.Kind) *feed {
+	f := &feed{wake: make(chan struct{}, 1), waiting: make(map[string]error), changes: make(map[model.Key]model.Object)}
+	for _, kind := range kinds {
+		f.waiting[kind.Kind] = nil
+	}
+	return f
 }
 
 func (f *feed) add(change model.Change) {
@@ -100,11 +118,33 @@ func (f *feed) add(change model.Change) {
 }
 
 // synced says that all of one more kind was added.
-func (f *feed) synced() {
+func (f *feed) synced(kind decode.Kind) {
 	f.lock.Lock()
-	f.waiting--
+	delete(f.waiting, kind.Kind)
 	f.lock.Unlock()
 	f.notify()
+}
+
+// blocked says what is in the way of a kind.
+func (f *feed) blocked(kind decode.Kind, err error) {
+	f.lock.Lock()
+	defer f.lock.Unlock()
+	if _, waits := f.waiting[kind.Kind]; waits {
+		f.waiting[kind.Kind] = err
+	}
+}
+
+func (f *feed) pending() []string {
+	f.lock.Lock()
+	defer f.lock.Unlock()
+	var list []string
+	for _, kind := range slices.Sorted(maps.Keys(f.waiting)) {
+		if err := f.waiting[kind]; err != nil {
+			kind = err.Error()
+		}
+		list = append(list, kind)
+	}
+	return list
 }
 
 func (f *feed) notify() {
@@ -135,7 +175,7 @@ func (f *feed) run(ctx context.Context, apply func([]model.Change)) {
 func (f *feed) gather() (changes []model.Change, ready bool) {
 	f.lock.Lock()
 	defer f.lock.Unlock()
-	if f.waiting > 0 {
+	if len(f.waiting) > 0 {
 		return nil, false
 	}
 	taken := f.changes
