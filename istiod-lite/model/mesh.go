@@ -1,5 +1,7 @@
 package model
 
+import "slices"
+
 // Settings are what the control plane is told of the mesh when it starts.
 type Settings struct {
 	// SystemNamespace is the control plane's own. Its label says which network the cluster is in.
@@ -17,8 +19,10 @@ type Settings struct {
 // Settings are those that the model was made with.
 func (m *Model) Settings() Settings { return m.settings }
 
-// MeshConfig is what is said of the whole mesh; its empty fields say nothing.
+// MeshConfig is what is said of the whole mesh, if it is in the control plane's own namespace; its empty fields say
+// nothing.
 type MeshConfig struct {
+	Namespace, Name    string
 	TrustDomain        string
 	TrustDomainAliases []string
 	// RootNamespace is where policies are about the whole mesh.
@@ -49,8 +53,8 @@ const (
 	Nobody
 )
 
-// Key names it: there is one.
-func (c *MeshConfig) Key() Key { return Key{Kind: KindMeshConfig} }
+// Key names it.
+func (c *MeshConfig) Key() Key { return Key{KindMeshConfig, Name{c.Namespace, c.Name}} }
 
 // networkLabel of the system namespace names the network of all pods.
 const networkLabel = "topology.istio.io/network"
@@ -116,12 +120,14 @@ func (r *VisibilityRule) matches(labels Labels) bool {
 	return true
 }
 
-// ours tells whether an object of the revision is for this control plane.
-func (m *Model) ours(revision string) bool {
-	for _, own := range m.settings.Revisions {
-		if own == revision {
-			return true
-		}
+// ours tells whether an object is for this control plane.
+func (m *Model) ours(object Object) bool {
+	switch o := object.(type) {
+	case *MeshConfig:
+		return o.Namespace == m.settings.SystemNamespace
+	case interface{ revision() string }:
+		revision := o.revision()
+		return revision == "" || slices.Contains(m.settings.Revisions, revision)
 	}
-	return revision == ""
+	return true
 }

@@ -5,7 +5,7 @@ import "reflect"
 // change takes one change in. What depends on the old object is marked, then what depends on the new one.
 func (m *Model) change(change Change, d *dirty) {
 	object := change.Object
-	if of, ok := object.(interface{ revision() string }); ok && !m.ours(of.revision()) {
+	if !m.ours(object) {
 		object = nil
 	}
 	old := m.Object(change.Key)
@@ -31,7 +31,10 @@ func (m *Model) Object(key Key) Object {
 	name := key.Name
 	switch key.Kind {
 	case KindMeshConfig:
-		return orNil(m.config)
+		if m.config != nil && m.config.Key() == key {
+			return m.config
+		}
+		return nil
 	case KindNamespace:
 		return orNil(m.namespaces[name.Name])
 	case KindNode:

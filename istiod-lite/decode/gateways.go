@@ -1,0 +1,178 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+)
+
+const gatewayGroup = "gateway.networking.k8s.io"
+
+func gateways() []Kind {
+	versions := []string{"v1", "v1beta1"}
+	return []Kind{
+		kind(Kind{Group: gatewayGroup, Kind: "Gateway", Versions: versions, Resource: "gateways", Model: model.KindGateway}, gateway),
+		kind(Kind{Group: gatewayGroup, Kind: "GatewayClass", Versions: versions, Resource: "gatewayclasses", Cluster: true, Model: model.KindGatewayClass}, gatewayClass),
+	}
+}
+
+// What gateways are marked with.
+const (
+	waypointForLabel         = "istio.io/waypoint-for"
+	networkLabel             = "topology.istio.io/network"
+	inboundAnnotation        = "ambient.istio.io/waypoint-inbound-binding"
+	serviceAccountAnnotation = "gateway.istio.io/service-account"
+)
+
+func gateway(o *gatewayv1.Gateway) (model.Object, error) {
+	g := &model.Gateway{
+		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation,
+		Class: string(o.Spec.GatewayClassName), Revision: o.Labels[revisionLabel],
+		ServiceAccount: o.Annotations[serviceAccountAnnotation],
+	}
+	if g.ServiceAccount == "" {
+		g.ServiceAccount = g.Name
+	}
+	if g.Class == "istio-remote" || g.Class == "istio-east-west" {
+		g.Network = o.Labels[networkLabel]
+	}
+	var err error
+	if g.For, g.Inbound, err = waypointMarks(o.ObjectMeta); err != nil {
+		return nil, err
+	}
+	for i, each := range o.Spec.Addresses {
+		if each.Value == "" {
+			continue // to be chosen
+		}
+		address, err := gatewayAddress(each.Type, each.Value)
+		if err != nil {
+			return nil, at(fmt.Sprintf("spec.addresses[%d].value", i), err)
+		}
+		g.Wanted = append(g.Wanted, address)
+	}
+	// The status is somebody else's writing, so what can't be used of it is left out.
+	for _, each := range o.Status.Addresses {
+		if address, err := gatewayAddress(each.Type, each.Value); err == nil {
+			g.Addresses = append(g.Addresses, address)
+		}
+	}
+	for i := range o.Spec.Listeners {
+		listener, err := listener(fmt.Sprintf("spec.listeners[%d]", i), &o.Spec.Listeners[i])
+		if err != nil {
+			return nil, err
+		}
+		g.Listeners = append(g.Listeners, listener)
+	}
+	return g, nil
+}
+
+func gatewayClass(o *gatewayv1.GatewayClass) (model.Object, error) {
+	traffic, inbound, err := waypointMarks(o.ObjectMeta)
+	if err != nil {
+		return nil, err
+	}
+	return &model.GatewayClass{Name: o.Name, Controller: string(o.Spec.ControllerName), For: traffic, Inbound: inbound}, nil
+}
+
+// waypointMarks reads what a gateway, or all of a class, takes as a waypoint, and how.
+func waypointMarks(o metav1.ObjectMeta) (model.Traffic, *model.Inbound, error) {
+	traffic := model.Traffic(o.Labels[waypointForLabel])
+	switch traffic {
+	case "", model.ForService, model.ForWorkload, model.ForAll, model.ForNone:
+	default:
+		return "", nil, at("metadata.labels["+waypointForLabel+"]", fmt.Errorf("want service, workload, all or none, have %q", traffic))
+	}
+	text, ok := o.Annotations[inboundAnnotation]
+	if !ok {
+		return traffic, nil, nil
+	}
+	protocol, number, withPort := strings.Cut(text, "/")
+	inbound := &model.Inbound{PROXY: protocol == "PROXY"}
+	err := errors.New("want NONE or PROXY, or one of them with a port as in PROXY/15088")
+	if protocol != "PROXY" && protocol != "NONE" {
+		return "", nil, at("metadata.annotations["+inboundAnnotation+"]", err)
+	}
+	if withPort {
+		parsed, failure := strconv.ParseUint(number, 10, 16)
+		if failure != nil || parsed == 0 {
+			return "", nil, at("metadata.annotations["+inboundAnnotation+"]", err)
+		}
+		inbound.Port = uint16(parsed)
+	}
+	return traffic, inbound, nil
+}
+
+func gatewayAddress(of *gatewayv1.AddressType, value string) (model.GatewayAddress, error) {
+	if of != nil && *of == gatewayv1.HostnameAddressType {
+		name, err := host(value, false)
+		return model.GatewayAddress{Host: name}, err
+	}
+	ip, err := netip.ParseAddr(value)
+	if err != nil || ip.Zone() != "" {
+		return model.GatewayAddress{}, fmt.Errorf("want an IP address, have %.100q", value)
+	}
+	return model.GatewayAddress{IP: ip.Unmap()}, nil
+}
+
+func listener(path string, o *gatewayv1.Listener) (model.Listener, error) {
+	l := model.Listener{Name: string(o.Name), Protocol: string(o.Protocol), From: model.FromSame}
+	var err error
+	if l.Port, err = port(path+".port", int64(o.Port)); err != nil {
+		return l, err
+	}
+	if o.AllowedRoutes == nil || o.AllowedRoutes.Namespaces == nil || o.AllowedRoutes.Namespaces.From == nil {
+		return l, nil
+	}
+	l.From = model.From(*o.AllowedRoutes.Namespaces.From)
+	path += ".allowedRoutes.namespaces"
+	switch chosen := o.AllowedRoutes.Namespaces.Selector; l.From {
+	case model.FromSelector:
+		if chosen == nil {
+			return l, at(path+".selector", errors.New("missing, though from is Selector"))
+		}
+		l.Namespaces, err = labelSelector(path+".selector", chosen)
+	case model.FromAll, model.FromSame, "None":
+	default:
+		err = at(path+".from", fmt.Errorf("want All, Same or Selector, have %q", l.From))
+	}
+	return l, err
+}
+
+func labelSelector(path string, o *metav1.LabelSelector) (model.Selector, error) {
+	s := model.Selector{Labels: model.LabelsOf(o.MatchLabels)}
+	if err := selector(path+".matchLabels", o.MatchLabels); err != nil {
+		return s, err
+	}
+	for i, each := range o.MatchExpressions {
+		r, err := requirement(fmt.Sprintf("%s.matchExpressions[%d]", path, i), each.Key, string(each.Operator), each.Values)
+		if err != nil {
+			return s, err
+		}
+		s.Also = append(s.Also, r)
+	}
+	return s, nil
+}
+
+func requirement(path, key, operator string, values []string) (model.Requirement, error) {
+	r := model.Requirement{Key: key, Op: model.Operator(operator), Values: values}
+	switch r.Op {
+	case model.In, model.NotIn:
+		if len(values) == 0 {
+			return r, at(path+".values", fmt.Errorf("missing, though operator is %s", operator))
+		}
+	case model.Exists, model.DoesNotExist:
+		if len(values) > 0 {
+			return r, at(path+".values", fmt.Errorf("operator %s has none", operator))
+		}
+	default:
+		return r, at(path+".operator", fmt.Errorf("want In, NotIn, Exists or DoesNotExist, have %q", operator))
+	}
+	return r, selector(path+".key", map[string]string{key: ""})
+}
