@@ -68,6 +68,7 @@ var only = map[string][]string{
 	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
 	"k8s.io/":                          {"istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon"},
 	"istio.io/":                        {"istiod-lite/decode"},
+	"sigs.k8s.io/gateway-api/":         {"istiod-lite/decode"},
 	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},
 	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cli/demo", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":  {"cni-plugin/plugin"},
