@@ -38,8 +38,9 @@ type Daemon struct {
 	debug    *admin.Server
 	listener net.Listener // for proxies
 
-	trouble atomic.Pointer[error] // the last file that couldn't be used
-	metrics *metrics
+	trouble  atomic.Pointer[error] // the last file that couldn't be used
+	metrics  *metrics
+	verdicts *verdicts
 }
 
 // Run runs a control plane until the context ends, which isn't an error. The version is what it says of itself.
@@ -69,7 +70,9 @@ func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 		return nil, err
 	}
 	d.metrics = newMetrics(registry, d.model, version)
+	d.verdicts = newVerdicts(log.With("scope", "kube"))
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
+	d.pipeline.tell = d.verdicts.tell
 	d.serve(authority, serving, registry)
 	if d.listener, err = listen(cfg.TLSAddress); err != nil {
 		return nil, err

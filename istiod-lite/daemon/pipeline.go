@@ -20,6 +20,9 @@ type pipeline struct {
 	log   *push.Log
 	out   *slog.Logger
 
+	// tell takes the conditions of an object.
+	tell func(model.Key, int64, []model.Condition)
+
 	produced map[model.Key][]product // what each object became
 	noted    map[model.Key]string    // what was logged of it
 
@@ -31,7 +34,7 @@ type product struct{ typeURL, name string }
 
 func newPipeline(m *model.Model, mesh translate.Mesh, log *push.Log, out *slog.Logger) *pipeline {
 	return &pipeline{
-		model: m, mesh: mesh, log: log, out: out,
+		model: m, mesh: mesh, log: log, out: out, tell: func(model.Key, int64, []model.Condition) {},
 		produced: make(map[model.Key][]product), noted: make(map[model.Key]string),
 	}
 }
@@ -43,6 +46,9 @@ func (p *pipeline) apply(changes []model.Change) {
 		result := p.mesh.Object(p.model, key)
 		updates = append(updates, p.differ(key, result.Resources)...)
 		p.note(key, result.Notes)
+		if hasStatus(key.Kind) {
+			p.tell(key, p.model.Generation(key), result.Conditions)
+		}
 	}
 	changed, failures := p.log.Publish(updates)
 	for _, err := range failures {
@@ -53,6 +59,15 @@ func (p *pipeline) apply(changes []model.Change) {
 		return
 	}
 	p.out.Debug("change published", "objects", len(changes), "resources", changed)
+}
+
+// hasStatus tells whether objects of the kind may carry conditions of ours.
+func hasStatus(kind model.Kind) bool {
+	switch kind {
+	case model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindGateway:
+		return true
+	}
+	return false
 }
 
 // differ returns an object's resources, and removals of those that it had and has no more.

@@ -2,14 +2,12 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"k8s.io/client-go/rest"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/decode"
 	"github.com/tulle-mesh/tulle/istiod-lite/kube"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/watch"
@@ -82,17 +80,8 @@ func (d *Daemon) report(err error) {
 
 // reject says which object of the cluster can't be used.
 func (d *Daemon) reject(r kube.Rejection) {
-	d.metrics.rejected.WithLabelValues(r.Kind.Kind).Inc()
-	consequence := "what it said before stays in force"
-	switch {
-	case r.Closed:
-		consequence = "it said nothing before, so it lets nobody in"
-	case r.First:
-		consequence = "it isn't in force"
+	if r.Err != nil {
+		d.metrics.rejected.WithLabelValues(r.Kind.Kind).Inc()
 	}
-	args := []any{"scope", "kube", "kind", r.Kind.Kind, "object", r.Name.String(), "err", r.Err}
-	if field, ok := errors.AsType[*decode.Error](r.Err); ok {
-		args = append(args, "field", field.Field)
-	}
-	d.log.Error("object not used, "+consequence, args...)
+	d.verdicts.reject(r)
 }

@@ -213,7 +213,7 @@ func TestAPolicyThatNeverMadeSenseLetsNobodyIn(t *testing.T) {
 	s.until([]string{"list", "watch 5"}, "p ALLOW 0 rules")
 	close(mended)
 	s.until([]string{"list", "watch 5", "watch 7"}, "p DENY 1 rules")
-	if bad := s.rejected(); len(bad) != 3 || !bad[0].First || !bad[0].Closed {
+	if bad := s.rejected(); len(bad) != 4 || !bad[0].First || !bad[0].Closed || bad[3].Err != nil || bad[3].Key().String() != "demo/p" {
 		t.Errorf("rejected %+v", bad)
 	}
 }

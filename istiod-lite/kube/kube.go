@@ -25,7 +25,7 @@ type Source struct {
 	// Apply takes what changed. Its first call has everything, and comes when every kind was listed or is known to be
 	// absent. Calls don't overlap; what changes during one is handed over at once after it.
 	Apply func([]model.Change)
-	// Reject takes objects whose state can't be used. It is called by several goroutines.
+	// Reject takes objects whose state can't be used, and those of which it can again. It is called by several goroutines.
 	Reject   func(Rejection)
 	Registry prometheus.Registerer
 	Log      *slog.Logger
@@ -44,8 +44,12 @@ type Rejection struct {
 	First bool
 	// Closed says that there was no usable state before, and that one which fails closed is in force.
 	Closed bool
-	Err    error
+	// Err is nil for an object that was rejected before and is right now, or gone.
+	Err error
 }
+
+// Key is that of the object in the model.
+func (r *Rejection) Key() model.Key { return model.Key{Kind: r.Kind.Model, Name: r.Name} }
 
 // Run follows until the context ends, which isn't an error. An API server that can't be reached isn't one either: it is
 // waited for.

@@ -3,7 +3,9 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -84,19 +86,18 @@ func (f *follower) absent() {
 		f.log.Info("the API server doesn't have the kind, waiting for it to come")
 	}
 	f.missed = true
-	for name := range f.known {
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(f.known)), slices.Collect(maps.Keys(f.bad))) {
 		f.drop(name)
 	}
-	clear(f.bad)
-	f.count()
 	f.sync()
 }
 
-// mend forgets that an object is bad.
+// mend forgets that an object is bad, and says so.
 func (f *follower) mend(name model.Name) {
 	if f.bad[name] != "" {
 		delete(f.bad, name)
 		f.count()
+		f.reject(Rejection{Kind: f.kind, Name: name})
 	}
 }
 
