@@ -89,7 +89,7 @@ func buildPrograms(ctx context.Context, dir string) (binaries, error) {
 	built := binaries{self: self, ztunnel: filepath.Join(dir, "ztunnel"), istiod: filepath.Join(dir, "istiod-lite")}
 	for path, from := range map[string]string{built.ztunnel: "ztunnel", built.istiod: "istiod-lite"} {
 		say("building %s", from)
-		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/tulle-mesh/tulle/"+from)
+		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", path, "github.com/tulle-mesh/tulle/"+from)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return built, fmt.Errorf("build %s: %w\n%s", from, err, out)

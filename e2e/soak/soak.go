@@ -137,7 +137,7 @@ func (s *soak) up(ctx context.Context) error {
 func (s *soak) build(ctx context.Context) (p demo.Programs, err error) {
 	for from, path := range map[string]*string{"ztunnel": &p.Ztunnel, "istiod-lite": &p.Istiod, "cni-plugin/node-agent": &p.Agent, "cli": &p.Tulle} {
 		*path = filepath.Join(s.dir, "bin", filepath.Base(from))
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", *path, "github.com/tulle-mesh/tulle/"+from)
+		cmd := exec.CommandContext(ctx, "go", "build", "-tags=grpcnotrace", "-o", *path, "github.com/tulle-mesh/tulle/"+from)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return p, fmt.Errorf("build %s: %w\n%s", from, err, out)
