@@ -27,6 +27,18 @@ func limitMemory(file string) int64 {
 	return limit
 }
 
+// gcPercent is how much the heap may grow before garbage is collected. What lives in a ztunnel at rest is little, so that by Go's
+// own rule (100, but 4 MB at least) the first collection would fall into the first connection.
+const gcPercent = 200
+
+// relaxCollector sets gcPercent, unless GOGC, which the runtime reads, says something else.
+func relaxCollector() {
+	const standard = 100
+	if wished := debug.SetGCPercent(gcPercent); wished != standard {
+		debug.SetGCPercent(wished)
+	}
+}
+
 // maxStalled bounds what all workers' tunnels may hold, beyond their windows, for connections whose applications don't read.
 const maxStalled = 256 << 20
 
@@ -40,8 +52,8 @@ const (
 	largePush = 4 << 20
 	// releaseAfter is how many bytes of pushes may come before the memory that it took to read them is returned.
 	releaseAfter = 16 << 20
-	// largeGCPercent is how much a large heap may grow before garbage is collected. Nearly all of it is the state of the
-	// mesh, which stays: by Go's own rule (100) it would grow to twice of that.
+	// largeGCPercent is gcPercent for a large heap. Nearly all of it is the state of the mesh, which stays: it would grow to
+	// three times of that.
 	largeGCPercent = 50
 )
 
