@@ -50,6 +50,7 @@ func (b *bench) measure(ctx context.Context, s *site, r row) (sample, error) {
 
 // take takes one sample of traffic.
 func (b *bench) take(ctx context.Context, s *site, r row) (sample, error) {
+	before := coreDistance()
 	job := r.job
 	job.To = s.to
 	if err := s.client.load.Start(job); err != nil {
@@ -61,6 +62,7 @@ func (b *bench) take(ctx context.Context, s *site, r row) (sample, error) {
 	if err == nil {
 		err = pause(ctx, settle)
 	}
+	got.apart = max(before, coreDistance())
 	return got, err
 }
 

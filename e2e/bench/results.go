@@ -27,6 +27,7 @@ type rowResult struct {
 	Metrics  []metricResult
 	Failures map[string]int64    // by column
 	Others   map[string]float64  // the largest share of the machine that others used, by column
+	Far      map[string]int      // samples during which cores were far apart, by column
 	Samples  map[string][]sample // by column
 }
 
@@ -46,12 +47,15 @@ type cell struct {
 }
 
 func (r *results) add(w row, outcome [][]sample) {
-	result := rowResult{Name: w.name, Failures: map[string]int64{}, Others: map[string]float64{}, Samples: map[string][]sample{}}
+	result := rowResult{Name: w.name, Failures: map[string]int64{}, Others: map[string]float64{}, Far: map[string]int{}, Samples: map[string][]sample{}}
 	for i, column := range r.Columns {
 		result.Samples[column] = outcome[i]
 		for _, s := range outcome[i] {
 			result.Failures[column] += s.failures
 			result.Others[column] = max(result.Others[column], s.others)
+			if s.apart > nearCores {
+				result.Far[column]++
+			}
 		}
 	}
 	for _, m := range w.metrics {
@@ -126,7 +130,21 @@ func (r *results) table(at int) string {
 	if busy := r.busy(w); len(busy) > 0 {
 		fmt.Fprintf(&out, "  others used the machine (%s): run it again when they are quiet\n", strings.Join(busy, ", "))
 	}
+	if far := r.far(w); len(far) > 0 {
+		fmt.Fprintf(&out, "  the hypervisor had moved the cores far apart (%s)\n", strings.Join(far, ", "))
+	}
 	return out.String() + "\n"
+}
+
+// far lists the columns of a row with samples during which the cores were far apart.
+func (r *results) far(w rowResult) []string {
+	var far []string
+	for _, column := range r.Columns {
+		if n := w.Far[column]; n > 0 {
+			far = append(far, fmt.Sprintf("%s: %d of %d samples", column, n, len(w.Samples[column])))
+		}
+	}
+	return far
 }
 
 // busy lists the columns of a row which were measured on a busy machine.

@@ -66,6 +66,25 @@ func TestTableOfAPageIsReplaced(t *testing.T) {
 	}
 }
 
+func TestSamplesOfCoresThatAreFarApartAreTold(t *testing.T) {
+	r := &results{Columns: []string{"relay", "tulle"}, Rounds: 2}
+	near, far := sample{elapsed: time.Second, apart: 40 * time.Nanosecond}, sample{elapsed: time.Second, apart: 170 * time.Nanosecond}
+	r.add(row{name: "requests", metrics: operations(target{}, target{}, target{})}, [][]sample{{near, near}, {near, far}})
+	const want = "tulle: 1 of 2 samples"
+	if table, page := r.table(0), r.markdown(); !strings.Contains(table, want) || !strings.Contains(page, want) || strings.Contains(table, "relay: ") {
+		t.Errorf("no %q, or more, in:\n%s\n%s", want, table, page)
+	}
+}
+
+func TestDistanceOfCores(t *testing.T) {
+	if got := coreDistance(); got < 0 || got > time.Millisecond {
+		t.Errorf("one core sees what the other writes after %s", got)
+	}
+	if got := volley(0, 1000); got != 0 {
+		t.Errorf("the distance to a core that doesn't exist is %s", got)
+	}
+}
+
 func TestOtherZtunnelsAreColumns(t *testing.T) {
 	o, err := parseOptions([]string{"-columns", "relay,mine", "-rows", "ping", "-env", "GOGC=50", "-env", "A=b"}, "mine=/bin/true,yours=/bin/false")
 	if err != nil {

@@ -40,7 +40,8 @@ type sample struct {
 	p50, p99         time.Duration
 	failures         int64
 	failure          string
-	others           float64 // share of the machine
+	others           float64       // share of the machine
+	apart            time.Duration // coreDistance
 	clients, servers usage
 }
 

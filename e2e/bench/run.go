@@ -135,6 +135,9 @@ func describeSample(r row, got sample) string {
 		text += fmt.Sprintf("%s %s · ", number(m.of(got)), m.unit)
 	}
 	text += fmt.Sprintf("others used %.0f %%", got.others*100)
+	if got.apart > nearCores {
+		text += fmt.Sprintf(" · the cores were far apart: %s", got.apart)
+	}
 	if got.failures > 0 {
 		text += fmt.Sprintf(" · %d failures, such as: %s", got.failures, got.failure)
 	}

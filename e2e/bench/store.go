@@ -56,6 +56,9 @@ func (r *results) markdown() string {
 	fmt.Fprintf(&out, "| | %s | target |\n|---|%s---|\n", strings.Join(r.Columns, " | "), strings.Repeat("---|", len(r.Columns)))
 	for _, w := range r.Rows {
 		fmt.Fprintf(&out, "| **%s** |%s |\n", w.Name, strings.Repeat(" |", len(r.Columns)))
+		if far := r.far(w); len(far) > 0 {
+			fmt.Fprintf(&out, "| *cores far apart: %s* |%s |\n", strings.Join(far, ", "), strings.Repeat(" |", len(r.Columns)))
+		}
 		for _, m := range w.Metrics {
 			fmt.Fprintf(&out, "| %s, %s", m.Name, m.Unit)
 			for _, column := range r.Columns {
@@ -77,6 +80,7 @@ func (s sample) MarshalJSON() ([]byte, error) {
 	for name, u := range map[string]usage{"proxies": s.proxies, "clients": s.clients, "servers": s.servers} {
 		fields[name] = map[string]float64{"user": u.user.Seconds(), "system": u.system.Seconds()}
 	}
+	fields["apart"] = s.apart.Seconds()
 	fields["elapsed"], fields["bytes"], fields["operations"] = s.elapsed.Seconds(), s.bytes, s.ops
 	fields["p50"], fields["p99"] = s.p50.Seconds(), s.p99.Seconds()
 	fields["failures"], fields["failure"] = s.failures, s.failure
