@@ -120,6 +120,8 @@ func (mesh Mesh) entryWorkload(m *model.Model, e *model.ServiceEntry, endpoint *
 	for _, host := range endpoint.hosts {
 		w.Services[e.Namespace+"/"+host] = mapPorts(e.Ports, sameName(endpoint.Ports), targeted(nil))
 	}
-	w.Waypoint = mesh.bind(m, wish{namespace: e.Namespace, own: e.Binding, traffic: model.ForWorkload, part: true}).waypoint
+	wanted := entryWish(m, e)
+	wanted.traffic, wanted.part = model.ForWorkload, true
+	w.Waypoint = mesh.bind(m, wanted).waypoint
 	return w
 }

@@ -67,11 +67,13 @@ func entryBalancing(m *model.Model, e *model.ServiceEntry) *workload.LoadBalanci
 	return preference(distribution(m, e.Namespace, e.TrafficDistribution))
 }
 
+func entryWish(m *model.Model, e *model.ServiceEntry) wish {
+	return wish{namespace: e.Namespace, own: e.Binding, traffic: model.ForService, near: m.Visibility(e) == model.OwnNamespace}
+}
+
 // bindEntry binds the services of an entry.
 func (mesh Mesh) bindEntry(m *model.Model, e *model.ServiceEntry) bound {
-	b := mesh.bind(m, wish{
-		namespace: e.Namespace, own: e.Binding, traffic: model.ForService, near: m.Visibility(e) == model.OwnNamespace,
-	})
+	b := mesh.bind(m, entryWish(m, e))
 	if b.condition != nil {
 		for _, host := range e.Hosts {
 			if !bindable(e, host) {
