@@ -2,6 +2,7 @@ package model
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -85,6 +86,15 @@ func (e *WorkloadEntry) labels() Labels { return e.Labels }
 func (e *ServiceEntry) revision() string { return e.Revision }
 
 func (e *WorkloadEntry) revision() string { return e.Revision }
+
+// hasEndpoint tells whether one of its own endpoints has all labels of the selector. One that is only known by its host has
+// none.
+func (e *ServiceEntry) hasEndpoint(selector Labels) bool {
+	if selector.Empty() {
+		return !e.Selected
+	}
+	return slices.ContainsFunc(e.Endpoints, func(endpoint EntryEndpoint) bool { return selector.Selects(endpoint.Labels) })
+}
 
 // networks yields the networks of its endpoints that aren't the cluster's own; one may come twice.
 func (e *ServiceEntry) networks(yield func(string) bool) {

@@ -233,7 +233,7 @@ func (d *dirty) selected(namespace string, selector Labels) {
 func (d *dirty) about(namespace string, selector Labels) {
 	d.chosen(namespace, selector)
 	for e := range d.model.serviceEntries.byNamespace.of(namespace) {
-		if len(e.Endpoints) > 0 {
+		if e.hasEndpoint(selector) {
 			d.mark(e.Key())
 		}
 	}
