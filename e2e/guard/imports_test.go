@@ -65,8 +65,8 @@ var mayImport = map[string][]string{
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
 	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
-	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon"},
-	"k8s.io/":                          {"istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon"},
+	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon", "e2e/delta", "e2e/bench/controlplane"},
+	"k8s.io/":                          {"istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "e2e/apiserver", "e2e/bench/controlplane"},
 	"istio.io/":                        {"istiod-lite/decode"},
 	"sigs.k8s.io/gateway-api/":         {"istiod-lite/decode"},
 	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},
@@ -74,7 +74,7 @@ var only = map[string][]string{
 	"github.com/containernetworking/":  {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":           {"cli/"},
 	"github.com/prometheus/":           {"mesh/telemetry", "mesh/scrape", "mesh/spans", "ztunnel/daemon", "istiod-lite/"},
-	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon"},
+	"github.com/envoyproxy/":           {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon", "e2e/delta"},
 	"golang.org/x/crypto/":             {"mesh/record"},
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
 	"github.com/fsnotify/fsnotify":     {"mesh/folder", "mesh/file"},
