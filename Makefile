@@ -13,10 +13,10 @@ MODULES   := mesh ztunnel cni-plugin istiod-lite cli
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-short lint generate fuzz bench soak bench-go clean need-go need-cc need-root
+.PHONY: help build demo test test-short test-controlplane lint generate fuzz bench bench-controlplane soak bench-go clean need-go need-cc need-root
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: need-go ## static binaries in bin/: ztunnel, istiod-lite, tulle-cni, tulle-cni-agent, tulle
 	@mkdir -p bin
@@ -32,7 +32,10 @@ demo: need-root build ## two simulated nodes, four pods, the whole mesh, step by
 test: need-go need-cc need-root ## every test under the race detector, in real namespaces (root)
 	$(GO) test -race -timeout 10m $(UNIT)
 	$(GO) test -run LargeMesh ./ztunnel/daemon
-	$(GO) test -race -timeout 18m -p 1 ./e2e/...
+	$(GO) test -race -timeout 30m -p 1 ./e2e/...
+
+test-controlplane: need-go need-cc ## istiod-lite against a real API server and etcd, which are built once, in six minutes
+	$(GO) test -race -count=1 -timeout 30m ./e2e/cluster ./e2e/apiserver ./e2e/controlplane
 
 test-short: need-go ## the tests that need no root and no C compiler
 	$(GO) test -short $(UNIT)
@@ -54,6 +57,10 @@ fuzz: need-go ## run every fuzz target for FUZZTIME (20s)
 bench: need-go need-root ## what ztunnel costs, in ratios to a splice relay: BENCH='-rows requests -rounds 5', ZTUNNEL_BIN=name=path (root)
 	@mkdir -p bin
 	$(GO) run ./e2e/bench -json bin/bench.json $(BENCH)
+
+bench-controlplane: need-go ## what istiod-lite costs with 2,000 to 100,000 pods and 100 clients: BENCH='-pods 10000'
+	@mkdir -p bin
+	$(GO) run ./e2e/bench/controlplane -json bin/bench-controlplane.json $(BENCH)
 
 soak: need-go need-root ## the real programs under traffic, churn and kills for an hour, or SOAK=2m; says what leaked or failed (root)
 	$(GO) run ./e2e/soak -duration $(SOAK)

@@ -1,0 +1,215 @@
+package controlplane
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tulle-mesh/tulle/e2e/apiserver"
+	"github.com/tulle-mesh/tulle/e2e/delta"
+)
+
+// The world's system namespace and the accounts in it.
+const (
+	system  = "istio-system"
+	proxies = "ztunnel" // of node proxies
+)
+
+// slow is the patience with things that take no time on an idle machine.
+const slow = 30 * time.Second
+
+// world is an API server of a test's own, and the control planes that the test starts.
+type world struct {
+	*apiserver.Server
+	t   *testing.T
+	dir string
+}
+
+// worldSpec says what is there from the start.
+type worldSpec struct {
+	CRDs        []apiserver.Definitions
+	Controllers []string // of kube-controller-manager
+	Audit       bool
+}
+
+// everything is all that a cluster usually has.
+func everything() worldSpec {
+	return worldSpec{
+		CRDs:        []apiserver.Definitions{apiserver.IstioCRDs, apiserver.GatewayCRDs},
+		Controllers: []string{"namespace-controller", "garbage-collector-controller"},
+	}
+}
+
+// newWorld starts an API server. It ends with the test, after the control planes.
+func newWorld(t *testing.T, spec worldSpec) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir()}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var err error
+	w.Server, err = apiserver.Start(ctx, apiserver.Config{Dir: w.dir, Controllers: spec.Controllers, Audit: spec.Audit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := w.Install(ctx, spec.CRDs...); err != nil {
+		t.Fatal(err)
+	}
+	w.apply(`
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: istiod, namespace: istio-system}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: ztunnel, namespace: istio-system}}
+`)
+	return w
+}
+
+// apply is like kubectl apply, with statuses.
+func (w *world) apply(yaml string) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), slow)
+	defer cancel()
+	if err := w.Apply(ctx, yaml); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) delete(yaml string) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), slow)
+	defer cancel()
+	if err := w.Delete(ctx, yaml); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// pod is a running pod of an account with the same name, as YAML. Enrolled ones have the annotation of the node agent.
+func pod(namespace, name, node, ip string, enrolled bool) string {
+	annotations := ""
+	if enrolled {
+		annotations = `ambient.istio.io/redirection: enabled`
+	}
+	return fmt.Sprintf(`---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[2]s, namespace: %[1]s, labels: {app: %[2]s}, annotations: {%[5]s}}
+spec: {nodeName: %[3]s, serviceAccountName: %[2]s, containers: [{name: app, image: app, ports: [{containerPort: 8080}]}]}
+status: {phase: Running, podIP: %[4]s, podIPs: [{ip: %[4]s}], conditions: [{type: Ready, status: "True"}]}
+`, namespace, name, node, ip, annotations)
+}
+
+// eventually repeats a check until it passes.
+func (w *world) eventually(what string, check func(context.Context) error) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), slow)
+	defer cancel()
+	w.await(ctx, what, check)
+}
+
+func (w *world) await(ctx context.Context, what string, check func(context.Context) error) {
+	w.t.Helper()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			w.t.Fatalf("waiting for %s: %v", what, err)
+		}
+	}
+}
+
+// roots are what proxies trust: what the control plane distributes, or while it doesn't, what it keeps.
+func (w *world) roots(ctx context.Context) (*x509.CertPool, error) {
+	text := ""
+	published, err := w.Client().CoreV1().ConfigMaps(system).Get(ctx, "istio-ca-root-cert", metav1.GetOptions{})
+	if err == nil {
+		text = published.Data["root-cert.pem"]
+	} else {
+		secret, err := w.Client().CoreV1().Secrets(system).Get(ctx, "istio-ca-secret", metav1.GetOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("roots of the control plane: %w", err)
+		}
+		text = string(secret.Data["ca-cert.pem"])
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(text)) {
+		return nil, fmt.Errorf("no certificate in %q", text)
+	}
+	return pool, nil
+}
+
+// identity makes the pod of a node's ztunnel, and a token bound to it.
+func (w *world) identity(node string) delta.Identity {
+	w.t.Helper()
+	name := proxies + "-" + node
+	w.apply(fmt.Sprintf(`
+{apiVersion: v1, kind: Node, metadata: {name: %[1]s}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[2]s, namespace: istio-system, labels: {app: ztunnel}}
+spec: {nodeName: %[1]s, serviceAccountName: ztunnel, hostNetwork: true, containers: [{name: istio-proxy, image: ztunnel}]}
+status: {phase: Running, podIP: 192.0.2.1, podIPs: [{ip: 192.0.2.1}], conditions: [{type: Ready, status: "True"}]}
+`, node, name))
+	return delta.Identity{Pod: name, Namespace: system, Account: proxies, Node: node, Token: w.token(apiserver.Token{Pod: name})}
+}
+
+// token is one for the control plane, of the node proxies' account unless another is named.
+func (w *world) token(t apiserver.Token) string {
+	w.t.Helper()
+	if t.Account == "" {
+		t.Namespace, t.Account = system, proxies
+	}
+	if t.Audiences == nil {
+		t.Audiences = []string{"istio-ca"}
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), slow)
+	defer cancel()
+	token, err := w.Token(ctx, t)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return token
+}
+
+// freeAddr finds a port that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// get asks for a page.
+func get(ctx context.Context, url string) (int, string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<20))
+	return response.StatusCode, strings.TrimSpace(string(body)), err
+}
