@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/tulle-mesh/tulle/e2e/delta"
+)
+
+// kind of a change, with how often it happens among ten.
+type kind int
+
+const (
+	label     kind = iota // a new version, by a patch
+	readiness             // the pod becomes unready, or ready again
+	deletion
+	creation // of a pod that was deleted before
+)
+
+var often = [...]kind{label, label, label, label, readiness, readiness, readiness, readiness, deletion, creation}
+
+// event is one change of one pod. A pod has one at a time.
+type event struct {
+	kind    kind
+	pod     int
+	version string // after it
+	ready   bool   // after it
+
+	lock     sync.Mutex // guards what follows
+	watched  time.Time  // when the plain watch had it
+	received []time.Time
+}
+
+// churn changes pods, and notes when the plain watch and when each client hears of it.
+type churn struct {
+	*bench
+	random *rand.Rand
+	order  []int // pods, in the order in which they are changed next
+	gone   []int // deleted
+	state  map[int]podState
+
+	lock   sync.Mutex // guards what follows
+	open   map[string]*event
+	byPod  map[string]*event // by namespace/name
+	events []*event
+	sent   sync.WaitGroup
+	errs   []error
+}
+
+type podState struct {
+	unready  bool
+	sequence int
+}
+
+func newChurn(b *bench) *churn {
+	random := rand.New(rand.NewPCG(1, uint64(b.size.pods)))
+	return &churn{bench: b, random: random, order: random.Perm(b.size.pods), state: map[int]podState{}, open: map[string]*event{}, byPod: map[string]*event{}}
+}
+
+// run makes changes at random moments, so many a second on average, for a while, and waits until all is received.
+func (c *churn) run(ctx context.Context, rate int, duration time.Duration) ([]*event, error) {
+	c.lock.Lock()
+	c.events, c.open, c.byPod = nil, map[string]*event{}, map[string]*event{}
+	c.lock.Unlock()
+	began := time.Now()
+	next := began
+	for time.Since(began) < duration {
+		next = next.Add(time.Duration(c.random.ExpFloat64() / float64(rate) * float64(time.Second)))
+		select {
+		case <-time.After(time.Until(next)):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		e := c.choose()
+		c.begin(e)
+		c.sent.Go(func() {
+			if err := c.change(ctx, e); err != nil {
+				c.lock.Lock()
+				c.errs = append(c.errs, err)
+				c.lock.Unlock()
+			}
+		})
+	}
+	c.sent.Wait()
+	return c.events, errors.Join(errors.Join(c.errs...), c.settle(ctx))
+}
+
+// choose decides on the next change. Pods come around again as late as possible.
+func (c *churn) choose() *event {
+	kind := often[c.random.IntN(len(often))]
+	if kind == creation && len(c.gone) == 0 {
+		kind = label
+	}
+	e := &event{kind: kind, received: make([]time.Time, c.clients)}
+	if kind == creation {
+		e.pod, c.gone = c.gone[0], c.gone[1:]
+	} else {
+		e.pod, c.order = c.order[0], c.order[1:]
+	}
+	s := c.state[e.pod]
+	s.sequence++
+	switch kind {
+	case readiness:
+		s.unready = !s.unready
+	case creation:
+		s.unready = false
+	}
+	c.state[e.pod] = s
+	e.version, e.ready = fmt.Sprintf("v%d", s.sequence), !s.unready
+	if kind == deletion {
+		c.gone = append(c.gone, e.pod)
+	} else {
+		c.order = append(c.order, e.pod)
+	}
+	return e
+}
+
+func (c *churn) begin(e *event) {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	c.open["Kubernetes//Pod/"+c.size.namespace(e.pod)+"/"+podName(c.size, e.pod)] = e
+	c.byPod[c.size.namespace(e.pod)+"/"+podName(c.size, e.pod)] = e
+	c.events = append(c.events, e)
+}
+
+func (c *churn) change(ctx context.Context, e *event) error {
+	client, name := c.server.Client(), podName(c.size, e.pod)
+	pods := client.CoreV1().Pods(c.size.namespace(e.pod))
+	switch e.kind {
+	case label:
+		_, err := pods.Patch(ctx, name, types.MergePatchType, patch(map[string]any{"metadata": map[string]any{"labels": map[string]any{"version": e.version}}}), metav1.PatchOptions{})
+		return err
+	case readiness:
+		state := corev1.ConditionFalse
+		if e.ready {
+			state = corev1.ConditionTrue
+		}
+		conditions := []any{map[string]any{"type": "Ready", "status": state}, map[string]any{"type": "ContainersReady", "status": state}}
+		_, err := pods.Patch(ctx, name, types.StrategicMergePatchType, patch(map[string]any{"status": map[string]any{"conditions": conditions}}), metav1.PatchOptions{}, "status")
+		return err
+	case deletion:
+		now := int64(0)
+		return pods.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+	}
+	return createPod(ctx, client, c.size, e.pod, e.version)
+}
+
+func patch(fields map[string]any) []byte {
+	text, err := json.Marshal(fields)
+	if err != nil {
+		panic(err) // maps of strings
+	}
+	return text
+}
+
+// observe notes what the plain watch tells.
+func (c *churn) observe(kind watch.EventType, pod *corev1.Pod) {
+	now := time.Now()
+	c.lock.Lock()
+	e := c.byPod[pod.Namespace+"/"+pod.Name]
+	c.lock.Unlock()
+	if e == nil || !e.isDone(kind, pod) {
+		return
+	}
+	e.lock.Lock()
+	defer e.lock.Unlock()
+	if e.watched.IsZero() {
+		e.watched = now
+	}
+}
+
+// isDone tells whether what a watch says of a pod is the event's outcome.
+func (e *event) isDone(kind watch.EventType, pod *corev1.Pod) bool {
+	switch {
+	case e.kind == deletion || kind == watch.Deleted:
+		return e.kind == deletion && kind == watch.Deleted
+	case e.kind == readiness:
+		return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && (c.Status == corev1.ConditionTrue) == e.ready
+		})
+	}
+	return pod.Labels["version"] == e.version && len(pod.Status.PodIPs) > 0
+}
+
+// receive notes what a client is sent.
+func (c *churn) receive(client int, r *delta.Response) {
+	if r.TypeURL != delta.Address {
+		return
+	}
+	now := time.Now()
+	for _, resource := range r.Resources {
+		c.note(client, resource.Name, false, now)
+	}
+	for _, name := range r.Removed {
+		c.note(client, name, true, now)
+	}
+}
+
+func (c *churn) note(client int, name string, removed bool, now time.Time) {
+	c.lock.Lock()
+	e := c.open[name]
+	c.lock.Unlock()
+	if e == nil || removed != (e.kind == deletion) {
+		return
+	}
+	e.lock.Lock()
+	defer e.lock.Unlock()
+	if e.received[client].IsZero() {
+		e.received[client] = now
+	}
+}
+
+// settle waits until every client but the stuck one has heard of every event.
+func (c *churn) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		missing := 0
+		for _, e := range c.events {
+			e.lock.Lock()
+			if e.watched.IsZero() || slices.ContainsFunc(e.received[:c.clients-1], time.Time.IsZero) {
+				missing++
+			}
+			e.lock.Unlock()
+		}
+		if missing == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d changes were not received by all: %w", missing, len(c.events), context.Cause(ctx))
+		}
+	}
+}
+
+// watch follows pods as plainly as can be, until the context ends.
+func (c *churn) watch(ctx context.Context) error {
+	pods := c.server.Client().CoreV1().Pods("")
+	list, err := pods.List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	follow, err := pods.Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		return err
+	}
+	go func() {
+		for e := range follow.ResultChan() {
+			if pod, ok := e.Object.(*corev1.Pod); ok {
+				c.observe(e.Type, pod)
+			}
+		}
+	}()
+	return nil
+}
+
+// latencies are how much later than the plain watch the clients heard of the events, sorted.
+func (c *churn) latencies(events []*event) []time.Duration {
+	var all []time.Duration
+	for _, e := range events {
+		for _, received := range e.received[:c.clients-1] {
+			all = append(all, received.Sub(e.watched))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
