@@ -1,4 +1,4 @@
-// Package file follows a single file that others replace: an editor, or the kubelet, which swaps the symbolic link to a
+// Package file follows single files that others replace: an editor, or the kubelet, which swaps the symbolic link to a
 // whole folder.
 package file
 
@@ -7,39 +7,46 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
 
 const (
-	// quiet is how long the file's folder must rest before the file is looked at: editors write in several steps.
+	// quiet is how long the files' folders must rest before the files are looked at: editors write in several steps.
 	quiet = 100 * time.Millisecond
-	// resync is how often it is looked at without a notice: symbolic links into other folders give none.
+	// resync is how often they are looked at without a notice: symbolic links into other folders give none.
 	resync = 5 * time.Second
 )
 
-// File is a file as it was when somebody looked. It isn't safe for concurrent use.
-type File struct {
-	path    string
-	seen    os.FileInfo // nil where there was no file
+// Files are files as they were when somebody looked. They aren't safe for concurrent use.
+type Files struct {
+	paths   []string
+	seen    []os.FileInfo // nil where there was no file
 	notices *fsnotify.Watcher
 	changed func()
 }
 
-// Look remembers how the file is now; read it afterwards, so that no change is lost. It and its folder may be missing.
-func Look(path string) *File {
-	f := &File{path: path}
-	f.seen, _ = os.Stat(path)
-	return f
+// Look remembers how the files are now; read them afterwards, so that no change is lost. They and their folders may be
+// missing.
+func Look(paths ...string) *Files { return &Files{paths: paths, seen: stat(paths)} }
+
+func stat(paths []string) []os.FileInfo {
+	seen := make([]os.FileInfo, len(paths))
+	for i, path := range paths {
+		seen[i], _ = os.Stat(path)
+	}
+	return seen
 }
 
-// Follow calls changed whenever the file is another one than before, or is gone, until the context ends. Calls never
+// Follow calls changed whenever one of the files is another one than before, or is gone, until the context ends. Calls never
 // overlap: a slow changed hears of several changes as of one.
-func (f *File) Follow(ctx context.Context, changed func()) error {
+func (f *Files) Follow(ctx context.Context, changed func()) error {
 	notices, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("follow %s: %w", f.path, err)
+		return fmt.Errorf("follow %s: %w", strings.Join(f.paths, ", "), err)
 	}
 	defer notices.Close()
 	f.notices, f.changed = notices, changed
@@ -48,7 +55,7 @@ func (f *File) Follow(ctx context.Context, changed func()) error {
 	return nil
 }
 
-func (f *File) run(ctx context.Context) {
+func (f *Files) run(ctx context.Context) {
 	ticker := time.NewTicker(resync)
 	defer ticker.Stop()
 	rest := time.NewTimer(0) // it may have changed since Look
@@ -70,13 +77,17 @@ func (f *File) run(ctx context.Context) {
 	}
 }
 
-// attach asks for notices of the folder which the path names now. Asking again is harmless; a folder that isn't there is
+// attach asks for notices of the folders which the paths name now. Asking again is harmless; a folder that isn't there is
 // asked for at the next tick.
-func (f *File) attach() { _ = f.notices.Add(filepath.Dir(f.path)) }
+func (f *Files) attach() {
+	for _, path := range f.paths {
+		_ = f.notices.Add(filepath.Dir(path))
+	}
+}
 
-func (f *File) look() {
-	now, _ := os.Stat(f.path)
-	if same(f.seen, now) {
+func (f *Files) look() {
+	now := stat(f.paths)
+	if slices.EqualFunc(f.seen, now, same) {
 		return
 	}
 	f.seen = now
