@@ -48,6 +48,8 @@ var mayImport = map[string][]string{
 	"istiod-lite/translate": {"istiod-lite/model", "mesh/api/", "mesh/identity"},
 	"istiod-lite/push":      {"mesh/api/"},
 	"istiod-lite/ca":        {"mesh/identity", "mesh/api/", "mesh/token"},
+	"istiod-lite/keep":      {"istiod-lite/ca", "mesh/file"},
+	"istiod-lite/review":    {"istiod-lite/ca"},
 
 	"cni-plugin/config":   {},
 	"cni-plugin/plugin":   {"mesh/socket"},
@@ -65,8 +67,8 @@ var mayImport = map[string][]string{
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
 	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
-	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/daemon", "e2e/delta", "e2e/bench/controlplane"},
-	"k8s.io/":                          {"istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "e2e/apiserver", "e2e/bench/controlplane"},
+	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/review", "istiod-lite/daemon", "e2e/delta", "e2e/bench/controlplane"},
+	"k8s.io/":                          {"istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "istiod-lite/keep", "istiod-lite/review", "e2e/apiserver", "e2e/bench/controlplane"},
 	"istio.io/":                        {"istiod-lite/decode"},
 	"sigs.k8s.io/gateway-api/":         {"istiod-lite/decode"},
 	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},

@@ -1,65 +1,107 @@
 package ca
 
 import (
-	"context"
 	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/mesh/api/ca"
-	"github.com/tulle-mesh/tulle/mesh/identity"
 )
 
 // Config is what a server needs.
 type Config struct {
-	Authority *Authority
-	// TrustDomain is that of the mesh; identities of others are never signed.
-	TrustDomain string
+	Authority *Live
+	// TrustDomains are that of the mesh and then its aliases; identities of others are never signed.
+	TrustDomains func() []string
 	// TrustedNodeAccounts may ask for certificates of the accounts of the pods on their node. Each is "namespace/name".
 	TrustedNodeAccounts []string
-	// Runs tells whether a node has a pod of the account that hasn't ended.
-	Runs     func(node, namespace, serviceAccount string) bool
-	Registry prometheus.Registerer
-	Logger   *slog.Logger
+	Pods                Pods
+	// DefaultTTL is the life of a certificate whose request names none, MaxTTL the longest that may be asked for. Zero means
+	// DefaultTTL and MaxTTL of this package.
+	DefaultTTL, MaxTTL time.Duration
+	Registry           prometheus.Registerer
+	Logger             *slog.Logger
 }
 
-// Server answers requests for certificates; register it with a grpc.Server.
+const (
+	// A client, which is a node proxy or a pod, gets this many certificates a second in the long run, so that one alone
+	// doesn't keep the authority busy, and as many at once as a full node needs when its proxy starts.
+	rate, burst = 200, 1000
+)
+
+// Server answers requests for certificates; Register it with a grpc.Server.
 type Server struct {
-	ca.UnimplementedIstioCertificateServiceServer
 	cfg     Config
 	metrics *metrics
+	limit   *Limit
 }
 
 // NewServer makes a server.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry, cfg.Authority)}
+	if cfg.DefaultTTL == 0 {
+		cfg.DefaultTTL = DefaultTTL
+	}
+	if cfg.MaxTTL == 0 {
+		cfg.MaxTTL = MaxTTL
+	}
+	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry, cfg.Authority), limit: NewLimit(rate, burst)}
 }
 
-// refusal says why an impersonation was refused, for the operator only: a caller learns nothing of what runs where.
-type refusal struct{ reason string }
+// Register serves certificates to callers that an interceptor of streams has proven, see WithCaller. The method is
+// registered as a stream of one message each way, which is the same on the wire: of a unary call, gRPC reads the message
+// before it asks anybody who calls.
+func (s *Server) Register(registrar grpc.ServiceRegistrar) {
+	desc := grpc.ServiceDesc{ServiceName: ca.IstioCertificateService_ServiceDesc.ServiceName, HandlerType: (*any)(nil)}
+	for _, method := range ca.IstioCertificateService_ServiceDesc.Methods {
+		desc.Streams = append(desc.Streams, grpc.StreamDesc{
+			StreamName: method.MethodName, Handler: s.serve, ServerStreams: true, ClientStreams: true,
+		})
+	}
+	registrar.RegisterService(&desc, s)
+}
 
-func (r *refusal) Error() string { return r.reason }
+// Serves tells whether the method, by its full name, is of this service.
+func Serves(method string) bool {
+	return strings.HasPrefix(method, "/"+ca.IstioCertificateService_ServiceDesc.ServiceName+"/")
+}
 
-// CreateCertificate signs the caller's key for the caller's own identity or, if it is a node proxy, for that of a pod on
-// its node. The caller is that of the context, see WithCaller.
-func (s *Server) CreateCertificate(ctx context.Context, request *ca.IstioCertificateRequest) (*ca.IstioCertificateResponse, error) {
-	caller, known := CallerOf(ctx)
+func (s *Server) serve(_ any, stream grpc.ServerStream) error {
+	caller, known := CallerOf(stream.Context())
 	if !known {
-		return nil, s.Unauthenticated(errors.New("nobody has authenticated the call"))
+		return s.Refuse(errors.New("nobody has authenticated the call"))
 	}
 	s.metrics.requests.Inc()
-	log := s.cfg.Logger.With("account", caller.Account(), "node", caller.Node)
-	id, err := s.identify(caller, request.GetMetadata().GetFields()["ImpersonatedIdentity"].GetStringValue())
+	log := s.cfg.Logger.With("account", caller.Account(), "node", caller.Node, "pod", caller.Pod)
+	if !s.limit.Allow(caller.client()) {
+		s.metrics.throttled.Inc()
+		log.Debug("certificate refused: the client asks too often", "rate", rate)
+		return status.Errorf(codes.ResourceExhausted, "more than %d certificates a second: try again later", rate)
+	}
+	request := new(ca.IstioCertificateRequest)
+	if err := stream.RecvMsg(request); err != nil {
+		return err
+	}
+	response, err := s.create(caller, request, log)
 	if err != nil {
-		return nil, s.refuse(log, err)
+		return err
+	}
+	return stream.SendMsg(response)
+}
+
+// create signs the caller's key for the caller's own identity or, if it is a node proxy, for that of a pod on its node.
+func (s *Server) create(caller Caller, request *ca.IstioCertificateRequest, log *slog.Logger) (*ca.IstioCertificateResponse, error) {
+	impersonated := request.GetMetadata().GetFields()["ImpersonatedIdentity"].GetStringValue()
+	id, err := s.identify(caller, impersonated)
+	if err != nil {
+		return nil, s.unidentified(log.With("impersonated", cut(impersonated)), err)
 	}
 	log = log.With("identity", id.String())
 	public, ttl, err := s.check(request)
@@ -68,7 +110,7 @@ func (s *Server) CreateCertificate(ctx context.Context, request *ca.IstioCertifi
 		log.Warn("certificate refused: bad request", "err", err)
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	chain, err := s.cfg.Authority.Issue(id, public, ttl)
+	chain, err := s.cfg.Authority.Authority().Issue(id, public, ttl)
 	if err != nil {
 		s.metrics.signing.WithLabelValues("CERT_GEN_ERROR").Inc()
 		log.Error("certificate not signed", "err", err)
@@ -79,46 +121,37 @@ func (s *Server) CreateCertificate(ctx context.Context, request *ca.IstioCertifi
 	return &ca.IstioCertificateResponse{CertChain: chain}, nil
 }
 
-// Unauthenticated notes a request of a caller that Tokens didn't prove, and returns what the caller gets.
-func (s *Server) Unauthenticated(err error) error {
+// Refuse notes a request of a caller that wasn't proven, and returns what the caller gets.
+func (s *Server) Refuse(err error) error {
 	s.metrics.requests.Inc()
 	s.metrics.authentication.Inc()
 	s.cfg.Logger.Warn("certificate refused: caller is not authenticated", "err", err)
-	return status.Error(codes.Unauthenticated, "request authentication failure")
+	return Opaque(err, "request authentication failure")
 }
 
-func (s *Server) refuse(log *slog.Logger, err error) error {
+// Opaque is what a caller learns of why it isn't proven: nothing, or to try again.
+func Opaque(err error, message string) error {
+	if errors.Is(err, ErrUnavailable) {
+		return status.Error(codes.Unavailable, message+": try again")
+	}
+	return status.Error(codes.Unauthenticated, message)
+}
+
+func (s *Server) unidentified(log *slog.Logger, err error) error {
 	s.metrics.identification.Inc()
-	log.Warn("certificate refused", "err", err)
 	var impersonation *refusal
-	if errors.As(err, &impersonation) {
-		return status.Error(codes.Unauthenticated, "request impersonation authentication failure")
+	var early *unseen
+	switch {
+	case errors.As(err, &early):
+		// This is usual when a pod has just come.
+		log.Info("certificate not signed yet", "err", err)
+		return Opaque(err, "request impersonation authentication failure")
+	case errors.As(err, &impersonation):
+		log.Warn("certificate refused", "err", err)
+		return Opaque(err, "request impersonation authentication failure")
 	}
-	return status.Error(codes.Unauthenticated, "request authentication failure")
-}
-
-// identify decides for whom the certificate will be.
-func (s *Server) identify(caller Caller, impersonated string) (identity.Workload, error) {
-	if impersonated == "" {
-		return identity.New(s.cfg.TrustDomain, caller.Namespace, caller.ServiceAccount)
-	}
-	if !slices.Contains(s.cfg.TrustedNodeAccounts, caller.Account()) {
-		return identity.Workload{}, &refusal{fmt.Sprintf("account %s may not impersonate: it is not among the trusted node accounts %v", caller.Account(), s.cfg.TrustedNodeAccounts)}
-	}
-	id, err := identity.Parse(impersonated)
-	if err != nil {
-		return identity.Workload{}, &refusal{err.Error()}
-	}
-	if id.TrustDomain() != s.cfg.TrustDomain {
-		return identity.Workload{}, &refusal{fmt.Sprintf("identity %s is of another trust domain than %s", id, s.cfg.TrustDomain)}
-	}
-	if caller.Node == "" {
-		return identity.Workload{}, &refusal{"the token names no node"}
-	}
-	if !s.cfg.Runs(caller.Node, id.Namespace(), id.ServiceAccount()) {
-		return identity.Workload{}, &refusal{fmt.Sprintf("node %s has no running pod of account %s/%s", caller.Node, id.Namespace(), id.ServiceAccount())}
-	}
-	return id, nil
+	log.Warn("certificate refused", "err", err)
+	return Opaque(err, "request authentication failure")
 }
 
 // check returns the key to sign and for how long.
@@ -127,14 +160,23 @@ func (s *Server) check(request *ca.IstioCertificateRequest) (crypto.PublicKey, t
 	if err != nil {
 		return nil, 0, err
 	}
+	maximum := int64(s.cfg.MaxTTL / time.Second)
 	switch seconds := request.ValidityDuration; {
 	case seconds <= 0:
-		return public, DefaultTTL, nil
-	case seconds > int64(MaxTTL/time.Second):
-		return nil, 0, fmt.Errorf("a life of %d s exceeds the maximum of %d s", seconds, int64(MaxTTL/time.Second))
+		return public, s.cfg.DefaultTTL, nil
+	case seconds > maximum:
+		return nil, 0, fmt.Errorf("a life of %d s exceeds the maximum of %d s (MAX_WORKLOAD_CERT_TTL)", seconds, maximum)
 	default:
 		return public, time.Duration(seconds) * time.Second, nil
 	}
 }
 
-func uris(id identity.Workload) []*url.URL { return []*url.URL{id.URI()} }
+// cut shortens what a caller sent, for the log.
+func cut(text string) string {
+	if len(text) > 256 {
+		return text[:256] + "…"
+	}
+	return text
+}
+
+func join(list []string) string { return strings.Join(list, ", ") }

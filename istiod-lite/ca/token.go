@@ -18,12 +18,23 @@ import (
 // Caller is who called, as its token proves.
 type Caller struct {
 	Namespace, ServiceAccount string
-	// Node is where the caller runs.
+	// Node is where the caller runs; empty if the token doesn't say.
 	Node string
+	// Pod is the pod, in the same namespace, whose token it is; empty if it isn't bound to one.
+	Pod, PodUID string
+}
+
+// Authenticator proves the caller by the credentials of a call. The error says precisely what is wrong, so it is for the
+// operator, not for the caller. It is an ErrUnavailable if the caller may be good.
+type Authenticator interface {
+	Authenticate(ctx context.Context) (Caller, error)
 }
 
 // Account returns "namespace/name".
 func (c Caller) Account() string { return c.Namespace + "/" + c.ServiceAccount }
+
+// client names the process that called, as far as is known: a node's proxy or a pod.
+func (c Caller) client() string { return c.Account() + " " + c.Node + " " + c.Pod }
 
 type callerKey struct{}
 
@@ -57,16 +68,24 @@ func (t *Tokens) Check() error {
 	return err
 }
 
-// Authenticate proves the caller by the token of its call. The error says precisely what is wrong, so it is for the
-// operator, not for the caller.
-func (t *Tokens) Authenticate(ctx context.Context) (Caller, error) {
+// Bearer returns the token of a call.
+func Bearer(ctx context.Context) (string, error) {
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")
 	if len(values) == 0 {
-		return Caller{}, errors.New("no token")
+		return "", errors.New("no token")
 	}
 	scheme, text, _ := strings.Cut(values[0], " ")
 	if len(values) > 1 || !strings.EqualFold(scheme, "bearer") {
-		return Caller{}, errors.New("want one authorization header with a bearer token")
+		return "", errors.New("want one authorization header with a bearer token")
+	}
+	return text, nil
+}
+
+// Authenticate proves the caller by the token of its call.
+func (t *Tokens) Authenticate(ctx context.Context) (Caller, error) {
+	text, err := Bearer(ctx)
+	if err != nil {
+		return Caller{}, err
 	}
 	key, err := t.current()
 	if err != nil {

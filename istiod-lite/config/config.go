@@ -51,6 +51,10 @@ type Config struct {
 	TokenAudiences []string
 	// DefaultCertTTL and MaxCertTTL are how long certificates last that a caller gets without asking for a time, and at most.
 	DefaultCertTTL, MaxCertTTL time.Duration
+	// RootTTL is how long a self-signed root lasts; its replacement begins when RootGrace percent of that are left, which is
+	// looked for every RootCheckInterval.
+	RootTTL, RootCheckInterval time.Duration
+	RootGrace                  int
 	// DrainTime is how long proxies are moved to other replicas before the end. With a folder, where there are none, it is 0.
 	DrainTime time.Duration
 }
@@ -168,6 +172,12 @@ func (c *Config) check() error {
 	}
 	if c.DefaultCertTTL <= 0 || c.DefaultCertTTL > c.MaxCertTTL {
 		return fmt.Errorf("--default-workload-cert-ttl is %s: want more than 0, and at most --max-workload-cert-ttl, which is %s", c.DefaultCertTTL, c.MaxCertTTL)
+	}
+	if c.RootTTL <= 0 || c.RootCheckInterval <= 0 {
+		return fmt.Errorf("--root-cert-ttl is %s and --root-cert-check-interval %s: want more than 0", c.RootTTL, c.RootCheckInterval)
+	}
+	if c.RootGrace < 1 || c.RootGrace > 90 {
+		return fmt.Errorf("--root-cert-grace-percent is %d: want 1 to 90", c.RootGrace)
 	}
 	if c.DrainTime < 0 {
 		return fmt.Errorf("--drain-time must not be negative, but is %s", c.DrainTime)

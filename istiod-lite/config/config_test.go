@@ -23,6 +23,7 @@ func usual() Config {
 		ServerNames:         []string{"istiod.istio-system.svc", "istiod-remote.istio-system.svc", "istio-pilot.istio-system.svc", "localhost"},
 		TrustedNodeAccounts: []string{"istio-system/ztunnel"}, TokenAudiences: []string{"istio-ca"},
 		DefaultCertTTL: 24 * time.Hour, MaxCertTTL: 2160 * time.Hour, DrainTime: 10 * time.Second,
+		RootTTL: 87600 * time.Hour, RootCheckInterval: time.Hour, RootGrace: 20,
 	}
 }
 
@@ -57,9 +58,11 @@ func TestWhatIsSetWhere(t *testing.T) {
 			env: []string{
 				"POD_NAMESPACE=root", "CLUSTER_ID=c1", "TRUST_DOMAIN=td", "REVISION=default", "CA_TRUSTED_NODE_ACCOUNTS=x/y", "TOKEN_AUDIENCES=a,b",
 				"DEFAULT_WORKLOAD_CERT_TTL=1h", "MAX_WORKLOAD_CERT_TTL=48h", "ROOT_CA_DIR=/c", "ISTIOD_CUSTOM_HOST=h", "PILOT_CERT_PROVIDER=istiod", "JWT_POLICY=x",
+				"CITADEL_SELF_SIGNED_CA_CERT_TTL=48h", "CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL=1m", "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE=30",
 			},
 			want: func(c *Config) {
 				c.RootNamespace, c.ClusterID, c.TrustDomain, c.TrustedNodeAccounts = "root", "c1", "td", []string{"x/y"}
+				c.RootTTL, c.RootCheckInterval, c.RootGrace = 48*time.Hour, time.Minute, 30
 				c.TokenAudiences, c.DefaultCertTTL, c.MaxCertTTL, c.CACerts = []string{"a", "b"}, time.Hour, 48*time.Hour, "/c"
 				c.ServerNames = []string{"istiod.root.svc", "istiod-remote.root.svc", "istio-pilot.root.svc", "localhost", "h"}
 			},
@@ -95,6 +98,8 @@ func TestMistakesAreExplained(t *testing.T) {
 		{`--trust-domain "Bad_Domain/"`, "--trust-domain Bad_Domain/", ""},
 		{`DEFAULT_WORKLOAD_CERT_TTL: invalid argument "1x"`, "", "DEFAULT_WORKLOAD_CERT_TTL=1x"},
 		{"--default-workload-cert-ttl is 3h0m0s: want more than 0, and at most --max-workload-cert-ttl, which is 2h0m0s", "--default-workload-cert-ttl 3h", "MAX_WORKLOAD_CERT_TTL=2h"},
+		{"--root-cert-ttl is -1h0m0s and --root-cert-check-interval 1h0m0s: want more than 0", "--root-cert-ttl=-1h", ""},
+		{"--root-cert-grace-percent is 100: want 1 to 90", "", "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE=100"},
 		{"--drain-time must not be negative, but is -1s", "--drain-time -1s", ""},
 		{`PILOT_CERT_PROVIDER "kubernetes" is not done`, "", "PILOT_CERT_PROVIDER=kubernetes"},
 	} {

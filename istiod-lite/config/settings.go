@@ -12,7 +12,7 @@ import (
 type setting struct {
 	flag string
 	env  string // empty where there is none
-	into any    // a *string, *[]string or *time.Duration; it holds the default
+	into any    // a *string, *[]string, *int or *time.Duration; it holds the default
 	help string
 }
 
@@ -22,6 +22,7 @@ func (c *Config) settings(source *string) []setting {
 	c.TrustDomain, c.Domain, c.ClusterID, c.RootNamespace = "cluster.local", "cluster.local", "Kubernetes", "istio-system"
 	c.TokenAudiences = []string{"istio-ca"}
 	c.DefaultCertTTL, c.MaxCertTTL, c.DrainTime = 24*time.Hour, 90*24*time.Hour, 10*time.Second
+	c.RootTTL, c.RootCheckInterval, c.RootGrace = 3650*24*time.Hour, time.Hour, 20
 	return []setting{
 		{"kubeconfig", "", &c.Kubeconfig, "file that says where the cluster is and who we are"},
 		{"source", "", source, "files takes the objects from the folder DIR instead of a cluster"},
@@ -38,6 +39,9 @@ func (c *Config) settings(source *string) []setting {
 		{"token-audiences", "TOKEN_AUDIENCES", &c.TokenAudiences, "audiences of which a caller's token must have one"},
 		{"default-workload-cert-ttl", "DEFAULT_WORKLOAD_CERT_TTL", &c.DefaultCertTTL, "how long a certificate lasts if its owner doesn't ask for a time"},
 		{"max-workload-cert-ttl", "MAX_WORKLOAD_CERT_TTL", &c.MaxCertTTL, "how long a certificate lasts at most; whoever asks for more is refused"},
+		{"root-cert-ttl", "CITADEL_SELF_SIGNED_CA_CERT_TTL", &c.RootTTL, "how long a self-signed root lasts"},
+		{"root-cert-grace-percent", "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE", &c.RootGrace, "how many percent of a self-signed root's life are left when its replacement begins; not with --source files"},
+		{"root-cert-check-interval", "CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL", &c.RootCheckInterval, "how often it is looked whether that is so"},
 		{"cacerts", "ROOT_CA_DIR", &c.CACerts, "folder of an authority to use instead of an own one; the default may be missing; with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, or tls.crt, tls.key and ca.crt"},
 		{"server-name", "ISTIOD_CUSTOM_HOST", &c.ServerNames, "further DNS names of the control plane in its certificate"},
 		{"drain-time", "", &c.DrainTime, "how long proxies are moved to other replicas before the end; not with --source files"},
@@ -57,6 +61,8 @@ func (s setting) register(flags *pflag.FlagSet) {
 		flags.StringVar(into, s.flag, *into, help)
 	case *[]string:
 		flags.StringSliceVar(into, s.flag, *into, help)
+	case *int:
+		flags.IntVar(into, s.flag, *into, help)
 	case *time.Duration:
 		flags.DurationVar(into, s.flag, *into, help)
 	}

@@ -33,10 +33,13 @@ type Daemon struct {
 	resource *push.Log
 	pusher   *push.Server
 	rpc      *grpc.Server
-	tokens   *ca.Tokens
 	signer   *ca.Server
 	debug    *admin.Server
 	listener net.Listener // for proxies
+
+	authority authority
+	callers   ca.Authenticator
+	unproven  chan struct{} // has an element for each call whose caller isn't proven yet
 
 	trouble  atomic.Pointer[error] // the last file that couldn't be used
 	metrics  *metrics
@@ -45,35 +48,32 @@ type Daemon struct {
 
 // Run runs a control plane until the context ends, which isn't an error. The version is what it says of itself.
 func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
-	d, err := New(cfg, version, log)
+	d, err := New(ctx, cfg, version, log)
 	if err != nil {
 		return err
 	}
 	return d.Run(ctx)
 }
 
-// New opens the authority, listens for proxies and shows the debug pages. Whoever doesn't go on to Run leaks them.
-func New(cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
-	authority, err := ca.Open(cfg.State, cfg.CACerts, cfg.TrustDomain)
-	if err != nil {
-		return nil, err
-	}
-	serving, err := ca.NewServing(authority, cfg.ServerNames)
-	if err != nil {
-		return nil, err
-	}
+// New opens the authority, which in a cluster waits for the API server; listens for proxies and shows the debug pages. Whoever doesn't go on to Run leaks them.
+func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 	registry := prometheus.NewRegistry()
 	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), resource: push.NewLog()}
+	d.unproven = make(chan struct{}, maxUnproven)
 	d.model = model.New(settings(cfg))
 	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: true}
 	if err := d.open(); err != nil {
+		return nil, err
+	}
+	serving, err := d.openAuthority(ctx)
+	if err != nil {
 		return nil, err
 	}
 	d.metrics = newMetrics(registry, d.model, version)
 	d.verdicts = newVerdicts(log.With("scope", "kube"))
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.pipeline.tell = d.verdicts.tell
-	d.serve(authority, serving, registry)
+	d.serve(serving)
 	if d.listener, err = listen(cfg.TLSAddress); err != nil {
 		return nil, err
 	}
@@ -99,28 +99,30 @@ func (d *Daemon) XDSAddr() net.Addr { return d.listener.Addr() }
 // DebugAddr is where the debug pages are.
 func (d *Daemon) DebugAddr() net.Addr { return d.debug.Addrs()[0] }
 
-func (d *Daemon) runs(node, namespace, serviceAccount string) (runs bool) {
-	d.model.View(func() { runs = d.model.Runs(node, model.Name{Namespace: namespace, Name: serviceAccount}) })
-	return runs
-}
-
 // Run follows the objects and serves until the context ends, which isn't an error.
 func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group sync.WaitGroup
-	var failures [2]error
-	for i, part := range []func() error{
-		func() error { return d.source.run(ctx) },
+	parts := []func() error{
 		func() error { return d.rpc.Serve(d.listener) },
-	} {
+		func() error { return d.source.run(ctx) },
+	}
+	// One hand would be enough for what is the leader's; of several, each step is still taken once.
+	for _, part := range append(d.authority.run, d.authority.lead...) {
+		parts = append(parts, func() error { return part(ctx) })
+	}
+	failures := make([]error, len(parts))
+	for i, part := range parts {
 		group.Go(func() {
 			defer cancel() // none goes on without the others
 			failures[i] = part()
 		})
 	}
-	if err := d.tokens.Check(); err != nil {
-		d.log.Warn("every proxy will be refused until the tokens' public key is there; tulle token key makes a pair", "err", err)
+	if tokens, ok := d.callers.(*ca.Tokens); ok {
+		if err := tokens.Check(); err != nil {
+			d.log.Warn("every proxy will be refused until the tokens' public key is there; tulle token key makes a pair", "err", err)
+		}
 	}
 	d.log.Info("control plane started", "source", d.source.name, "tls", d.XDSAddr().String(), "debug", d.DebugAddr().String(), "roots", d.cfg.State)
 	<-ctx.Done()
@@ -129,8 +131,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	group.Wait()
 	d.pusher.Wait()
 	d.debug.Close()
-	if errors.Is(failures[1], grpc.ErrServerStopped) {
-		failures[1] = nil // it hadn't begun
+	if errors.Is(failures[0], grpc.ErrServerStopped) {
+		failures[0] = nil // it hadn't begun
 	}
-	return errors.Join(failures[:]...)
+	return errors.Join(failures...)
 }

@@ -225,7 +225,7 @@ func TestImpersonationIsForTrustedNodesAndTheirPods(t *testing.T) {
 		"another trust domain":     {w.token(nil), "spiffe://evil.example/ns/demo/sa/frontend", "of another trust domain than cluster.local"},
 		"no SPIFFE identity":       {w.token(nil), "https://cluster.local/ns/demo/sa/frontend", "https://cluster.local"},
 		"an odd path":              {w.token(nil), "spiffe://cluster.local/ns/demo/sa/frontend/x", "sa/frontend/x"},
-		"a token without its node": {w.token(without("node")), frontendID, "names no node"},
+		"a token without its node": {w.token(without("node")), frontendID, "names neither a node nor a pod"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := w.certificate(c.token, c.id, nil)

@@ -120,7 +120,7 @@ func (w *world) start(args ...string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.daemon, err = daemon.New(cfg, "v1.2.3-test", slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	w.daemon, err = daemon.New(w.t.Context(), cfg, "v1.2.3-test", slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -264,5 +264,5 @@ func newDaemon(w *world) (*daemon.Daemon, error) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return daemon.New(cfg, "v1.2.3-test", slog.New(slog.DiscardHandler))
+	return daemon.New(w.t.Context(), cfg, "v1.2.3-test", slog.New(slog.DiscardHandler))
 }
