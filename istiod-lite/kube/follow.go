@@ -33,14 +33,13 @@ const (
 
 // follower keeps up with one kind. All of it belongs to the goroutine of run.
 type follower struct {
-	kind      decode.Kind
-	namespace string // the only one, unless empty
-	fields    string // field selector, which the server applies
-	api       *api
-	feed      *feed
-	reject    func(Rejection)
-	metrics   *metrics
-	log       *slog.Logger
+	kind    decode.Kind
+	scope   scope
+	api     *api
+	feed    *feed
+	reject  func(Rejection)
+	metrics *metrics
+	log     *slog.Logger
 
 	path string // of the version that is followed
 	// known are the objects in force, the same as the model's, so that they are in memory once.
@@ -112,7 +111,7 @@ func wait(ctx context.Context, d time.Duration) {
 // list reads everything, and returns the version after which changes follow. It tries the kind's versions of the API.
 func (f *follower) list(ctx context.Context) (version string, err error) {
 	for _, api := range f.kind.APIVersions() {
-		f.path = pathOf(f.kind, api, f.namespace)
+		f.path = pathOf(f.kind, api, f.scope.namespace)
 		version, err = f.pages(ctx)
 		if !absent(err) {
 			break
@@ -146,8 +145,11 @@ func pathOf(kind decode.Kind, apiVersion, namespace string) string {
 
 func (f *follower) query() url.Values {
 	query := make(url.Values)
-	if f.fields != "" {
-		query.Set("fieldSelector", f.fields)
+	if f.scope.fields != "" {
+		query.Set("fieldSelector", f.scope.fields)
+	}
+	if f.scope.labels != "" {
+		query.Set("labelSelector", f.scope.labels)
 	}
 	return query
 }

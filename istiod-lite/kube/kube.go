@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/decode"
@@ -65,9 +66,8 @@ func (s *Source) Run(ctx context.Context) error {
 	var group sync.WaitGroup
 	defer group.Wait()
 	for _, kind := range kinds {
-		namespace, fields := s.narrow(kind)
 		f := &follower{
-			kind: kind, namespace: namespace, fields: fields, api: server, feed: changes, reject: s.Reject,
+			kind: kind, scope: s.narrow(kind), api: server, feed: changes, reject: s.Reject,
 			metrics: counts, log: s.Log.With("kind", kind.Kind),
 			known: make(map[model.Name]model.Object), bad: make(map[model.Name]string),
 		}
@@ -77,15 +77,21 @@ func (s *Source) Run(ctx context.Context) error {
 	return nil
 }
 
-// narrow says which objects of a kind are asked for: those that can mean something. Empty is all of them.
-func (s *Source) narrow(kind decode.Kind) (namespace, fields string) {
+// scope is which objects of a kind the API server is asked for. Empty fields leave none out.
+type scope struct{ namespace, fields, labels string }
+
+// narrow leaves out what can't mean anything.
+func (s *Source) narrow(kind decode.Kind) scope {
 	switch kind.Kind {
 	case "Pod":
-		return "", "status.phase!=Succeeded,status.phase!=Failed"
+		return scope{fields: "status.phase!=Succeeded,status.phase!=Failed"}
 	case "ConfigMap":
-		return s.SystemNamespace, "metadata.name=istio"
+		return scope{namespace: s.SystemNamespace, fields: "metadata.name=istio"}
+	case "EndpointSlice":
+		// Kubernetes' own controller makes them of services with a selector: they say nothing that the pods don't.
+		return scope{labels: discoveryv1.LabelManagedBy + "!=endpointslice-controller.k8s.io"}
 	}
-	return "", ""
+	return scope{}
 }
 
 // Pending says which kinds weren't listed yet, each with what is in the way.
