@@ -51,7 +51,7 @@ func serviceEntry(o *resource[istio.ServiceEntry, *istio.ServiceEntry]) (model.O
 			return nil, err
 		}
 	}
-	if o.Labels["networking.istio.io/enable-autoallocate-ip"] != "false" {
+	if e.Unallocated = o.Labels["networking.istio.io/enable-autoallocate-ip"] == "false"; !e.Unallocated {
 		e.Allocated = allocated(o.Status)
 	}
 	return e, nil

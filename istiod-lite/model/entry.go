@@ -19,7 +19,9 @@ type ServiceEntry struct {
 	// VIPs are addresses and ranges of addresses; without any, Allocated has those that were found for it.
 	VIPs      []netip.Prefix
 	Allocated []AllocatedAddress
-	Ports     []ServicePort
+	// Unallocated says that no addresses are to be found for it.
+	Unallocated bool
+	Ports       []ServicePort
 	// Endpoints are where it runs, beside the workloads of its namespace that Selector chooses if Selected.
 	Resolution Resolution
 	Endpoints  []EntryEndpoint

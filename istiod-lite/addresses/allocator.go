@@ -1,0 +1,221 @@
+package addresses
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+)
+
+// Entry is what counts of a ServiceEntry.
+type Entry struct {
+	model.Name
+	Created time.Time
+	// Hosts want an address each: none of an entry with addresses of its own, or that asks for none.
+	Hosts []string
+	// Fixed are the addresses that the entry has of its own.
+	Fixed []netip.Prefix
+	// Held are those that it was given, as its status says.
+	Held []Assignment
+}
+
+// Assignment is an address for a host.
+type Assignment struct {
+	Host string
+	IP   netip.Addr
+}
+
+// The ranges are Istio's: of both families there is nothing to be found in the world.
+var ranges = []netip.Prefix{netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48")}
+
+// ours tells whether an address is of a range to give from.
+func ours(ip netip.Addr) bool {
+	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(ip) })
+}
+
+// givable tells whether addresses of the prefix could be given.
+func givable(prefix netip.Prefix) bool { return slices.ContainsFunc(ranges, prefix.Overlaps) }
+
+// allocator decides which address is whose. What an entry's status says stays, unless an older entry has the address, so a
+// new leader that has read all statuses decides as the last one did.
+type allocator struct {
+	entries map[model.Name]Entry
+	owners  map[netip.Addr]slot
+	given   map[slot]netip.Addr
+	fixed   map[netip.Prefix]int // addresses of entries' own within our ranges, by how many have them
+}
+
+// slot is what one address is for.
+type slot struct {
+	entry model.Name
+	host  string
+	six   bool
+}
+
+// newAllocator takes in all entries, the oldest first: of several that hold one address it keeps it.
+func newAllocator(entries map[model.Name]Entry) *allocator {
+	a := &allocator{
+		entries: make(map[model.Name]Entry, len(entries)), owners: make(map[netip.Addr]slot),
+		given: make(map[slot]netip.Addr), fixed: make(map[netip.Prefix]int),
+	}
+	for _, entry := range slices.SortedFunc(maps.Values(entries), older) {
+		a.put(entry)
+	}
+	return a
+}
+
+func older(a, b Entry) int {
+	if order := a.Created.Compare(b.Created); order != 0 {
+		return order
+	}
+	if a.Name.String() < b.Name.String() {
+		return -1
+	}
+	return 1
+}
+
+// put takes in an entry, and returns others that lose an address by it.
+func (a *allocator) put(entry Entry) []model.Name {
+	losers := a.adopt(entry)
+	for _, prefix := range entry.Fixed {
+		if !givable(prefix) {
+			continue
+		}
+		for ip, s := range a.owners {
+			if prefix.Contains(ip) {
+				a.free(s)
+				losers = append(losers, s.entry)
+			}
+		}
+	}
+	return losers
+}
+
+// adopt replaces what is known of an entry.
+func (a *allocator) adopt(entry Entry) (losers []model.Name) {
+	a.count(a.entries[entry.Name].Fixed, -1)
+	a.count(entry.Fixed, 1)
+	for _, s := range slots(a.entries[entry.Name]) {
+		if !slices.Contains(entry.Hosts, s.host) {
+			a.free(s)
+		}
+	}
+	a.entries[entry.Name] = entry
+	for _, held := range entry.Held {
+		s := slot{entry.Name, held.Host, held.IP.Is6()}
+		if _, has := a.given[s]; has || !ours(held.IP) || a.taken(held.IP) || !slices.Contains(entry.Hosts, held.Host) {
+			continue
+		}
+		if other, owned := a.owners[held.IP]; owned {
+			if other.entry == entry.Name || older(a.entries[other.entry], entry) < 0 {
+				continue
+			}
+			a.free(other)
+			losers = append(losers, other.entry)
+		}
+		a.give(s, held.IP)
+	}
+	return losers
+}
+
+// drop forgets an entry.
+func (a *allocator) drop(name model.Name) {
+	entry := a.entries[name]
+	a.count(entry.Fixed, -1)
+	for _, s := range slots(entry) {
+		a.free(s)
+	}
+	delete(a.entries, name)
+}
+
+func slots(entry Entry) []slot {
+	var found []slot
+	for _, host := range entry.Hosts {
+		found = append(found, slot{entry.Name, host, false}, slot{entry.Name, host, true})
+	}
+	return found
+}
+
+func (a *allocator) give(s slot, ip netip.Addr) { a.given[s], a.owners[ip] = ip, s }
+
+func (a *allocator) free(s slot) {
+	if ip, has := a.given[s]; has {
+		delete(a.owners, ip)
+		delete(a.given, s)
+	}
+}
+
+// count notes addresses that are entries' own, as far as they could be given.
+func (a *allocator) count(prefixes []netip.Prefix, change int) {
+	for _, prefix := range prefixes {
+		if !givable(prefix) {
+			continue
+		}
+		if a.fixed[prefix] += change; a.fixed[prefix] <= 0 {
+			delete(a.fixed, prefix)
+		}
+	}
+}
+
+// taken tells whether some entry has the address of its own.
+func (a *allocator) taken(ip netip.Addr) bool {
+	for prefix := range a.fixed {
+		if prefix.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// want returns the addresses that an entry should have, and gives those that it lacks.
+func (a *allocator) want(name model.Name) ([]Assignment, error) {
+	var wanted []Assignment
+	for _, s := range slots(a.entries[name]) {
+		ip, has := a.given[s]
+		if !has {
+			var err error
+			if ip, err = a.pick(s); err != nil {
+				return nil, fmt.Errorf("address for %s: %w", s.host, err)
+			}
+			a.give(s, ip)
+		}
+		wanted = append(wanted, Assignment{s.host, ip})
+	}
+	return wanted, nil
+}
+
+var errFull = errors.New("no address is left: give ServiceEntries addresses of their own, or label those that need none with networking.istio.io/enable-autoallocate-ip=false")
+
+// pick finds a free address. It begins at a place that the slot's names choose, so that an address isn't soon another's when
+// its entry is deleted, and clients still remember it.
+func (a *allocator) pick(s slot) (netip.Addr, error) {
+	hash := fnv.New64a()
+	fmt.Fprintf(hash, "%s\x00%s\x00%s", s.entry.Namespace, s.entry.Name, s.host)
+	size, at := uint64(1<<16-2), 0 // neither the network's address nor the broadcast's
+	if s.six {
+		size, at = 1<<32-2, 1
+	}
+	begin := hash.Sum64() % size
+	for i := range min(size, 1<<16) {
+		ip := nth(ranges[at].Addr(), (begin+i)%size+1)
+		if _, owned := a.owners[ip]; !owned && !a.taken(ip) {
+			return ip, nil
+		}
+	}
+	return netip.Addr{}, errFull
+}
+
+// nth adds to an address whose last 32 bits, or 16 of IPv4, are zero.
+func nth(base netip.Addr, n uint64) netip.Addr {
+	bytes := base.AsSlice()
+	for i := range 4 {
+		bytes[len(bytes)-1-i] |= byte(n >> (8 * i))
+	}
+	ip, _ := netip.AddrFromSlice(bytes)
+	return ip
+}
