@@ -1,0 +1,234 @@
+// Package roots puts the roots that clients trust, and what was revoked, where pods can mount them: into a ConfigMap of each
+// namespace. One that somebody deletes or changes is put right.
+package roots
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/follow"
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/queue"
+)
+
+// The names are Istio's: pods of the mesh mount them.
+const (
+	RootsName, rootsKey     = "istio-ca-root-cert", "root-cert.pem"
+	RevokedName, revokedKey = "istio-ca-crl", "ca-crl.pem"
+)
+
+const (
+	// manager is the field manager.
+	manager = "istio-namespace-controller"
+	// Label marks what belongs to the mesh's configuration.
+	label, labelled = "istio.io/config", "true"
+	// meshed marks namespaces whose pods belong to the mesh.
+	meshed, ambient = "istio.io/dataplane-mode", "ambient"
+)
+
+// excluded are namespaces without pods that could want the roots.
+var excluded = []string{"kube-public", "kube-node-lease", "local-path-storage"}
+
+var resource = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
+
+// Config is where the roots come from, and where they go.
+type Config struct {
+	Client dynamic.Interface
+	// Roots and Revoked return PEM. There is nothing to write while they return nothing.
+	Roots, Revoked func() []byte
+	// Changed returns a channel that is closed when they return something else than before the call.
+	Changed func() <-chan struct{}
+	// Meshed leaves out namespaces without pods of the mesh. What was written is left there when a namespace leaves the mesh:
+	// pods may have mounted it.
+	Meshed bool
+	// Namespace is the control plane's, which is never left out.
+	Namespace string
+	Log       *slog.Logger
+}
+
+// Writer writes while this control plane leads.
+type Writer struct {
+	cfg   Config
+	queue *queue.Queue[follow.Name]
+
+	lock       sync.Mutex
+	namespaces map[string]bool        // all, and whether they are meshed
+	needed     map[string]bool        // by others, see Need
+	listed     map[string]bool        // names of ConfigMaps of which all were seen
+	seen       map[follow.Name]digest // what is in those that are as we write them
+}
+
+// digest stands for a text.
+type digest [sha256.Size]byte
+
+// New makes a Writer, which writes while it is run.
+func New(c Config) *Writer {
+	w := &Writer{cfg: c, namespaces: make(map[string]bool), needed: make(map[string]bool)}
+	w.queue = queue.New(w.write, c.Log)
+	return w
+}
+
+// Put takes in a namespace that came or changed. It doesn't wait.
+func (w *Writer) Put(namespace *model.Namespace) {
+	w.lock.Lock()
+	w.namespaces[namespace.Name] = namespace.Labels.Get(meshed) == ambient
+	w.lock.Unlock()
+	w.add(namespace.Name)
+}
+
+// Drop forgets a namespace that went.
+func (w *Writer) Drop(namespace string) {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	delete(w.namespaces, namespace)
+}
+
+// Need says that something of the control plane's runs in a namespace, such as a waypoint, whatever its labels are.
+func (w *Writer) Need(namespace string) {
+	w.lock.Lock()
+	known := w.needed[namespace]
+	w.needed[namespace] = true
+	w.lock.Unlock()
+	if !known {
+		w.add(namespace)
+	}
+}
+
+// all looks at every namespace.
+func (w *Writer) all() {
+	w.lock.Lock()
+	names := slices.Collect(maps.Keys(w.namespaces))
+	w.lock.Unlock()
+	for _, namespace := range names {
+		w.add(namespace)
+	}
+}
+
+func (w *Writer) add(namespace string) {
+	w.queue.Add(follow.Name{Namespace: namespace, Name: RootsName})
+	w.queue.Add(follow.Name{Namespace: namespace, Name: RevokedName})
+}
+
+// Run writes until the context ends, which isn't an error. It is for the leader, once all namespaces were put that are
+// there at the start.
+func (w *Writer) Run(ctx context.Context) error {
+	w.lock.Lock()
+	w.listed, w.seen = make(map[string]bool), make(map[follow.Name]digest)
+	w.lock.Unlock()
+	w.queue.Run(ctx, func(ctx context.Context) {
+		var group sync.WaitGroup
+		for _, name := range []string{RootsName, RevokedName} {
+			group.Go(func() { w.follow(ctx, name) })
+		}
+		for ctx.Err() == nil {
+			changed := w.cfg.Changed()
+			w.all()
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			}
+		}
+		group.Wait()
+	})
+	return nil
+}
+
+// follow keeps up with the ConfigMaps of one name in all namespaces.
+func (w *Writer) follow(ctx context.Context, name string) {
+	follow.Run(ctx, follow.Config{
+		Client: w.cfg.Client.Resource(resource), Fields: "metadata.name=" + name, Log: w.cfg.Log,
+		Put: func(o *unstructured.Unstructured) {
+			w.see(follow.Name{Namespace: o.GetNamespace(), Name: name}, holds(o))
+		},
+		Gone: func(gone follow.Name) { w.see(gone, "") },
+		Listed: func() {
+			w.lock.Lock()
+			w.listed[name] = true
+			w.lock.Unlock()
+			w.all()
+		},
+	})
+}
+
+// see notes what a ConfigMap holds.
+func (w *Writer) see(name follow.Name, text string) {
+	w.lock.Lock()
+	if text == "" {
+		delete(w.seen, name)
+	} else {
+		w.seen[name] = sha256.Sum256([]byte(text))
+	}
+	w.lock.Unlock()
+	w.queue.Add(name)
+}
+
+// holds returns the text of a ConfigMap as we write it; of any other, nothing.
+func holds(o *unstructured.Unstructured) string {
+	if o.GetLabels()[label] != labelled {
+		return ""
+	}
+	text, _, _ := unstructured.NestedString(o.Object, "data", keyOf(o.GetName()))
+	return text
+}
+
+func keyOf(name string) string {
+	if name == RevokedName {
+		return revokedKey
+	}
+	return rootsKey
+}
+
+// wanted returns what a ConfigMap should hold that doesn't, or nothing.
+func (w *Writer) wanted(name follow.Name) string {
+	source := w.cfg.Roots
+	if name.Name == RevokedName {
+		source = w.cfg.Revoked
+	}
+	text := source()
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	if seen, known := w.seen[name]; !w.wants(name.Namespace) || !w.listed[name.Name] || known && seen == sha256.Sum256(text) {
+		return ""
+	}
+	return string(text)
+}
+
+func (w *Writer) wants(namespace string) bool {
+	isMeshed, known := w.namespaces[namespace]
+	if !known || slices.Contains(excluded, namespace) {
+		return false
+	}
+	return !w.cfg.Meshed || isMeshed || w.needed[namespace] || namespace == w.cfg.Namespace
+}
+
+func (w *Writer) write(ctx context.Context, name follow.Name) error {
+	text := w.wanted(name)
+	if text == "" {
+		return nil
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{"namespace": name.Namespace, "name": name.Name, "labels": map[string]any{label: labelled}},
+		"data":     map[string]any{keyOf(name.Name): text},
+	}}
+	_, err := w.cfg.Client.Resource(resource).Namespace(name.Namespace).Apply(ctx, name.Name, o, metav1.ApplyOptions{FieldManager: manager, Force: true})
+	// Nothing is made in a namespace that is about to go.
+	if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, "NamespaceTerminating") {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write ConfigMap: %w", err)
+	}
+	return nil
+}
