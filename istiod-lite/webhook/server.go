@@ -1,0 +1,151 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/netutil"
+	admission "k8s.io/api/admission/v1"
+)
+
+// What anybody who reaches the port can make the control plane hold.
+const (
+	// maxBody is more than an object before and after a change, of 1.5 MiB each, can be in JSON.
+	maxBody = 8 << 20
+	// maxReviews is how many are read and judged at once.
+	maxReviews = 8
+	// maxConnections are held. Those beyond it wait.
+	maxConnections = 128
+)
+
+// Config is what a Server needs.
+type Config struct {
+	Listener net.Listener
+	// TLS has the control plane's certificate.
+	TLS      *tls.Config
+	Registry *prometheus.Registry
+	Log      *slog.Logger
+}
+
+// Server answers the API server.
+type Server struct {
+	cfg            Config
+	slots          chan struct{} // one taken for each review
+	passed, failed *prometheus.CounterVec
+}
+
+// NewServer makes a Server.
+func NewServer(c Config) *Server {
+	s := &Server{
+		cfg: c, slots: make(chan struct{}, maxReviews),
+		passed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "galley_validation_passed", Help: "Objects that the webhook let pass.",
+		}, []string{"group", "version", "resource"}),
+		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "galley_validation_failed", Help: "Objects that the webhook refused.",
+		}, []string{"group", "version", "resource", "reason"}),
+	}
+	c.Registry.MustRegister(s.passed, s.failed)
+	return s
+}
+
+// Run serves until the context ends, which isn't an error.
+func (s *Server) Run(ctx context.Context) error {
+	config := s.cfg.TLS.Clone()
+	config.NextProtos = []string{"h2", "http/1.1"}
+	server := &http.Server{
+		Handler: s, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		// What is being judged is still answered.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := server.Shutdown(bounded); err != nil {
+			server.Close()
+		}
+	})()
+	err := server.Serve(tls.NewListener(netutil.LimitListener(s.cfg.Listener, maxConnections), config))
+	if errors.Is(err, http.ErrServerClosed) {
+		<-stopped
+		return nil
+	}
+	return fmt.Errorf("serve webhook: %w", err)
+}
+
+// ServeHTTP answers one question.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch {
+	case r.URL.Path != "/validate" && r.URL.Path != "/validate/":
+		http.NotFound(w, r)
+		return
+	case r.Method != http.MethodPost:
+		http.Error(w, "want POST", http.StatusMethodNotAllowed)
+		return
+	case err != nil || media != "application/json":
+		http.Error(w, "want application/json", http.StatusUnsupportedMediaType)
+		return
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-r.Context().Done():
+		return // the API server has given up
+	}
+	s.answer(w, r)
+}
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	case err != nil:
+		http.Error(w, "read: "+err.Error(), http.StatusBadRequest)
+		return
+	case len(body) == 0:
+		http.Error(w, "empty body", http.StatusBadRequest)
+		return
+	}
+	answer, asked, said, err := review(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.count(asked, said)
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(answer) // the API server asks again, or refuses the object
+}
+
+func (s *Server) count(asked *admission.AdmissionRequest, said verdict) {
+	kind, known := find(asked.Kind)
+	if !known {
+		return // its names are whatever the sender likes
+	}
+	version := "other"
+	for _, v := range kind.Versions {
+		if v == asked.Kind.Version {
+			version = v
+		}
+	}
+	if said.err == nil {
+		s.passed.WithLabelValues(kind.Group, version, kind.Resource).Inc()
+		return
+	}
+	s.failed.WithLabelValues(kind.Group, version, kind.Resource, "invalid_resource").Inc()
+	s.cfg.Log.Info("object refused", "kind", kind.Kind, "object", asked.Namespace+"/"+asked.Name, "user", asked.UserInfo.Username, "err", said.err)
+}

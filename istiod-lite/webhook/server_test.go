@@ -1,0 +1,75 @@
+package webhook
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+func served(t *testing.T) (*Server, *httptest.Server) {
+	s := NewServer(Config{Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	return s, server
+}
+
+func TestRequestsThatAreNoQuestionsAreRefused(t *testing.T) {
+	_, server := served(t)
+	const body = `{"kind":"AdmissionReview"}`
+	for name, test := range map[string]struct {
+		method, path, media, body string
+		want                      int
+	}{
+		"another path":          {"POST", "/inject", "application/json", body, http.StatusNotFound},
+		"a question by GET":     {"GET", "/validate", "application/json", "", http.StatusMethodNotAllowed},
+		"no type":               {"POST", "/validate", "", body, http.StatusUnsupportedMediaType},
+		"YAML":                  {"POST", "/validate", "application/yaml", body, http.StatusUnsupportedMediaType},
+		"nothing":               {"POST", "/validate", "application/json", "", http.StatusBadRequest},
+		"no request":            {"POST", "/validate/", "application/json; charset=utf-8", body, http.StatusBadRequest},
+		"more than can be":      {"POST", "/validate", "application/json", strings.Repeat(" ", maxBody+1), http.StatusRequestEntityTooLarge},
+		"a question":            {"POST", "/validate", "application/json", string(question("CREATE", "AuthorizationPolicy", policy(good), "")), http.StatusOK},
+		"one with a last slash": {"POST", "/validate/", "application/json", string(question("CREATE", "AuthorizationPolicy", policy(good), "")), http.StatusOK},
+		"one with a time limit": {"POST", "/validate?timeout=10s", "application/json", string(question("CREATE", "AuthorizationPolicy", policy(wrong), "")), http.StatusOK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			request, err := http.NewRequestWithContext(t.Context(), test.method, server.URL+test.path, strings.NewReader(test.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Content-Type", test.media)
+			response, err := server.Client().Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			text, _ := io.ReadAll(response.Body)
+			if response.StatusCode != test.want {
+				t.Errorf("status %d, want %d: %s", response.StatusCode, test.want, text)
+			}
+		})
+	}
+}
+
+func TestRefusalsAreCountedByKnownNamesOnly(t *testing.T) {
+	s, server := served(t)
+	for _, kind := range []string{"AuthorizationPolicy", "AuthorizationPolicy", "Made-up"} {
+		body := question("CREATE", kind, policy(wrong), "")
+		response, err := server.Client().Post(server.URL+"/validate", "application/json", strings.NewReader(string(body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+	}
+	families, err := s.cfg.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(families) != 1 || len(families[0].Metric) != 1 || families[0].Metric[0].Counter.GetValue() != 2 {
+		t.Errorf("%v", families)
+	}
+}
