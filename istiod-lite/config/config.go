@@ -55,6 +55,9 @@ type Config struct {
 	// looked for every RootCheckInterval.
 	RootTTL, RootCheckInterval time.Duration
 	RootGrace                  int
+	// DryRun publishes policies that are only to be tried out, Bypass lets connections go past a waypoint that is named but can't
+	// be used, RootsInMeshOnly leaves the roots out of namespaces without pods of the mesh.
+	DryRun, Bypass, RootsInMeshOnly bool
 	// DrainTime is how long proxies are moved to other replicas before the end. With a folder, where there are none, it is 0.
 	DrainTime time.Duration
 }

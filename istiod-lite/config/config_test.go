@@ -22,7 +22,7 @@ func usual() Config {
 		TrustDomain: "cluster.local", Domain: "cluster.local", ClusterID: "Kubernetes", RootNamespace: "istio-system", Instance: "istiod-1",
 		ServerNames:         []string{"istiod.istio-system.svc", "istiod-remote.istio-system.svc", "istio-pilot.istio-system.svc", "localhost"},
 		TrustedNodeAccounts: []string{"istio-system/ztunnel"}, TokenAudiences: []string{"istio-ca"},
-		DefaultCertTTL: 24 * time.Hour, MaxCertTTL: 2160 * time.Hour, DrainTime: 10 * time.Second,
+		DryRun: true, DefaultCertTTL: 24 * time.Hour, MaxCertTTL: 2160 * time.Hour, DrainTime: 10 * time.Second,
 		RootTTL: 87600 * time.Hour, RootCheckInterval: time.Hour, RootGrace: 20,
 	}
 }
@@ -66,6 +66,10 @@ func TestWhatIsSetWhere(t *testing.T) {
 				c.TokenAudiences, c.DefaultCertTTL, c.MaxCertTTL, c.CACerts = []string{"a", "b"}, time.Hour, 48*time.Hour, "/c"
 				c.ServerNames = []string{"istiod.root.svc", "istiod-remote.root.svc", "istio-pilot.root.svc", "localhost", "h"}
 			},
+		},
+		"what users opt out of": {
+			args: "--bypass-missing-waypoints --roots-in-mesh-only", env: []string{"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY=false"},
+			want: func(c *Config) { c.DryRun, c.Bypass, c.RootsInMeshOnly = false, true, true },
 		},
 		"a flag goes before its variable": {args: "--cluster-id c2", env: []string{"CLUSTER_ID=c1"}, want: func(c *Config) { c.ClusterID = "c2" }},
 	} {

@@ -12,7 +12,7 @@ import (
 type setting struct {
 	flag string
 	env  string // empty where there is none
-	into any    // a *string, *[]string, *int or *time.Duration; it holds the default
+	into any    // a *string, *[]string, *int, *bool or *time.Duration; it holds the default
 	help string
 }
 
@@ -21,6 +21,7 @@ func (c *Config) settings(source *string) []setting {
 	c.CACerts, c.TLSAddress, c.DebugAddress = "/etc/cacerts", ":15012", ":15014"
 	c.TrustDomain, c.Domain, c.ClusterID, c.RootNamespace = "cluster.local", "cluster.local", "Kubernetes", "istio-system"
 	c.TokenAudiences = []string{"istio-ca"}
+	c.DryRun = true
 	c.DefaultCertTTL, c.MaxCertTTL, c.DrainTime = 24*time.Hour, 90*24*time.Hour, 10*time.Second
 	c.RootTTL, c.RootCheckInterval, c.RootGrace = 3650*24*time.Hour, time.Hour, 20
 	return []setting{
@@ -44,6 +45,9 @@ func (c *Config) settings(source *string) []setting {
 		{"root-cert-check-interval", "CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL", &c.RootCheckInterval, "how often it is looked whether that is so"},
 		{"cacerts", "ROOT_CA_DIR", &c.CACerts, "folder of an authority to use instead of an own one; the default may be missing; with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, or tls.crt, tls.key and ca.crt"},
 		{"server-name", "ISTIOD_CUSTOM_HOST", &c.ServerNames, "further DNS names of the control plane in its certificate"},
+		{"dry-run-policies", "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", &c.DryRun, "tell proxies of policies that are only to be tried out; ztunnels before 1.29 would enforce them"},
+		{"bypass-missing-waypoints", "", &c.Bypass, "let connections go past a waypoint that is named but missing or never ready, as Istio does, instead of refusing them"},
+		{"roots-in-mesh-only", "", &c.RootsInMeshOnly, "write the ConfigMap of the roots only into namespaces with pods of the mesh"},
 		{"drain-time", "", &c.DrainTime, "how long proxies are moved to other replicas before the end; not with --source files"},
 		{"state", "", &c.State, "with a folder: where the authority's key is, and root-cert.pem, which clients trust (default ca beside DIR)"},
 		{"status", "", &c.Status, "with a folder: where node agents say which pods are enrolled (default status beside DIR)"},
@@ -61,6 +65,8 @@ func (s setting) register(flags *pflag.FlagSet) {
 		flags.StringVar(into, s.flag, *into, help)
 	case *[]string:
 		flags.StringSliceVar(into, s.flag, *into, help)
+	case *bool:
+		flags.BoolVar(into, s.flag, *into, help)
 	case *int:
 		flags.IntVar(into, s.flag, *into, help)
 	case *time.Duration:

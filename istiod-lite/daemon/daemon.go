@@ -44,6 +44,10 @@ type Daemon struct {
 	trouble  atomic.Pointer[error] // the last file that couldn't be used
 	metrics  *metrics
 	verdicts *verdicts
+
+	writers *writers      // nil without a cluster
+	synced  chan struct{} // closed when everything was read once
+	once    sync.Once
 }
 
 // Run runs a control plane until the context ends, which isn't an error. The version is what it says of itself.
@@ -59,9 +63,9 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 	registry := prometheus.NewRegistry()
 	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), resource: push.NewLog()}
-	d.unproven = make(chan struct{}, maxUnproven)
+	d.unproven, d.synced = make(chan struct{}, maxUnproven), make(chan struct{})
 	d.model = model.New(settings(cfg))
-	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: true}
+	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: cfg.DryRun, Bypass: cfg.Bypass}
 	if err := d.open(); err != nil {
 		return nil, err
 	}
@@ -73,6 +77,9 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	d.verdicts = newVerdicts(log.With("scope", "kube"))
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.pipeline.tell = d.verdicts.tell
+	if err := d.openWriters(serving.Config()); err != nil {
+		return nil, err
+	}
 	d.serve(serving)
 	if d.listener, err = listen(cfg.TLSAddress); err != nil {
 		return nil, err
@@ -108,8 +115,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		func() error { return d.rpc.Serve(d.listener) },
 		func() error { return d.source.run(ctx) },
 	}
-	// One hand would be enough for what is the leader's; of several, each step is still taken once.
-	for _, part := range append(d.authority.run, d.authority.lead...) {
+	for _, part := range append(d.authority.run, d.runWriters, d.writers.serveHook) {
 		parts = append(parts, func() error { return part(ctx) })
 	}
 	failures := make([]error, len(parts))

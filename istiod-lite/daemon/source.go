@@ -64,6 +64,8 @@ func (d *Daemon) openFolder() error {
 func (d *Daemon) apply(changes []model.Change) {
 	began := time.Now()
 	d.pipeline.apply(changes)
+	d.writers.take(changes)
+	d.once.Do(func() { close(d.synced) })
 	d.metrics.applied(changes, time.Since(began))
 }
 

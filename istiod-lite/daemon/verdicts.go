@@ -13,7 +13,7 @@ import (
 type verdicts struct {
 	// set takes the conditions of an object, trouble what is wrong with it, or nothing. Neither waits.
 	set     func(model.Key, int64, []model.Condition)
-	trouble func(key model.Key, reason, message string)
+	trouble func(key model.Key, uid, reason, message string)
 	log     *slog.Logger
 
 	lock     sync.Mutex
@@ -28,7 +28,7 @@ type verdict struct {
 
 func newVerdicts(log *slog.Logger) *verdicts {
 	return &verdicts{
-		set: func(model.Key, int64, []model.Condition) {}, trouble: func(model.Key, string, string) {}, log: log,
+		set: func(model.Key, int64, []model.Condition) {}, trouble: func(model.Key, string, string, string) {}, log: log,
 		rejected: make(map[model.Key]*verdict),
 	}
 }
@@ -52,7 +52,7 @@ func (v *verdicts) reject(r kube.Rejection) {
 	defer v.lock.Unlock()
 	if r.Err == nil {
 		log.Info("object used again, or gone")
-		v.trouble(key, "", "")
+		v.trouble(key, r.UID, "", "")
 		if held := v.rejected[key]; held != nil && held.known {
 			v.set(key, held.generation, held.conditions)
 		}
@@ -67,7 +67,7 @@ func (v *verdicts) reject(r kube.Rejection) {
 	if v.rejected[key] == nil {
 		v.rejected[key] = new(verdict)
 	}
-	v.trouble(key, "Invalid", message)
+	v.trouble(key, r.UID, "Invalid", message)
 	if key.Kind == model.KindAuthorizationPolicy {
 		v.set(key, r.Generation, []model.Condition{{Type: "ZtunnelAccepted", Reason: "Invalid", Message: message}})
 	}

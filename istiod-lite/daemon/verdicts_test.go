@@ -23,7 +23,7 @@ func TestARejectedObjectSaysSoUntilItIsRightAgain(t *testing.T) {
 		}
 		told = append(told, line)
 	}
-	v.trouble = func(_ model.Key, reason, message string) { told = append(told, "event "+reason+" "+message) }
+	v.trouble = func(_ model.Key, _, reason, message string) { told = append(told, "event "+reason+" "+message) }
 	name := model.Name{Namespace: "demo", Name: "p"}
 	policy := model.Key{Kind: model.KindAuthorizationPolicy, Name: name}
 	kind := decode.Kind{Kind: "AuthorizationPolicy", Model: model.KindAuthorizationPolicy}

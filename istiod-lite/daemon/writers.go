@@ -1,0 +1,181 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/addresses"
+	"github.com/tulle-mesh/tulle/istiod-lite/lead"
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/roots"
+	"github.com/tulle-mesh/tulle/istiod-lite/status"
+	"github.com/tulle-mesh/tulle/istiod-lite/webhook"
+)
+
+// writers write into a cluster. Every replica keeps up with what there is to write, and of each sort of work one does it.
+type writers struct {
+	client     dynamic.Interface
+	conditions *status.Writer
+	events     *status.Events
+	addresses  *addresses.Writer
+	roots      *roots.Writer
+	// hook answers the API server, on every replica; nil where it isn't served.
+	hook     *webhook.Server
+	register *webhook.Registration
+}
+
+const (
+	// writesPerSecond and burst bound what is asked of the API server in the long run and at once, by all writers together.
+	writesPerSecond, burst = 100, 200
+)
+
+// openWriters makes the writers; there are none without a cluster.
+func (d *Daemon) openWriters(certificate *tls.Config) error {
+	if d.source.api == nil {
+		return nil
+	}
+	client, err := d.client()
+	if err != nil {
+		return err
+	}
+	revision := settings(d.cfg).Revisions
+	live := d.authority.live
+	d.writers = &writers{
+		client: client,
+		conditions: status.New(status.Config{
+			Client: client, Manager: "istiod-lite-status", Revisions: revision, Log: d.log.With("scope", "status"),
+			Types: []string{"istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", "ZtunnelAccepted"},
+			Kinds: []model.Kind{model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy},
+		}),
+		events:    status.NewEvents(client, d.cfg.Instance, d.log.With("scope", "status")),
+		addresses: addresses.New(client, d.log.With("scope", "addresses")),
+		roots: roots.New(roots.Config{
+			Client: client, Meshed: d.cfg.RootsInMeshOnly, Roots: live.RootsPEM, Revoked: live.RevokedPEM, Changed: live.Changed, Namespace: d.cfg.RootNamespace,
+			Log: d.log.With("scope", "roots"),
+		}),
+	}
+	d.verdicts.set, d.verdicts.trouble = d.writers.conditions.Set, func(key model.Key, uid, reason, message string) {
+		d.writers.events.Set(key, status.Trouble{UID: uid, Reason: reason, Message: message})
+	}
+	if d.cfg.WebhookAddress == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", d.cfg.WebhookAddress)
+	if err != nil {
+		return fmt.Errorf("listen for the API server's questions: %w", err)
+	}
+	d.writers.hook = webhook.NewServer(webhook.Config{Listener: listener, TLS: certificate, Registry: d.registry, Log: d.log.With("scope", "webhook")})
+	d.writers.register = webhook.NewRegistration(webhook.RegistrationConfig{
+		Client: client, Names: webhook.Names(d.cfg.RootNamespace), Namespace: d.cfg.RootNamespace,
+		Roots: live.RootsPEM, Changed: live.Changed, Log: d.log.With("scope", "webhook"),
+	})
+	return nil
+}
+
+// client is the one that all writers share.
+func (d *Daemon) client() (dynamic.Interface, error) {
+	api := rest.CopyConfig(d.source.api)
+	api.QPS, api.Burst = writesPerSecond, burst
+	client, err := dynamic.NewForConfig(api)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Kubernetes: %w", err)
+	}
+	return client, nil
+}
+
+// serveHook answers the API server until the context ends.
+func (w *writers) serveHook(ctx context.Context) error {
+	if w == nil || w.hook == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return w.hook.Run(ctx)
+}
+
+// take keeps the writers up with objects that they look at themselves.
+func (w *writers) take(changes []model.Change) {
+	if w == nil {
+		return
+	}
+	for _, change := range changes {
+		switch o := change.Object.(type) {
+		case *model.Namespace:
+			w.roots.Put(o)
+		case *model.ServiceEntry:
+			w.addresses.Put(o)
+		case nil:
+			w.drop(change.Key)
+		}
+	}
+}
+
+func (w *writers) drop(key model.Key) {
+	switch key.Kind {
+	case model.KindNamespace:
+		w.roots.Drop(key.Name.Name)
+	case model.KindServiceEntry:
+		w.addresses.Drop(key.Name)
+	}
+}
+
+// runWriters takes part in the elections once everything was read: who leads has to know all.
+func (d *Daemon) runWriters(ctx context.Context) error {
+	if d.writers == nil {
+		<-ctx.Done()
+		return nil
+	}
+	select {
+	case <-d.synced:
+	case <-ctx.Done():
+		return nil
+	}
+	elections := d.writers.elections(d.authority.lead)
+	parts := make([]func(context.Context) error, 0, len(elections))
+	for election, work := range elections {
+		parts = append(parts, func(ctx context.Context) error {
+			return lead.Run(ctx, lead.Config{
+				Election: election.Of(d.cfg.Revision), Namespace: d.cfg.RootNamespace, Identity: d.cfg.Instance, Client: d.writers.client,
+				Work: together(work...), Log: d.log.With("scope", "lead"),
+			})
+		})
+	}
+	return together(parts...)(ctx)
+}
+
+// elections lists what the leader of each does. The authority's part is its own.
+func (w *writers) elections(authority []func(context.Context) error) map[lead.Election][]func(context.Context) error {
+	all := map[lead.Election][]func(context.Context) error{
+		lead.Status:    {w.conditions.Run, w.events.Run},
+		lead.Addresses: {w.addresses.Run},
+		lead.Roots:     append([]func(context.Context) error{w.roots.Run}, authority...),
+	}
+	if w.register != nil {
+		all[lead.Webhook] = []func(context.Context) error{w.register.Run}
+	}
+	return all
+}
+
+// together runs all parts until the context ends, or one of them does.
+func together(parts ...func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		failures := make([]error, len(parts))
+		var group sync.WaitGroup
+		for i, part := range parts {
+			group.Go(func() {
+				defer cancel()
+				failures[i] = part(ctx)
+			})
+		}
+		group.Wait()
+		return errors.Join(failures...)
+	}
+}
