@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	files   = []string{"workload/workload.proto", "security/authorization.proto", "zds/zds.proto", "ca/ca.proto"}
+	files   = []string{"workload/workload.proto", "security/authorization.proto", "zds/zds.proto", "ca/ca.proto", "l7/l7.proto"}
 	plugins = []string{"google.golang.org/protobuf/cmd/protoc-gen-go", "google.golang.org/grpc/cmd/protoc-gen-go-grpc"}
 )
 

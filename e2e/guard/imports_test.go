@@ -12,7 +12,7 @@ var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
 	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/loop": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
 	"mesh/token": {}, "mesh/scrape": {}, "mesh/file": {}, "mesh/trace": {},
-	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {},
+	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {}, "mesh/api/l7": {},
 	// mesh, level 2.
 	"mesh/relay":     {"mesh/loop"},
 	"mesh/h2":        {},
@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 	"istiod-lite/decode":    {"istiod-lite/model"},
 	"istiod-lite/kube":      {"istiod-lite/decode", "istiod-lite/model"},
 	"istiod-lite/watch":     {"istiod-lite/decode", "istiod-lite/model", "mesh/folder", "mesh/status"},
+	"istiod-lite/routes":    {"istiod-lite/model", "mesh/api/"},
 	"istiod-lite/translate": {"istiod-lite/model", "mesh/api/", "mesh/identity"},
 	"istiod-lite/push":      {"mesh/api/"},
 	"istiod-lite/ca":        {"mesh/identity", "mesh/api/", "mesh/token"},
