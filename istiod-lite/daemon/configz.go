@@ -13,7 +13,8 @@ import (
 var shownKinds = []model.Kind{
 	model.KindMeshConfig, model.KindNamespace, model.KindNode, model.KindPod, model.KindService, model.KindEndpointSlice,
 	model.KindServiceEntry, model.KindWorkloadEntry, model.KindGateway, model.KindGatewayClass,
-	model.KindAuthorizationPolicy, model.KindPeerAuthentication,
+	model.KindAuthorizationPolicy, model.KindPeerAuthentication, model.KindRequestAuthentication,
+	model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute, model.KindReferenceGrant,
 }
 
 // configz shows the objects as they were understood: all of them, or with ?kind=Pod&namespace=demo some.

@@ -55,7 +55,7 @@ func kind[T any](k Kind, convert func(*T) (model.Object, error)) Kind {
 
 // Kinds are all of them. Those of one group follow each other.
 func Kinds() []Kind {
-	return slices.Concat(core(), networking(), gateways(), security())
+	return slices.Concat(core(), networking(), gateways(), routing(), security())
 }
 
 // APIVersions returns the versions with their group, as objects are marked.

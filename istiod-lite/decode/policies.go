@@ -1,11 +1,11 @@
 package decode
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	istio "istio.io/api/security/v1beta1"
+	istiotype "istio.io/api/type/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
@@ -17,7 +17,9 @@ func security() []Kind {
 	authorization.closed = closedAuthorization
 	peer := Kind{Group: "security.istio.io", Kind: "PeerAuthentication", Versions: versions, Resource: "peerauthentications", Model: model.KindPeerAuthentication}
 	peer.closed = closedPeer
-	return []Kind{kind(authorization, authorizationPolicy), kind(peer, peerAuthentication)}
+	tokens := Kind{Group: "security.istio.io", Kind: "RequestAuthentication", Versions: versions, Resource: "requestauthentications", Model: model.KindRequestAuthentication}
+	tokens.closed = closedTokens
+	return []Kind{kind(authorization, authorizationPolicy), kind(peer, peerAuthentication), kind(tokens, requestAuthentication)}
 }
 
 // scope is the part of a policy that says whom it is about.
@@ -27,16 +29,37 @@ type scope struct {
 		Selector struct {
 			MatchLabels map[string]string `json:"matchLabels"`
 		} `json:"selector"`
-		TargetRef  json.RawMessage `json:"targetRef"`
-		TargetRefs json.RawMessage `json:"targetRefs"`
+		TargetRef  *targetRef  `json:"targetRef"`
+		TargetRefs []targetRef `json:"targetRefs"`
 	} `json:"spec"`
+}
+
+// targetRef is what a policy is attached to, read with tolerance.
+type targetRef struct {
+	Group     string `json:"group"`
+	Kind      string `json:"kind"`
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+}
+
+// targets are what the policy is attached to; targeted is false if that can't be told.
+func (s *scope) targets() (found []model.Target, targeted bool) {
+	var refs []*istiotype.PolicyTargetReference
+	for _, ref := range s.Spec.TargetRefs {
+		refs = append(refs, &istiotype.PolicyTargetReference{Group: ref.Group, Kind: ref.Kind, Name: ref.Name, Namespace: ref.Namespace})
+	}
+	if ref := s.Spec.TargetRef; ref != nil {
+		refs = append(refs, &istiotype.PolicyTargetReference{Group: ref.Group, Kind: ref.Kind, Name: ref.Name, Namespace: ref.Namespace})
+	}
+	found, err := targets(within(s.ObjectMeta), nil, refs)
+	return found, err == nil && len(refs) > 0
 }
 
 // readScope reads the scope as far as it can be read. Who can't tell whom a policy is about takes it for all.
 func readScope(fill func(any) error) scope {
 	var s scope
 	if err := fill(&s); err != nil {
-		s.Spec.Selector.MatchLabels = nil
+		s.Spec.Selector.MatchLabels, s.Spec.TargetRef, s.Spec.TargetRefs = nil, nil, nil
 		_ = fill(&struct {
 			*metav1.ObjectMeta `json:"metadata"`
 		}{&s.ObjectMeta}) // what the error is about isn't in there, else the object has no name
@@ -48,9 +71,20 @@ func readScope(fill func(any) error) scope {
 func closedAuthorization(fill func(any) error) model.Object {
 	s := readScope(fill)
 	labels := model.LabelsOf(s.Spec.Selector.MatchLabels)
+	targets, targeted := s.targets()
 	return &model.AuthorizationPolicy{
 		Namespace: within(s.ObjectMeta), Name: s.Name, Selected: !labels.Empty(), Selector: labels,
-		Targeted: len(s.Spec.TargetRef)+len(s.Spec.TargetRefs) > 0, Action: model.Allow,
+		Targeted: targeted, Targets: targets, Action: model.Allow,
+	}
+}
+
+// closedTokens accepts no token: its issuer has no keys.
+func closedTokens(fill func(any) error) model.Object {
+	s := readScope(fill)
+	targets, targeted := s.targets()
+	return &model.RequestAuthentication{
+		Namespace: within(s.ObjectMeta), Name: s.Name, Targeted: targeted, Targets: targets,
+		Issuers: []model.TokenIssuer{{Issuer: "unreadable"}},
 	}
 }
 
@@ -72,10 +106,15 @@ func authorizationPolicy(o *resource[istio.AuthorizationPolicy, *istio.Authoriza
 		Selected: spec.Selector != nil, Selector: model.LabelsOf(spec.Selector.GetMatchLabels()),
 		Targeted: spec.TargetRef != nil || len(spec.TargetRefs) > 0,
 		Action:   model.Action(spec.Action.String()),
+		Provider: spec.GetProvider().GetName(),
 		DryRun:   o.Annotations["istio.io/dry-run"] == "true",
 	}
 	if p.Selected && p.Targeted {
 		return nil, at("spec.selector", errors.New("selector and targetRefs exclude each other"))
+	}
+	var err error
+	if p.Targets, err = targets(p.Namespace, spec.TargetRef, spec.TargetRefs); err != nil {
+		return nil, err
 	}
 	if err := selector("spec.selector.matchLabels", spec.Selector.GetMatchLabels()); err != nil {
 		return nil, err

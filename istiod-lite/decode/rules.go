@@ -3,6 +3,7 @@ package decode
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	istio "istio.io/api/security/v1beta1"
@@ -68,6 +69,8 @@ func (r *ruleReader) source(path string, o *istio.Source) (model.Source, error) 
 	s := model.Source{
 		Principals: o.GetPrincipals(), NotPrincipals: o.GetNotPrincipals(),
 		Namespaces: o.GetNamespaces(), NotNamespaces: o.GetNotNamespaces(),
+		RequestPrincipals: o.GetRequestPrincipals(), NotRequestPrincipals: o.GetNotRequestPrincipals(),
+		TrustDomains: o.GetTrustDomains(), NotTrustDomains: o.GetNotTrustDomains(),
 	}
 	l4, err := r.inUse(path, field{"principals", s.Principals}, field{"notPrincipals", s.NotPrincipals},
 		field{"namespaces", s.Namespaces}, field{"notNamespaces", s.NotNamespaces},
@@ -76,8 +79,9 @@ func (r *ruleReader) source(path string, o *istio.Source) (model.Source, error) 
 	if err != nil {
 		return s, err
 	}
-	s.L7, err = r.inUse(path, field{"requestPrincipals", o.GetRequestPrincipals()}, field{"notRequestPrincipals", o.GetNotRequestPrincipals()},
-		field{"remoteIpBlocks", o.GetRemoteIpBlocks()}, field{"notRemoteIpBlocks", o.GetNotRemoteIpBlocks()})
+	s.L7, err = r.inUse(path, field{"requestPrincipals", s.RequestPrincipals}, field{"notRequestPrincipals", s.NotRequestPrincipals},
+		field{"remoteIpBlocks", o.GetRemoteIpBlocks()}, field{"notRemoteIpBlocks", o.GetNotRemoteIpBlocks()},
+		field{"trustDomains", s.TrustDomains}, field{"notTrustDomains", s.NotTrustDomains})
 	if err != nil {
 		return s, err
 	}
@@ -90,11 +94,24 @@ func (r *ruleReader) source(path string, o *istio.Source) (model.Source, error) 
 	if s.NotServiceAccounts, err = r.accounts(path+".notServiceAccounts", o.GetNotServiceAccounts()); err != nil {
 		return s, err
 	}
-	if s.IPs, err = prefixes(path+".ipBlocks", o.GetIpBlocks()); err != nil {
-		return s, err
+	return s, r.ranges(path, o, &s)
+}
+
+func (r *ruleReader) ranges(path string, o *istio.Source, s *model.Source) error {
+	for _, list := range []struct {
+		name  string
+		texts []string
+		into  *[]netip.Prefix
+	}{
+		{"ipBlocks", o.GetIpBlocks(), &s.IPs}, {"notIpBlocks", o.GetNotIpBlocks(), &s.NotIPs},
+		{"remoteIpBlocks", o.GetRemoteIpBlocks(), &s.RemoteIPs}, {"notRemoteIpBlocks", o.GetNotRemoteIpBlocks(), &s.NotRemoteIPs},
+	} {
+		var err error
+		if *list.into, err = prefixes(path+"."+list.name, list.texts); err != nil {
+			return err
+		}
 	}
-	s.NotIPs, err = prefixes(path+".notIpBlocks", o.GetNotIpBlocks())
-	return s, err
+	return nil
 }
 
 // accounts parses "account", meant in the policy's namespace, and "namespace/account".
@@ -114,14 +131,20 @@ func (r *ruleReader) accounts(path string, texts []string) ([]model.Name, error)
 }
 
 func (r *ruleReader) operation(path string, o *istio.Operation) (model.Operation, error) {
-	var op model.Operation
-	l7, err := r.inUse(path, field{"hosts", o.GetHosts()}, field{"notHosts", o.GetNotHosts()},
-		field{"methods", o.GetMethods()}, field{"notMethods", o.GetNotMethods()},
-		field{"paths", o.GetPaths()}, field{"notPaths", o.GetNotPaths()})
+	op := model.Operation{
+		Hosts: o.GetHosts(), NotHosts: o.GetNotHosts(), Methods: o.GetMethods(), NotMethods: o.GetNotMethods(),
+		Paths: o.GetPaths(), NotPaths: o.GetNotPaths(),
+	}
+	paths, notPaths := field{"paths", op.Paths}, field{"notPaths", op.NotPaths}
+	l7, err := r.inUse(path, field{"hosts", op.Hosts}, field{"notHosts", op.NotHosts},
+		field{"methods", op.Methods}, field{"notMethods", op.NotMethods}, paths, notPaths)
 	if err != nil {
 		return op, err
 	}
 	op.L7 = l7
+	if err := templates(path, paths, notPaths); err != nil {
+		return op, err
+	}
 	if op.Ports, err = portNumbers(path+".ports", o.GetPorts()); err != nil {
 		return op, err
 	}
@@ -132,6 +155,32 @@ func (r *ruleReader) operation(path string, o *istio.Operation) (model.Operation
 		return op, at(path, errors.New("an operation without fields: leave to out to match every operation"))
 	}
 	return op, nil
+}
+
+// templates checks the paths that stand for many: each element is a whole {*} or {**}, or has no braces.
+func templates(path string, fields ...field) error {
+	for _, f := range fields {
+		for i, value := range f.values {
+			if strings.ContainsAny(value, "{}") && !isTemplate(value) {
+				return at(fmt.Sprintf("%s.%s[%d]", path, f.name, i),
+					fmt.Errorf("%q is no template: an element with braces is {*}, or once {**}, and there are no other stars", value))
+			}
+		}
+	}
+	return nil
+}
+
+func isTemplate(path string) bool {
+	anyNumber := 0
+	for element := range strings.SplitSeq(path, "/") {
+		switch {
+		case element == "{**}":
+			anyNumber++
+		case element != "{*}" && strings.ContainsAny(element, "{}*"):
+			return false
+		}
+	}
+	return anyNumber <= 1
 }
 
 func (r *ruleReader) condition(path string, o *istio.Condition) (model.When, error) {
@@ -147,7 +196,7 @@ func (r *ruleReader) condition(path string, o *istio.Condition) (model.When, err
 		return c, at(path, errors.New("neither values nor notValues"))
 	}
 	switch c.Attribute {
-	case model.SourceIP, model.DestinationIP:
+	case model.SourceIP, model.DestinationIP, model.RemoteIP:
 		if c.IPs, err = prefixes(path+".values", o.GetValues()); err != nil {
 			return c, err
 		}
@@ -169,14 +218,15 @@ func checkKey(key string) error {
 	case "":
 		return errors.New("missing")
 	case model.SourceIP, model.SourceNamespace, model.SourcePrincipal, model.DestinationIP, model.DestinationPort,
-		"source.serviceAccount", "remote.ip", "request.auth.principal", "request.auth.audiences", "request.auth.presenter", "connection.sni":
+		model.SourceServiceAccount, model.SourceTrustDomain, model.RemoteIP, model.RequestPrincipal, model.RequestAudiences,
+		model.RequestPresenter, model.ConnectionSNI:
 		return nil
 	}
 	if name, ok := strings.CutPrefix(key, "experimental.envoy.filters."); ok && name != "" {
 		return nil
 	}
-	for _, of := range []string{"request.headers[", "request.auth.claims["} {
-		if name, ok := strings.CutPrefix(key, of); ok && strings.Index(name, "]") > 0 && strings.HasSuffix(name, "]") {
+	for _, of := range []string{model.RequestHeader, model.RequestClaim} {
+		if name, ok := strings.CutPrefix(key, of+"["); ok && strings.Index(name, "]") > 0 && strings.HasSuffix(name, "]") {
 			return nil
 		}
 	}

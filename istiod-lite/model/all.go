@@ -39,7 +39,7 @@ func (m *Model) All(kind Kind) iter.Seq[Object] {
 	case KindEnrolment:
 		return objects(maps.Values(m.enrolments))
 	}
-	return func(func(Object) bool) {}
+	return m.routing.all(kind)
 }
 
 func objects[T Object](of iter.Seq[T]) iter.Seq[Object] {

@@ -6,11 +6,18 @@ type dirty struct {
 	keys  map[Key]struct{}
 }
 
-func (d *dirty) mark(key Key) { d.keys[key] = struct{}{} }
+// mark marks what is translated again. What routes and policies say of it may be something else then, too.
+func (d *dirty) mark(key Key) {
+	if _, marked := d.keys[key]; !marked {
+		d.keys[key] = struct{}{}
+		d.model.routing.users(key, d.mark)
+	}
+}
 
 // follow marks the object and all that is translated with a look at it.
 func (d *dirty) follow(key Key) {
 	d.mark(key)
+	d.model.routing.follow(key, d.mark)
 	switch o := d.model.Object(key).(type) {
 	case *Node:
 		d.node(o.Name)
@@ -297,5 +304,8 @@ func (d *dirty) everything() {
 	}
 	for name := range m.peers.all {
 		d.mark(Key{KindPeerAuthentication, name})
+	}
+	for name := range m.routing.authentications {
+		d.mark(Key{KindRequestAuthentication, name})
 	}
 }

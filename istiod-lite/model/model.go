@@ -25,6 +25,13 @@ const (
 	KindPeerAuthentication  Kind = "PeerAuthentication"
 	KindEnrolment           Kind = "Enrolment"
 
+	KindGRPCRoute             Kind = "GRPCRoute"
+	KindHTTPRoute             Kind = "HTTPRoute"
+	KindTLSRoute              Kind = "TLSRoute"
+	KindTCPRoute              Kind = "TCPRoute"
+	KindReferenceGrant        Kind = "ReferenceGrant"
+	KindRequestAuthentication Kind = "RequestAuthentication"
+
 	KindHost         Kind = "Host"
 	KindNetwork      Kind = "Network"
 	KindStaticStrict Kind = "StaticStrict"
@@ -72,6 +79,7 @@ type Model struct {
 	policies        *selecting[*AuthorizationPolicy]
 	peers           *selecting[*PeerAuthentication]
 	enrolments      map[string]*Enrolment // by node
+	routing         *routing
 
 	podsByNode        grouping[string, *Pod]
 	slicesByService   grouping[Name, *EndpointSlice]
@@ -102,6 +110,7 @@ func New(settings Settings) *Model {
 		policies:          newSelecting[*AuthorizationPolicy](),
 		peers:             newSelecting[*PeerAuthentication](),
 		enrolments:        make(map[string]*Enrolment),
+		routing:           newRouting(),
 		podsByNode:        make(grouping[string, *Pod]),
 		slicesByService:   make(grouping[Name, *EndpointSlice]),
 		slicesByPod:       make(grouping[Name, *EndpointSlice]),

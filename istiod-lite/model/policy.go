@@ -23,7 +23,11 @@ type AuthorizationPolicy struct {
 	Selector Labels
 	// Targeted says that it is attached to a gateway or a service, so not for L4 proxies.
 	Targeted bool
-	Action   Action
+	// Targets are what it is attached to, as far as that is of a kind that the mesh knows.
+	Targets []Target
+	Action  Action
+	// Provider decides about what a Custom policy matches.
+	Provider string
 	DryRun   bool
 	Rules    []Rule
 }
@@ -50,13 +54,21 @@ type Source struct {
 	Namespaces, NotNamespaces           []string
 	ServiceAccounts, NotServiceAccounts []Name
 	IPs, NotIPs                         []netip.Prefix
-	// L7 names the fields in use that need a look into requests.
+
+	RequestPrincipals, NotRequestPrincipals []string
+	TrustDomains, NotTrustDomains           []string
+	RemoteIPs, NotRemoteIPs                 []netip.Prefix
+	// L7 names the fields in use that only waypoints know.
 	L7 []string
 }
 
 // Operation is what is called.
 type Operation struct {
 	Ports, NotPorts []uint16
+
+	Hosts, NotHosts     []string
+	Methods, NotMethods []string
+	Paths, NotPaths     []string
 	// L7 names the fields in use that need a look into requests.
 	L7 []string
 }
@@ -77,6 +89,20 @@ const (
 	SourcePrincipal = "source.principal"
 	DestinationIP   = "destination.ip"
 	DestinationPort = "destination.port"
+)
+
+// Those that only waypoints know. Headers and claims stand in brackets behind their attribute, such as
+// request.headers[x-user].
+const (
+	RemoteIP             = "remote.ip"
+	SourceServiceAccount = "source.serviceAccount"
+	SourceTrustDomain    = "source.trustDomain"
+	ConnectionSNI        = "connection.sni"
+	RequestPrincipal     = "request.auth.principal"
+	RequestAudiences     = "request.auth.audiences"
+	RequestPresenter     = "request.auth.presenter"
+	RequestHeader        = "request.headers"
+	RequestClaim         = "request.auth.claims"
 )
 
 // IsL4 tells whether L4 proxies know the attribute.

@@ -60,7 +60,7 @@ func (m *Model) Object(key Key) Object {
 	case KindEnrolment:
 		return orNil(m.enrolments[name.Name])
 	}
-	return nil
+	return m.routing.object(key)
 }
 
 // orNil makes an interface of a pointer that may be nil, which then is nil too.
@@ -86,6 +86,10 @@ func (m *Model) Generation(key Key) int64 {
 	case *Gateway:
 		return o.Generation
 	case *AuthorizationPolicy:
+		return o.Generation
+	case *Route:
+		return o.Generation
+	case *RequestAuthentication:
 		return o.Generation
 	}
 	return 0
@@ -119,7 +123,7 @@ func (m *Model) Count(kind Kind) int {
 	case KindEnrolment:
 		return len(m.enrolments)
 	}
-	return 0
+	return m.routing.count(kind)
 }
 
 // put stores an object whose name is free.
@@ -192,6 +196,7 @@ func (m *Model) drop(object Object) {
 // index notes by what the object is found, or forgets that.
 func (m *Model) index(object Object, there bool) {
 	key := object.Key()
+	m.routing.set(object, there)
 	switch o := object.(type) {
 	case *Namespace:
 		m.bind(key, o.Binding, there)

@@ -1,0 +1,196 @@
+package model
+
+import (
+	"iter"
+	"maps"
+)
+
+// routing holds the objects about requests, by what they depend on.
+type routing struct {
+	routes          map[Key]*Route
+	grants          map[Name]*ReferenceGrant
+	authentications map[Name]*RequestAuthentication
+
+	byParent  grouping[parentOf, *Route]
+	byRef     grouping[ObjectRef, Key]          // routes by what they send traffic to
+	abroad    grouping[border, Key]             // routes that send traffic to another namespace
+	atGateway grouping[string, Key]             // routes of a namespace that are attached to gateways
+	grantsIn  grouping[string, *ReferenceGrant] // by namespace
+	byTarget  grouping[Target, Key]             // policies and authentications
+}
+
+// parentOf is a parent with the kind of the routes that are attached to it.
+type parentOf struct {
+	ObjectRef
+	of Kind
+}
+
+// border lies between the namespace of a route and that of a backend.
+type border struct{ from, to string }
+
+func newRouting() *routing {
+	return &routing{
+		routes: make(map[Key]*Route), grants: make(map[Name]*ReferenceGrant), authentications: make(map[Name]*RequestAuthentication),
+		byParent: make(grouping[parentOf, *Route]), byRef: make(grouping[ObjectRef, Key]), abroad: make(grouping[border, Key]),
+		atGateway: make(grouping[string, Key]), grantsIn: make(grouping[string, *ReferenceGrant]), byTarget: make(grouping[Target, Key]),
+	}
+}
+
+// set takes in an object about requests, or out; of others it ignores all but the targets.
+func (r *routing) set(object Object, there bool) {
+	key := object.Key()
+	switch o := object.(type) {
+	case *Route:
+		setIn(r.routes, key, o, there)
+		r.index(o, there)
+	case *ReferenceGrant:
+		setIn(r.grants, key.Name, o, there)
+		r.grantsIn.set(o.Namespace, o, there)
+	case *RequestAuthentication:
+		setIn(r.authentications, key.Name, o, there)
+		r.targets(key, o.Targets, there)
+	case *AuthorizationPolicy:
+		r.targets(key, o.Targets, there)
+	}
+}
+
+func setIn[K comparable, V any](m map[K]V, key K, value V, there bool) {
+	if there {
+		m[key] = value
+	} else {
+		delete(m, key)
+	}
+}
+
+func (r *routing) targets(key Key, targets []Target, there bool) {
+	for _, target := range targets {
+		r.byTarget.set(target, key, there)
+	}
+}
+
+func (r *routing) index(o *Route, there bool) {
+	key := o.Key()
+	for i := range o.Parents {
+		parent := &o.Parents[i]
+		r.byParent.set(parentOf{parent.ObjectRef, o.Kind}, o, there)
+		if parent.Kind == string(KindGateway) {
+			r.atGateway.set(o.Namespace, key, there)
+		}
+	}
+	for to := range o.Refs {
+		r.byRef.set(to, key, there)
+		if to.Namespace != o.Namespace {
+			r.abroad.set(border{o.Namespace, to.Namespace}, key, there)
+		}
+	}
+}
+
+// object returns the object that the key names, or nil.
+func (r *routing) object(key Key) Object {
+	switch key.Kind {
+	case KindReferenceGrant:
+		return orNil(r.grants[key.Name])
+	case KindRequestAuthentication:
+		return orNil(r.authentications[key.Name])
+	}
+	return orNil(r.routes[key])
+}
+
+// all yields the objects of a kind.
+func (r *routing) all(kind Kind) iter.Seq[Object] {
+	switch kind {
+	case KindReferenceGrant:
+		return objects(maps.Values(r.grants))
+	case KindRequestAuthentication:
+		return objects(maps.Values(r.authentications))
+	}
+	return objects(func(yield func(*Route) bool) {
+		for key, route := range r.routes {
+			if key.Kind == kind && !yield(route) {
+				return
+			}
+		}
+	})
+}
+
+func (r *routing) count(kind Kind) int {
+	count := 0
+	for range r.all(kind) {
+		count++
+	}
+	return count
+}
+
+// refGroups has the kinds that routes and policies refer to, each with its group.
+var refGroups = map[Kind]string{
+	KindService: "", KindServiceEntry: "networking.istio.io",
+	KindGateway: "gateway.networking.k8s.io", KindGatewayClass: "gateway.networking.k8s.io",
+}
+
+// users marks the routes and policies that refer to an object.
+func (r *routing) users(key Key, mark func(Key)) {
+	group, ok := refGroups[key.Kind]
+	if !ok {
+		return
+	}
+	ref := ObjectRef{Group: group, Kind: string(key.Kind), Name: key.Name}
+	for each := range r.byRef.of(ref) {
+		mark(each)
+	}
+	for each := range r.byTarget.of(Target(key)) {
+		mark(each)
+	}
+	for _, kind := range RouteKinds {
+		for route := range r.byParent.of(parentOf{ref, kind}) {
+			mark(route.Key())
+		}
+	}
+}
+
+// follow marks what is translated with a look at an object that changes.
+func (r *routing) follow(key Key, mark func(Key)) {
+	if key.Kind == KindNamespace {
+		for each := range r.atGateway.of(key.Name.Name) {
+			mark(each)
+		}
+	}
+	switch o := r.object(key).(type) {
+	case *Route:
+		// Routes of other kinds win or lose ports by it.
+		for i := range o.Parents {
+			for _, kind := range RouteKinds {
+				if kind == o.Kind {
+					continue
+				}
+				for other := range r.byParent.of(parentOf{o.Parents[i].ObjectRef, kind}) {
+					mark(other.Key())
+				}
+			}
+		}
+	case *ReferenceGrant:
+		for _, from := range o.From {
+			for each := range r.abroad.of(border{from.Namespace, o.Namespace}) {
+				mark(each)
+			}
+		}
+	}
+}
+
+// RoutesAt returns the routes of a kind that are attached to the parent, by name.
+func (m *Model) RoutesAt(parent ObjectRef, kind Kind) []*Route {
+	var found []*Route
+	for route := range m.routing.byParent.of(parentOf{parent, kind}) {
+		found = append(found, route)
+	}
+	return sorted(found)
+}
+
+// Permits tells whether the owner of the other namespace lets objects refer to what is there.
+func (m *Model) Permits(from GrantFrom, to ObjectRef) bool {
+	for grant := range m.routing.grantsIn.of(to.Namespace) {
+		if grant.permits(from, to) {
+			return true
+		}
+	}
+	return false
+}
