@@ -19,6 +19,7 @@ func (d *Daemon) pages(registry *prometheus.Registry) http.Handler {
 		{Path: "/metrics", Title: "metrics for Prometheus", Handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{})},
 		admin.JSON("/debug/syncz", "proxies that are connected, and what each was sent and has acknowledged", func() any { return d.pusher.Status() }),
 		admin.JSON("/debug/ambientz", "workloads, services and policies as proxies are told", d.ambientz),
+		admin.JSON("/debug/l7z", "routes, policies and authentication as waypoints are told", d.l7z),
 		{Path: "/debug/configz", Title: "objects as they were understood (?kind=Pod&namespace=demo)", Handler: http.HandlerFunc(d.configz)},
 		{Path: "/ready", Title: "whether proxies are served", Handler: http.HandlerFunc(d.readiness)},
 		{Path: "/healthz", Title: "whether the program runs", Handler: text("ok")},
@@ -76,6 +77,20 @@ func (d *Daemon) ambientz() any {
 			}
 			dump[kind] = append(dump[kind], fields)
 		}
+	}
+	return dump
+}
+
+// l7z is everything that waypoints are told of requests.
+func (d *Daemon) l7z() any {
+	dump := []map[string]any{}
+	for _, resource := range d.resource.All(push.L7) {
+		_, fields, err := translate.RenderAny(resource.Resource)
+		if err != nil {
+			fields = map[string]any{"err": err.Error()}
+		}
+		fields["resource"] = resource.Name
+		dump = append(dump, fields)
 	}
 	return dump
 }

@@ -8,7 +8,9 @@ import (
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/push"
+	"github.com/tulle-mesh/tulle/istiod-lite/routes"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
+	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/api/security"
 )
 
@@ -44,10 +46,14 @@ func (p *pipeline) apply(changes []model.Change) {
 	var updates []push.Update
 	for _, key := range p.model.Apply(changes) {
 		result := p.mesh.Object(p.model, key)
+		requests := routes.Object(p.model, key)
+		for _, resource := range requests.Resources {
+			result.Resources = append(result.Resources, translate.Resource{Name: resource.Name, Message: resource.Message})
+		}
 		updates = append(updates, p.differ(key, result.Resources)...)
-		p.note(key, result.Notes)
+		p.note(key, append(result.Notes, notes(key, requests)...))
 		if hasStatus(key.Kind) {
-			p.tell(key, p.model.Generation(key), result.Conditions)
+			p.tell(key, p.model.Generation(key), append(result.Conditions, requests.Conditions...))
 		}
 	}
 	changed, failures := p.log.Publish(updates)
@@ -64,7 +70,8 @@ func (p *pipeline) apply(changes []model.Change) {
 // hasStatus tells whether objects of the kind may carry conditions of ours.
 func hasStatus(kind model.Kind) bool {
 	switch kind {
-	case model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindGateway:
+	case model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindRequestAuthentication,
+		model.KindGateway:
 		return true
 	}
 	return false
@@ -95,10 +102,30 @@ func (p *pipeline) differ(key model.Key, resources []translate.Resource) []push.
 }
 
 func typeOf(message proto.Message) string {
-	if _, ok := message.(*security.Authorization); ok {
+	switch message.(type) {
+	case *security.Authorization:
 		return push.Authorization
+	case *l7.Resource:
+		return push.L7
 	}
 	return push.Address
+}
+
+// notes says of what is about requests which conditions don't hold, and what is left out.
+func notes(key model.Key, result routes.Result) []translate.Note {
+	var list []translate.Note
+	add := func(prefix string, conditions []model.Condition) {
+		for _, c := range conditions {
+			if c.Status != routes.Good(c.Type) {
+				list = append(list, translate.Note{Object: key, Text: prefix + c.Message})
+			}
+		}
+	}
+	add("", result.Conditions)
+	for _, parent := range result.Parents {
+		add("at "+parent.Ref.Kind+" "+parent.Ref.Name.String()+": ", parent.Conditions)
+	}
+	return list
 }
 
 // note logs what the writer of an object should know, once.

@@ -61,12 +61,13 @@ func (d *Daemon) serve(serving *ca.Serving) {
 		grpc.MaxHeaderListSize(16<<10), // a token has at most three quarters of it
 		grpc.InTapHandle(d.early),
 		grpc.ChainStreamInterceptor(d.admit, d.drain.stream),
+		push.Codec(),
 	)
 	pods := ca.Pods{Find: d.find, Runs: d.runs}
 	d.pusher = push.NewServer(push.Config{
 		Log:                 d.resource,
 		Authenticate:        func(ctx context.Context) (push.Caller, error) { return d.caller(ctx, pods) },
-		TrustedNodeAccounts: d.cfg.TrustedNodeAccounts, Registry: d.registry, Logger: d.log.With("scope", "push"),
+		TrustedNodeAccounts: d.cfg.TrustedNodeAccounts, Waypoint: d.waypoint, Registry: d.registry, Logger: d.log.With("scope", "push"),
 	})
 	d.signer = ca.NewServer(ca.Config{
 		Authority: d.authority.live, TrustDomains: d.trustDomains,
@@ -124,7 +125,7 @@ func (d *Daemon) caller(ctx context.Context, pods ca.Pods) (push.Caller, error) 
 		d.log.Warn("stream refused", "scope", "push", "account", caller.Account(), "err", err)
 		return push.Caller{}, ca.Opaque(err, "authentication failure")
 	}
-	return push.Caller{Namespace: caller.Namespace, ServiceAccount: caller.ServiceAccount, Node: node}, nil
+	return push.Caller{Namespace: caller.Namespace, ServiceAccount: caller.ServiceAccount, Node: node, Pod: caller.Pod}, nil
 }
 
 // find tells what is known of a pod that hasn't ended.

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 )
 
 // shown is what the debug page says of a stream.
@@ -24,26 +24,36 @@ type shown struct {
 
 // typeStatus is how far a proxy is with a type.
 type typeStatus struct {
-	Sent  string    `json:"sent"`  // version of the log
-	Acked string    `json:"acked"` // the same
-	When  time.Time `json:"when"`  // of the last of both
-	Nack  string    `json:"nack,omitempty"`
+	Sent  string     `json:"sent"`  // version of the log
+	Acked string     `json:"acked"` // the same
+	When  time.Time  `json:"when"`  // of the last of both
+	Nack  *rejection `json:"nack,omitempty"`
 }
 
-func (s *shown) sent(response *discoveryv3.DeltaDiscoveryResponse, now time.Time) {
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	one := s.types[short(response.TypeUrl)]
-	one.Sent, one.When = response.SystemVersionInfo, now
-	s.types[short(response.TypeUrl)] = one
+// rejection is why a proxy rejected the last response that it answered.
+type rejection struct {
+	Reason string `json:"reason"`
+	// Resources are a few of those in the response; the reason says which of them are wrong.
+	Resources []string `json:"resources"`
 }
 
-func (s *shown) acknowledged(response *discoveryv3.DeltaDiscoveryResponse, nack string, now time.Time) {
+func (s *shown) sent(typeURL, version string, now time.Time) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
-	one := s.types[short(response.TypeUrl)]
-	one.Acked, one.Nack, one.When = response.SystemVersionInfo, nack, now
-	s.types[short(response.TypeUrl)] = one
+	one := s.types[short(typeURL)]
+	one.Sent, one.When = version, now
+	s.types[short(typeURL)] = one
+}
+
+func (s *shown) acknowledged(what pushed, failure *rpcstatus.Status, now time.Time) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	one := s.types[short(what.typeURL)]
+	one.Acked, one.Nack, one.When = what.version, nil, now
+	if failure != nil {
+		one.Nack = &rejection{failure.GetMessage(), what.resources}
+	}
+	s.types[short(what.typeURL)] = one
 }
 
 // MarshalJSON writes the status as it is now.

@@ -24,7 +24,7 @@ func serve(t *testing.T, s *Server) func() discoveryv3.AggregatedDiscoveryServic
 	if err != nil {
 		t.Fatal(err)
 	}
-	rpc := grpc.NewServer()
+	rpc := grpc.NewServer(Codec())
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(rpc, s)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = rpc.Serve(listener) }()
@@ -53,7 +53,7 @@ func TestOneThatStopsReadingIsCutOffAndOthersGoOn(t *testing.T) {
 	log := NewLog()
 	server := NewServer(Config{
 		Log: log, Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
-		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1"}, nil },
+		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", ""}, nil },
 	})
 	server.patience = 2 * time.Second
 	open := serve(t, server)

@@ -12,12 +12,13 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
-// keys are what a resource can be asked for by, beside its name. They are empty unless it is an address.
+// keys are what a resource can be asked for by, beside its name, and which waypoints need it.
 type keys struct {
 	aliases  []string // "network/address" for each of its addresses, "network/base/length" for ranges
 	services []string // "namespace/hostname" of those that a workload is an endpoint of: who asks for one gets it
 	ranges   []addressRange
 	node     string // where a workload runs; a proxy of that node gets it unasked
+	scope    *scope // nil if no waypoint needs it for itself
 }
 
 // addressRange is a range of a service's virtual addresses.
@@ -30,12 +31,12 @@ type addressRange struct {
 func keysOf(message proto.Message) keys {
 	address, ok := message.(*workload.Address)
 	if !ok {
-		return keys{}
+		return keys{scope: scopeOf(message)}
 	}
 	if w := address.GetWorkload(); w != nil {
 		return workloadKeys(w)
 	}
-	var k keys
+	k := keys{scope: serviceScope(address.GetService())}
 	for _, vip := range address.GetService().GetAddresses() {
 		ip, ok := netip.AddrFromSlice(vip.GetAddress())
 		switch {
@@ -53,7 +54,7 @@ func keysOf(message proto.Message) keys {
 }
 
 func workloadKeys(w *workload.Workload) keys {
-	k := keys{node: w.GetNode()}
+	k := keys{node: w.GetNode(), scope: boundTo(w.GetWaypoint())}
 	for _, raw := range w.GetAddresses() {
 		if ip, ok := netip.AddrFromSlice(raw); ok && w.GetNetworkMode() != workload.NetworkMode_HOST_NETWORK {
 			k.aliases = append(k.aliases, w.GetNetwork()+"/"+ip.Unmap().String())
@@ -67,8 +68,13 @@ func workloadKeys(w *workload.Workload) keys {
 
 // index finds the entries of a table by their keys.
 type index struct {
-	byKey  map[string][]*list.Element // aliases and services; each has few entries, but for large services
-	ranged []*list.Element            // of services with ranges, of which there are few
+	byKey   map[string][]*list.Element // aliases and services; each has few entries, but for large services
+	ranged  []*list.Element            // of services with ranges, of which there are few
+	byLabel map[label][]*list.Element  // of a scope
+}
+
+func newIndex() index {
+	return index{byKey: make(map[string][]*list.Element), byLabel: make(map[label][]*list.Element)}
 }
 
 func (x *index) add(element *list.Element) {
@@ -78,6 +84,9 @@ func (x *index) add(element *list.Element) {
 	}
 	if len(e.keys.ranges) > 0 {
 		x.ranged = append(x.ranged, element)
+	}
+	for _, l := range e.keys.scope.labelled() {
+		x.byLabel[l] = append(x.byLabel[l], element)
 	}
 }
 
@@ -94,14 +103,21 @@ func (x *index) remove(element *list.Element) {
 	if len(e.keys.ranges) > 0 {
 		x.ranged = slices.DeleteFunc(x.ranged, is)
 	}
+	for _, l := range e.keys.scope.labelled() {
+		if left := slices.DeleteFunc(x.byLabel[l], is); len(left) > 0 {
+			x.byLabel[l] = left
+		} else {
+			delete(x.byLabel, l)
+		}
+	}
 }
 
 // named returns the live entries that a name means: the resource of that name with its endpoints, or whatever has it as an
 // alias, or a range around the address that it is.
 func (t *table) named(name string) []*entry {
 	var found []*list.Element
-	if element := t.byName[name]; element != nil && element.Value.(*entry).resource != nil {
-		found = append(found, element)
+	if t.has(name) {
+		found = append(found, t.byName[name])
 	}
 	found = append(found, t.index.byKey[name]...)
 	if len(found) == 0 {

@@ -6,19 +6,17 @@ import (
 	"container/list"
 	"fmt"
 	"iter"
-	"strconv"
 	"sync"
 
-	"github.com/cespare/xxhash/v2"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// The type URLs that are served.
+// The type URLs that are served. L7 is for waypoints only.
 const (
 	Address       = "type.googleapis.com/istio.workload.Address"
 	Authorization = "type.googleapis.com/istio.security.Authorization"
+	L7            = "type.googleapis.com/tulle.l7.v1.Resource"
 )
 
 // Update is a resource that came or changed, or went if Message is nil.
@@ -34,6 +32,7 @@ type Log struct {
 	head    uint64        // number of the last change
 	changed chan struct{} // closed at the next change
 	readers map[*cursor]struct{}
+	views   views
 }
 
 // table holds the resources of one type. Those that went stay behind as graves until every reader has passed them.
@@ -47,8 +46,16 @@ type table struct {
 type entry struct {
 	name     string
 	change   uint64
-	resource *discoveryv3.Resource // nil in a grave; immutable and shared by all streams
+	resource *resource // nil in a grave; shared by all streams
 	keys     keys
+}
+
+// version is that of the resource, or empty in a grave.
+func (e *entry) version() string {
+	if e.resource == nil {
+		return ""
+	}
+	return e.resource.version
 }
 
 // cursor says up to which change a reader knows a type. Guarded by the log's lock.
@@ -59,17 +66,21 @@ const maxGraves = 1024
 
 // NewLog makes an empty log.
 func NewLog() *Log {
-	l := &Log{tables: make(map[string]*table), changed: make(chan struct{}), readers: make(map[*cursor]struct{})}
-	for _, typeURL := range []string{Authorization, Address} {
-		l.tables[typeURL] = &table{byName: make(map[string]*list.Element), order: list.New(), index: index{byKey: make(map[string][]*list.Element)}}
+	return &Log{tables: newTables(), changed: make(chan struct{}), readers: make(map[*cursor]struct{}), views: newViews()}
+}
+
+func newTables() map[string]*table {
+	tables := make(map[string]*table)
+	for _, typeURL := range order {
+		tables[typeURL] = &table{byName: make(map[string]*list.Element), order: list.New(), index: newIndex()}
 	}
-	return l
+	return tables
 }
 
 // Publish takes in what changed, as one change: readers see all of it or nothing. Resources that are as they were don't
 // count. It returns how many did change, and an error for each that can't be encoded; those stay as they were.
 func (l *Log) Publish(updates []Update) (changed int, failures []error) {
-	encoded := make([]*discoveryv3.Resource, len(updates))
+	encoded := make([]*resource, len(updates))
 	failed := make(map[int]bool)
 	for i, update := range updates {
 		if update.Message == nil {
@@ -84,11 +95,12 @@ func (l *Log) Publish(updates []Update) (changed int, failures []error) {
 	l.lock.Lock()
 	defer l.lock.Unlock()
 	for i, update := range updates {
-		if !failed[i] && l.tables[update.Type].set(entry{update.Name, l.head + 1, encoded[i], keysOf(update.Message)}) {
+		if !failed[i] && l.set(update.Type, entry{update.Name, l.head + 1, encoded[i], keysOf(update.Message)}) {
 			changed++
 		}
 	}
 	if changed > 0 {
+		l.refresh(l.head + 1)
 		l.head++
 		l.fill()
 		close(l.changed)
@@ -97,17 +109,22 @@ func (l *Log) Publish(updates []Update) (changed int, failures []error) {
 	return changed, failures
 }
 
-// encode marshals in a fixed order, so that equal resources have equal versions on every replica and after a restart.
-func encode(update Update) (*discoveryv3.Resource, error) {
-	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(update.Message)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", update.Name, err)
+// set stores a resource, or buries it, and notes which waypoints that is about. It tells whether it made a difference.
+func (l *Log) set(typeURL string, now entry) bool {
+	t := l.tables[typeURL]
+	if len(l.views.byWaypoint) == 0 {
+		return t.set(now)
 	}
-	return &discoveryv3.Resource{
-		Name:     update.Name,
-		Version:  strconv.FormatUint(xxhash.Sum64(body), 16),
-		Resource: &anypb.Any{TypeUrl: update.Type, Value: body},
-	}, nil
+	var before entry
+	if element := t.byName[now.name]; element != nil {
+		before = *element.Value.(*entry)
+	}
+	if !t.set(now) {
+		return false
+	}
+	l.views.note(typeURL, &before)
+	l.views.note(typeURL, &now)
+	return true
 }
 
 // set stores a resource, or buries it, and tells whether that made a difference.
@@ -122,7 +139,7 @@ func (t *table) set(now entry) bool {
 		return true
 	}
 	e := element.Value.(*entry)
-	if e.resource.GetVersion() == now.resource.GetVersion() {
+	if e.version() == now.version() {
 		return false // both live and alike, or both gone
 	}
 	if e.resource == nil {
@@ -140,7 +157,14 @@ func (t *table) set(now entry) bool {
 
 // fill removes graves that every reader has passed.
 func (l *Log) fill() {
-	for _, t := range l.tables {
+	l.fillTables(l.tables)
+	for _, view := range l.views.byWaypoint {
+		l.fillTables(view.tables)
+	}
+}
+
+func (l *Log) fillTables(tables map[string]*table) {
+	for _, t := range tables {
 		if t.graves <= maxGraves {
 			continue
 		}
@@ -186,7 +210,7 @@ func (l *Log) Changed() <-chan struct{} {
 	return l.changed
 }
 
-// All returns every resource of a type, in the order of their changes. They are shared: nobody may change them.
+// All returns every resource of a type, in the order of their changes.
 func (l *Log) All(typeURL string) []*discoveryv3.Resource {
 	l.lock.Lock()
 	defer l.lock.Unlock()
@@ -194,7 +218,11 @@ func (l *Log) All(typeURL string) []*discoveryv3.Resource {
 	all := make([]*discoveryv3.Resource, 0, len(t.byName))
 	for element := t.order.Front(); element != nil; element = element.Next() {
 		if e := element.Value.(*entry); e.resource != nil {
-			all = append(all, e.resource)
+			one := &discoveryv3.Resource{}
+			if err := proto.Unmarshal(e.resource.message(), one); err != nil {
+				panic(fmt.Sprintf("resource %s was encoded wrong: %v", e.name, err))
+			}
+			all = append(all, one)
 		}
 	}
 	return all
@@ -202,7 +230,7 @@ func (l *Log) All(typeURL string) []*discoveryv3.Resource {
 
 // delta is what a reader of one type is owed.
 type delta struct {
-	resources []*discoveryv3.Resource
+	resources []*resource
 	removed   []string
 }
 
@@ -242,12 +270,18 @@ func (t *table) behind(change uint64) *list.Element {
 	return element.Next()
 }
 
+// has tells whether there is a resource of the name.
+func (t *table) has(name string) bool {
+	element := t.byName[name]
+	return element != nil && element.Value.(*entry).resource != nil
+}
+
 // get looks names up; those that aren't there are removed.
 func (t *table) get(names []string) delta {
 	var d delta
 	for _, name := range names {
-		if element := t.byName[name]; element != nil && element.Value.(*entry).resource != nil {
-			d.resources = append(d.resources, element.Value.(*entry).resource)
+		if t.has(name) {
+			d.resources = append(d.resources, t.byName[name].Value.(*entry).resource)
 		} else {
 			d.removed = append(d.removed, name)
 		}

@@ -16,7 +16,14 @@ import (
 )
 
 // Caller is who opened a stream, as proven by its token.
-type Caller struct{ Namespace, ServiceAccount, Node string }
+type Caller struct {
+	Namespace, ServiceAccount, Node string
+	// Pod is empty if the token isn't bound to one.
+	Pod string
+}
+
+// Account is "namespace/name".
+func (c Caller) Account() string { return c.Namespace + "/" + c.ServiceAccount }
 
 // Config is what a server needs.
 type Config struct {
@@ -25,11 +32,15 @@ type Config struct {
 	Authenticate func(context.Context) (Caller, error)
 	// TrustedNodeAccounts are those of node proxies, each "namespace/name". Nobody else learns what is in the mesh.
 	TrustedNodeAccounts []string
-	Registry            prometheus.Registerer
-	Logger              *slog.Logger
+	// Waypoint says of which waypoint a pod is an instance that runs as the caller; the error says why of none. The pod is
+	// only named by the caller if that has none.
+	Waypoint func(caller Caller, pod string) (Waypoint, error)
+	Registry prometheus.Registerer
+	Logger   *slog.Logger
 }
 
-// Server serves delta streams; register it with a grpc.Server. After that one was stopped, Wait waits for what is left.
+// Server serves delta streams; register it with a grpc.Server that has the option Codec. After that one was stopped, Wait
+// waits for what is left.
 type Server struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 	cfg      Config
@@ -60,18 +71,23 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 	ctx, cancel := context.WithCancel(w.Context())
 	defer cancel()
 	requests := s.receive(ctx, w)
-	node, first, err := s.greet(ctx, requests, caller)
+	first, waypoint, err := s.greet(ctx, requests, caller)
 	if err != nil {
 		return err
 	}
-	show := s.show(node, caller)
+	show := s.show(first.Node, caller)
 	defer s.hide(show)
 	send, sent := s.sender(ctx, w)
 	one := &stream{
 		log: s.cfg.Log, metrics: s.metrics, shown: show, requests: requests, send: send, sent: sent,
-		patience: s.patience, node: caller.Node,
-		logger:        s.cfg.Logger.With("proxy", node.Id, "node", caller.Node),
-		subscriptions: make(map[string]*subscription), outstanding: make(map[string]*discoveryv3.DeltaDiscoveryResponse),
+		patience:      s.patience,
+		logger:        s.cfg.Logger.With("proxy", first.Node.Id, "node", caller.Node),
+		subscriptions: make(map[string]*subscription), outstanding: make(map[string]pushed),
+	}
+	if waypoint != nil {
+		one.view = s.cfg.Log.openView(*waypoint)
+	} else {
+		one.node = caller.Node
 	}
 	defer one.close()
 	if err := one.request(first); err != nil {
@@ -101,8 +117,8 @@ func (s *Server) receive(ctx context.Context, w wire) <-chan *discoveryv3.DeltaD
 }
 
 // sender writes rounds. It blocks where the proxy doesn't read, until the handler gives up and returns.
-func (s *Server) sender(ctx context.Context, w wire) (chan<- []*discoveryv3.DeltaDiscoveryResponse, <-chan error) {
-	send := make(chan []*discoveryv3.DeltaDiscoveryResponse, 1)
+func (s *Server) sender(ctx context.Context, w wire) (chan<- []*response, <-chan error) {
+	send := make(chan []*response, 1)
 	sent := make(chan error, 1)
 	s.group.Go(func() {
 		for {
@@ -117,17 +133,17 @@ func (s *Server) sender(ctx context.Context, w wire) (chan<- []*discoveryv3.Delt
 	return send, sent
 }
 
-func sendAll(w wire, responses []*discoveryv3.DeltaDiscoveryResponse) error {
+func sendAll(w wire, responses []*response) error {
 	for _, response := range responses {
-		if err := w.Send(response); err != nil {
+		if err := w.SendMsg(response); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// greet takes the first request, which says what the proxy is.
-func (s *Server) greet(ctx context.Context, requests <-chan *discoveryv3.DeltaDiscoveryRequest, caller Caller) (*corev3.Node, *discoveryv3.DeltaDiscoveryRequest, error) {
+// greet takes the first request, which says what the proxy is: a waypoint, or a node's if that is nil.
+func (s *Server) greet(ctx context.Context, requests <-chan *discoveryv3.DeltaDiscoveryRequest, caller Caller) (*discoveryv3.DeltaDiscoveryRequest, *Waypoint, error) {
 	timer := time.NewTimer(greeting)
 	defer timer.Stop()
 	select {
@@ -139,35 +155,59 @@ func (s *Server) greet(ctx context.Context, requests <-chan *discoveryv3.DeltaDi
 		if !open {
 			return nil, nil, status.Error(codes.Canceled, "stream closed before its first request")
 		}
-		if err := s.checkNode(first.Node, caller); err != nil {
-			s.cfg.Logger.Warn("stream refused", "proxy", first.Node.GetId(), "node", caller.Node,
-				"account", caller.Namespace+"/"+caller.ServiceAccount, "err", err)
+		waypoint, err := s.identify(first.Node, caller)
+		if err != nil {
+			s.cfg.Logger.Warn("stream refused", "proxy", first.Node.GetId(), "node", caller.Node, "account", caller.Account(), "err", err)
 			return nil, nil, err
 		}
-		return first.Node, first, nil
+		return first, waypoint, nil
 	}
 }
 
-// checkNode refuses a proxy that says to be something else than its token does, or that isn't a node's.
-func (s *Server) checkNode(node *corev3.Node, caller Caller) error {
-	kind, _, _ := strings.Cut(node.GetId(), "~")
+// identify refuses a proxy that says to be something else than its token does, or that isn't a node's or a waypoint.
+func (s *Server) identify(node *corev3.Node, caller Caller) (*Waypoint, error) {
+	// TYPE~IP~POD.NAMESPACE~DOMAIN
+	parts := strings.Split(node.GetId(), "~")
+	kind := parts[0]
 	switch kind {
 	case "":
-		return status.Error(codes.InvalidArgument, "the first request must have a node with an id")
-	case "ztunnel":
+		return nil, status.Error(codes.InvalidArgument, "the first request must have a node with an id")
+	case "ztunnel", "waypoint":
 	default:
-		return status.Errorf(codes.InvalidArgument, "proxies of type %q are not served here", kind)
+		return nil, status.Errorf(codes.InvalidArgument, "proxies of type %q are not served here", kind)
 	}
 	for _, check := range []struct{ field, proven string }{
 		{"NODE_NAME", caller.Node}, {"NAMESPACE", caller.Namespace}, {"SERVICE_ACCOUNT", caller.ServiceAccount},
 	} {
 		claimed := node.GetMetadata().GetFields()[check.field].GetStringValue()
 		if claimed != "" && claimed != check.proven {
-			return status.Errorf(codes.PermissionDenied, "%s is %q in the request, but %q in the token", check.field, claimed, check.proven)
+			return nil, status.Errorf(codes.PermissionDenied, "%s is %q in the request, but %q in the token", check.field, claimed, check.proven)
 		}
 	}
-	if account := caller.Namespace + "/" + caller.ServiceAccount; !slices.Contains(s.cfg.TrustedNodeAccounts, account) {
-		return status.Errorf(codes.PermissionDenied, "account %s is not among the trusted node accounts", account)
+	if kind == "waypoint" {
+		return s.waypoint(parts, caller)
 	}
-	return nil
+	if !slices.Contains(s.cfg.TrustedNodeAccounts, caller.Account()) {
+		return nil, status.Errorf(codes.PermissionDenied, "account %s is not among the trusted node accounts", caller.Account())
+	}
+	return nil, nil
+}
+
+// waypoint finds out which waypoint a caller is, by the parts of its node's id.
+func (s *Server) waypoint(parts []string, caller Caller) (*Waypoint, error) {
+	if len(parts) != 4 {
+		return nil, status.Error(codes.InvalidArgument, "want a node id like waypoint~IP~POD.NAMESPACE~DOMAIN")
+	}
+	pod, ok := strings.CutSuffix(parts[2], "."+caller.Namespace)
+	if !ok {
+		return nil, status.Errorf(codes.PermissionDenied, "%q in the node id is not a pod of the token's namespace %s", parts[2], caller.Namespace)
+	}
+	if caller.Pod != "" && pod != caller.Pod {
+		return nil, status.Errorf(codes.PermissionDenied, "the pod is %s in the request, but %s in the token", pod, caller.Pod)
+	}
+	waypoint, err := s.cfg.Waypoint(caller, pod)
+	if err != nil {
+		return nil, status.Errorf(codes.PermissionDenied, "not a waypoint: %v", err)
+	}
+	return &waypoint, nil
 }

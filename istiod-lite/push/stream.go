@@ -24,26 +24,27 @@ const (
 	gathering = 100 * time.Millisecond
 )
 
-// sending order of a round. What policies a workload names is known before the workload; a policy goes after the
-// workloads that named it.
-var order = [...]string{Authorization, Address}
+// order is that in which the types of a round are sent. A policy is known before the workload or service that it is
+// about, and goes after it; so do routes, whose backends a waypoint waits for.
+var order = [...]string{Authorization, L7, Address}
 
 // stream is one proxy's connection. Its fields belong to the goroutine of run, but for those in shown.
 type stream struct {
 	log     *Log
 	metrics *metrics
 	logger  *slog.Logger
-	node    string // where the proxy runs, as proven
+	node    string // where a node's proxy runs, as proven; its pods' addresses come unasked
+	view    *view  // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
 	// patience is how long the proxy may take to read and acknowledge what it was sent. Nothing more is sent meanwhile, so
 	// one that doesn't read costs no memory, and after this time its stream.
 	patience time.Duration
 
 	requests <-chan *discoveryv3.DeltaDiscoveryRequest
-	send     chan<- []*discoveryv3.DeltaDiscoveryResponse
+	send     chan<- []*response
 	sent     <-chan error // one per round
 
 	subscriptions map[string]*subscription
-	outstanding   map[string]*discoveryv3.DeltaDiscoveryResponse // by nonce
+	outstanding   map[string]pushed // by nonce
 	sending       bool
 	nonces        uint64
 	began         time.Time // of the first request
@@ -137,31 +138,32 @@ func (s *stream) next() (wait time.Duration, due bool) {
 	return wait, due
 }
 
-// round sends what every subscription is owed: policies, then addresses, then the policies that are no more.
+// pushed is what is remembered of a response until it is acknowledged.
+type pushed struct {
+	typeURL, version string
+	resources        []string // a few of their names
+}
+
+// round sends what every subscription is owed: policies, then L7 resources, then addresses, then what else is no more.
 func (s *stream) round() {
-	var responses []*discoveryv3.DeltaDiscoveryResponse
-	var farewell *discoveryv3.DeltaDiscoveryResponse
-	version := ""
+	var responses, farewells []*response
 	s.log.lock.Lock()
 	for _, typeURL := range order {
 		subscribed := s.subscriptions[typeURL]
 		if subscribed == nil {
 			continue
 		}
-		version = strconv.FormatUint(s.log.head, 10)
-		d, answer := subscribed.take(s.log.tables[typeURL], s.log.head)
-		if typeURL == Authorization && len(d.removed) > 0 && s.subscriptions[Address] != nil {
-			farewell = s.response(typeURL, delta{removed: d.removed}, version)
+		d, answer := subscribed.take(s.source(typeURL), s.log.head)
+		if typeURL != Address && len(d.removed) > 0 && s.subscriptions[Address] != nil {
+			farewells = append(farewells, s.response(typeURL, delta{removed: d.removed}))
 			answer, d.removed = len(d.resources) > 0, nil
 		}
 		if answer {
-			responses = append(responses, s.response(typeURL, d, version))
+			responses = append(responses, s.response(typeURL, d))
 		}
 	}
 	s.log.lock.Unlock()
-	if farewell != nil {
-		responses = append(responses, farewell)
-	}
+	responses = append(responses, farewells...)
 	noticed := s.pending
 	s.pending = time.Time{}
 	if len(responses) == 0 {
@@ -171,22 +173,35 @@ func (s *stream) round() {
 	s.dispatch(responses)
 }
 
-func (s *stream) dispatch(responses []*discoveryv3.DeltaDiscoveryResponse) {
+// source is where the proxy's resources of a type come from. The log is locked.
+func (s *stream) source(typeURL string) source {
+	all := s.log.tables[typeURL]
+	switch {
+	case s.view == nil:
+		return source{unasked: all, asked: all}
+	case typeURL == Address:
+		return source{unasked: s.view.tables[typeURL], asked: all}
+	}
+	return source{unasked: s.view.tables[typeURL], asked: s.view.tables[typeURL]}
+}
+
+func (s *stream) dispatch(responses []*response) {
 	s.lastRound = time.Now()
 	for _, response := range responses {
-		s.outstanding[response.Nonce] = response
-		s.metrics.pushes.WithLabelValues(short(response.TypeUrl)).Inc()
-		s.shown.sent(response, s.lastRound)
+		s.outstanding[response.nonce] = pushed{response.typeURL, response.version, some(response)}
+		s.metrics.pushes.WithLabelValues(short(response.typeURL)).Inc()
+		s.shown.sent(response.typeURL, response.version, s.lastRound)
 	}
 	s.sending = true
 	s.send <- responses // has room: the sender is done with the last round
 }
 
-func (s *stream) response(typeURL string, d delta, version string) *discoveryv3.DeltaDiscoveryResponse {
+// response makes a response of a delta. The log is locked.
+func (s *stream) response(typeURL string, d delta) *response {
 	s.nonces++
-	return &discoveryv3.DeltaDiscoveryResponse{
-		SystemVersionInfo: version, TypeUrl: typeURL, Resources: d.resources, RemovedResources: d.removed,
-		Nonce: strconv.FormatUint(s.nonces, 10),
+	return &response{
+		version: strconv.FormatUint(s.log.head, 10), typeURL: typeURL, resources: d.resources, removed: d.removed,
+		nonce: strconv.FormatUint(s.nonces, 10),
 	}
 }
 
@@ -194,6 +209,9 @@ func (s *stream) response(typeURL string, d delta, version string) *discoveryv3.
 func (s *stream) request(r *discoveryv3.DeltaDiscoveryRequest) error {
 	if s.log.tables[r.TypeUrl] == nil {
 		return status.Errorf(codes.InvalidArgument, "resources of type %q are not served here", r.TypeUrl)
+	}
+	if r.TypeUrl == L7 && s.view == nil {
+		return status.Errorf(codes.PermissionDenied, "resources of type %q are for waypoints", r.TypeUrl)
 	}
 	if r.ResponseNonce != "" {
 		s.acknowledge(r)
@@ -213,26 +231,29 @@ func (s *stream) request(r *discoveryv3.DeltaDiscoveryRequest) error {
 	return nil
 }
 
-// close gives the cursors back.
+// close gives the cursors and the view back.
 func (s *stream) close() {
 	for _, subscribed := range s.subscriptions {
 		s.log.close(subscribed.cursor)
+	}
+	if s.view != nil {
+		s.log.closeView(s.view)
 	}
 }
 
 // acknowledge notes that a response was read, or what was wrong with it. Answers to older responses are ignored.
 func (s *stream) acknowledge(r *discoveryv3.DeltaDiscoveryRequest) {
-	response := s.outstanding[r.ResponseNonce]
-	if response == nil || response.TypeUrl != r.TypeUrl {
+	answered, known := s.outstanding[r.ResponseNonce]
+	if !known || answered.typeURL != r.TypeUrl {
 		s.metrics.expiredNonces.Inc()
 		return
 	}
 	delete(s.outstanding, r.ResponseNonce)
-	s.shown.acknowledged(response, r.ErrorDetail.GetMessage(), time.Now())
+	s.shown.acknowledged(answered, r.ErrorDetail, time.Now())
 	if r.ErrorDetail != nil {
 		// What it rejected isn't sent again before it changes.
 		s.metrics.rejects.WithLabelValues(short(r.TypeUrl)).Inc()
-		s.logger.Warn("proxy rejected resources", "type", short(r.TypeUrl), "err", r.ErrorDetail.Message, "resources", some(response))
+		s.logger.Warn("proxy rejected resources", "type", short(r.TypeUrl), "err", r.ErrorDetail.Message, "resources", answered.resources)
 	}
 	s.settle()
 }
@@ -255,14 +276,14 @@ func (s *stream) cut() error {
 	return status.Errorf(codes.Aborted, "a push was not acknowledged within %s", s.patience)
 }
 
-// some names a few of the resources in a response, for a log line.
-func some(response *discoveryv3.DeltaDiscoveryResponse) []string {
+// some names a few of the resources in a response, for people.
+func some(response *response) []string {
 	const few = 5
 	var names []string
-	for _, resource := range response.Resources {
-		names = append(names, resource.Name)
+	for _, resource := range response.resources[:min(few+1, len(response.resources))] {
+		names = append(names, resource.name)
 	}
-	names = append(names, response.RemovedResources...)
+	names = append(names, response.removed[:min(few+1, len(response.removed))]...)
 	if len(names) > few {
 		names = append(slices.Clip(names[:few]), "…")
 	}
@@ -271,8 +292,11 @@ func some(response *discoveryv3.DeltaDiscoveryResponse) []string {
 
 // short is how Istio's metrics call a type.
 func short(typeURL string) string {
-	if typeURL == Authorization {
+	switch typeURL {
+	case Authorization:
 		return "wads"
+	case L7:
+		return "l7"
 	}
 	return "wds"
 }

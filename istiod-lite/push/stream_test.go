@@ -283,7 +283,7 @@ func TestStreamsThatDoNotBeginWellAreRefused(t *testing.T) {
 		"DeadlineExceeded: no request within 10s":                                             nil,
 		"InvalidArgument: the first request must have a node with an id":                      {TypeUrl: Address, Node: &corev3.Node{}},
 		`InvalidArgument: proxies of type "sidecar" are not served here`:                      {TypeUrl: Address, Node: &corev3.Node{Id: "sidecar~1"}},
-		`InvalidArgument: proxies of type "waypoint" are not served here`:                     {TypeUrl: Address, Node: &corev3.Node{Id: "waypoint~1"}},
+		`PermissionDenied: resources of type "` + L7 + `" are for waypoints`:                  {TypeUrl: L7},
 		`InvalidArgument: resources of type "cds" are not served here`:                        {TypeUrl: "cds"},
 		`PermissionDenied: NODE_NAME is "other" in the request, but "node1" in the token`:     {TypeUrl: Address, Node: &corev3.Node{Id: "ztunnel~1", Metadata: metadata("NODE_NAME", "other")}},
 		`PermissionDenied: SERVICE_ACCOUNT is "x" in the request, but "ztunnel" in the token`: {TypeUrl: Address, Node: &corev3.Node{Id: "ztunnel~1", Metadata: metadata("SERVICE_ACCOUNT", "x")}},
@@ -298,7 +298,7 @@ func TestStreamsThatDoNotBeginWellAreRefused(t *testing.T) {
 }
 
 func TestOnlyNodeProxiesLearnWhatIsInTheMesh(t *testing.T) {
-	for _, caller := range []Caller{{"demo", "frontend", "node1"}, {"istio-system", "default", "node1"}, {"demo", "ztunnel", "node1"}} {
+	for _, caller := range []Caller{{"demo", "frontend", "node1", ""}, {"istio-system", "default", "node1", ""}, {"demo", "ztunnel", "node1", ""}} {
 		inBubbleAs(t, caller, func(b *bench) {
 			b.subscribe(Address)
 			b.wantEnd("PermissionDenied: account " + caller.Namespace + "/" + caller.ServiceAccount + " is not among the trusted node accounts")

@@ -2,7 +2,6 @@ package push
 
 import (
 	"slices"
-	"sort"
 	"strings"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -56,18 +55,32 @@ func (s *subscription) request(first bool, r *discoveryv3.DeltaDiscoveryRequest)
 // due tells whether there may be something to send now that the log is at head.
 func (s *subscription) due(head uint64) bool { return s.owed || s.started && s.cursor.change < head }
 
+// source is where a proxy's resources of one type come from.
+type source struct {
+	// unasked is what a proxy that wants everything gets: the log's table, or a waypoint's view of it.
+	unasked *table
+	// asked is where names are looked up: the same but for the addresses of waypoints, which may ask for any.
+	asked *table
+}
+
 // take returns what is owed and moves the cursor to the log's head. answer is false if nothing has to be sent. The log is
 // locked.
-func (s *subscription) take(t *table, head uint64) (d delta, answer bool) {
+func (s *subscription) take(from source, head uint64) (d delta, answer bool) {
 	switch {
-	case !s.started && s.wildcard:
-		d = s.resume(t)
-	case s.wildcard:
-		d = t.since(s.cursor.change)
-		asked := t.get(s.asked) // sent though they didn't change
-		d.resources, d.removed = append(d.resources, asked.resources...), append(d.removed, asked.removed...)
+	case !s.wildcard:
+		d = s.pick(from.asked)
+	case !s.started:
+		d = s.resume(from.unasked)
 	default:
-		d = s.pick(t)
+		d = from.unasked.since(s.cursor.change)
+	}
+	switch {
+	case !s.wildcard:
+	case from.asked != from.unasked:
+		d = s.beside(d, s.pick(from.asked), from)
+	case s.started: // sent though they didn't change
+		asked := from.unasked.get(s.asked)
+		d.resources, d.removed = append(d.resources, asked.resources...), append(d.removed, asked.removed...)
 	}
 	answer = s.owed || len(d.resources)+len(d.removed) > 0
 	s.cursor.change = head
@@ -79,16 +92,38 @@ func (s *subscription) take(t *table, head uint64) (d delta, answer bool) {
 func (s *subscription) resume(t *table) delta {
 	d := t.since(0)
 	d.removed = nil
-	d.resources = slices.DeleteFunc(d.resources, func(r *discoveryv3.Resource) bool {
-		version, known := s.known[r.Name]
-		return known && version == r.Version
+	d.resources = slices.DeleteFunc(d.resources, func(r *resource) bool {
+		version, known := s.known[r.name]
+		return known && version == r.version
 	})
 	for name := range s.known {
-		if element := t.byName[name]; element == nil || element.Value.(*entry).resource == nil {
+		if !t.has(name) {
 			d.removed = append(d.removed, name)
 		}
 	}
-	sort.Strings(d.removed)
+	slices.Sort(d.removed)
+	return d
+}
+
+// beside joins what is in a view with what was asked for. What leaves the view stays if its name was asked for, and what
+// isn't there for those who ask may be in the view.
+func (s *subscription) beside(d, asked delta, from source) delta {
+	sent := make(map[string]bool, len(d.resources))
+	for _, r := range d.resources {
+		sent[r.name] = true
+	}
+	for _, r := range asked.resources {
+		if !sent[r.name] {
+			d.resources = append(d.resources, r)
+			sent[r.name] = true
+		}
+	}
+	d.removed = slices.DeleteFunc(append(d.removed, asked.removed...), func(name string) bool {
+		_, named := s.names[name]
+		return sent[name] || from.unasked.has(name) || named && from.asked.has(name)
+	})
+	slices.Sort(d.removed)
+	d.removed = slices.Compact(d.removed)
 	return d
 }
 
@@ -109,6 +144,21 @@ func (s *subscription) pick(t *table) delta {
 			d.removed = append(d.removed, name)
 		}
 	}
+	s.gather(t, wanted)
+	for e := range wanted {
+		s.add(&d, e)
+	}
+	slices.SortFunc(d.resources, func(a, b *resource) int { return strings.Compare(a.name, b.name) })
+	slices.Sort(d.removed)
+	d.removed = slices.Compact(d.removed)
+	return d
+}
+
+// gather adds what changed of the names, and of the proxy's node.
+func (s *subscription) gather(t *table, wanted map[*entry]bool) {
+	if s.node == "" && (len(s.names) == 0 || !s.started) {
+		return
+	}
 	since := s.cursor.change
 	if !s.started {
 		since = 0
@@ -118,13 +168,6 @@ func (s *subscription) pick(t *table) delta {
 			wanted[e] = true
 		}
 	}
-	for e := range wanted {
-		s.add(&d, e)
-	}
-	slices.SortFunc(d.resources, func(a, b *discoveryv3.Resource) int { return strings.Compare(a.Name, b.Name) })
-	slices.Sort(d.removed)
-	d.removed = slices.Compact(d.removed)
-	return d
 }
 
 // wants tells whether a changed entry has a name that was subscribed to, or is among what such a name means.
@@ -143,7 +186,7 @@ func (s *subscription) add(d *delta, e *entry) {
 		d.removed = append(d.removed, e.name)
 		return
 	}
-	if version, known := s.known[e.name]; known && version == e.resource.Version {
+	if version, known := s.known[e.name]; known && version == e.resource.version {
 		return
 	}
 	aliases := slices.Clone(e.keys.aliases)
@@ -152,7 +195,5 @@ func (s *subscription) add(d *delta, e *entry) {
 			aliases = append(aliases, name)
 		}
 	}
-	d.resources = append(d.resources, &discoveryv3.Resource{
-		Name: e.name, Version: e.resource.Version, Resource: e.resource.Resource, Aliases: aliases,
-	})
+	d.resources = append(d.resources, e.resource.aliased(aliases))
 }

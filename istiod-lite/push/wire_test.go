@@ -17,6 +17,7 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/mesh/api/security"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
@@ -43,7 +44,18 @@ func (l *line) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 	}
 }
 
-func (l *line) Send(response *discoveryv3.DeltaDiscoveryResponse) error {
+// Send isn't used: responses are encoded already.
+func (l *line) Send(*discoveryv3.DeltaDiscoveryResponse) error { panic("not encoded") }
+
+func (l *line) SendMsg(message any) error {
+	encoded, err := codec{}.Marshal(message)
+	if err != nil {
+		return err
+	}
+	response := &discoveryv3.DeltaDiscoveryResponse{}
+	if err := proto.Unmarshal(encoded.Materialize(), response); err != nil {
+		return err
+	}
 	select {
 	case l.down <- response:
 		return nil
@@ -61,21 +73,30 @@ type bench struct {
 	logged   *bytes.Buffer
 	line     *line
 	ended    chan error
+	id       string // of the proxy's node
 }
 
 // inBubble runs a test in time of its own, with a proxy connected.
 func inBubble(t *testing.T, test func(*bench)) {
 	t.Helper()
-	inBubbleAs(t, Caller{"istio-system", "ztunnel", "node1"}, test)
+	inBubbleAs(t, Caller{"istio-system", "ztunnel", "node1", ""}, test)
 }
+
+const ztunnelID = "ztunnel~1.1.1.1~z.istio-system~x"
 
 func inBubbleAs(t *testing.T, caller Caller, test func(*bench)) {
 	t.Helper()
+	inBubbleWith(t, caller, ztunnelID, test)
+}
+
+func inBubbleWith(t *testing.T, caller Caller, id string, test func(*bench)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bench{t: t, log: NewLog(), registry: prometheus.NewRegistry(), logged: &bytes.Buffer{}}
+		b := &bench{t: t, log: NewLog(), registry: prometheus.NewRegistry(), logged: &bytes.Buffer{}, id: id}
 		b.server = NewServer(Config{
 			Log: b.log, Registry: b.registry, Logger: slog.New(slog.NewTextHandler(b.logged, nil)),
 			Authenticate: func(context.Context) (Caller, error) { return caller, nil }, TrustedNodeAccounts: []string{"istio-system/ztunnel"},
+			Waypoint: waypointOf,
 		})
 		hangUp := b.connect()
 		test(b)
@@ -100,7 +121,7 @@ func (b *bench) connect() func() {
 func (b *bench) send(request *discoveryv3.DeltaDiscoveryRequest) {
 	b.t.Helper()
 	if request.Node == nil {
-		request.Node = &corev3.Node{Id: "ztunnel~1.1.1.1~z.istio-system~x"}
+		request.Node = &corev3.Node{Id: b.id}
 	}
 	select {
 	case b.line.up <- request:

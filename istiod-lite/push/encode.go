@@ -1,0 +1,117 @@
+package push
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/cespare/xxhash/v2"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// resource is an encoded resource. It doesn't change, and all streams that send it share its bytes.
+type resource struct {
+	name, version string
+	// field is a resources field of a DeltaDiscoveryResponse: tag, length, and the Resource. It is kept as what gRPC sends,
+	// so that sending it costs no copy.
+	field mem.Buffer
+}
+
+// The numbers of the fields that are written here, of envoy.service.discovery.v3 and google.protobuf.
+const (
+	responseSystemVersion protowire.Number = 1
+	responseResources     protowire.Number = 2
+	responseTypeURL       protowire.Number = 4
+	responseNonce         protowire.Number = 5
+	responseRemoved       protowire.Number = 6
+
+	resourceVersion protowire.Number = 1
+	resourceBody    protowire.Number = 2
+	resourceName    protowire.Number = 3
+	resourceAliases protowire.Number = 4
+
+	anyTypeURL protowire.Number = 1
+	anyValue   protowire.Number = 2
+)
+
+// encode marshals in a fixed order, so that equal resources have equal versions on every replica and after a restart.
+func encode(update Update) (*resource, error) {
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(update.Message)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", update.Name, err)
+	}
+	version := strconv.FormatUint(xxhash.Sum64(body), 16)
+	packed := sizeOf(anyTypeURL, len(update.Type)) + sizeOf(anyValue, len(body))
+	size := sizeOf(resourceVersion, len(version)) + sizeOf(resourceBody, packed) + sizeOf(resourceName, len(update.Name))
+	b := make([]byte, 0, sizeOf(responseResources, size))
+	b = protowire.AppendVarint(appendTag(b, responseResources), uint64(size))
+	b = appendText(b, resourceVersion, version)
+	b = protowire.AppendVarint(appendTag(b, resourceBody), uint64(packed))
+	b = appendText(b, anyTypeURL, update.Type)
+	b = protowire.AppendBytes(appendTag(b, anyValue), body)
+	b = appendText(b, resourceName, update.Name)
+	return &resource{name: update.Name, version: version, field: mem.SliceBuffer(b)}, nil
+}
+
+// message is the bytes of the Resource.
+func (r *resource) message() []byte {
+	field := r.field.ReadOnlyData()
+	_, _, n := protowire.ConsumeTag(field)
+	message, _ := protowire.ConsumeBytes(field[n:])
+	return message
+}
+
+// aliased is a copy with aliases, by which the proxy knows what it asked for.
+func (r *resource) aliased(aliases []string) *resource {
+	if len(aliases) == 0 {
+		return r
+	}
+	message := r.message()
+	size := len(message)
+	for _, alias := range aliases {
+		size += sizeOf(resourceAliases, len(alias))
+	}
+	b := make([]byte, 0, sizeOf(responseResources, size))
+	b = append(protowire.AppendVarint(appendTag(b, responseResources), uint64(size)), message...)
+	for _, alias := range aliases {
+		b = appendText(b, resourceAliases, alias)
+	}
+	return &resource{name: r.name, version: r.version, field: mem.SliceBuffer(b)}
+}
+
+func sizeOf(number protowire.Number, length int) int {
+	return protowire.SizeTag(number) + protowire.SizeBytes(length)
+}
+
+func appendTag(b []byte, number protowire.Number) []byte {
+	return protowire.AppendTag(b, number, protowire.BytesType)
+}
+
+func appendText(b []byte, number protowire.Number, text string) []byte {
+	return protowire.AppendString(appendTag(b, number), text)
+}
+
+// response is a DeltaDiscoveryResponse whose resources are encoded already.
+type response struct {
+	version, typeURL, nonce string
+	resources               []*resource
+	removed                 []string
+}
+
+// buffers is the response as it is sent. Only what surrounds the resources is written anew.
+func (r *response) buffers() mem.BufferSlice {
+	var head, tail []byte
+	head = appendText(head, responseSystemVersion, r.version)
+	head = appendText(head, responseTypeURL, r.typeURL)
+	tail = appendText(tail, responseNonce, r.nonce)
+	for _, name := range r.removed {
+		tail = appendText(tail, responseRemoved, name)
+	}
+	buffers := make(mem.BufferSlice, 0, len(r.resources)+2)
+	buffers = append(buffers, mem.SliceBuffer(head))
+	for _, resource := range r.resources {
+		buffers = append(buffers, resource.field)
+	}
+	return append(buffers, mem.SliceBuffer(tail))
+}
