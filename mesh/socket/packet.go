@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ListenUDP opens a UDP socket inside the namespace. Of cfg only Addr, Mark, ReusePort and Given matter.
+// ListenUDP opens a UDP socket inside the namespace. Of cfg only Addr, Mark, Transparent, ReusePort and Given matter.
 func (n *Netns) ListenUDP(cfg ListenConfig) (*net.UDPConn, error) {
 	if fd, ok := cfg.Given.take(Port{Addr: cfg.Addr, UDP: true}); ok {
 		return adoptUDP(fd, cfg)
@@ -20,7 +20,7 @@ func (n *Netns) ListenUDP(cfg ListenConfig) (*net.UDPConn, error) {
 	var conn net.PacketConn
 	err := n.Do(func() error {
 		lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-			return onSocket(raw, func(fd int) error { return prepareListener(fd, ListenConfig{Mark: cfg.Mark, ReusePort: cfg.ReusePort}) })
+			return onSocket(raw, func(fd int) error { return prepareUDP(fd, cfg) })
 		}}
 		var err error
 		conn, err = lc.ListenPacket(context.Background(), "udp", cfg.Addr.String())
@@ -35,10 +35,51 @@ func (n *Netns) ListenUDP(cfg ListenConfig) (*net.UDPConn, error) {
 	return conn.(*net.UDPConn), nil
 }
 
+// prepareUDP has a transparent socket tell whom a datagram was for, which ReadFrom understands.
+func prepareUDP(fd int, cfg ListenConfig) error {
+	if cfg.Transparent {
+		_ = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1) // best effort as being transparent is: it needs a socket of that family
+		_ = unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVORIGDSTADDR, 1)
+	}
+	return prepareListener(fd, ListenConfig{Mark: cfg.Mark, Transparent: cfg.Transparent, ReusePort: cfg.ReusePort})
+}
+
+// controlLen has room for the address that ReadFrom reads.
+var controlLen = unix.CmsgSpace(unix.SizeofSockaddrInet6)
+
+// ReadFrom reads a datagram from a transparent socket: who has sent it, and to whom. The zero to means that nobody knows.
+func ReadFrom(conn *net.UDPConn, buffer []byte) (n int, from, to netip.AddrPort, err error) {
+	control := make([]byte, controlLen)
+	n, controlN, _, from, err := conn.ReadMsgUDPAddrPort(buffer, control)
+	if err != nil {
+		return n, from, to, err
+	}
+	return n, from, destination(control[:controlN]), nil
+}
+
+// destination finds the address in what the kernel says beside a datagram.
+func destination(control []byte) netip.AddrPort {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	for i := range messages {
+		if to, err := unix.ParseOrigDstAddr(&messages[i]); err == nil {
+			switch to := to.(type) {
+			case *unix.SockaddrInet4:
+				return netip.AddrPortFrom(netip.AddrFrom4(to.Addr), uint16(to.Port))
+			case *unix.SockaddrInet6:
+				return netip.AddrPortFrom(netip.AddrFrom16(to.Addr).Unmap(), uint16(to.Port))
+			}
+		}
+	}
+	return netip.AddrPort{}
+}
+
 func adoptUDP(fd int, cfg ListenConfig) (*net.UDPConn, error) {
 	file := os.NewFile(uintptr(fd), "UDP socket")
 	defer file.Close()
-	err := prepareListener(fd, ListenConfig{Mark: cfg.Mark, ReusePort: cfg.ReusePort})
+	err := prepareUDP(fd, cfg)
 	var conn net.PacketConn
 	if err == nil {
 		conn, err = net.FilePacketConn(file)

@@ -120,6 +120,7 @@ type Pod struct {
 	close   sync.Once
 
 	sockets sockets // set by Listen
+	voices  voices
 }
 
 // Pod makes the proxy of a pod. It must be closed.
@@ -146,6 +147,7 @@ func (p *Pod) Close() {
 		p.cancel()
 		p.sockets.close()
 		p.serving.Wait()
+		p.voices.close()
 		p.node.releaseCache(p.cfg.Identity)
 	})
 }

@@ -85,7 +85,8 @@ func (p *Pod) Listen(addrs []netip.AddrPort, given socket.Given) error {
 			continue
 		}
 		err := p.sockets.open(p.cfg.Netns, socket.ListenConfig{
-			Addr: addr, Mark: p.node.cfg.Mark, ReusePort: p.node.cfg.ReusePort, KeepAlive: net.KeepAliveConfig{Idle: -1}, Given: given,
+			Addr: addr, Mark: p.node.cfg.Mark, Transparent: true, ReusePort: p.node.cfg.ReusePort,
+			KeepAlive: net.KeepAliveConfig{Idle: -1}, Given: given,
 		})
 		switch {
 		case err != nil && addr.Addr().Is6():
@@ -157,10 +158,10 @@ func (p *Pod) serveUDP(conn *net.UDPConn, forwarding chan struct{}) {
 		if draining {
 			conn.SetReadDeadline(time.Now().Add(quietTime))
 		}
-		n, from, err := conn.ReadFromUDPAddrPort(buffer)
+		n, from, to, err := socket.ReadFrom(conn, buffer)
 		switch {
 		case err == nil:
-			p.datagram(conn, from, buffer[:n], forwarding)
+			p.datagram(p.voice(conn, to), from, buffer[:n], forwarding)
 		case errors.Is(err, os.ErrDeadlineExceeded) && !draining: // only Drain sets one
 			draining = true
 		case errors.Is(err, net.ErrClosed) || draining:
@@ -180,10 +181,10 @@ func (p *Pod) pause() {
 }
 
 // datagram answers at once, or in a goroutine if others have to be asked.
-func (p *Pod) datagram(conn *net.UDPConn, from netip.AddrPort, data []byte, forwarding chan struct{}) {
+func (p *Pod) datagram(answer voice, from netip.AddrPort, data []byte, forwarding chan struct{}) {
 	send := func(reply []byte) {
 		if reply != nil {
-			_, _ = conn.WriteToUDPAddrPort(reply, from) // the client asks again if it doesn't arrive
+			answer(reply, from) // the client asks again if it doesn't arrive
 		}
 	}
 	q, refusal := parse(data, true)
