@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,6 +126,7 @@ func (c *Cluster) startAgent(node string) error {
 	_, err := c.run(launch{name: Agent(node), netns: c.nets[node], args: []string{
 		c.spec.Programs.Agent, "--source", "files", c.MeshDir(), "--node", node, "--status", c.path("status"),
 		"--zds-socket", c.zdsSocket(node), "--plugin-socket", c.path("run/" + node + "-plugin.sock"), fmt.Sprintf("--dns-capture=%t", c.spec.DNS),
+		"--engine", cmp.Or(c.spec.Engine, "auto"), "--bpf-dir", c.spec.pins(node),
 	}})
 	return err
 }

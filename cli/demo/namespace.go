@@ -101,17 +101,24 @@ func elsewhere(f func() error) error {
 // removeNamespace undoes makeNamespace, and whatever half of it a crash left behind.
 func removeNamespace(name string) error {
 	path := filepath.Join(netnsDir, name)
-	for {
-		err := unix.Unmount(path, unix.MNT_DETACH)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			break // Not mounted, or not there at all.
-		}
-		if err != nil {
-			return fmt.Errorf("unmount network namespace %s: %w", name, err)
-		}
+	if err := unmount(path); err != nil {
+		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove network namespace: %w", err)
 	}
 	return nil
+}
+
+// unmount takes away all that is mounted on a path, which may be nothing.
+func unmount(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil // Not mounted, or not there at all.
+		}
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
 }

@@ -24,6 +24,8 @@ type Spec struct {
 	Bare bool
 	// DNS has ztunnel answer the pods' DNS questions.
 	DNS bool
+	// Engine captures the pods' traffic: ebpf, nft, or empty for the best that works.
+	Engine string
 	// Env are more settings of the ztunnels, as NAME=value.
 	Env []string
 	// Nodes are the simulated machines' names, 1 to 9 of them.
@@ -99,6 +101,9 @@ func gateway(node int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("10.2
 func vips(index int) []netip.Addr {
 	return pair(fmt.Sprintf("%s%d", vipRange, 10+index), fmt.Sprintf("%s%x", vipRangeV6, 0x10+index))
 }
+
+// pins is the folder of a node's pinned BPF objects, on which the agent mounts a filesystem.
+func (s Spec) pins(node string) string { return filepath.Join(s.Dir, "bpf", node) }
 
 // nodeIndex is a node's position.
 func (s Spec) nodeIndex(node string) int { return slices.Index(s.Nodes, node) }

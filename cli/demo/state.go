@@ -98,6 +98,9 @@ func (r *record) clear(ctx context.Context) error {
 	for _, name := range r.Namespaces {
 		errs = append(errs, removeNamespace(name))
 	}
+	for _, node := range r.Spec.Nodes {
+		errs = append(errs, unmount(r.Spec.pins(node)))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err // The state file stays, for the next attempt.
 	}
