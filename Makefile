@@ -9,7 +9,7 @@ BUILD     := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -tags grpcnotra
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
 SOAK      ?= 1h
-MODULES   := mesh ztunnel cni-plugin istiod-lite cli
+MODULES   := mesh bpf ztunnel cni-plugin istiod-lite cli
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
@@ -43,8 +43,10 @@ test-short: need-go ## the tests that need no root and no C compiler
 lint: need-go ## formatting, vet, staticcheck, import direction, dependencies, generated files
 	$(GO) test -count=1 ./e2e/guard
 
-generate: need-go ## rewrite the generated code (mesh/api) and the dependency lists
+generate: need-go ## rewrite the generated code (mesh/api, BPF objects if there is clang) and the dependency lists
 	$(GO) run ./e2e/generate
+	@if command -v clang >/dev/null; then cd bpf && $(GO) generate ./...; \
+	  else echo 'BPF objects stay as they are: apt-get install -y clang llvm libbpf-dev'; fi
 	$(GO) test -count=1 -run Dependencies ./e2e/guard -update
 
 fuzz: need-go ## run every fuzz target for FUZZTIME (20s)

@@ -6,6 +6,7 @@ require (
 	github.com/containernetworking/cni v1.3.1
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.0
+	github.com/tulle-mesh/tulle/bpf v0.0.0
 	github.com/tulle-mesh/tulle/mesh v0.0.0
 	github.com/vishvananda/netlink v1.3.1
 	go.uber.org/goleak v1.3.0
@@ -16,6 +17,7 @@ require (
 )
 
 require (
+	github.com/cilium/ebpf v0.22.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/fsnotify/fsnotify v1.10.1 // indirect
@@ -34,3 +36,5 @@ require (
 )
 
 replace github.com/tulle-mesh/tulle/mesh => ../mesh
+
+replace github.com/tulle-mesh/tulle/bpf => ../bpf

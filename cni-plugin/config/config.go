@@ -25,6 +25,9 @@ type Config struct {
 	WithdrawGrace time.Duration // how long peers have to notice that a pod leaves the mesh
 	DrainTimeout  time.Duration // how long captured connections may live on in a pod that leaves
 
+	Engine string // how pods are captured: auto, ebpf or nft
+	Pins   string // folder for pinned BPF objects, where a bpffs is or will be mounted
+
 	DNSCapture bool // pods' DNS questions go to ztunnel, too
 
 	LogLevel  string
@@ -38,6 +41,7 @@ func Default() Config {
 	return Config{
 		Source:    "files",
 		ZDSSocket: "/var/run/ztunnel/ztunnel.sock", PluginSocket: "/var/run/istio-cni/pluginevent.sock", HealthAddr: ":8000",
+		Engine: "auto", Pins: "/sys/fs/bpf",
 		WithdrawGrace: 2 * time.Second, DrainTimeout: 10 * time.Minute,
 		LogLevel: "info", LogFormat: "plain",
 	}
@@ -61,6 +65,8 @@ func Parse(args []string, out io.Writer) (Config, error) {
 	flags.StringVar(&c.HealthAddr, "health-addr", c.HealthAddr, "address of health, metrics and debug pages")
 	flags.DurationVar(&c.WithdrawGrace, "withdraw-grace", c.WithdrawGrace, "how long peers have to notice that a pod leaves the mesh")
 	flags.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long captured connections may live on in a pod that leaves the mesh")
+	flags.StringVar(&c.Engine, "engine", c.Engine, "how pods are captured: ebpf, nft, or auto for the best that works")
+	flags.StringVar(&c.Pins, "bpf-dir", c.Pins, "folder for what the ebpf engine has in pods; a bpffs is mounted there unless it is one. Agents must not share it")
 	flags.BoolVar(&c.DNSCapture, "dns-capture", c.DNSCapture, "send pods' DNS questions to ztunnel, which needs ISTIO_META_DNS_CAPTURE=true")
 	flags.StringVar(&c.LogLevel, "log-level", c.LogLevel, "log levels, such as info,zds=debug")
 	flags.StringVar(&c.LogFormat, "log-format", c.LogFormat, "plain or json")

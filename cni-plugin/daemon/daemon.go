@@ -17,6 +17,7 @@ import (
 	"github.com/tulle-mesh/tulle/cni-plugin/config"
 	"github.com/tulle-mesh/tulle/cni-plugin/enroll"
 	"github.com/tulle-mesh/tulle/cni-plugin/plugin"
+	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
 	"github.com/tulle-mesh/tulle/cni-plugin/zds"
 	"github.com/tulle-mesh/tulle/mesh/admin"
 	"github.com/tulle-mesh/tulle/mesh/socket"
@@ -46,7 +47,10 @@ func Run(ctx context.Context, cfg config.Config, version string, logs io.Writer)
 	if err != nil {
 		return fmt.Errorf("log level: %w", err)
 	}
-	d := newDaemon(cfg, telemetry.NewLogger(logs, cfg.LogFormat, levels))
+	d, err := newDaemon(cfg, telemetry.NewLogger(logs, cfg.LogFormat, levels))
+	if err != nil {
+		return err
+	}
 	health, err := admin.Start(admin.Config{Addr: cfg.HealthAddr, Handler: d.pages(levels), Log: d.log})
 	if err != nil {
 		return err
@@ -58,22 +62,27 @@ func Run(ctx context.Context, cfg config.Config, version string, logs io.Writer)
 	return err
 }
 
-func newDaemon(cfg config.Config, log *slog.Logger) *daemon {
+func newDaemon(cfg config.Config, log *slog.Logger) (*daemon, error) {
+	engines, err := redirect.New(redirect.Config{Engine: cfg.Engine, Pins: cfg.Pins, Log: log.With("scope", "redirect")})
+	if err != nil {
+		return nil, err
+	}
 	d := &daemon{
 		cfg: cfg, log: log, loaded: make(chan struct{}),
 		proxies:  zds.NewServer(log.With("scope", "zds")),
 		statuses: enroll.NewStatuses(cfg.Status, cfg.Node),
 	}
 	d.ready.Begin(taskObjects)
+	d.proxies.OnListeners(engines.Listen)
 	enroller := enroll.New(enroll.Config{
-		Proxies: d.proxies, Statuses: d.statuses, Log: log.With("scope", "enroll"),
+		Proxies: d.proxies, Redirect: engines, Statuses: d.statuses, Log: log.With("scope", "enroll"),
 		WithdrawGrace: cfg.WithdrawGrace, DrainTimeout: cfg.DrainTimeout, DNS: cfg.DNSCapture,
 	})
 	d.agent = agent.New(agent.Config{
 		Node: cfg.Node, Dir: cfg.Dir, Log: log.With("scope", "agent"),
 		Actions: actions(enroller), Verify: verifyInterval, Loaded: d.adopted,
 	}, filepath.Join(cfg.Status, "."+cfg.Node+".netns"))
-	return d
+	return d, nil
 }
 
 func actions(e *enroll.Enroller) agent.Actions {

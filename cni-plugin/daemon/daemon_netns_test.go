@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -62,7 +63,7 @@ func newNode(t *testing.T) *node {
 	n.cfg.Dir, n.cfg.Node, n.cfg.Status = n.dir, "node1", filepath.Join(root, "status")
 	n.cfg.ZDSSocket, n.cfg.PluginSocket = filepath.Join(root, "ztunnel.sock"), filepath.Join(root, "pluginevent.sock")
 	n.cfg.HealthAddr, n.cfg.WithdrawGrace, n.cfg.DrainTimeout = freeAddress(t), 50*time.Millisecond, 5*time.Second
-	n.cfg.LogLevel = "info,enroll=debug"
+	n.cfg.LogLevel, n.cfg.Engine, n.cfg.Pins = "info,enroll=debug", "nft", ""
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("agent's log:\n%s", n.logs.b.String())
@@ -138,15 +139,25 @@ func (n *node) published() string {
 	return strings.Join(strings.Fields(pods), " ")
 }
 
+// nft reads what the agent, whose proxies hand no listeners over here, has made.
+func (n *node) nft() *redirect.Engines {
+	n.t.Helper()
+	engines, err := redirect.New(redirect.Config{Engine: string(redirect.NFT), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return engines
+}
+
 // until waits for a sight that the namespace and the status file give together.
 func (n *node) until(ns *netns.Namespace, want string) {
 	n.t.Helper()
 	look := func() string {
-		state, err := redirect.Current(ns.Netns)
+		found, err := n.nft().Current(ns.Netns)
 		if err != nil {
 			return err.Error()
 		}
-		return state.String() + ", " + n.published()
+		return found.State.String() + ", " + n.published()
 	}
 	n.eventually(want, look)
 }
@@ -385,7 +396,7 @@ func TestTheRuntimeAddsChecksAndDeletes(t *testing.T) {
 		t.Fatalf("ADD: %v, %s", err, text)
 	}
 	n.until(ns, in) // at once, in fact
-	if err := redirect.Set(ns.Netns, redirect.Removed); err != nil {
+	if err := n.nft().Set(ns.Netns, redirect.Desired{}); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := n.cni(binary, "CHECK", ns.Path); err != nil {

@@ -33,6 +33,7 @@ func (p Pod) Key() string { return p.Namespace + "/" + p.Name }
 // Config has an Enroller's parts. All are required, the durations may be zero.
 type Config struct {
 	Proxies  *zds.Server
+	Redirect *redirect.Engines
 	Statuses *Statuses
 	Log      *slog.Logger
 	// WithdrawGrace is how long peers have to notice a withdrawn state before captures stop.
@@ -70,8 +71,8 @@ const (
 // connections; and if all is in place and the pod is still wanted, it's enabled, but for a proxy that is there already and
 // has to be told by Enrol. It tells whether there was anything.
 func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
-	state, err := redirect.Current(pod.Netns)
-	if err != nil || state == redirect.Removed {
+	found, err := e.cfg.Redirect.Current(pod.Netns)
+	if err != nil || found.State == redirect.Removed {
 		return false, err
 	}
 	file, err := netnsFile(pod.Netns)
@@ -79,7 +80,7 @@ func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 		return true, err
 	}
 	e.cfg.Proxies.Register(pod.Workload, file)
-	if wanted && state.Captures() && e.cfg.Proxies.Served(pod.UID) {
+	if wanted && found.Captures() && e.cfg.Proxies.Served(pod.UID) {
 		return true, e.cfg.Statuses.Set(pod, status.Enabled)
 	}
 	return true, nil
@@ -89,13 +90,13 @@ func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 // that was abandoned. While no proxy takes the pod it's published as pending, unless it's enabled already and no proxy has refused it.
 func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	log := e.cfg.Log.With("pod", pod.Key())
-	before, err := redirect.Current(pod.Netns)
+	before, err := e.cfg.Redirect.Current(pod.Netns)
 	if err != nil {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	refused := e.cfg.Proxies.Refused(pod.UID)
-	if before == e.cfg.capture() && e.cfg.Proxies.Served(pod.UID) && e.cfg.Statuses.Enabled(pod) {
-		return nil
+	if in, err := e.isIn(pod, before); in || err != nil {
+		return err
 	}
 	if !before.Captures() || refused {
 		// Not served whatever was published: tell peers before they dial a tunnel that isn't there.
@@ -111,8 +112,8 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "proxy acknowledged")
-	if err := redirect.Set(pod.Netns, e.cfg.capture()); err != nil {
-		e.undo(ctx, pod, before)
+	if err := e.capture(pod); err != nil {
+		e.undo(ctx, pod, before.State)
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "capture on")
@@ -121,9 +122,48 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	}
 	log.Debug("step", "step", "published enabled")
 	if !before.Captures() {
-		log.Info("pod enrolled")
+		now, _ := e.cfg.Redirect.Current(pod.Netns) // only for the log
+		log.Info("pod enrolled", "engine", now.Engine)
 	}
 	return nil
+}
+
+// isIn tells that nothing is left to do. While no proxy is connected, its listeners aren't looked at.
+func (e *Enroller) isIn(pod Pod, before redirect.Found) (bool, error) {
+	if before.State != e.cfg.capture() || !e.cfg.Proxies.Served(pod.UID) || !e.cfg.Statuses.Enabled(pod) {
+		return false, nil
+	}
+	if e.cfg.Proxies.Connected() == 0 {
+		return true, nil
+	}
+	desired, err := e.desired(pod)
+	if err != nil {
+		return false, err
+	}
+	defer desired.Listeners.Close()
+	met, err := e.cfg.Redirect.Met(pod.Netns, desired)
+	if err != nil {
+		return false, fmt.Errorf("check pod %s: %w", pod.Key(), err)
+	}
+	return met, nil
+}
+
+// desired is the redirection of a pod that is in, with listeners that the caller closes.
+func (e *Enroller) desired(pod Pod) (redirect.Desired, error) {
+	listeners, err := e.cfg.Proxies.Listeners(pod.UID)
+	if err != nil {
+		return redirect.Desired{}, fmt.Errorf("the proxy's listeners in pod %s: %w", pod.Key(), err)
+	}
+	return redirect.Desired{State: e.cfg.capture(), Listeners: listeners}, nil
+}
+
+func (e *Enroller) capture(pod Pod) error {
+	desired, err := e.desired(pod)
+	if err != nil {
+		return err
+	}
+	defer desired.Listeners.Close()
+	return e.cfg.Redirect.Set(pod.Netns, desired)
 }
 
 // undo takes a pod back from the proxy whose rules failed, unless it was served before and has connections to lose.
@@ -131,7 +171,7 @@ func (e *Enroller) undo(ctx context.Context, pod Pod, before redirect.State) {
 	if before != redirect.Removed {
 		return
 	}
-	err := errors.Join(redirect.Set(pod.Netns, redirect.Removed), e.del(context.WithoutCancel(ctx), pod))
+	err := errors.Join(e.cfg.Redirect.Set(pod.Netns, redirect.Desired{}), e.del(context.WithoutCancel(ctx), pod))
 	if err != nil {
 		e.cfg.Log.Warn("undo a failed enrolment; it will be retried", "pod", pod.Key(), "err", err)
 	}
@@ -140,7 +180,7 @@ func (e *Enroller) undo(ctx context.Context, pod Pod, before redirect.State) {
 // Unenrol takes a living pod out. When ctx ends half-way the pod is left serving, for Enrol or another Unenrol.
 func (e *Enroller) Unenrol(ctx context.Context, pod Pod) error {
 	log := e.cfg.Log.With("pod", pod.Key())
-	state, err := redirect.Current(pod.Netns)
+	found, err := e.cfg.Redirect.Current(pod.Netns)
 	if err != nil {
 		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
 	}
@@ -148,8 +188,8 @@ func (e *Enroller) Unenrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "published withdrawn")
-	if state != redirect.Removed {
-		if err := e.drain(ctx, pod, state); err != nil {
+	if found.State != redirect.Removed {
+		if err := e.drain(ctx, pod, found.State); err != nil {
 			return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
 		}
 	}
@@ -157,11 +197,11 @@ func (e *Enroller) Unenrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "proxy left")
-	if err := redirect.Set(pod.Netns, redirect.Removed); err != nil {
+	if err := e.cfg.Redirect.Set(pod.Netns, redirect.Desired{}); err != nil {
 		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "rules removed")
-	if state != redirect.Removed {
+	if found.State != redirect.Removed {
 		log.Info("pod un-enrolled")
 	}
 	return nil
@@ -175,7 +215,7 @@ func (e *Enroller) drain(ctx context.Context, pod Pod, state redirect.State) err
 			return err
 		}
 		log.Debug("step", "step", "peers had time")
-		if err := redirect.Set(pod.Netns, redirect.Draining); err != nil {
+		if err := e.cfg.Redirect.Set(pod.Netns, redirect.Desired{State: redirect.Draining}); err != nil {
 			return err
 		}
 		log.Debug("step", "step", "capture off")

@@ -94,7 +94,7 @@ func newBench(t *testing.T) *bench {
 	b.pod = enroll.Pod{Workload: zds.Workload{UID: "uid-1", Namespace: "demo", Name: "cart", ServiceAccount: "shop"}, Netns: b.ns.Netns}
 	b.journal = &journal{look: b.look}
 	b.cfg = enroll.Config{
-		Proxies: b.server, Statuses: enroll.NewStatuses(filepath.Dir(b.status), "node1"), Log: slog.New(b.journal),
+		Proxies: b.server, Redirect: nft(t), Statuses: enroll.NewStatuses(filepath.Dir(b.status), "node1"), Log: slog.New(b.journal),
 		WithdrawGrace: 50 * time.Millisecond, DrainTimeout: patience,
 	}
 	b.Enroller = enroll.New(b.cfg)
@@ -103,6 +103,16 @@ func newBench(t *testing.T) *bench {
 	}
 	b.serve()
 	return b
+}
+
+// nft captures in the tests of this package, whose proxies have no listeners to hand over.
+func nft(t testing.TB) *redirect.Engines {
+	t.Helper()
+	engines, err := redirect.New(redirect.Config{Engine: string(redirect.NFT), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return engines
 }
 
 func (b *bench) serve() {
@@ -119,10 +129,11 @@ func (b *bench) serve() {
 
 // look is the state of everything that others can see.
 func (b *bench) look() string {
-	state, err := redirect.Current(b.ns.Netns)
+	found, err := b.cfg.Redirect.Current(b.ns.Netns)
 	if err != nil {
 		return err.Error()
 	}
+	state := found.State
 	data, err := os.ReadFile(b.status)
 	if err != nil {
 		return err.Error()
@@ -249,7 +260,7 @@ func TestAnEnrolledPodStaysPublishedWhileTheProxyRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.mustLook(inside)
-	if err := redirect.Set(b.ns.Netns, redirect.Removed); err != nil {
+	if err := b.cfg.Redirect.Set(b.ns.Netns, redirect.Desired{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.enrol(); !errors.Is(err, zds.ErrNoProxy) {
@@ -509,7 +520,7 @@ func TestAdoptingBelievesTheNamespaceOnly(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
-			if err := redirect.Set(b.ns.Netns, c.state); err != nil {
+			if err := b.cfg.Redirect.Set(b.ns.Netns, redirect.Desired{State: c.state}); err != nil {
 				t.Fatal(err)
 			}
 			found, err := b.Adopt(b.pod, c.wanted)

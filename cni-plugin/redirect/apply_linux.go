@@ -1,17 +1,32 @@
 package redirect
 
-import "slices"
+import (
+	"net/netip"
+	"slices"
+)
 
-// found is what read saw in a namespace.
-type found struct {
+// nftEngine captures by rewriting addresses.
+type nftEngine struct{}
+
+func (nftEngine) name() Engine { return NFT }
+
+func (nftEngine) look(place) (found, error) { return readNFT() }
+
+// nftFound is what readNFT saw in a namespace.
+type nftFound struct {
 	rules   Rules
 	ipv6    bool
 	sysctls []Sysctl // present values
 }
 
-// read looks at the calling thread's namespace.
-func read() (found, error) {
-	var f found
+func (f nftFound) close() {}
+
+// String lists the redirection in the form of Rules.String.
+func (f nftFound) String() string { return f.rules.String() }
+
+// readNFT looks at the calling thread's namespace.
+func readNFT() (nftFound, error) {
+	var f nftFound
 	var err error
 	if f.rules.Tables, err = readTables(); err != nil {
 		return f, err
@@ -19,7 +34,7 @@ func read() (found, error) {
 	if f.rules.Routes, err = readRoutes(); err != nil {
 		return f, err
 	}
-	if f.sysctls, err = readSysctls(); err != nil {
+	if f.sysctls, err = readSysctls(commonSysctls); err != nil {
 		return f, err
 	}
 	if !f.empty() {
@@ -29,10 +44,10 @@ func read() (found, error) {
 	return f, err
 }
 
-func (f found) empty() bool { return len(f.rules.Tables) == 0 && len(f.rules.Routes) == 0 }
+func (f nftFound) empty() bool { return len(f.rules.Tables) == 0 && len(f.rules.Routes) == 0 }
 
 // state compares what was found with the plans.
-func (f found) state() State {
+func (f nftFound) state() State {
 	if f.empty() {
 		return Removed
 	}
@@ -45,31 +60,13 @@ func (f found) state() State {
 	return Damaged
 }
 
-func (f found) wish(state State) Wish {
-	return Wish{State: state, IPv6: f.ipv6, Remembered: f.before()}
+func (f nftFound) wish(state State) Wish {
+	return Wish{State: state, IPv6: f.ipv6, Remembered: beforeTulle(f.sysctls, f.remembered(), !f.empty())}
 }
 
-// before are the values of the sysctls before Tulle. An interrupted run may have lost the tables that remember them; then
-// a value that we'd set is taken for ours. An earlier version may not have known all of them.
-func (f found) before() []Sysctl {
-	kept := remembered(f.rules.Tables)
-	before := slices.Clone(f.sysctls)
-	for i, now := range before {
-		for _, s := range sysctls {
-			if s.name != now.Name {
-				continue
-			}
-			if value, ok := kept[s.name]; ok {
-				before[i].Value = value
-			} else if !f.empty() && now.Value == s.wanted {
-				before[i].Value = s.usual
-			}
-		}
-	}
-	return before
-}
+func (f nftFound) remembered() map[string]string { return remembered(f.rules.Tables) }
 
-func (f found) inOrderOf(plan Rules) Rules {
+func (f nftFound) inOrderOf(plan Rules) Rules {
 	rules := f.rules
 	rules.Tables = slices.Clone(rules.Tables)
 	for i, table := range rules.Tables {
@@ -82,40 +79,38 @@ func (f found) inOrderOf(plan Rules) Rules {
 	return rules
 }
 
-// apply changes the namespace. On the way in, the return path exists before a rule needs it, and the old sysctl value
-// is remembered before it changes; on the way out, the reverse.
-func apply(f found, desired State) error {
-	plan := Plan(f.wish(desired))
+// set changes the namespace. On the way in, the return path exists before a rule needs it, and the old sysctl value is remembered
+// before it changes; on the way out, the reverse.
+func (f nftFound) set(desired State, job job) error {
 	if desired == Removed {
-		return remove(f)
+		if err := writeTables(f.rules.Tables, nil); err != nil {
+			return err
+		}
+		return removeRoutes(f.rules.Routes)
 	}
+	wish := f.wish(desired)
+	wish.Remembered = job.inherited(wish.Remembered)
+	plan := Plan(wish)
 	if err := addRoutes(plan.Routes); err != nil {
 		return err
 	}
 	if err := writeTables(f.rules.Tables, plan.Tables); err != nil {
 		return err
 	}
-	return f.setSysctls(plan.Sysctls)
+	return setSysctls(f.sysctls, plan.Sysctls)
 }
 
-func (f found) setSysctls(wanted []Sysctl) error {
-	for _, s := range wanted {
-		if slices.Contains(f.sysctls, s) {
-			continue
-		}
-		if err := writeSysctl(s.Name, s.Value); err != nil {
-			return err
+// needed counts the live connections whose addresses are rewritten.
+func (f nftFound) needed(sockets []diagSocket, _ map[netip.Addr]bool) int {
+	count := 0
+	for _, s := range sockets {
+		if s.alive() && (s.local.Port() == PortOutbound || s.local.Port() == PortInbound) {
+			count++
 		}
 	}
-	return nil
+	return count
 }
 
-func remove(f found) error {
-	if err := f.setSysctls(f.before()); err != nil {
-		return err
-	}
-	if err := writeTables(f.rules.Tables, nil); err != nil {
-		return err
-	}
-	return removeRoutes(f.rules.Routes)
-}
+func (nftFound) suits(job) error { return nil }
+
+func (nftFound) fits(job) bool { return true }

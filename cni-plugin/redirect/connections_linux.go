@@ -21,19 +21,25 @@ func Connections(ns *socket.Netns) (int, error) {
 		if err != nil {
 			return err
 		}
-		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-			err := eachSocket(family, func(s diagSocket) {
-				if s.alive() && s.carriesApp(own) {
-					count++
-				}
-			})
-			if err != nil {
-				return fmt.Errorf("list the pod's sockets: %w", err)
+		sockets, err := allSockets()
+		for _, s := range sockets {
+			if s.alive() && s.carriesApp(own) {
+				count++
 			}
 		}
-		return nil
+		return err
 	})
 	return count, err
+}
+
+// allSockets lists the TCP sockets of the calling thread's namespace that are connected, or just becoming so or ending.
+func allSockets() (all []diagSocket, err error) {
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		if err := eachSocket(family, func(s diagSocket) { all = append(all, s) }); err != nil {
+			return nil, fmt.Errorf("list the pod's sockets: %w", err)
+		}
+	}
+	return all, nil
 }
 
 func ownAddresses() (map[netip.Addr]bool, error) {
@@ -70,7 +76,15 @@ func (s diagSocket) carriesApp(own map[netip.Addr]bool) bool {
 	case PortHBONE:
 		return false
 	}
+	if s.isTransparent(own) {
+		return true
+	}
 	return s.mark&markMask == proxyMark && own[s.remote.Addr()] && s.remote.Port() != PortHBONE
+}
+
+// isTransparent tells that it is the proxy's end of a connection, with the address of the app's other end.
+func (s diagSocket) isTransparent(own map[netip.Addr]bool) bool {
+	return s.mark&markMask == proxyMark && !own[s.local.Addr()] && !s.local.Addr().IsLoopback()
 }
 
 // Layout of struct inet_diag_req_v2 and inet_diag_msg, linux/inet_diag.h.

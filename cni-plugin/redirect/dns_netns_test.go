@@ -16,7 +16,7 @@ import (
 func nameServer(t *testing.T, ns *netns.Namespace, name string, mark uint32, addrs ...string) {
 	t.Helper()
 	for _, addr := range addrs {
-		cfg := socket.ListenConfig{Addr: netip.MustParseAddrPort(addr), Mark: mark}
+		cfg := socket.ListenConfig{Addr: netip.MustParseAddrPort(addr), Mark: mark, Transparent: mark != 0}
 		udp, err := ns.ListenUDP(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -27,13 +27,17 @@ func nameServer(t *testing.T, ns *netns.Namespace, name string, mark uint32, add
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { tcp.Close() })
+		if mark != 0 {
+			under.share(t, ns, udp, true)
+			under.share(t, ns, tcp, false)
+		}
 		go func() {
 			for buffer := make([]byte, 100); ; {
-				_, from, err := udp.ReadFromUDPAddrPort(buffer)
+				_, from, to, err := socket.ReadFrom(udp, buffer)
 				if err != nil {
 					return
 				}
-				udp.WriteToUDPAddrPort([]byte(name), from)
+				sayAs(t, ns, udp, to, from, name)
 			}
 		}()
 		go func() {
@@ -47,6 +51,21 @@ func nameServer(t *testing.T, ns *netns.Namespace, name string, mark uint32, add
 			}
 		}()
 	}
+}
+
+// sayAs answers a datagram from where it was sent to.
+func sayAs(t *testing.T, ns *netns.Namespace, socketOf *net.UDPConn, asked, to netip.AddrPort, text string) {
+	if !asked.IsValid() || asked == socketOf.LocalAddr().(*net.UDPAddr).AddrPort() {
+		socketOf.WriteToUDPAddrPort([]byte(text), to)
+		return
+	}
+	conn, err := ns.ListenUDP(socket.ListenConfig{Addr: asked, Mark: socket.Mark, Transparent: true, ReusePort: true})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer conn.Close()
+	conn.WriteToUDPAddrPort([]byte(text), to)
 }
 
 // question returns who answers a datagram or a connection.
@@ -75,7 +94,9 @@ func question(t *testing.T, ns *netns.Namespace, protocol, to string, mark uint3
 	return string(buffer[:n])
 }
 
-func TestWhoAnswersDNSQuestions(t *testing.T) {
+func TestWhoAnswersDNSQuestions(t *testing.T) { eachEngine(t, whoAnswersDNSQuestions) }
+
+func whoAnswersDNSQuestions(t *testing.T) {
 	pod, peer := newPair(t)
 	nameServer(t, pod, "proxy", socket.Mark, "127.0.0.1:15053", "[::1]:15053")
 	nameServer(t, pod, "the pod's own", 0, "127.0.0.1:53", "[::1]:53")
@@ -112,9 +133,13 @@ func TestWhoAnswersDNSQuestions(t *testing.T) {
 
 // A question of the proxy's from a port that the app has just used is still the proxy's.
 func TestProxysQuestionsAreNotTakenForTheApps(t *testing.T) {
+	eachEngine(t, proxysQuestionsAreNotTakenForTheApps)
+}
+
+func proxysQuestionsAreNotTakenForTheApps(t *testing.T) {
 	pod, peer := newPair(t)
-	set(t, pod, redirect.CaptureDNS)
 	nameServer(t, pod, "proxy", socket.Mark, "127.0.0.1:15053", "[::1]:15053")
+	set(t, pod, redirect.CaptureDNS)
 	nameServer(t, peer, "peer", 0, hostPort(peer4, 53))
 	ask := func(mark uint32) string {
 		conn, err := pod.ListenUDP(socket.ListenConfig{Addr: netip.MustParseAddrPort(hostPort(pod4, 4000)), Mark: mark})
@@ -145,6 +170,7 @@ func TestProxysQuestionsAreNotTakenForTheApps(t *testing.T) {
 
 // A pod whose proxy has gone is told so at once.
 func TestNoProxyIsNoSilence(t *testing.T) {
+	useEngine(t, "nft")
 	pod, _ := newPair(t)
 	set(t, pod, redirect.CaptureDNS)
 	if got := question(t, pod, "udp", hostPort(peer4, 53), 0); !strings.Contains(got, "refused") {

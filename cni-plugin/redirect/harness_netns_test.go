@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -48,9 +50,135 @@ func newPair(t *testing.T) (pod, peer *netns.Namespace) {
 	return pod, peer
 }
 
+// bed is an engine under test, and the proxy's listeners in the test's namespaces.
+type bed struct {
+	*redirect.Engines
+	engine redirect.Engine
+	given  map[*netns.Namespace]socket.Given
+	spare  map[spare]*net.TCPListener // opened because the engine wants all, and not used yet
+}
+
+type spare struct {
+	ns   *netns.Namespace
+	addr netip.AddrPort
+}
+
+// under is the bed of the running test. Tests of this package don't run at once.
+var under *bed
+
+// eachEngine runs a test with every engine.
+func eachEngine(t *testing.T, test func(t *testing.T)) {
+	for _, engine := range []redirect.Engine{redirect.NFT, redirect.EBPF} {
+		t.Run(string(engine), func(t *testing.T) {
+			useEngine(t, string(engine))
+			test(t)
+		})
+	}
+}
+
+// useEngine makes the bed for a test with one engine, or with "auto".
+func useEngine(t *testing.T, engine string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs root")
+	}
+	engines, err := redirect.New(redirect.Config{Engine: engine, Pins: pins(t), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	under = &bed{Engines: engines, engine: redirect.Engine(engine), given: map[*netns.Namespace]socket.Given{}, spare: map[spare]*net.TCPListener{}}
+	t.Cleanup(func() {
+		for _, given := range under.given {
+			given.Close()
+		}
+		for _, listener := range under.spare {
+			listener.Close()
+		}
+		under = nil
+	})
+}
+
+// pins mounts a bpffs for the time of a test.
+func pins(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// desired is a state with the listeners in a namespace; those that the engine wants besides are opened.
+func desired(t testing.TB, ns *netns.Namespace, state redirect.State) redirect.Desired {
+	t.Helper()
+	for _, port := range []uint16{redirect.PortOutbound, redirect.PortInbound, redirect.PortHBONE} {
+		if addr := netip.AddrPortFrom(netip.IPv6Unspecified(), port); under.engine != redirect.NFT && state.Captures() && !under.has(ns, addr) {
+			under.spare[spare{ns, addr}] = listen(t, ns, addr)
+		}
+	}
+	if local := netip.MustParseAddrPort("127.0.0.1:15053"); under.engine != redirect.NFT && state == redirect.CaptureDNS && !under.has(ns, local) {
+		// Nobody answers there, and nobody takes it over: a test that asks opens its own before.
+		listener, err := ns.Listen(socket.ListenConfig{Addr: local, Mark: socket.Mark, ReusePort: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		udp, err := ns.ListenUDP(socket.ListenConfig{Addr: local, Mark: socket.Mark, ReusePort: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { listener.Close(); udp.Close() })
+		under.share(t, ns, listener, false)
+		under.share(t, ns, udp, true)
+	}
+	return redirect.Desired{State: state, Listeners: under.given[ns]}
+}
+
+func (b *bed) has(ns *netns.Namespace, addr netip.AddrPort) bool {
+	_, ok := b.given[ns][socket.Port{Addr: addr}]
+	return ok
+}
+
+// share gives the engine a listener of the proxy.
+func (b *bed) share(t testing.TB, ns *netns.Namespace, conn syscall.Conn, udp bool) {
+	t.Helper()
+	if b.given[ns] == nil {
+		b.given[ns] = socket.Given{}
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { err = b.given[ns].Share(int(fd), udp) }); err != nil {
+		t.Fatal(err)
+	}
+	if err == nil {
+		err = b.Listen(ns.ID(), b.given[ns])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listen opens one of the proxy's listeners, and shares it.
+func listen(t testing.TB, ns *netns.Namespace, addr netip.AddrPort) *net.TCPListener {
+	t.Helper()
+	if listener := under.spare[spare{ns, addr}]; listener != nil {
+		delete(under.spare, spare{ns, addr})
+		return listener
+	}
+	listener, err := ns.Listen(socket.ListenConfig{Addr: addr, Mark: socket.Mark, Transparent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	under.share(t, ns, listener, false)
+	return listener
+}
+
 func set(t testing.TB, ns *netns.Namespace, state redirect.State) {
 	t.Helper()
-	if err := redirect.Set(ns.Netns, state); err != nil {
+	if err := under.Set(ns.Netns, desired(t, ns, state)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -58,9 +186,15 @@ func set(t testing.TB, ns *netns.Namespace, state redirect.State) {
 // serve listens in a namespace and has handle answer each connection, until the test ends.
 func serve(t testing.TB, ns *netns.Namespace, port uint16, mark uint32, handle func(*net.TCPConn)) {
 	t.Helper()
-	listener, err := ns.Listen(socket.ListenConfig{Addr: netip.AddrPortFrom(netip.IPv6Unspecified(), port), Mark: mark, Transparent: mark != 0})
-	if err != nil {
-		t.Fatal(err)
+	addr := netip.AddrPortFrom(netip.IPv6Unspecified(), port)
+	var listener *net.TCPListener
+	if mark != 0 {
+		listener = listen(t, ns, addr)
+	} else {
+		var err error
+		if listener, err = ns.Listen(socket.ListenConfig{Addr: addr}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() { listener.Close() })
 	go func() {

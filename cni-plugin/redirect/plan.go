@@ -2,7 +2,6 @@ package redirect
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/google/nftables"
 )
@@ -97,16 +96,6 @@ func Plan(wish Wish) Rules {
 		Routes:  routes,
 		Sysctls: wantedSysctls(wish.Remembered),
 	}
-}
-
-// wantedSysctls are the values for the sysctls that there are.
-func wantedSysctls(present []Sysctl) (wanted []Sysctl) {
-	for _, s := range sysctls {
-		if slices.ContainsFunc(present, func(p Sysctl) bool { return p.Name == s.name }) {
-			wanted = append(wanted, Sysctl{s.name, s.wanted})
-		}
-	}
-	return wanted
 }
 
 const (

@@ -1,8 +1,11 @@
 // Package redirect programs a pod's network namespace so that its TCP traffic passes the node's tunnel proxy.
 //
-// Plan says, as a pure function, what has to be there; Set makes it so over netlink; Current reads what is there.
-// The tables, chains, marks, rule and route are those of Istio's ambient mode, so either agent can take over the
-// other's pods.
+// There are several ways to do that, the engines. engines.go chooses among them, for each pod, and takes a pod from one to another
+// without a moment in which a new connection could escape; what a pod has is found in its namespace, never remembered.
+//
+//	ebpf  programs choose the listener; no address is rewritten, nothing tracked      ebpf_linux.go, and module bpf
+//	nft   the tables, chains, marks, rule and route of Istio's ambient mode, so that  plan.go is what has to be there, as a pure
+//	      either agent can take over the other's pods                                 function; nft_linux.go reads and writes it
 package redirect
 
 import (
@@ -73,32 +76,6 @@ var (
 	probe6 = netip.MustParseAddr("fd16:9254:7127:1337:ffff:ffff:ffff:ffff")
 )
 
-// Set brings the namespace into the desired state (anything but Damaged) and reads it back. It changes nothing
-// where all is in place; otherwise the tables change in one transaction, without a moment in which a new connection
-// could escape. It clears up after an interrupted earlier run. An error leaves the namespace in a state from which Set
-// can be repeated.
-func Set(ns *socket.Netns, desired State) error {
-	if desired < Removed || desired > CaptureDNS {
-		return fmt.Errorf("set redirection to %s: not a state to wish for", desired)
-	}
-	if err := refuseOwn(ns); err != nil {
-		return err
-	}
-	return ns.Do(func() error {
-		found, err := read()
-		if err != nil {
-			return fmt.Errorf("read redirection: %w", err)
-		}
-		if found.state() == desired {
-			return nil
-		}
-		if err := apply(found, desired); err != nil {
-			return fmt.Errorf("set redirection to %s: %w", desired, err)
-		}
-		return confirm(desired)
-	})
-}
-
 // refuseOwn keeps the agent from redirecting the traffic of the node itself.
 func refuseOwn(ns *socket.Netns) error {
 	var own unix.Stat_t
@@ -109,45 +86,4 @@ func refuseOwn(ns *socket.Netns) error {
 		return errors.New("this is the node's own network namespace, not a pod's: refused")
 	}
 	return nil
-}
-
-// confirm reads the namespace again: what the kernel accepted must be what was meant.
-func confirm(desired State) error {
-	found, err := read()
-	if err != nil {
-		return fmt.Errorf("read redirection back: %w", err)
-	}
-	if state := found.state(); state != desired {
-		return fmt.Errorf("redirection is %s after setting it to %s: does another program change the pod's rules? found:\n%s",
-			state, desired, found.rules)
-	}
-	return nil
-}
-
-// Current tells in which state the namespace is, by its content alone. The node's own namespace is an error.
-func Current(ns *socket.Netns) (State, error) {
-	if err := refuseOwn(ns); err != nil {
-		return Removed, err
-	}
-	state := Removed
-	err := ns.Do(func() error {
-		found, err := read()
-		if err != nil {
-			return fmt.Errorf("read redirection: %w", err)
-		}
-		state = found.state()
-		return nil
-	})
-	return state, err
-}
-
-// Listing returns the namespace's redirection as text, in the form of Rules.String.
-func Listing(ns *socket.Netns) (string, error) {
-	text := ""
-	err := ns.Do(func() error {
-		found, err := read()
-		text = found.rules.String()
-		return err
-	})
-	return text, err
 }

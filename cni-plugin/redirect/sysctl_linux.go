@@ -5,24 +5,72 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 )
 
 // Sysctl is a kernel setting of a namespace.
 type Sysctl struct{ Name, Value string }
 
-// sysctls are what the proxy needs in a pod.
-var sysctls = []struct {
+// sysctl is a setting that we need to be another.
+type sysctl struct {
 	name   string
 	wanted string
 	usual  string // the kernel's default, assumed where the remembered value was lost
 	most   string // the highest value there is; all are one digit
-}{
+}
+
+// commonSysctls are what the proxy needs in a pod, however it is captured.
+var commonSysctls = []sysctl{
 	// Else it can dial the app from one source address only a few hundred times a second.
 	{"net.ipv4.tcp_tw_reuse", "1", "2", "2"},
 	// Connections that wait in the queue of a listener that is closed go to another one on its port: that of the proxy's next
 	// generation, should that have opened its own. Since Linux 5.14.
 	{"net.ipv4.tcp_migrate_req", "1", "0", "1"},
+}
+
+// ebpfSysctls are in addition to those. What is turned around on its way out comes in by lo, and from an address of the pod.
+var ebpfSysctls = append(slices.Clone(commonSysctls), sysctl{"net.ipv4.conf.lo.accept_local", "1", "0", "1"})
+
+// find returns what is known of a sysctl of ours.
+func find(name string) sysctl {
+	at := slices.IndexFunc(ebpfSysctls, func(s sysctl) bool { return s.name == name })
+	return ebpfSysctls[at]
+}
+
+// wantedSysctls are the values for the sysctls that there are.
+func wantedSysctls(present []Sysctl) (wanted []Sysctl) {
+	for _, p := range present {
+		wanted = append(wanted, Sysctl{p.Name, find(p.Name).wanted})
+	}
+	return wanted
+}
+
+// beforeTulle are the values before Tulle of the sysctls that there are. An interrupted run may have lost what was remembered; then a
+// value that we'd set is taken for ours, if there is anything of ours. An earlier version may not have known all of them.
+func beforeTulle(present []Sysctl, kept map[string]string, ours bool) []Sysctl {
+	before := slices.Clone(present)
+	for i, now := range before {
+		s := find(now.Name)
+		if value, ok := kept[s.name]; ok {
+			before[i].Value = value
+		} else if ours && now.Value == s.wanted {
+			before[i].Value = s.usual
+		}
+	}
+	return before
+}
+
+func setSysctls(present, wanted []Sysctl) error {
+	for _, s := range wanted {
+		if slices.Contains(present, s) {
+			continue
+		}
+		if err := writeSysctl(s.Name, s.Value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const rememberedAs = "before:"
@@ -43,7 +91,7 @@ func remembered(tables []Table) map[string]string {
 		for _, chain := range table.Chains {
 			for _, rule := range chain.Rules {
 				text, _ := strings.CutPrefix(rule.Comment, rememberedAs)
-				for _, s := range sysctls {
+				for _, s := range commonSysctls {
 					_, value, _ := strings.Cut(" "+text+" ", " "+s.name+"=")
 					if value, _, _ = strings.Cut(value, " "); text != rule.Comment && len(value) == 1 && value >= "0" && value <= s.most {
 						values[s.name] = value
@@ -56,8 +104,8 @@ func remembered(tables []Table) map[string]string {
 }
 
 // readSysctls returns the present values; what the kernel doesn't know is left out.
-func readSysctls() (values []Sysctl, err error) {
-	for _, s := range sysctls {
+func readSysctls(which []sysctl) (values []Sysctl, err error) {
+	for _, s := range which {
 		value, err := readSysctl(s.name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

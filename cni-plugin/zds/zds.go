@@ -48,6 +48,7 @@ const (
 type Server struct {
 	log       *slog.Logger
 	snapshots chan struct{}
+	listen    func(socket.NetnsID, socket.Given) error // set before Serve
 
 	keeper *keeper // its lock comes after mu
 
@@ -75,7 +76,7 @@ const (
 
 // NewServer makes a server without a socket: pods can be registered before Serve lets proxies in.
 func NewServer(log *slog.Logger) *Server {
-	s := &Server{log: log, snapshots: make(chan struct{}, 1), pods: map[string]pod{}}
+	s := &Server{log: log, snapshots: make(chan struct{}, 1), pods: map[string]pod{}, listen: func(socket.NetnsID, socket.Given) error { return nil }}
 	s.keeper = newKeeper(func(uid string) {
 		log.Warn("no tunnel proxy has come to take over a pod's listeners, its connections are refused until then", "uid", uid, "after", orphanTime)
 	})
@@ -85,6 +86,15 @@ func NewServer(log *slog.Logger) *Server {
 // Snapshots receives a value after a proxy has taken a snapshot, which is a good moment to retry what failed. Several
 // snapshots may be one value.
 func (s *Server) Snapshots() <-chan struct{} { return s.snapshots }
+
+// OnListeners has a function hear of a pod's listeners as soon as a proxy has handed them over. It must be quick, and they stay the
+// server's. Call it before Serve.
+func (s *Server) OnListeners(listen func(home socket.NetnsID, listeners socket.Given) error) {
+	s.listen = listen
+}
+
+// Listeners duplicates the listeners of the proxy that was last told of a pod; nil if it hands none over.
+func (s *Server) Listeners(uid string) (socket.Given, error) { return s.keeper.offer(uid) }
 
 // Connected is the number of proxies.
 func (s *Server) Connected() int {
@@ -137,6 +147,9 @@ func (s *Server) note(uid string, by *connection, said verdict, sockets socket.G
 	}
 	if err := sockets.Verify(pod.home); err != nil {
 		s.log.Warn("tunnel proxy hands over what isn't a listener of the pod", "uid", uid, "err", err)
+	}
+	if err := s.listen(pod.home, sockets); err != nil {
+		s.log.Error("new connections of a pod don't come to its new listeners yet", "uid", uid, "err", err)
 	}
 	s.keeper.took(uid, by, sockets)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -105,7 +106,12 @@ func (s *site) furnish(side *side) (err error) {
 		return err
 	}
 	if !s.direct() {
-		if err := redirect.Set(side.podNetns.Netns, redirect.Capture); err != nil {
+		// The candidates may be foreign ones, so it is what works with all.
+		engines, err := redirect.New(redirect.Config{Engine: string(redirect.NFT), Log: slog.New(slog.DiscardHandler)})
+		if err == nil {
+			err = engines.Set(side.podNetns.Netns, redirect.Desired{State: redirect.Capture})
+		}
+		if err != nil {
 			return err
 		}
 	}

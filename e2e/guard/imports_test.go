@@ -60,10 +60,13 @@ var mayImport = map[string][]string{
 	"istiod-lite/roots":     {"istiod-lite/follow", "istiod-lite/model", "istiod-lite/queue"},
 	"istiod-lite/webhook":   {"istiod-lite/decode", "istiod-lite/follow", "istiod-lite/queue"},
 
+	"bpf/capture": {},
+	"bpf/probe":   {"bpf/capture"},
+
 	"cni-plugin/config":   {},
 	"cni-plugin/plugin":   {"mesh/socket"},
 	"cni-plugin/agent":    {"mesh/socket", "mesh/folder"},
-	"cni-plugin/redirect": {"mesh/socket"},
+	"cni-plugin/redirect": {"mesh/socket", "bpf/"},
 	"cni-plugin/zds":      {"mesh/api/", "mesh/socket", "mesh/handover"},
 	"cni-plugin/enroll":   {"cni-plugin/redirect", "cni-plugin/zds", "mesh/socket", "mesh/status"},
 
@@ -75,12 +78,13 @@ var mayImport = map[string][]string{
 
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "cli/demo"},
+	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "bpf/probe", "cli/demo"},
 	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/review", "istiod-lite/daemon", "e2e/delta", "e2e/bench/controlplane"},
 	"k8s.io/":                          {"istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "istiod-lite/keep", "istiod-lite/review", "e2e/apiserver", "e2e/bench/controlplane", "istiod-lite/queue", "istiod-lite/follow", "istiod-lite/lead", "istiod-lite/status", "istiod-lite/addresses", "istiod-lite/roots", "istiod-lite/webhook"},
 	"istio.io/":                        {"istiod-lite/decode"},
 	"sigs.k8s.io/gateway-api/":         {"istiod-lite/decode"},
 	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},
+	"github.com/cilium/ebpf":           {"bpf/"},
 	"github.com/vishvananda/netlink":   {"cni-plugin/redirect", "cli/demo", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":  {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":           {"cli/"},

@@ -1,0 +1,418 @@
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/bpf/capture"
+	"github.com/tulle-mesh/tulle/bpf/probe"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+// ebpfEngine captures by programs. A pod's maps and links are pinned in a folder that is named after its namespace.
+type ebpfEngine struct{ root string }
+
+func newEBPF(pins string) (ebpfEngine, error) {
+	e := ebpfEngine{root: filepath.Join(pins, "tulle-"+capture.Version)}
+	if pins == "" {
+		return e, errors.New("no folder for pinned objects is named")
+	}
+	if err := probe.Mount(pins); err != nil {
+		return e, err
+	}
+	if err := probe.Capture(e.root); err != nil {
+		return e, err
+	}
+	return e, e.sweep()
+}
+
+// sweep removes what is left of namespaces that are gone.
+func (e ebpfEngine) sweep() error {
+	entries, err := os.ReadDir(e.root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("list pinned objects: %w", err)
+	}
+	for _, entry := range entries {
+		dir := filepath.Join(e.root, entry.Name())
+		if _, err := strconv.ParseUint(entry.Name(), 10, 64); err != nil {
+			continue
+		}
+		if netns, err := capture.Netns(dir); err != nil || netns != 0 {
+			continue // what can't be read may be alive
+		}
+		if err := capture.Remove(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e ebpfEngine) dir(id socket.NetnsID) string {
+	return filepath.Join(e.root, strconv.FormatUint(id.Ino, 10))
+}
+
+func (ebpfEngine) name() Engine { return EBPF }
+
+// Listen gives the ebpf engine new listeners of a pod that it captures. It does nothing for other pods, or without listeners.
+func (e *Engines) Listen(id socket.NetnsID, listeners socket.Given) error {
+	for _, engine := range e.all {
+		ebpf, ok := engine.(ebpfEngine)
+		if !ok || suitable(listeners, Capture) != nil {
+			continue
+		}
+		pod, err := capture.Open(ebpf.dir(id))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer pod.Close()
+		if netns, err := capture.Netns(ebpf.dir(id)); err != nil || uint64(netns) != id.Ino {
+			return err
+		}
+		return pod.Listen(slotsOf(listeners))
+	}
+	return nil
+}
+
+// ebpfFound is what the engine has in a namespace, and what it has to know of it.
+type ebpfFound struct {
+	dir       string
+	netns     uint64
+	pod       *capture.Pod // nil if there is none, or not all of it
+	remains   bool         // there is a folder
+	attached  capture.Attached
+	switched  capture.Switches
+	known     []netip.Addr // addresses that the programs take for the pod's
+	listening map[capture.Slot]uint64
+	kept      []uint32
+
+	paths   paths
+	sysctls []Sysctl // present values
+	own     []netip.Addr
+	links   links
+}
+
+// links are a namespace's interfaces other than loopback.
+type links struct {
+	ethernet []int    // by index
+	foreign  []string // names of those that are up and not Ethernet's
+	loopback bool     // loopback is up
+}
+
+func (e ebpfEngine) look(at place) (found, error) {
+	f := &ebpfFound{dir: e.dir(at.id), netns: at.id.Ino}
+	if err := f.read(); err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *ebpfFound) read() error {
+	if err := f.readPins(); err != nil {
+		return err
+	}
+	own, err := ownAddresses()
+	if err != nil {
+		return err
+	}
+	for addr := range own {
+		if !addr.IsLoopback() {
+			f.own = append(f.own, addr)
+		}
+	}
+	slices.SortFunc(f.own, netip.Addr.Compare)
+	if f.links, err = readLinks(); err != nil {
+		return err
+	}
+	if f.sysctls, err = readSysctls(ebpfSysctls); err != nil {
+		return err
+	}
+	f.paths, err = readPaths()
+	return err
+}
+
+func (f *ebpfFound) readPins() error {
+	_, err := os.Stat(f.dir)
+	f.remains = err == nil
+	pod, err := capture.Open(f.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f.pod = pod
+	if f.attached, err = pod.Attached(); err != nil {
+		return err
+	}
+	if f.switched, err = pod.Switched(); err != nil {
+		return err
+	}
+	if f.known, err = pod.Own(); err != nil {
+		return err
+	}
+	slices.SortFunc(f.known, netip.Addr.Compare)
+	if f.kept, err = pod.Kept(len(ebpfSysctls)); err != nil {
+		return err
+	}
+	f.listening, err = pod.Listeners()
+	return err
+}
+
+func readLinks() (links, error) {
+	var l links
+	all, err := netlink.LinkList()
+	if err != nil {
+		return l, fmt.Errorf("list the pod's interfaces: %w", err)
+	}
+	for _, each := range all {
+		switch attrs := each.Attrs(); {
+		case attrs.Index == loopbackIndex:
+			l.loopback = attrs.RawFlags&unix.IFF_UP != 0
+		case attrs.EncapType == "ether":
+			l.ethernet = append(l.ethernet, attrs.Index)
+		case attrs.RawFlags&unix.IFF_UP != 0:
+			l.foreign = append(l.foreign, attrs.Name)
+		}
+	}
+	slices.Sort(l.ethernet)
+	return l, nil
+}
+
+func (f *ebpfFound) close() {
+	if f.pod != nil {
+		f.pod.Close()
+	}
+}
+
+// runs tells that any program of ours runs in this namespace, which another of that number may have been before.
+func (f *ebpfFound) runs() bool {
+	return uint64(f.attached.Netns) == f.netns || len(f.attached.Interfaces) > 0
+}
+
+func (f *ebpfFound) state() State {
+	if !f.runs() && f.paths.none() {
+		return Removed
+	}
+	if !f.complete() {
+		return Damaged
+	}
+	switch f.switched {
+	case 0:
+		return Draining
+	case capture.Connections:
+		return Capture
+	case capture.Connections | capture.DNS:
+		return CaptureDNS
+	}
+	return Damaged
+}
+
+func (f *ebpfFound) complete() bool {
+	return f.pod != nil && f.attachedAll() && slices.Equal(f.known, f.own) && f.paths.has(f.wantedPaths()) &&
+		slices.Equal(f.sysctls, wantedSysctls(f.sysctls))
+}
+
+func (f *ebpfFound) attachedAll() bool {
+	return uint64(f.attached.Netns) == f.netns && len(f.attached.Stale) == 0 && slices.Equal(f.attached.Interfaces, f.links.ethernet)
+}
+
+func (f *ebpfFound) suits(j job) error {
+	if len(f.links.foreign) > 0 {
+		return fmt.Errorf("the pod has interfaces that aren't Ethernet's: %s", strings.Join(f.links.foreign, ", "))
+	}
+	if !j.state.Captures() {
+		return nil
+	}
+	if !f.links.loopback {
+		return errors.New("is lo up in the pod?")
+	}
+	return suitable(j.listeners, j.state)
+}
+
+// suitable tells whether a proxy has handed over what is needed.
+func suitable(listeners socket.Given, state State) error {
+	slots := slotsOf(listeners)
+	wanted := []capture.Slot{capture.Outbound, capture.Inbound, capture.HBONE}
+	if state == CaptureDNS {
+		wanted = append(wanted, capture.DNSTCP, capture.DNSUDP)
+	}
+	for _, slot := range wanted {
+		if _, ok := slots[slot]; !ok {
+			return fmt.Errorf("the tunnel proxy has handed over no listener for %s: it isn't Tulle's, or older", slot)
+		}
+	}
+	return nil
+}
+
+// slotsOf sorts listeners by their ports.
+func slotsOf(listeners socket.Given) map[capture.Slot]int {
+	slots := map[capture.Slot]int{}
+	for port, fd := range listeners {
+		slot, ok := map[socket.Port]capture.Slot{
+			{Addr: netip.AddrPortFrom(netip.Addr{}, PortOutbound)}: capture.Outbound,
+			{Addr: netip.AddrPortFrom(netip.Addr{}, PortInbound)}:  capture.Inbound,
+			{Addr: netip.AddrPortFrom(netip.Addr{}, PortHBONE)}:    capture.HBONE,
+		}[socket.Port{Addr: netip.AddrPortFrom(netip.Addr{}, port.Addr.Port()), UDP: port.UDP}]
+		if port.Addr.Port() == PortDNS {
+			slot, ok = nameSlot(port), true
+		}
+		if ok {
+			slots[slot] = fd
+		}
+	}
+	return slots
+}
+
+func nameSlot(port socket.Port) capture.Slot {
+	switch v4 := port.Addr.Addr().Is4(); {
+	case port.UDP && v4:
+		return capture.DNSUDP
+	case port.UDP:
+		return capture.DNSUDP6
+	case v4:
+		return capture.DNSTCP
+	}
+	return capture.DNSTCP6
+}
+
+func (f *ebpfFound) fits(j job) bool {
+	wanted := map[capture.Slot]uint64{}
+	for slot, fd := range slotsOf(j.listeners) {
+		wanted[slot], _ = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE) // fails only on what is no socket
+	}
+	return maps.Equal(wanted, f.listening)
+}
+
+// needed counts the proxy's ends of connections that are turned around: those with an address that isn't the pod's.
+func (f *ebpfFound) needed(sockets []diagSocket, own map[netip.Addr]bool) int {
+	count := 0
+	for _, s := range sockets {
+		if s.alive() && s.isTransparent(own) {
+			count++
+		}
+	}
+	return count
+}
+
+// Values of sysctls are kept one higher than they are: zero says that nothing is kept.
+func (f *ebpfFound) remembered() map[string]string {
+	values := map[string]string{}
+	for i, kept := range f.kept {
+		if kept != 0 {
+			values[ebpfSysctls[i].name] = strconv.Itoa(int(kept) - 1)
+		}
+	}
+	return values
+}
+
+func (f *ebpfFound) keep(j job) error {
+	values := make([]uint32, len(ebpfSysctls))
+	for _, s := range j.inherited(beforeTulle(f.sysctls, f.remembered(), f.runs())) {
+		at := slices.IndexFunc(ebpfSysctls, func(known sysctl) bool { return known.name == s.Name })
+		if n, err := strconv.ParseUint(s.Value, 10, 8); err == nil {
+			values[at] = uint32(n) + 1
+		}
+	}
+	return f.pod.Keep(values)
+}
+
+func (f *ebpfFound) set(desired State, j job) error {
+	if desired == Removed {
+		return f.remove()
+	}
+	if f.pod == nil {
+		if err := f.create(); err != nil {
+			return err
+		}
+	}
+	if err := f.keep(j); err != nil {
+		return err
+	}
+	if desired.Captures() || j.leaving { // nobody's listeners, then, so that tunnels come to whoever listens
+		slots := slotsOf(j.listeners)
+		if j.leaving {
+			slots = nil
+		}
+		if err := f.pod.Listen(slots); err != nil {
+			return err
+		}
+	}
+	return f.apply(desired)
+}
+
+// create starts anew. What was there can't be whole.
+func (f *ebpfFound) create() (err error) {
+	if err = capture.Remove(f.dir); err != nil {
+		return err
+	}
+	f.attached = capture.Attached{}
+	f.pod, err = capture.Create(f.dir)
+	return err
+}
+
+// apply puts in place what doesn't capture yet, and switches.
+func (f *ebpfFound) apply(desired State) error {
+	if err := f.pod.SetOwn(f.own); err != nil {
+		return err
+	}
+	if err := setSysctls(f.sysctls, wantedSysctls(f.sysctls)); err != nil {
+		return err
+	}
+	if err := f.paths.add(f.wantedPaths()); err != nil {
+		return err
+	}
+	if !f.attachedAll() {
+		if err := f.attach(); err != nil {
+			return err
+		}
+	}
+	on := map[State]capture.Switches{Draining: 0, Capture: capture.Connections, CaptureDNS: capture.Connections | capture.DNS}
+	return f.pod.Switch(on[desired])
+}
+
+func (f *ebpfFound) attach() error {
+	netns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("open the pod's network namespace: %w", err)
+	}
+	defer netns.Close()
+	return f.pod.Attach(int(netns.Fd()), f.links.ethernet)
+}
+
+func (f *ebpfFound) remove() error {
+	own := slices.DeleteFunc(slices.Clone(f.sysctls), func(s Sysctl) bool {
+		return slices.ContainsFunc(commonSysctls, func(common sysctl) bool { return common.name == s.Name })
+	})
+	before := beforeTulle(own, f.remembered(), true)
+	if err := capture.Remove(f.dir); err != nil {
+		return err
+	}
+	if err := f.paths.remove(); err != nil {
+		return err
+	}
+	return setSysctls(own, before)
+}
+
+func (f *ebpfFound) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "pins %s (all %t) lookup in %d of %d, egress on %v of %v, stale %v\n", f.dir, f.pod != nil,
+		f.attached.Netns, f.netns, f.attached.Interfaces, f.links.ethernet, f.attached.Stale)
+	fmt.Fprintf(&b, "switches %b, own addresses %v of %v, listeners %v\n", f.switched, f.known, f.own, f.listening)
+	fmt.Fprintf(&b, "%swanted:\n%ssysctls %v\n", f.paths, f.wantedPaths(), f.sysctls)
+	return b.String()
+}

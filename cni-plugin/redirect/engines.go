@@ -1,0 +1,390 @@
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+// Engine is a way to capture.
+type Engine string
+
+// The engines, the best first.
+const (
+	EBPF Engine = "ebpf"
+	NFT  Engine = "nft"
+)
+
+// Auto takes the best engine that works.
+const Auto = "auto"
+
+// Config says which engines to use.
+type Config struct {
+	Engine string // Auto, or the name of the only one to use
+	Pins   string // folder on a bpffs for what the ebpf engine has in pods
+	Log    *slog.Logger
+}
+
+// Desired is what Set makes of a namespace.
+type Desired struct {
+	State State // anything but Damaged
+	// Listeners are the proxy's in the pod, if it has handed them over, which the ebpf engine needs. They stay the caller's.
+	Listeners socket.Given
+}
+
+// Found is what a namespace does with traffic.
+type Found struct {
+	State  State
+	Engine Engine // that captures, or has captured; "" in state Removed
+}
+
+// Captures tells that new connections go to the proxy.
+func (f Found) Captures() bool { return f.State.Captures() }
+
+// engine is a way to capture. Its functions are called on a thread in the pod's namespace.
+type engine interface {
+	name() Engine
+	// look tells what of this engine is in the namespace, and only of this one.
+	look(place) (found, error)
+}
+
+// found is what an engine has in a namespace. It must be closed, and is out of date after set.
+type found interface {
+	state() State
+	// suits tells why the engine can't do a job here.
+	suits(job) error
+	// fits tells that capture is for the job's listeners.
+	fits(job) bool
+	// needed counts the live connections that would break without the engine.
+	needed(sockets []diagSocket, own map[netip.Addr]bool) int
+	// remembered are values of sysctls before Tulle, by name.
+	remembered() map[string]string
+	// set changes the namespace, in a way that can be repeated. Removed leaves the common sysctls as they are.
+	set(State, job) error
+	close()
+	String() string // for errors: what there is
+}
+
+// place is a namespace.
+type place struct{ id socket.NetnsID }
+
+// job is what an engine's set needs to know.
+type job struct {
+	state     State
+	listeners socket.Given
+	before    map[string]string // values before Tulle of sysctls, as far as another engine remembers them
+	leaving   bool              // another engine captures from now on
+}
+
+// inherited replaces values that this engine would remember by those that another has remembered before.
+func (j job) inherited(values []Sysctl) []Sysctl {
+	for i, s := range values {
+		if value, ok := j.before[s.Name]; ok {
+			values[i].Value = value
+		}
+	}
+	return values
+}
+
+// Engines are the engines that work on this node. Its methods may be called from any goroutine, but not at once for one namespace.
+type Engines struct {
+	cfg Config
+	all []engine // the best first; also those that aren't chosen, to remove what they have left
+	use map[Engine]bool
+}
+
+// New tries the engines out, and takes away what the ebpf engine has left of pods that are gone. Have one agent at most use a
+// folder of pins.
+func New(cfg Config) (*Engines, error) {
+	e := &Engines{cfg: cfg, use: map[Engine]bool{}}
+	ebpf, err := newEBPF(cfg.Pins)
+	if err == nil {
+		e.all = append(e.all, ebpf)
+		e.use[EBPF] = cfg.Engine == Auto || cfg.Engine == string(EBPF)
+	} else if cfg.Engine == string(EBPF) {
+		return nil, fmt.Errorf("capture by ebpf doesn't work here: %w", err)
+	} else if cfg.Engine == Auto {
+		cfg.Log.Warn("capture by ebpf doesn't work here, pods get nft", "err", err)
+	}
+	e.all = append(e.all, nftEngine{})
+	e.use[NFT] = cfg.Engine == Auto || cfg.Engine == string(NFT)
+	if !e.use[EBPF] && !e.use[NFT] {
+		return nil, fmt.Errorf("engine %q: want %s, %s or %s", cfg.Engine, Auto, EBPF, NFT)
+	}
+	return e, nil
+}
+
+// sight is what all engines have in a namespace, in the order of the engines.
+type sight []found
+
+func (e *Engines) look(at place) (s sight, err error) {
+	for _, engine := range e.all {
+		f, err := engine.look(at)
+		if err != nil {
+			s.close()
+			return nil, fmt.Errorf("read redirection by %s: %w", engine.name(), err)
+		}
+		s = append(s, f)
+	}
+	return s, nil
+}
+
+func (s sight) close() {
+	for _, f := range s {
+		f.close()
+	}
+}
+
+// summary is the state of all together: what captures counts, whatever else there may be.
+func (e *Engines) summary(s sight) Found {
+	sum := Found{}
+	rank := map[State]int{Removed: 0, Draining: 1, Damaged: 2, Capture: 3, CaptureDNS: 3}
+	for i, f := range s {
+		if state := f.state(); rank[state] > rank[sum.State] {
+			sum = Found{state, e.all[i].name()}
+		}
+	}
+	return sum
+}
+
+func (s sight) job(d Desired) job {
+	j := job{state: d.State, listeners: d.Listeners, before: map[string]string{}}
+	for _, f := range s {
+		for name, value := range f.remembered() {
+			j.before[name] = value
+		}
+	}
+	return j
+}
+
+// choose returns the index of the engine for a job.
+func (e *Engines) choose(s sight, j job) (int, error) {
+	var unsuited []error
+	for i, engine := range e.all {
+		if !e.use[engine.name()] {
+			continue
+		}
+		err := s[i].suits(j)
+		if err == nil {
+			return i, nil
+		}
+		unsuited = append(unsuited, fmt.Errorf("capture by %s: %w", engine.name(), err))
+	}
+	return -1, errors.Join(unsuited...)
+}
+
+// Set brings the namespace into the desired state and reads it back. It changes nothing where all is in place; otherwise there is
+// no moment in which a new connection could escape. It clears up after an interrupted earlier run. An error leaves the namespace in
+// a state from which Set can be repeated.
+func (e *Engines) Set(ns *socket.Netns, d Desired) error {
+	if d.State < Removed || d.State > CaptureDNS {
+		return fmt.Errorf("set redirection to %s: not a state to wish for", d.State)
+	}
+	return e.inside(ns, func(at place) error {
+		s, err := e.look(at)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		if err := e.set(s, d); err != nil {
+			return fmt.Errorf("set redirection to %s: %w", d.State, err)
+		}
+		return e.confirm(at, d)
+	})
+}
+
+func (e *Engines) set(s sight, d Desired) error {
+	switch j := s.job(d); d.State {
+	case Removed:
+		return e.remove(s, j)
+	case Draining:
+		return e.drain(s, j)
+	default:
+		return e.capture(s, j)
+	}
+}
+
+func (e *Engines) remove(s sight, j job) error {
+	if e.summary(s).State != Removed {
+		present, err := readSysctls(commonSysctls)
+		if err == nil {
+			err = setSysctls(present, beforeTulle(present, j.before, true))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, f := range s {
+		if f.state() != Removed {
+			if err := f.set(Removed, j); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Engines) drain(s sight, j job) error {
+	if e.summary(s).State == Removed {
+		chosen, err := e.choose(s, j)
+		if err != nil {
+			return err
+		}
+		return s[chosen].set(Draining, j)
+	}
+	for _, f := range s {
+		if state := f.state(); state != Removed && state != Draining {
+			if err := f.set(Draining, j); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// capture has one engine capture, and the others let go: what they have captured lives on as long as it wants, but they get nothing
+// new. Until they hear of it, both capture.
+func (e *Engines) capture(s sight, j job) error {
+	chosen, err := e.choose(s, j)
+	if err != nil {
+		return err
+	}
+	if f := s[chosen]; f.state() != j.state || !f.fits(j) {
+		if err := f.set(j.state, j); err != nil {
+			return fmt.Errorf("by %s: %w", e.all[chosen].name(), err)
+		}
+	}
+	j.leaving = true
+	for i, f := range s {
+		if i == chosen || f.state() == Removed {
+			continue
+		}
+		then := Draining
+		if f.state() == Draining {
+			needed, err := stillNeeded(f)
+			if err != nil {
+				return err
+			}
+			if needed == 0 {
+				then = Removed
+			}
+		}
+		if f.state() == then {
+			continue
+		}
+		if err := f.set(then, j); err != nil {
+			return fmt.Errorf("away from %s: %w", e.all[i].name(), err)
+		}
+	}
+	return nil
+}
+
+func stillNeeded(f found) (int, error) {
+	own, err := ownAddresses()
+	if err != nil {
+		return 0, err
+	}
+	sockets, err := allSockets()
+	return f.needed(sockets, own), err
+}
+
+// confirm reads the namespace again: what the kernel accepted must be what was meant.
+func (e *Engines) confirm(at place, d Desired) error {
+	s, err := e.look(at)
+	if err != nil {
+		return fmt.Errorf("after setting it: %w", err)
+	}
+	defer s.close()
+	if state := e.summary(s).State; state != d.State {
+		return fmt.Errorf("redirection is %s after setting it to %s: does another program change the pod's rules? found:\n%s", state, d.State, e.text(s))
+	}
+	return nil
+}
+
+func (e *Engines) text(s sight) string {
+	var b strings.Builder
+	for i, f := range s {
+		if f.state() != Removed {
+			fmt.Fprintf(&b, "%s: %s\n%s", e.all[i].name(), f.state(), f)
+		}
+	}
+	return b.String()
+}
+
+// inside runs f on a thread in the namespace. The node's own is refused.
+func (e *Engines) inside(ns *socket.Netns, f func(place) error) error {
+	if err := refuseOwn(ns); err != nil {
+		return err
+	}
+	return ns.Do(func() error { return f(place{ns.ID()}) })
+}
+
+// Current tells what the namespace does, by its content alone. The node's own namespace is an error.
+func (e *Engines) Current(ns *socket.Netns) (Found, error) {
+	var now Found
+	err := e.inside(ns, func(at place) error {
+		s, err := e.look(at)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		now = e.summary(s)
+		return nil
+	})
+	return now, err
+}
+
+// Met tells whether Set would have nothing to do.
+func (e *Engines) Met(ns *socket.Netns, d Desired) (met bool, err error) {
+	err = e.inside(ns, func(at place) error {
+		s, err := e.look(at)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		met, err = e.met(s, s.job(d))
+		return err
+	})
+	return met, err
+}
+
+func (e *Engines) met(s sight, j job) (bool, error) {
+	if !j.state.Captures() {
+		return e.summary(s).State == j.state, nil
+	}
+	chosen, err := e.choose(s, j)
+	if err != nil || s[chosen].state() != j.state || !s[chosen].fits(j) {
+		return false, err
+	}
+	for i, f := range s {
+		switch state := f.state(); {
+		case i == chosen || state == Removed:
+		case state != Draining:
+			return false, nil
+		default:
+			if needed, err := stillNeeded(f); err != nil || needed == 0 {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+// Listing returns the namespace's redirection as text.
+func (e *Engines) Listing(ns *socket.Netns) (string, error) {
+	text := ""
+	err := e.inside(ns, func(at place) error {
+		s, err := e.look(at)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		text = e.text(s)
+		return nil
+	})
+	return text, err
+}
