@@ -11,15 +11,15 @@ import (
 // Ports that no client of the pod uses by itself: those below the kernel's default range for outgoing connections.
 const (
 	lowestPort  = 1024
-	highestPort = 10239
+	highestPort = 32767
 	portTries   = 8
 )
 
 // dialFor connects to the application of an admitted arrival, as if the client did.
 //
-// The dialled connection has the client's address on it, as the arrival in plain text has. Were the ports alike, too, the
-// pod would have two connections with the same four numbers, so it takes a port from where clients don't. A tunnel's
-// arrival is to port 15008, so it can't clash, and the kernel chooses best.
+// The dialled connection has the client's address on it. Were its port one that the client may take, too, the pod could have two
+// connections with the same four numbers: with an arrival in plain text itself, or with one that the client makes while the pod
+// leaves the mesh, whose packets would be taken for the proxy's. So it takes a port from where clients don't.
 func (f *flow) dialFor() {
 	source := f.client.Addr()
 	if source == f.target.dial.Addr() || f.target.dial.Addr().IsLoopback() {
@@ -27,9 +27,6 @@ func (f *flow) dialFor() {
 		return
 	}
 	for range portTries {
-		if f.tunnel {
-			break
-		}
 		port := lowestPort + rand.N(uint16(highestPort-lowestPort+1))
 		err := f.tryDial(netip.AddrPortFrom(source, port))
 		if !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EADDRINUSE) {
