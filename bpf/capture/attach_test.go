@@ -53,7 +53,7 @@ func TestProgramsOutliveWhoHasAttachedThem(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		if err := errors.Join(p.Switch(Connections), p.Keep([]uint32{3, 1})); err != nil {
+		if err := errors.Join(p.Switch(In|Out), p.Keep([]uint32{3, 1})); err != nil {
 			t.Error(err)
 		}
 		p.Close()
@@ -70,7 +70,7 @@ func TestProgramsOutliveWhoHasAttachedThem(t *testing.T) {
 		on, err := later.Switched()
 		own, ownErr := later.Own()
 		kept, keptErr := later.Kept(3)
-		if err := errors.Join(err, ownErr, keptErr); err != nil || on != Connections || len(own) != 2 || !slices.Equal(kept, []uint32{3, 1, 0}) {
+		if err := errors.Join(err, ownErr, keptErr); err != nil || on != In|Out || len(own) != 2 || !slices.Equal(kept, []uint32{3, 1, 0}) {
 			t.Errorf("switched %b, own %v, kept %v (%v)", on, own, kept, err)
 		}
 		if err := Remove(p.dir); err != nil {

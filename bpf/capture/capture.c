@@ -42,7 +42,7 @@ struct {
 } slots SEC(".maps");
 
 // What is switched on.
-enum { CAPTURE = 1, CAPTURE_DNS = 2 };
+enum { CAPTURE_IN = 1, CAPTURE_OUT = 2, CAPTURE_DNS = 4 };
 
 struct settings {
 	__u32 on;
@@ -167,8 +167,8 @@ static __always_inline int from_wire(struct bpf_sk_lookup *ctx, __u32 on, const 
 	if (equal(local, remote) || is_own(remote))
 		return SK_PASS;
 	if (ctx->local_port == PORT_HBONE)
-		return steer(ctx, HBONE, on & CAPTURE ? SK_DROP : SK_PASS);
-	if (!(on & CAPTURE) || is_probe(remote))
+		return steer(ctx, HBONE, on & CAPTURE_IN ? SK_DROP : SK_PASS);
+	if (!(on & CAPTURE_IN) || is_probe(remote))
 		return pass();
 	return steer(ctx, INBOUND, SK_DROP);
 }
@@ -305,11 +305,11 @@ static __always_inline int leaves_tcp(struct __sk_buff *skb, struct packet *p, _
 	struct tcphdr tcp;
 
 	if (bpf_skb_load_bytes(skb, p->transport, &tcp, sizeof(tcp)))
-		return on & CAPTURE ? TCX_DROP : TCX_NEXT;
+		return on & CAPTURE_OUT ? TCX_DROP : TCX_NEXT;
 	if (is_probe(&p->to))
 		return TCX_NEXT;
 	if (tcp.syn && !tcp.ack && !tcp.rst && !tcp.fin) // the first packet of a connection: older ones stay as they are
-		return on & CAPTURE ? inward(skb) : TCX_NEXT;
+		return on & CAPTURE_OUT ? inward(skb) : TCX_NEXT;
 	return is_proxys(skb, p, &tcp) ? inward(skb) : TCX_NEXT;
 }
 
@@ -340,7 +340,7 @@ int tulle_egress(struct __sk_buff *skb)
 	else
 		return TCX_NEXT;
 	if (parsed == UNCLEAR)
-		return s->on & CAPTURE ? TCX_DROP : TCX_NEXT; // it may be TCP
+		return s->on & CAPTURE_OUT ? TCX_DROP : TCX_NEXT; // it may be TCP
 	if (parsed == NOT_OURS)
 		return TCX_NEXT;
 	if (p.protocol == IPPROTO_TCP)

@@ -47,9 +47,10 @@ func (s Slot) String() string {
 // Switches say what is captured, for new connections only. Without any, what was captured before lives on.
 type Switches uint32
 
-// Switches. DNS is in addition to Connections.
+// Switches. DNS is in addition to Out.
 const (
-	Connections Switches = 1 << iota
+	In Switches = 1 << iota
+	Out
 	DNS
 )
 
@@ -161,15 +162,24 @@ func (p *Pod) Switched() (Switches, error) {
 func (p *Pod) Listen(sockets map[Slot]int) error {
 	for slot := range slotCount {
 		fd, ok := sockets[slot]
-		var err error
-		if ok {
-			err = p.maps.Slots.Put(uint32(slot), uint64(fd))
-		} else if err = p.maps.Slots.Delete(uint32(slot)); errors.Is(err, ebpf.ErrKeyNotExist) || errors.Is(err, errInvalid) {
-			err = nil // it was empty
+		if !ok {
+			if err := p.Vacate(slot); err != nil {
+				return err
+			}
+			continue
 		}
-		if err != nil {
+		if err := p.maps.Slots.Put(uint32(slot), uint64(fd)); err != nil {
 			return fmt.Errorf("put a listener into slot %s: %w", slot, err)
 		}
+	}
+	return nil
+}
+
+// Vacate empties a slot.
+func (p *Pod) Vacate(slot Slot) error {
+	err := p.maps.Slots.Delete(uint32(slot))
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) && !errors.Is(err, errInvalid) { // it was empty
+		return fmt.Errorf("empty slot %s: %w", slot, err)
 	}
 	return nil
 }

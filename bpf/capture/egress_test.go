@@ -24,7 +24,7 @@ type packetContext struct {
 }
 
 func TestEgressTurnsAround(t *testing.T) {
-	const all = Connections | DNS
+	const all = In | Out | DNS
 	p := pod(t)
 	egress := p.programs(t).TulleEgress
 	app4, app6 := at(own4, 4000), at(own6, 4000)
@@ -52,6 +52,7 @@ func TestEgressTurnsAround(t *testing.T) {
 		{"a SYN behind extensions", all, 0, tcpFrame(app6, web6, flagSYN, hop, routing), turned},
 		{"a SYN in the first fragment", all, 0, tcpFrame(app6, web6, flagSYN, fragment(0, 1)), turned},
 		{"a SYN while draining", 0, 0, tcpFrame(app4, web4, flagSYN), leaves},
+		{"a SYN where only inbound is captured", In, 0, tcpFrame(app4, web4, flagSYN), leaves},
 		{"a SYN of the proxy", all, 0x539, tcpFrame(app4, web4, flagSYN), leaves},
 		{"a SYN of the proxy with other bits", all, 0xabc000 | 0x539, tcpFrame(app6, web6, flagSYN), leaves},
 		{"a SYN to a probe's address", all, 0, tcpFrame(app4, at(probe4, 80), flagSYN), leaves},
@@ -74,7 +75,7 @@ func TestEgressTurnsAround(t *testing.T) {
 		{"a name", all, 0, udpFrame(app4, dns4), turned},
 		{"a name, IPv6", all, 0, udpFrame(app6, dns6), turned},
 		{"a name by TCP", all, 0, tcpFrame(app4, dns4, flagSYN), turned},
-		{"a name without DNS", Connections, 0, udpFrame(app4, dns4), leaves},
+		{"a name without DNS", In | Out, 0, udpFrame(app4, dns4), leaves},
 		{"a name of the proxy", all, 0x539, udpFrame(app4, dns4), leaves},
 		{"another datagram", all, 0, udpFrame(app4, at(peer4, 54)), leaves},
 		{"half a datagram's header", all, 0, udpFrame(app4, dns4).cut(ethernetLen + 24), leaves},
@@ -133,7 +134,7 @@ func TestEgressKnowsTheProxysConnections(t *testing.T) {
 			}
 			defer client.Close()
 			from, to := addrPort(client.LocalAddr()), addrPort(client.RemoteAddr())
-			for _, on := range []Switches{0, Connections} {
+			for _, on := range []Switches{0, In | Out} {
 				if err := p.Switch(on); err != nil {
 					t.Fatal(err)
 				}

@@ -17,7 +17,7 @@ const (
 )
 
 func TestLookupChoosesTheListener(t *testing.T) {
-	const all = Connections | DNS
+	const all = In | Out | DNS
 	p := pod(t)
 	programs := p.programs(t)
 	var every []Slot
@@ -43,6 +43,7 @@ func TestLookupChoosesTheListener(t *testing.T) {
 		{"a tunnel, IPv6", all, true, tcp, at(own6, 15008), at(peer6, 4000), HBONE},
 		{"a tunnel while draining", 0, true, tcp, at(own6, 15008), at(peer6, 4000), HBONE},
 		{"inbound while draining", 0, true, tcp, at(own4, 80), at(peer4, 4000), passes},
+		{"inbound where only outbound is captured", Out, true, tcp, at(own4, 80), at(peer4, 4000), passes},
 		{"a probe", all, true, tcp, at(own4, 80), at(probe4, 4000), passes},
 		{"a probe, IPv6", all, true, tcp, at(own6, 80), at(probe6, 4000), passes},
 		{"nearly a probe", all, true, tcp, at(own6, 80), at(netip.MustParseAddr("fd16:9254:7127:1337:ffff:ffff:ffff:fffe"), 4000), Inbound},
@@ -62,7 +63,7 @@ func TestLookupChoosesTheListener(t *testing.T) {
 		{"a name, IPv6", all, false, udp, at(peer6, 53), at(own6, 4000), DNSUDP6},
 		{"a name by TCP", all, false, tcp, at(peer4, 53), at(own4, 4000), DNSTCP},
 		{"a name by TCP, IPv6", all, false, tcp, at(peer6, 53), at(own6, 4000), DNSTCP6},
-		{"a name by TCP without DNS", Connections, false, tcp, at(peer4, 53), at(own4, 4000), Outbound},
+		{"a name by TCP without DNS", In | Out, false, tcp, at(peer4, 53), at(own4, 4000), Outbound},
 		{"a name of the pod's own server", all, false, udp, at(own4, 53), at(own4, 4000), passes},
 		{"a name on loopback", all, false, udp, at(loopback4, 53), at(loopback4, 4000), passes},
 		{"another datagram", all, false, udp, at(peer4, 54), at(own4, 4000), passes},
@@ -123,12 +124,12 @@ func TestEmptySlotsAreClosedNotOpen(t *testing.T) {
 		to, from netip.AddrPort
 		want     Slot
 	}{
-		{"inbound", Connections, true, tcp, at(own4, 80), at(peer4, 4000), drops},
-		{"a tunnel", Connections, true, tcp, at(own4, 15008), at(peer4, 4000), drops},
+		{"inbound", In, true, tcp, at(own4, 80), at(peer4, 4000), drops},
+		{"a tunnel", In, true, tcp, at(own4, 15008), at(peer4, 4000), drops},
 		{"a tunnel while draining comes to whoever listens", 0, true, tcp, at(own4, 15008), at(peer4, 4000), passes},
-		{"outbound", Connections, false, tcp, at(peer4, 80), at(own4, 4000), drops},
-		{"a name", Connections | DNS, false, udp, at(peer4, 53), at(own4, 4000), drops},
-		{"a probe", Connections, true, tcp, at(own4, 80), at(probe4, 4000), passes},
+		{"outbound", Out, false, tcp, at(peer4, 80), at(own4, 4000), drops},
+		{"a name", In | Out | DNS, false, udp, at(peer4, 53), at(own4, 4000), drops},
+		{"a probe", In, true, tcp, at(own4, 80), at(probe4, 4000), passes},
 	} {
 		p.from(t, c.on, c.wire)
 		if got := choose(t, programs.TulleLookup, cookies, contextOf(c.protocol, c.to, c.from)); got != c.want {

@@ -100,11 +100,11 @@ func (f nftFound) set(desired State, job job) error {
 	return setSysctls(f.sysctls, plan.Sysctls)
 }
 
-// needed counts the live connections whose addresses are rewritten.
+// needed counts the connections whose addresses are rewritten, also those that are just beginning or ending.
 func (f nftFound) needed(sockets []diagSocket, _ map[netip.Addr]bool) int {
 	count := 0
 	for _, s := range sockets {
-		if s.alive() && (s.local.Port() == PortOutbound || s.local.Port() == PortInbound) {
+		if s.local.Port() == PortOutbound || s.local.Port() == PortInbound {
 			count++
 		}
 	}

@@ -212,11 +212,11 @@ func (f *ebpfFound) state() State {
 		return Damaged
 	}
 	switch f.switched {
-	case 0:
+	case draining, leaving:
 		return Draining
-	case capture.Connections:
+	case connections:
 		return Capture
-	case capture.Connections | capture.DNS:
+	case connections | capture.DNS:
 		return CaptureDNS
 	}
 	return Damaged
@@ -302,7 +302,7 @@ func (f *ebpfFound) fits(j job) bool {
 func (f *ebpfFound) needed(sockets []diagSocket, own map[netip.Addr]bool) int {
 	count := 0
 	for _, s := range sockets {
-		if s.alive() && s.isTransparent(own) {
+		if s.isTransparent(own) {
 			count++
 		}
 	}
@@ -343,17 +343,35 @@ func (f *ebpfFound) set(desired State, j job) error {
 	if err := f.keep(j); err != nil {
 		return err
 	}
-	if desired.Captures() || j.leaving { // nobody's listeners, then, so that tunnels come to whoever listens
-		slots := slotsOf(j.listeners)
-		if j.leaving {
-			slots = nil
-		}
-		if err := f.pod.Listen(slots); err != nil {
+	if desired.Captures() {
+		if err := f.pod.Listen(slotsOf(j.listeners)); err != nil {
 			return err
 		}
 	}
-	return f.apply(desired)
+	if err := f.apply(); err != nil {
+		return err
+	}
+	switch {
+	case desired == Capture:
+		return f.pod.Switch(connections)
+	case desired == CaptureDNS:
+		return f.pod.Switch(connections | capture.DNS)
+	case !j.leaving:
+		return f.pod.Switch(draining)
+	}
+	if err := f.pod.Switch(leaving); err != nil {
+		return err
+	}
+	return f.pod.Vacate(capture.HBONE) // so that tunnels come to whoever listens
 }
+
+const (
+	connections = capture.In | capture.Out
+	draining    = capture.Switches(0)
+	// leaving is draining while another engine captures. What had passed by that just before it began to is still on its way out,
+	// and is turned around. Nothing else comes so far.
+	leaving = capture.Out
+)
 
 // create starts anew. What was there can't be whole.
 func (f *ebpfFound) create() (err error) {
@@ -365,8 +383,8 @@ func (f *ebpfFound) create() (err error) {
 	return err
 }
 
-// apply puts in place what doesn't capture yet, and switches.
-func (f *ebpfFound) apply(desired State) error {
+// apply puts in place all that the switches need.
+func (f *ebpfFound) apply() error {
 	if err := f.pod.SetOwn(f.own); err != nil {
 		return err
 	}
@@ -381,8 +399,7 @@ func (f *ebpfFound) apply(desired State) error {
 			return err
 		}
 	}
-	on := map[State]capture.Switches{Draining: 0, Capture: capture.Connections, CaptureDNS: capture.Connections | capture.DNS}
-	return f.pod.Switch(on[desired])
+	return nil
 }
 
 func (f *ebpfFound) attach() error {

@@ -54,6 +54,7 @@ func newPair(t *testing.T) (pod, peer *netns.Namespace) {
 type bed struct {
 	*redirect.Engines
 	engine redirect.Engine
+	pins   string
 	given  map[*netns.Namespace]socket.Given
 	spare  map[spare]*net.TCPListener // opened because the engine wants all, and not used yet
 }
@@ -82,11 +83,12 @@ func useEngine(t *testing.T, engine string) {
 	if testing.Short() {
 		t.Skip("needs root")
 	}
-	engines, err := redirect.New(redirect.Config{Engine: engine, Pins: pins(t), Log: slog.New(slog.DiscardHandler)})
+	dir := pins(t)
+	engines, err := redirect.New(redirect.Config{Engine: engine, Pins: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	under = &bed{Engines: engines, engine: redirect.Engine(engine), given: map[*netns.Namespace]socket.Given{}, spare: map[spare]*net.TCPListener{}}
+	under = &bed{Engines: engines, engine: redirect.Engine(engine), pins: dir, given: map[*netns.Namespace]socket.Given{}, spare: map[spare]*net.TCPListener{}}
 	t.Cleanup(func() {
 		for _, given := range under.given {
 			given.Close()

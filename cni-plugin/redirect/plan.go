@@ -118,9 +118,10 @@ func restoreMark() Rule {
 	return rule(connectionMark(equal, proxiedMark), counted(), restoreConnectionMark())
 }
 
-// captureInbound hands new plain-text arrivals to the proxy, except the node's probes and what comes from the proxy.
+// captureInbound hands new plain-text arrivals to the proxy, except the node's probes, what comes from the proxy, and what the ebpf
+// engine has turned around before the pod came to this one.
 func captureInbound(families []family) []Rule {
-	var rules []Rule
+	rules := []Rule{rule(metaMark(equal, inwardMark), tcp(), counted(), accept())}
 	for _, f := range families {
 		rules = append(rules, rule(f.source(equal, f.probe), tcp(), counted(), accept()))
 	}
