@@ -150,7 +150,11 @@ func (s *Server) StartAPI(ctx context.Context) error {
 const issuer = "https://kubernetes.default.svc.cluster.local"
 
 // auditPolicy notes requests when they are answered, and watches when they begin.
-const auditPolicy = `{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Metadata}]}` + "\n"
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+`
 
 // Ready asks whether requests are served.
 func (s *Server) Ready(ctx context.Context) error {
