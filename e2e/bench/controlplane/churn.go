@@ -47,10 +47,10 @@ type churn struct {
 	*bench
 	random *rand.Rand
 	order  []int // pods, in the order in which they are changed next
-	gone   []int // deleted
 	state  map[int]podState
 
 	lock   sync.Mutex // guards what follows
+	gone   []int      // deleted for good
 	open   map[string]*event
 	byPod  map[string]*event // by namespace/name
 	events []*event
@@ -98,6 +98,8 @@ func (c *churn) run(ctx context.Context, rate int, duration time.Duration) ([]*e
 
 // choose decides on the next change. Pods come around again as late as possible.
 func (c *churn) choose() *event {
+	c.lock.Lock()
+	defer c.lock.Unlock()
 	kind := often[c.random.IntN(len(often))]
 	if kind == creation && len(c.gone) == 0 {
 		kind = label
@@ -118,9 +120,7 @@ func (c *churn) choose() *event {
 	}
 	c.state[e.pod] = s
 	e.version, e.ready = fmt.Sprintf("v%d", s.sequence), !s.unready
-	if kind == deletion {
-		c.gone = append(c.gone, e.pod)
-	} else {
+	if kind != deletion {
 		c.order = append(c.order, e.pod)
 	}
 	return e
@@ -151,7 +151,13 @@ func (c *churn) change(ctx context.Context, e *event) error {
 		return err
 	case deletion:
 		now := int64(0)
-		return pods.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+		if err := pods.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+			return err
+		}
+		c.lock.Lock()
+		defer c.lock.Unlock()
+		c.gone = append(c.gone, e.pod)
+		return nil
 	}
 	return createPod(ctx, client, c.size, e.pod, e.version)
 }
