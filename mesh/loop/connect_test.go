@@ -2,6 +2,8 @@ package loop
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -38,6 +40,41 @@ func TestAwaitConnect(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who is connected at once shall not wait for another turn: the answer leaves with what the turn sends anyway.
+func TestConnectionWithinTheMachineIsToldInTheSameTurn(t *testing.T) {
+	l := newManual(t)
+	open, addr := listen(t)
+	defer closeAll(open)
+	fd := dial(t, addr)
+	defer closeAll(fd)
+	var order []string
+	begin := Task{Run: func() {
+		l.AwaitConnect(fd, patience, func(err error) { order = append(order, fmt.Sprint(err)) })
+		order = append(order, "begun")
+	}}
+	l.Input(&begin)
+	l.Turn()
+	if !slices.Equal(order, []string{"begun", "<nil>"}) {
+		t.Errorf("in one turn: %q", order)
+	}
+	if len(l.poll.watched) > fd && l.poll.watched[fd].generation != 0 {
+		t.Error("the socket was watched")
+	}
+	if l.patience() >= 0 {
+		t.Error("a timer is left")
+	}
+}
+
+func TestCancelledConnectIsSilentAlsoWhenItIsMadeAtOnce(t *testing.T) {
+	l := newManual(t)
+	open, addr := listen(t)
+	defer closeAll(open)
+	fd := dial(t, addr)
+	defer closeAll(fd)
+	l.AwaitConnect(fd, patience, func(err error) { t.Errorf("done was told %v", err) }).Cancel()
+	l.Turn()
 }
 
 // notYet is a socket that never gets writable, as one whose peer doesn't answer.

@@ -16,6 +16,17 @@ func (p *poller) epollBriefly(timeout int) (int, error) {
 	return result(n, errno)
 }
 
+// readyFor tells which of the events, or Broken, a descriptor is ready for now. One that isn't open is ready for nothing.
+func readyFor(fd int, events Events) Events {
+	asked := unix.PollFd{Fd: int32(fd), Events: int16(events)}
+	var now unix.Timespec
+	n, _, _ := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&asked)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	if n != 1 { // none, or a signal came
+		return 0
+	}
+	return Events(asked.Revents) & (events | Broken)
+}
+
 // Read reads from a non-blocking descriptor. p must not be empty.
 func Read(fd int, p []byte) (int, error) {
 	n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
