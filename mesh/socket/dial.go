@@ -128,9 +128,6 @@ func appearFrom(fd int, port uint16) error {
 	if err := setTransparent(fd); err != nil {
 		return err
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1); err != nil {
-		return fmt.Errorf("set IP_FREEBIND: %w", err)
-	}
 	if port == 0 {
 		return nil
 	}

@@ -127,42 +127,12 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
-// Accept takes one connection off a listener's queue, non-blocking as the listener is: EAGAIN tells that the queue is empty.
-// The connection has the options that it inherits.
-func Accept(listener int) (fd int, remote netip.AddrPort, err error) {
-	fd, from, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-	if err != nil {
-		return -1, netip.AddrPort{}, err
-	}
-	return fd, addrPort(from), nil
-}
-
-// Local returns the socket's own address.
-func Local(fd int) (netip.AddrPort, error) {
-	own, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("getsockname: %w", err)
-	}
-	return addrPort(own), nil
-}
-
 // OriginalDstOf is OriginalDst for a descriptor whose local address is known.
 func OriginalDstOf(fd int, local netip.AddrPort) netip.AddrPort {
 	if original, ok := beforeNAT(fd, local.Addr().Is4()); ok {
 		return original
 	}
 	return local
-}
-
-// addrPort returns an address with IPv4 as such; the zero AddrPort for one of another family.
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // Take takes a connection out of Go's hands: the descriptor is non-blocking, in nobody's poller, and the caller's. The

@@ -289,7 +289,13 @@ func TestAcceptTellsBothAddresses(t *testing.T) {
 				t.Error(err)
 				return
 			}
+			if n := socket.Waiting(int(listener)); n != 1 {
+				t.Errorf("%d connections wait, want 1", n)
+			}
 			fd, remote, err := socket.Accept(int(listener))
+			if n := socket.Waiting(int(listener)); n != 0 {
+				t.Errorf("%d connections wait after it was accepted", n)
+			}
 			if err != nil || remote != socket.Unmap(client.LocalAddr()) {
 				t.Errorf("Accept = %s, %v, want %s", remote, err, client.LocalAddr())
 			}
@@ -306,5 +312,8 @@ func TestAcceptTellsBothAddresses(t *testing.T) {
 	})
 	if _, err := socket.Local(-1); !errors.Is(err, unix.EBADF) {
 		t.Errorf("Local of no socket = %v", err)
+	}
+	if n := socket.Waiting(-1); n != 0 {
+		t.Errorf("%d connections wait at no socket", n)
 	}
 }

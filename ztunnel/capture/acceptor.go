@@ -51,12 +51,19 @@ func newAcceptor(owner *Listeners, l *listener, w *worker.Worker, decide func(Co
 	return a
 }
 
-// Ready implements loop.Handler for the listening socket.
+// Ready implements loop.Handler for the listening socket. At least one connection waited a moment ago.
 func (a *acceptor) Ready(loop.Events) {
+	waiting := 1
 	for range acceptsPerTurn {
 		if !a.watching {
 			return
 		}
+		if waiting == 0 {
+			if waiting = socket.Waiting(a.listener.fd); waiting == 0 {
+				return
+			}
+		}
+		waiting--
 		fd, remote, err := socket.Accept(a.listener.fd)
 		switch err {
 		case nil:
