@@ -11,6 +11,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -27,7 +28,8 @@ const (
 // Main runs the verb which the runtime asks for in the environment; without one it says what it is, and its version.
 func Main(build string) {
 	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add: recovered("ADD", add), Check: recovered("CHECK", check), Del: recovered("DEL", del), Status: recovered("STATUS", status),
+		Add: recovered("ADD", add), Check: recovered("CHECK", check), Del: recovered("DEL", del),
+		Status: recovered("STATUS", status), GC: recovered("GC", gc),
 	}, version.VersionsStartingFrom(oldestVersion), "tulle-cni "+build+": takes pods into the mesh")
 }
 
@@ -48,8 +50,22 @@ type netConf struct {
 	types.PluginConf
 	// RunDir has the agent's socket; empty means /var/run/istio-cni.
 	RunDir string `json:"cni_agent_run_dir"`
-	// ExcludeNamespaces start without asking the agent, which may be one of their pods; none means kube-system.
+	// ExcludeNamespaces start without asking the agent; none means kube-system.
 	ExcludeNamespaces []string `json:"exclude_namespaces"`
+	// OwnNamespace is the agent's. Pods of the agent and of ztunnel start there without asking, for they would wait for
+	// themselves; empty means that there are none.
+	OwnNamespace string `json:"pod_namespace"`
+}
+
+// ownPods are the beginnings of the names of our DaemonSets' pods, which are those of Istio's.
+var ownPods = []string{"istio-cni-node-", "ztunnel-"}
+
+// passes tells that a pod may start whatever the agent thinks of it.
+func (c netConf) passes(r Request) bool {
+	if slices.Contains(c.ExcludeNamespaces, r.PodNamespace) {
+		return true
+	}
+	return r.PodNamespace == c.OwnNamespace && slices.ContainsFunc(ownPods, func(prefix string) bool { return strings.HasPrefix(r.PodName, prefix) })
 }
 
 func (c netConf) socket() string { return filepath.Join(c.RunDir, socketName) }
@@ -73,7 +89,7 @@ type kubernetes struct {
 	K8S_POD_UID       types.UnmarshallableString //nolint:revive // the runtime's spelling
 }
 
-// pod returns what to tell the agent; ok is false for containers that aren't pods and for excluded namespaces.
+// pod returns what to tell the agent; ok is false for containers that aren't pods, and for pods that pass.
 func (c netConf) pod(args *skel.CmdArgs) (request Request, ok bool, err error) {
 	k := kubernetes{CommonArgs: types.CommonArgs{IgnoreUnknown: true}}
 	if err := types.LoadArgs(args.Args, &k); err != nil {
@@ -82,7 +98,7 @@ func (c netConf) pod(args *skel.CmdArgs) (request Request, ok bool, err error) {
 	request = Request{
 		Netns: args.Netns, PodName: string(k.K8S_POD_NAME), PodNamespace: string(k.K8S_POD_NAMESPACE), PodUID: string(k.K8S_POD_UID),
 	}
-	if request.PodName == "" || request.PodNamespace == "" || slices.Contains(c.ExcludeNamespaces, request.PodNamespace) {
+	if request.PodName == "" || request.PodNamespace == "" || c.passes(request) {
 		return Request{}, false, nil
 	}
 	return request, true, nil
@@ -149,6 +165,12 @@ func del(args *skel.CmdArgs) error {
 		_ = newClient(conf.socket()).del(context.Background(), request)
 	}
 	return nil
+}
+
+// gc has nothing to collect: what a pod has is in its network namespace, and the agent goes by pods, not by attachments.
+func gc(args *skel.CmdArgs) error {
+	_, err := parse(args.StdinData)
+	return err
 }
 
 func status(args *skel.CmdArgs) error {

@@ -104,7 +104,7 @@ const pod = "IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=cart;K8S_POD_UI
 func conf(version, runDir string) string {
 	prev := `{"cniVersion":"` + version + `","interfaces":[{"name":"eth0","sandbox":"/run/netns/x"}],
 		"ips":[{"version":"4","interface":0,"address":"10.0.0.5/24","gateway":"10.0.0.1"}],"dns":{}}`
-	return fmt.Sprintf(`{"cniVersion":%q,"name":"net","type":"tulle-cni","cni_agent_run_dir":%q,"prevResult":%s}`, version, runDir, prev)
+	return fmt.Sprintf(`{"cniVersion":%q,"name":"net","type":"tulle-cni","pod_namespace":"istio-system","cni_agent_run_dir":%q,"prevResult":%s}`, version, runDir, prev)
 }
 
 // run executes the plugin as a runtime does.
@@ -139,7 +139,7 @@ func wantError(t *testing.T, stdout string, err error, code uint, text string) {
 }
 
 func TestAddAsksTheAgentAndPassesTheResultThrough(t *testing.T) {
-	for _, version := range []string{"0.4.0", "1.0.0", "1.1.0"} {
+	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		t.Run(version, func(t *testing.T) {
 			a := startAgent(t, nil)
 			out, err := run(t, "ADD", pod, conf(version, a.runDir))
@@ -203,9 +203,19 @@ func TestAddLeavesOthersAlone(t *testing.T) {
 	for name, args := range map[string]string{
 		"not a pod":          "",
 		"excluded namespace": "K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=dns",
+		"the agent itself":   "IgnoreUnknown=1;K8S_POD_NAMESPACE=istio-system;K8S_POD_NAME=istio-cni-node-x7k2p;K8S_POD_INFRA_CONTAINER_ID=x",
+		"ztunnel":            "K8S_POD_NAMESPACE=istio-system;K8S_POD_NAME=ztunnel-abcde",
 	} {
 		if out, err := run(t, "ADD", args, conf("1.0.0", "/nonexistent")); err != nil || !strings.Contains(out, "10.0.0.5/24") {
 			t.Errorf("%s: %v, %s", name, err, out)
+		}
+	}
+	for name, args := range map[string]string{
+		"the agent's name elsewhere":       "K8S_POD_NAMESPACE=demo;K8S_POD_NAME=istio-cni-node-x7k2p",
+		"another pod of the own namespace": "K8S_POD_NAMESPACE=istio-system;K8S_POD_NAME=istiod-x",
+	} {
+		if out, err := run(t, "ADD", args, conf("1.0.0", "/nonexistent")); err == nil {
+			t.Errorf("%s: passed, %s", name, out)
 		}
 	}
 	out, err := run(t, "ADD", "", `{"cniVersion":"1.0.0","name":"net","type":"tulle-cni"}`)
@@ -247,6 +257,39 @@ func TestCheckAndStatusSayWhetherPodsCanLive(t *testing.T) {
 	wantError(t, out, err, 50, "no ztunnel")
 	out, err = run(t, "STATUS", "", conf("1.1.0", t.TempDir()))
 	wantError(t, out, err, 50, "cannot contact the node agent")
+}
+
+func TestNothingIsGarbage(t *testing.T) {
+	valid := `{"cniVersion":"1.1.0","name":"net","type":"tulle-cni","cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]}`
+	if out, err := run(t, "GC", "", valid); err != nil || out != "" {
+		t.Errorf("%v, %s", err, out)
+	}
+	out, err := run(t, "GC", "", `{"cniVersion":"1.0.0","name":"net","type":"tulle-cni"}`)
+	wantError(t, out, err, 1, "does not allow GC")
+}
+
+// What the plugins before have said about links, in the words of spec 1.1, must reach the runtime.
+func TestAddLosesNothingOfTheResult(t *testing.T) {
+	a := startAgent(t, nil)
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"net","type":"tulle-cni","cni_agent_run_dir":%q,"prevResult":{"cniVersion":"1.1.0",
+		"interfaces":[{"name":"eth0","mac":"0a:58:0a:00:00:05","mtu":1450,"sandbox":"/run/netns/x","socketPath":"/run/vhost","pciID":"0000:00:1f.6"}],
+		"ips":[{"interface":0,"address":"10.0.0.5/24","gateway":"10.0.0.1"},{"interface":0,"address":"fd00::5/64"}],
+		"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1","mtu":1400,"advmss":1360,"priority":5,"table":7,"scope":0}],
+		"dns":{"nameservers":["10.96.0.10"],"search":["svc.cluster.local"]}}}`, a.runDir)
+	out, err := run(t, "ADD", pod, conf)
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var got map[string]any
+	var want struct {
+		PrevResult map[string]any `json:"prevResult"`
+	}
+	if err := errors.Join(json.Unmarshal([]byte(out), &got), json.Unmarshal([]byte(conf), &want)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.PrevResult, got); diff != "" {
+		t.Errorf("result (-want +got):\n%s", diff)
+	}
 }
 
 func TestVersionNamesTheSpec(t *testing.T) {
