@@ -20,6 +20,8 @@ const (
 	maxHosts     = 256
 	maxAddresses = 256
 	maxEndpoints = 10_000
+	// maxMappings bounds what one entry becomes: the ports of each endpoint for each host.
+	maxMappings = 200_000
 )
 
 func networking() []Kind {
@@ -125,6 +127,9 @@ func entryPorts(spec *istio.ServiceEntry, e *model.ServiceEntry) error {
 func entryEndpoints(spec *istio.ServiceEntry, e *model.ServiceEntry) error {
 	if len(spec.Endpoints) > maxEndpoints {
 		return at("spec.endpoints", fmt.Errorf("%d endpoints are more than %d: use WorkloadEntries", len(spec.Endpoints), maxEndpoints))
+	}
+	if mappings := len(spec.Endpoints) * len(e.Hosts) * len(e.Ports); mappings > maxMappings {
+		return at("spec.endpoints", fmt.Errorf("%d endpoints with %d ports for %d hosts are too much for one object: split it", len(spec.Endpoints), len(e.Ports), len(e.Hosts)))
 	}
 	for i, each := range spec.Endpoints {
 		read, err := entryEndpoint(fmt.Sprintf("spec.endpoints[%d]", i), each, each.GetLabels())

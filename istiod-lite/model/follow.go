@@ -113,7 +113,7 @@ func (d *dirty) workloads(namespace string) {
 func (d *dirty) service(s *Service) {
 	m := d.model
 	d.mark(Key{KindHost, Name{s.Namespace, m.Hostname(s)}})
-	for e := range m.entriesByHost.of(m.Hostname(s)) {
+	for _, e := range m.entriesByHost[m.Hostname(s)] {
 		d.entry(e)
 	}
 	if !s.Selector.Empty() {
@@ -156,7 +156,7 @@ func (d *dirty) entry(e *ServiceEntry) {
 // rivals marks what else has one of the entry's hosts: which of them counts may change.
 func (d *dirty) rivals(e *ServiceEntry) {
 	for _, host := range e.Hosts {
-		for rival := range d.model.entriesByHost.of(host) {
+		for _, rival := range d.model.entriesByHost[host] {
 			if rival != e {
 				d.entry(rival)
 			}

@@ -45,18 +45,30 @@ func (m *Model) Canonical(e *ServiceEntry, hostname string) bool {
 }
 
 func (m *Model) oldestEntry(hostname string, counts func(*ServiceEntry) bool) *ServiceEntry {
-	var candidates []*ServiceEntry
-	for e := range m.entriesByHost.of(hostname) {
-		if counts(e) {
-			candidates = append(candidates, e)
-		}
+	if i := slices.IndexFunc(m.entriesByHost[hostname], counts); i >= 0 {
+		return m.entriesByHost[hostname][i]
 	}
-	if len(candidates) == 0 {
-		return nil
-	}
-	return slices.MinFunc(candidates, func(a, b *ServiceEntry) int {
+	return nil
+}
+
+// byAge holds ServiceEntries by each of their hosts, the oldest first: however many claim a host, its owner is found at
+// once.
+type byAge map[string][]*ServiceEntry
+
+func (b byAge) set(hostname string, e *ServiceEntry, there bool) {
+	list := b[hostname]
+	at, found := slices.BinarySearchFunc(list, e, func(a, b *ServiceEntry) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
+	switch {
+	case there && !found:
+		list = slices.Insert(list, at, e)
+	case !there && found:
+		list = slices.Delete(list, at, at+1)
+	}
+	if b[hostname] = list; len(list) == 0 {
+		delete(b, hostname)
+	}
 }
 
 // NetworkGateways returns the gateways that lead into the network, and can be reached, by name. Of several the first counts.

@@ -85,7 +85,7 @@ type Model struct {
 	slicesByService   grouping[Name, *EndpointSlice]
 	slicesByPod       grouping[Name, *EndpointSlice]
 	slicesByNode      grouping[string, *EndpointSlice] // of endpoints that aren't pods
-	entriesByHost     grouping[string, *ServiceEntry]
+	entriesByHost     byAge
 	byNetwork         grouping[string, Key] // what is in another network than the cluster's
 	gatewaysByNetwork grouping[string, *Gateway]
 	gatewaysByClass   grouping[string, *Gateway]
@@ -115,7 +115,7 @@ func New(settings Settings) *Model {
 		slicesByService:   make(grouping[Name, *EndpointSlice]),
 		slicesByPod:       make(grouping[Name, *EndpointSlice]),
 		slicesByNode:      make(grouping[string, *EndpointSlice]),
-		entriesByHost:     make(grouping[string, *ServiceEntry]),
+		entriesByHost:     make(byAge),
 		byNetwork:         make(grouping[string, Key]),
 		gatewaysByNetwork: make(grouping[string, *Gateway]),
 		gatewaysByClass:   make(grouping[string, *Gateway]),
