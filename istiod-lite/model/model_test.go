@@ -23,6 +23,17 @@ func town(t *testing.T) *Model {
 		&EndpointSlice{Namespace: "demo", Name: "slice", Service: "bare", Endpoints: []Endpoint{
 			{Pod: Name{"demo", "by-hand"}}, {Node: "node2"},
 		}},
+		&ServiceEntry{Namespace: "demo", Name: "entry", Hosts: []string{"a.example.com"}, Selected: true, Selector: app},
+		&ServiceEntry{Namespace: "other", Name: "rival", Hosts: []string{"a.example.com"}},
+		&WorkloadEntry{Namespace: "demo", Name: "vm", EntryEndpoint: EntryEndpoint{Labels: LabelsOf(map[string]string{"app": "vm"}), Network: "far"}},
+		&Gateway{Namespace: "demo", Name: "waypoint", Class: "class"},
+		&Gateway{Namespace: "gates", Name: "to-far", Class: "istio-remote", Network: "far"},
+		&Service{Namespace: "bound", Name: "svc", Binding: &Binding{Waypoint: Name{"demo", "waypoint"}}},
+		&Pod{Namespace: "bound", Name: "a", Labels: LabelsOf(map[string]string{"istio.io/use-waypoint": "none"})},
+		&Namespace{Name: "inherits", Binding: &Binding{Waypoint: Name{"demo", "waypoint"}}},
+		&Service{Namespace: "inherits", Name: "svc"},
+		&Pod{Namespace: "inherits", Name: "a"},
+		&Pod{Namespace: "demo", Name: "instance", Labels: LabelsOf(map[string]string{gatewayNameLabel: "waypoint"})},
 	} {
 		changes = append(changes, Change{Key: object.Key(), Object: object})
 	}
@@ -40,7 +51,7 @@ func TestAChangeTouchesOnlyWhatDependsOnIt(t *testing.T) {
 		"a pod":                      {&Pod{Namespace: "demo", Name: "a", Node: "node9"}, nil},
 		"a node":                     {&Node{Name: "node1", Locality: Locality{Zone: "z"}}, []string{"Pod demo/a"}},
 		"a node of endpoints":        {&Node{Name: "node2", Locality: Locality{Zone: "z"}}, []string{"EndpointSlice demo/slice", "Pod demo/by-hand"}},
-		"a namespace":                {&Namespace{Name: "demo", TrafficDistribution: "PreferClose"}, []string{"Host demo/bare.demo.svc.cluster.local", "Host demo/svc.demo.svc.cluster.local", "Service demo/bare", "Service demo/svc"}},
+		"a namespace":                {&Namespace{Name: "demo", TrafficDistribution: "PreferClose"}, []string{"Host demo/a.example.com", "Host demo/bare.demo.svc.cluster.local", "Host demo/svc.demo.svc.cluster.local", "Host other/a.example.com", "Pod demo/a", "Service demo/bare", "Service demo/svc", "ServiceEntry demo/entry", "ServiceEntry other/rival"}},
 		"a service":                  {&Service{Namespace: "demo", Name: "svc", Selector: app, NodeLocal: true}, []string{"Host demo/svc.demo.svc.cluster.local", "Pod demo/a"}},
 		"a service of other pods":    {&Service{Namespace: "demo", Name: "svc", Selector: LabelsOf(map[string]string{"app": "b"})}, []string{"Host demo/svc.demo.svc.cluster.local", "Pod demo/a", "Pod demo/bystander"}},
 		"a service with a slice":     {&Service{Namespace: "demo", Name: "bare", NodeLocal: true}, []string{"EndpointSlice demo/slice", "Host demo/bare.demo.svc.cluster.local", "Pod demo/by-hand"}},
@@ -51,8 +62,21 @@ func TestAChangeTouchesOnlyWhatDependsOnIt(t *testing.T) {
 		"a policy of a gateway":      {&AuthorizationPolicy{Namespace: "demo", Name: "p", Selected: true, Selector: app, Targeted: true}, nil},
 		"a policy of the root":       {&AuthorizationPolicy{Namespace: "istio-system", Name: "p", Selected: true, Selector: app}, []string{"Pod demo/a", "Pod other/a"}},
 		"strictness of pods":         {&PeerAuthentication{Namespace: "demo", Name: "p", Selected: true, Selector: app}, []string{"Pod demo/a", "StaticStrict /"}},
-		"strictness of a namespace":  {&PeerAuthentication{Namespace: "other", Name: "p"}, []string{"Pod other/a", "StaticStrict /"}},
-		"an enrolment":               {&Enrolment{Node: "node1", Pods: map[Name]string{{"demo", "a"}: "1"}}, []string{"Pod demo/a"}},
+		"strictness of a namespace":  {&PeerAuthentication{Namespace: "other", Name: "p"}, []string{"Pod other/a", "ServiceEntry other/rival", "StaticStrict /"}},
+		"an entry": {&ServiceEntry{Namespace: "demo", Name: "entry", Hosts: []string{"b.example.com"}},
+			[]string{"Host demo/a.example.com", "Host demo/b.example.com", "Host other/a.example.com", "Pod demo/a", "ServiceEntry other/rival"}},
+		"a workload entry": {&WorkloadEntry{Namespace: "demo", Name: "vm"}, nil},
+		"a waypoint that gets ready": {&Gateway{Namespace: "demo", Name: "waypoint", Class: "class", Addresses: []GatewayAddress{{Host: "w"}}},
+			[]string{"Host bound/svc.bound.svc.cluster.local", "Host inherits/svc.inherits.svc.cluster.local", "Pod demo/instance", "Service bound/svc", "Service inherits/svc"}},
+		"a waypoint that takes workloads": {&Gateway{Namespace: "demo", Name: "waypoint", Class: "class", For: ForAll},
+			[]string{"Host bound/svc.bound.svc.cluster.local", "Host inherits/svc.inherits.svc.cluster.local", "Pod demo/instance", "Pod inherits/a", "Service bound/svc", "Service inherits/svc"}},
+		"a class": {&GatewayClass{Name: "class"},
+			[]string{"Gateway demo/waypoint", "Host bound/svc.bound.svc.cluster.local", "Host inherits/svc.inherits.svc.cluster.local", "Pod demo/instance", "Service bound/svc", "Service inherits/svc"}},
+		"a way into a network": {&Gateway{Namespace: "gates", Name: "to-far", Class: "istio-remote", Network: "far", Addresses: []GatewayAddress{{Host: "w"}}},
+			[]string{"Network /far", "WorkloadEntry demo/vm"}},
+		"an instance of a waypoint": {&Pod{Namespace: "demo", Name: "instance", ServiceAccount: "s", Labels: LabelsOf(map[string]string{gatewayNameLabel: "waypoint"})}, []string{"Gateway demo/waypoint"}},
+		"another's mesh config":     {&MeshConfig{Namespace: "demo", Name: "istio", TrustDomain: "x"}, nil},
+		"an enrolment":              {&Enrolment{Node: "node1", Pods: map[Name]string{{"demo", "a"}: "1"}}, []string{"Pod demo/a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
@@ -107,7 +131,7 @@ func TestAPodDoesNotInheritTheEnrolmentOfOneThatHadItsName(t *testing.T) {
 
 func TestCountsAreOfEachKind(t *testing.T) {
 	m := town(t)
-	for kind, want := range map[Kind]int{KindNamespace: 1, KindNode: 1, KindPod: 4, KindService: 2, KindEndpointSlice: 1, KindAuthorizationPolicy: 0, KindPeerAuthentication: 0, KindEnrolment: 0, KindStaticStrict: 0} {
+	for kind, want := range map[Kind]int{KindNamespace: 2, KindNode: 1, KindPod: 7, KindService: 4, KindServiceEntry: 2, KindWorkloadEntry: 1, KindGateway: 2, KindGatewayClass: 0, KindEndpointSlice: 1, KindAuthorizationPolicy: 0, KindPeerAuthentication: 0, KindEnrolment: 0, KindStaticStrict: 0} {
 		m.View(func() {
 			if got := m.Count(kind); got != want {
 				t.Errorf("%s: want %d, have %d", kind, want, got)
