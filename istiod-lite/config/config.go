@@ -58,6 +58,8 @@ type Config struct {
 	// DryRun publishes policies that are only to be tried out, Bypass lets connections go past a waypoint that is named but can't
 	// be used, RootsInMeshOnly leaves the roots out of namespaces without pods of the mesh.
 	DryRun, Bypass, RootsInMeshOnly bool
+	// AllowWaypoints lets nobody but their waypoint connect to workloads that have one.
+	AllowWaypoints bool
 	// DrainTime is how long proxies are moved to other replicas before the end. With a folder, where there are none, it is 0.
 	DrainTime time.Duration
 }

@@ -57,11 +57,12 @@ func TestWhatIsSetWhere(t *testing.T) {
 		"what Istio's chart sets": {
 			env: []string{
 				"POD_NAMESPACE=root", "CLUSTER_ID=c1", "TRUST_DOMAIN=td", "REVISION=default", "CA_TRUSTED_NODE_ACCOUNTS=x/y", "TOKEN_AUDIENCES=a,b",
-				"DEFAULT_WORKLOAD_CERT_TTL=1h", "MAX_WORKLOAD_CERT_TTL=48h", "ROOT_CA_DIR=/c", "ISTIOD_CUSTOM_HOST=h", "PILOT_CERT_PROVIDER=istiod", "JWT_POLICY=x",
+				"DEFAULT_WORKLOAD_CERT_TTL=1h", "MAX_WORKLOAD_CERT_TTL=48h", "ROOT_CA_DIR=/c", "ISTIOD_CUSTOM_HOST=h", "PILOT_CERT_PROVIDER=istiod", "JWT_POLICY=x", "PILOT_AUTO_ALLOW_WAYPOINT_POLICY=true",
 				"CITADEL_SELF_SIGNED_CA_CERT_TTL=48h", "CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL=1m", "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE=30",
 			},
 			want: func(c *Config) {
 				c.RootNamespace, c.ClusterID, c.TrustDomain, c.TrustedNodeAccounts = "root", "c1", "td", []string{"x/y"}
+				c.AllowWaypoints = true
 				c.RootTTL, c.RootCheckInterval, c.RootGrace = 48*time.Hour, time.Minute, 30
 				c.TokenAudiences, c.DefaultCertTTL, c.MaxCertTTL, c.CACerts = []string{"a", "b"}, time.Hour, 48*time.Hour, "/c"
 				c.ServerNames = []string{"istiod.root.svc", "istiod-remote.root.svc", "istio-pilot.root.svc", "localhost", "h"}

@@ -47,6 +47,7 @@ func (c *Config) settings(source *string) []setting {
 		{"server-name", "ISTIOD_CUSTOM_HOST", &c.ServerNames, "further DNS names of the control plane in its certificate"},
 		{"dry-run-policies", "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", &c.DryRun, "tell proxies of policies that are only to be tried out; ztunnels before 1.29 would enforce them"},
 		{"bypass-missing-waypoints", "", &c.Bypass, "let connections go past a waypoint that is named but missing or never ready, as Istio does, instead of refusing them"},
+		{"auto-allow-waypoints", "PILOT_AUTO_ALLOW_WAYPOINT_POLICY", &c.AllowWaypoints, "let nobody but their waypoint connect to workloads that have one"},
 		{"roots-in-mesh-only", "", &c.RootsInMeshOnly, "write the ConfigMap of the roots only into namespaces with pods of the mesh"},
 		{"drain-time", "", &c.DrainTime, "how long proxies are moved to other replicas before the end; not with --source files"},
 		{"state", "", &c.State, "with a folder: where the authority's key is, and root-cert.pem, which clients trust (default ca beside DIR)"},

@@ -97,7 +97,10 @@ func settings(cfg config.Config) model.Settings {
 	if revision == "" {
 		revision = "default"
 	}
-	return model.Settings{SystemNamespace: cfg.RootNamespace, Domain: cfg.Domain, TrustDomain: cfg.TrustDomain, Revisions: []string{revision}}
+	return model.Settings{
+		SystemNamespace: cfg.RootNamespace, Domain: cfg.Domain, TrustDomain: cfg.TrustDomain, Revisions: []string{revision},
+		AllowWaypoints: cfg.AllowWaypoints,
+	}
 }
 
 // XDSAddr is where proxies are served.

@@ -106,6 +106,9 @@ func l7(rule *model.Rule) []string {
 	return slices.Compact(list)
 }
 
+// maxNotes bounds what is said of one policy.
+const maxNotes = 8
+
 // notes says what became of the rules that an L4 proxy can't enforce as written.
 func notes(p *model.AuthorizationPolicy) []Note {
 	var list []Note
@@ -113,6 +116,9 @@ func notes(p *model.AuthorizationPolicy) []Note {
 		attributes := l7(&p.Rules[i])
 		if len(attributes) == 0 {
 			continue
+		}
+		if len(list) == maxNotes {
+			return append(list, Note{p.Key(), "further rules are like these"})
 		}
 		effect := "the rule allows nothing"
 		if p.Action == model.Deny {
