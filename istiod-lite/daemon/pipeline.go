@@ -43,28 +43,48 @@ func newPipeline(m *model.Model, mesh translate.Mesh, log *push.Log, out *slog.L
 
 // apply takes changes in. Its cost goes by what depends on them, not by what else there is.
 func (p *pipeline) apply(changes []model.Change) {
+	first, changed := !p.ready.Load(), 0
 	var updates []push.Update
 	for _, key := range p.model.Apply(changes) {
-		result := p.mesh.Object(p.model, key)
-		requests := routes.Object(p.model, key)
-		for _, resource := range requests.Resources {
-			result.Resources = append(result.Resources, translate.Resource{Name: resource.Name, Message: resource.Message})
-		}
-		updates = append(updates, p.differ(key, result.Resources)...)
-		p.note(key, append(result.Notes, notes(key, requests)...))
-		if hasStatus(key.Kind) {
-			p.tell(key, p.model.Generation(key), append(result.Conditions, requests.Conditions...))
+		updates = append(updates, p.translated(key)...)
+		if first && len(updates) >= atOnce {
+			changed += p.publish(updates)
+			updates = nil
 		}
 	}
-	changed, failures := p.log.Publish(updates)
-	for _, err := range failures {
-		p.out.Error("resource not published, proxies keep what they were told of it before", "err", err)
-	}
-	if !p.ready.Swap(true) {
+	changed += p.publish(updates)
+	if first {
+		p.ready.Store(true)
 		p.out.Info("ready", "objects", len(changes), "resources", changed)
 		return
 	}
 	p.out.Debug("change published", "objects", len(changes), "resources", changed)
+}
+
+// atOnce bounds how many resources are in memory before they are encoded, which makes them a fraction of it. Only while
+// nobody reads: later, what changed together is told together.
+const atOnce = 1000
+
+// translated is what changes of an object's resources. What is said of the object goes out on its own.
+func (p *pipeline) translated(key model.Key) []push.Update {
+	result := p.mesh.Object(p.model, key)
+	requests := routes.Object(p.model, key)
+	for _, resource := range requests.Resources {
+		result.Resources = append(result.Resources, translate.Resource{Name: resource.Name, Message: resource.Message})
+	}
+	p.note(key, append(result.Notes, notes(key, requests)...))
+	if hasStatus(key.Kind) {
+		p.tell(key, p.model.Generation(key), append(result.Conditions, requests.Conditions...))
+	}
+	return p.differ(key, result.Resources)
+}
+
+func (p *pipeline) publish(updates []push.Update) (changed int) {
+	changed, failures := p.log.Publish(updates)
+	for _, err := range failures {
+		p.out.Error("resource not published, proxies keep what they were told of it before", "err", err)
+	}
+	return changed
 }
 
 // hasStatus tells whether objects of the kind may carry conditions of ours.
