@@ -14,20 +14,27 @@ type Binding struct {
 	Ingress string
 }
 
-// What a binding is read from. The last is an annotation.
+// CanaryWeight is the annotation with the share of a canary.
+const CanaryWeight = "istio.io/use-waypoint-canary-weight"
+
+// What a binding is read from.
 const (
 	waypointLabel = "istio.io/use-waypoint"
 	waypointIn    = "istio.io/use-waypoint-namespace"
 	canaryLabel   = "istio.io/use-waypoint-canary"
 	canaryIn      = "istio.io/use-waypoint-canary-namespace"
 	ingressLabel  = "istio.io/ingress-use-waypoint"
-	CanaryWeight  = "istio.io/use-waypoint-canary-weight"
 	noWaypoint    = "none"
+	managedLabel  = "gateway.istio.io/managed"
 )
 
 // BindingOf reads the labels of an object of the namespace, of which label returns the value, and the share of a canary
 // from its annotation. It returns nil if they say nothing.
 func BindingOf(namespace string, label func(key string) string, weight string) *Binding {
+	switch label(managedLabel) {
+	case "istio.io-mesh-controller", "istio.io-eastwest-controller":
+		return &Binding{None: true} // a waypoint, or a way into another network, itself
+	}
 	wanted, ingress := label(waypointLabel), label(ingressLabel)
 	if wanted == "" && ingress == "" {
 		return nil
