@@ -349,7 +349,7 @@ func TestATurnIsOneWrite(t *testing.T) {
 // Data that goes through costs no allocation, in either direction.
 func TestChunksAreNotAllocated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		near, far := newClockworkPair(t)
+		near, far := newPair(t).joined()
 		chunk, space := noise(60_000, 4), make([]byte, 128<<10)
 		move := func(from, to int) {
 			if n, err := loop.Write(from, chunk); n != len(chunk) {

@@ -239,6 +239,9 @@ func (s *scripted) lifetime() (time.Duration, error) {
 // pair is a client's pool and a server on one loop in fake time, over sockets that deliver at once.
 type pair struct {
 	*clockwork
+	ca       *testca.CA
+	client   *mtls.Credential // of tunnels from now on
+	server   *mtls.Credential
 	pool     *Pool
 	srv      *Server
 	handle   func(*Incoming)
@@ -250,14 +253,14 @@ type pair struct {
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	ca := testca.New(t, "cluster.local")
-	client, server := ca.Credential(ca.Identity("shop", "client")), ca.Credential(ca.Identity("shop", "server"))
 	addr := netip.MustParseAddrPort("10.0.0.2:15008")
-	p := &pair{clockwork: newClockwork(t)}
-	p.target = Target{Source: client.Identity, Expected: []identity.Workload{server.Identity}, Addr: addr}
+	p := &pair{clockwork: newClockwork(t), ca: ca}
+	p.client, p.server = ca.Credential(ca.Identity("shop", "client")), ca.Credential(ca.Identity("shop", "server"))
+	p.target = Target{Source: p.client.Identity, Expected: []identity.Workload{p.server.Identity}, Addr: addr}
 	p.request = Request{Authority: AuthorityFromAddr(netip.MustParseAddrPort("10.0.0.2:80"))}
 	p.srv = NewServer(ServerConfig{
 		Loop:   p.loop,
-		TLS:    func(context.Context) (*tls.Config, error) { return mtls.Policy{}.ServerConfig(server), nil },
+		TLS:    func(context.Context) (*tls.Config, error) { return mtls.Policy{}.ServerConfig(p.server), nil },
 		Handle: func(in *Incoming) { p.handle(in) },
 		Failed: func(f Failure) { p.failures = append(p.failures, f) },
 	})
@@ -270,7 +273,7 @@ func newPair(t *testing.T) *pair {
 			return func() {}, nil
 		},
 		TLS: func(_ context.Context, _ identity.Workload, expected []identity.Workload) (*tls.Config, error) {
-			return mtls.Policy{}.ClientConfig(client, expected), nil
+			return mtls.Policy{}.ClientConfig(p.client, expected), nil
 		},
 	})
 	t.Cleanup(func() {
@@ -292,9 +295,9 @@ type end struct {
 	app int
 }
 
-// newClockworkPair makes a connection through a pair, in real time if the test is.
-func newClockworkPair(t *testing.T) (near, far end) {
-	p := newPair(t)
+// joined makes a connection through a pair, in real time if the test is.
+func (p *pair) joined() (near, far end) {
+	t := p.t
 	near.pair, far.pair = p, p
 	p.handle = func(in *Incoming) {
 		s, err := in.Accept(Baggage{})

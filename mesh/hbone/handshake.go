@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +40,7 @@ type handshake struct {
 	ctx       context.Context
 	cancel    context.CancelFunc
 	tls       *record.Handshake // nil until the configuration is there
+	own       *x509.Certificate // what proves us
 	early     []byte            // received, and not taken by tls
 	unsent    []byte
 	full      bool // nothing was read for want of room
@@ -51,11 +53,12 @@ type handshake struct {
 
 // shaken is a handshake's outcome.
 type shaken struct {
-	keys  *record.Result
-	peer  identity.Workload
-	early []byte // what came after the handshake
-	stage Stage  // of the error
-	err   error
+	keys   *record.Result
+	peer   identity.Workload
+	expiry time.Time // of the certificate that expires first, the peer's or ours
+	early  []byte    // what came after the handshake
+	stage  Stage     // of the error
+	err    error
 }
 
 // start begins the handshake. A server's begins with the client's first record, so that peers who say nothing cost little.
@@ -91,6 +94,7 @@ func (h *handshake) begin() {
 			case err != nil:
 				h.fail(StageIdentity, err)
 			default:
+				h.own = leaf(config)
 				h.tls = record.Start(config, h.role, func() { _ = h.loop.Post(h.step) })
 				h.feed()
 			}
@@ -201,7 +205,24 @@ func (h *handshake) succeed(keys *record.Result) {
 	h.end()
 	h.released = true
 	h.loop.Forget(h.fd)
-	h.done(shaken{keys: keys, peer: peer, early: append(keys.Rest, h.early...)})
+	h.done(shaken{keys: keys, peer: peer, expiry: expiry(keys.State.PeerCertificates[0], h.own), early: append(keys.Rest, h.early...)})
+}
+
+// leaf returns what a configuration proves its owner with, or nil.
+func leaf(config *tls.Config) *x509.Certificate {
+	if len(config.Certificates) == 0 {
+		return nil
+	}
+	return config.Certificates[0].Leaf
+}
+
+// expiry returns when the first of two certificates expires; the second may be nil. Those above them are for their authority to
+// keep, which signs for no longer than they live.
+func expiry(a, b *x509.Certificate) time.Time {
+	if b != nil && b.NotAfter.Before(a.NotAfter) {
+		return b.NotAfter
+	}
+	return a.NotAfter
 }
 
 // checkState checks what HBONE asks of a handshake.

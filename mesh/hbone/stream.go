@@ -63,7 +63,7 @@ func (t *tunnel) newStream(id uint32) *Stream {
 // h2.ErrHeaderLimit.
 func (t *tunnel) open(fields []hpack.HeaderField) (*Stream, error) {
 	switch {
-	case t.err != nil || t.writeErr != nil || t.draining:
+	case t.err != nil || t.writeErr != nil || t.draining || t.expired(t.loop.Now()):
 		return nil, h2.ErrGoAway
 	case len(t.streams) >= t.max:
 		return nil, h2.ErrMaxStreams

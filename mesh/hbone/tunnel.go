@@ -53,6 +53,9 @@ type tunnel struct {
 	fd    int
 	peer  identity.Workload // proven by its certificate
 	chain []*x509.Certificate
+	// expiry is when the peer's certificate or ours has expired, by the wall clock. Then the tunnel takes no new streams: they go
+	// through one that is proven anew. Those that run go on, as they do after any other proof was renewed.
+	expiry time.Time
 
 	reader *record.Reader
 	writer *record.Writer
@@ -95,7 +98,8 @@ func newTunnel(cfg tunnelConfig, fd int, with shaken) *tunnel {
 		limits.MaxStreams = uint32(cfg.max)
 	}
 	t := &tunnel{
-		tunnelConfig: cfg, fd: fd, peer: with.peer, chain: with.keys.State.PeerCertificates, reader: with.keys.Reader, writer: with.keys.Writer,
+		tunnelConfig: cfg, fd: fd, peer: with.peer, chain: with.keys.State.PeerCertificates, expiry: with.expiry,
+		reader: with.keys.Reader, writer: with.keys.Writer,
 		core: h2.New(limits), streams: make(map[uint32]*Stream), partial: with.early,
 		born: now, idleSince: now, pingTime: now.Add(pingInterval),
 	}
@@ -299,6 +303,10 @@ func (t *tunnel) schedule() {
 	if end := t.idleEnd(); !end.IsZero() {
 		earlier(end)
 	}
+	if !t.draining && !t.expiry.IsZero() {
+		now := t.loop.Now()
+		earlier(now.Add(t.expiry.Sub(now))) // as the wall clock is now; when it was set, the next ping comes soon
+	}
 	t.loop.Set(&t.clock, next)
 }
 
@@ -332,6 +340,8 @@ func (t *tunnel) tick() {
 		t.die(errPing)
 	case !t.idleEnd().IsZero() && due(t.idleEnd()):
 		t.die(errIdle)
+	case t.expired(now):
+		t.shutdown()
 	case !t.pinged && due(t.pingTime):
 		t.pinged, t.pingTime = true, now
 		t.core.Tick()
@@ -339,6 +349,11 @@ func (t *tunnel) tick() {
 		t.flush()
 	}
 	t.schedule()
+}
+
+// expired tells that the tunnel should take no new streams any more, and doesn't know yet.
+func (t *tunnel) expired(now time.Time) bool {
+	return !t.draining && !t.expiry.IsZero() && !now.Before(t.expiry)
 }
 
 // room returns how many streams the tunnel takes in all.
