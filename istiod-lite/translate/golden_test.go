@@ -121,21 +121,39 @@ func TestGolden(t *testing.T) {
 			if refusal != nil {
 				t.Fatal(refusal)
 			}
-			got := describe(t, changes, cluster, mesh)
-			golden := filepath.Join("testdata", name+".out.yaml")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("differs from %s (-want +got), rewrite with -update if that is meant:\n%s", golden, diff)
-			}
+			matches(t, describe(t, changes, cluster, mesh), name+".out.yaml")
 		})
+	}
+}
+
+// TestBypassGolden translates what names waypoints that can't be used, for a mesh that chose to go round them.
+func TestBypassGolden(t *testing.T) {
+	text, err := os.ReadFile("testdata/waypoints-unusable.in.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, refusal := read(t, text)
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	matches(t, describe(t, changes, cluster, translate.Mesh{ClusterID: "Kubernetes", Bypass: true}), "waypoints-unusable.bypass.yaml")
+}
+
+// matches compares with a golden file, or rewrites it.
+func matches(t *testing.T, got, golden string) {
+	t.Helper()
+	golden = filepath.Join("testdata", golden)
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("differs from %s (-want +got), rewrite with -update if that is meant:\n%s", golden, diff)
 	}
 }
 

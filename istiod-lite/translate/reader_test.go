@@ -77,10 +77,16 @@ func TestNothingGoesRoundAWaypointThatCannotBeUsed(t *testing.T) {
 			t.Errorf("%s goes through %s: %v", what, gw, err)
 		}
 	}
-	for _, host := range []string{"missing.demo.svc.cluster.local", "waits.demo.svc.cluster.local", "denied.demo.svc.cluster.local", "api.example.com"} {
-		refuses(host, balance.Waypoint(table.Service("demo", host)))
+	for host, namespace := range map[string]string{
+		"missing.demo.svc.cluster.local": "demo", "waits.demo.svc.cluster.local": "demo", "denied.demo.svc.cluster.local": "demo",
+		"not-admitted.demo.svc.cluster.local": "demo", "api.example.com": "demo", "inherits.typo.svc.cluster.local": "typo",
+	} {
+		refuses(host, balance.Waypoint(table.Service(namespace, host)))
 	}
-	for _, uid := range []string{"Kubernetes//Pod/demo/missing", "Kubernetes//Pod/lost/refused", "Kubernetes/networking.istio.io/WorkloadEntry/demo/denied"} {
+	for _, uid := range []string{
+		"Kubernetes//Pod/demo/missing", "Kubernetes//Pod/demo/not-admitted", "Kubernetes//Pod/typo/inherits", "Kubernetes//Pod/lost/refused",
+		"Kubernetes/networking.istio.io/WorkloadEntry/demo/denied",
+	} {
 		refuses(uid, table.Workload(uid).Waypoint)
 	}
 }
