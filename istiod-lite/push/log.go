@@ -102,7 +102,7 @@ func (l *Log) Publish(updates []Update) (changed int, failures []error) {
 	if changed > 0 {
 		l.refresh(l.head + 1)
 		l.head++
-		l.fill()
+		l.fill(l.tables)
 		close(l.changed)
 		l.changed = make(chan struct{})
 	}
@@ -156,14 +156,7 @@ func (t *table) set(now entry) bool {
 }
 
 // fill removes graves that every reader has passed.
-func (l *Log) fill() {
-	l.fillTables(l.tables)
-	for _, view := range l.views.byWaypoint {
-		l.fillTables(view.tables)
-	}
-}
-
-func (l *Log) fillTables(tables map[string]*table) {
+func (l *Log) fill(tables map[string]*table) {
 	for _, t := range tables {
 		if t.graves <= maxGraves {
 			continue
@@ -237,6 +230,9 @@ type delta struct {
 // since returns what changed behind a change, oldest first.
 func (t *table) since(change uint64) delta {
 	var d delta
+	if change == 0 {
+		d.resources = make([]*resource, 0, len(t.byName)-t.graves)
+	}
 	for e := range t.changed(change) {
 		if e.resource != nil {
 			d.resources = append(d.resources, e.resource)

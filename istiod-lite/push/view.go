@@ -110,6 +110,7 @@ func (l *Log) refresh(change uint64) {
 			for m := range members {
 				l.settle(view, m, change)
 			}
+			l.fill(view.tables)
 		}
 	}
 }

@@ -266,6 +266,18 @@ func TestAWaypointThatWentLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestGravesOfAViewAreFilledToo(t *testing.T) {
+	log := NewLog()
+	view := log.openView(shopWaypoint)
+	for i := range maxGraves + 10 {
+		put(t, log, fmt.Sprintf("s/%d@s/wp", i))
+		put(t, log, fmt.Sprintf("s/%d", i))
+	}
+	if graves := view.tables[Address].graves; graves > maxGraves {
+		t.Errorf("%d graves", graves)
+	}
+}
+
 // Whatever has happened, a view is what it would be if the waypoint came only now.
 func TestAViewIsWhatAFreshOneWouldBe(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
