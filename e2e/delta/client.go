@@ -22,6 +22,7 @@ import (
 const (
 	Address       = "type.googleapis.com/istio.workload.Address"
 	Authorization = "type.googleapis.com/istio.security.Authorization"
+	L7            = "type.googleapis.com/tulle.l7.v1.Resource"
 )
 
 // Identity is who a client says and proves that it is.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"log/slog"
+	"slices"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
@@ -22,8 +23,9 @@ type pipeline struct {
 	log   *push.Log
 	out   *slog.Logger
 
-	// tell takes the conditions of an object.
-	tell func(model.Key, int64, []model.Condition)
+	// tell takes the conditions of an object, tellParents those of a route at each of its parents.
+	tell        func(model.Key, int64, []model.Condition)
+	tellParents func(model.Key, int64, []routes.Parent)
 
 	produced map[model.Key][]product // what each object became
 	noted    map[model.Key]string    // what was logged of it
@@ -36,7 +38,8 @@ type product struct{ typeURL, name string }
 
 func newPipeline(m *model.Model, mesh translate.Mesh, log *push.Log, out *slog.Logger) *pipeline {
 	return &pipeline{
-		model: m, mesh: mesh, log: log, out: out, tell: func(model.Key, int64, []model.Condition) {},
+		model: m, mesh: mesh, log: log, out: out,
+		tell: func(model.Key, int64, []model.Condition) {}, tellParents: func(model.Key, int64, []routes.Parent) {},
 		produced: make(map[model.Key][]product), noted: make(map[model.Key]string),
 	}
 }
@@ -73,8 +76,11 @@ func (p *pipeline) translated(key model.Key) []push.Update {
 		result.Resources = append(result.Resources, translate.Resource{Name: resource.Name, Message: resource.Message})
 	}
 	p.note(key, append(result.Notes, notes(key, requests)...))
-	if hasStatus(key.Kind) {
+	switch {
+	case hasStatus(key.Kind):
 		p.tell(key, p.model.Generation(key), append(result.Conditions, requests.Conditions...))
+	case slices.Contains(model.RouteKinds[:], key.Kind):
+		p.tellParents(key, p.model.Generation(key), requests.Parents)
 	}
 	return p.differ(key, result.Resources)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/lead"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/roots"
+	"github.com/tulle-mesh/tulle/istiod-lite/routes"
 	"github.com/tulle-mesh/tulle/istiod-lite/status"
 	"github.com/tulle-mesh/tulle/istiod-lite/webhook"
 )
@@ -51,8 +52,11 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 		client: client,
 		conditions: status.New(status.Config{
 			Client: client, Manager: "istiod-lite-status", Revisions: revision, Log: d.log.With("scope", "status"),
-			Types: []string{"istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", "ZtunnelAccepted"},
-			Kinds: []model.Kind{model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy},
+			Types:       []string{"istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", "ZtunnelAccepted", "WaypointAccepted"},
+			Controllers: []string{model.WaypointController},
+			Kinds: append([]model.Kind{
+				model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindRequestAuthentication,
+			}, model.RouteKinds[:]...),
 		}),
 		events:    status.NewEvents(client, d.cfg.Instance, d.log.With("scope", "status")),
 		addresses: addresses.New(client, d.log.With("scope", "addresses")),
@@ -63,6 +67,9 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 	}
 	d.verdicts.set, d.verdicts.trouble = d.writers.conditions.Set, func(key model.Key, uid, reason, message string) {
 		d.writers.events.Set(key, status.Trouble{UID: uid, Reason: reason, Message: message})
+	}
+	d.pipeline.tellParents = func(key model.Key, generation int64, parents []routes.Parent) {
+		d.writers.conditions.SetParents(key, generation, parentStatuses(parents))
 	}
 	if d.cfg.WebhookAddress == "" {
 		return nil
@@ -77,6 +84,21 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 		Roots: live.RootsPEM, Changed: live.Changed, Log: d.log.With("scope", "webhook"),
 	})
 	return nil
+}
+
+// parentStatuses are what a route's status says of its parents.
+func parentStatuses(parents []routes.Parent) []status.Parent {
+	var list []status.Parent
+	for _, parent := range parents {
+		ref := status.ParentRef{
+			Group: parent.Ref.Group, Kind: parent.Ref.Kind, Name: parent.Ref.Name.Name, SectionName: parent.Ref.Section, Port: int32(parent.Ref.Port),
+		}
+		if parent.Ref.Written {
+			ref.Namespace = parent.Ref.Namespace
+		}
+		list = append(list, status.Parent{Controller: model.WaypointController, Ref: ref, Conditions: parent.Conditions})
+	}
+	return list
 }
 
 // client is the one that all writers share.
