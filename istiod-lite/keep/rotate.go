@@ -83,7 +83,7 @@ func (r Rotation) step(s state, now time.Time) (state, string, error) {
 
 // grace is how much of a root's life is left when the next one is made.
 func (r Rotation) grace(root *x509.Certificate) time.Duration {
-	return root.NotAfter.Sub(root.NotBefore) / 100 * time.Duration(r.Grace)
+	return root.NotAfter.Sub(root.NotBefore.Add(ca.Backdate)) / 100 * time.Duration(r.Grace)
 }
 
 func (r Rotation) announceAt(s state) time.Time {

@@ -210,6 +210,28 @@ func TestTheRootIsReplacedStepByStep(t *testing.T) {
 	})
 }
 
+// Certificates are dated back, for clocks that are behind: that is no part of a root's life, however short it is.
+func TestTheNextRootComesWhenTheGraceBegins(t *testing.T) {
+	for _, ttl := range []time.Duration{20 * time.Second, 5 * time.Minute, time.Hour, RootTTL} {
+		t.Run(ttl.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // certificates know only whole seconds
+				r := usual()
+				r.TTL, r.Grace = ttl, 50
+				s := begun(t, r)
+				time.Sleep(ttl/2 - time.Second)
+				if _, steps := advanced(t, r, s); len(steps) > 0 {
+					t.Errorf("a second before its grace: %q", steps)
+				}
+				time.Sleep(time.Second)
+				if _, steps := advanced(t, r, s); len(steps) != 1 || !strings.Contains(steps[0], "published the next root") {
+					t.Errorf("when its grace begins: %q", steps)
+				}
+			})
+		})
+	}
+}
+
 func TestClocksThatJumpAndLeadersThatWereAwayFindAWayOut(t *testing.T) {
 	for name, c := range map[string]struct {
 		first, jump time.Duration
