@@ -10,7 +10,7 @@ import (
 )
 
 // city is a mesh of so many pods: 10 to a service, 100 to a node, 1000 to a namespace, which has a waypoint for its
-// services; a policy per service, and an entry per ten of them.
+// services; a policy per service, and an entry and a route per ten of them.
 func city(pods int) []model.Change {
 	var changes []model.Change
 	add := func(object model.Object) { changes = append(changes, model.Change{Key: object.Key(), Object: object}) }
@@ -19,6 +19,7 @@ func city(pods int) []model.Change {
 		if i%100 == 0 {
 			add(&model.Node{Name: fmt.Sprint("node", i/100), Locality: model.Locality{Zone: "a"}})
 			add(outskirts(i, 1))
+			add(sign(i, 1))
 		}
 		if i%10 == 0 {
 			add(street(i, false))
@@ -46,7 +47,10 @@ func house(i int, ready bool) *model.Pod {
 }
 
 func street(i int, near bool) *model.Service {
-	return &model.Service{Namespace: quarter(i), Name: fmt.Sprint("app", i/10), Selector: app(i), NodeLocal: near, Ports: []model.ServicePort{{Port: 80, Target: 8080}}}
+	return &model.Service{
+		Namespace: quarter(i), Name: fmt.Sprint("app", i/10), Selector: app(i), NodeLocal: near, Ports: []model.ServicePort{{Port: 80, Target: 8080}},
+		VIPs: []netip.Addr{netip.AddrFrom4([4]byte{13, byte(i >> 16), byte(i >> 8), byte(i)})},
+	}
 }
 
 func fence(i int, action model.Action) *model.AuthorizationPolicy {
@@ -60,6 +64,14 @@ func outskirts(i int, weight uint32) *model.ServiceEntry {
 	}
 }
 
+func sign(i int, weight uint32) *model.Route {
+	service := model.ObjectRef{Kind: "Service", Name: street(i, false).Key().Name}
+	return &model.Route{
+		Kind: model.KindHTTPRoute, Namespace: quarter(i), Name: fmt.Sprint("app", i/10), Parents: []model.ParentRef{{ObjectRef: service}},
+		Rules: []model.RouteRule{{Backends: []model.RouteBackend{{Ref: service, Port: 80, Weight: weight}}}},
+	}
+}
+
 func gate(i int, ready bool) *model.Gateway {
 	g := &model.Gateway{Namespace: quarter(i), Name: "waypoint", Class: "istio-waypoint"}
 	if ready {
@@ -68,24 +80,26 @@ func gate(i int, ready bool) *model.Gateway {
 	return g
 }
 
+// events are changes of an object of each kind, back and forth.
+var events = []struct {
+	name  string
+	every int // of the pods' numbers has one
+	make  func(i int, odd bool) model.Object
+}{
+	{"pod", 1, func(i int, odd bool) model.Object { return house(i, odd) }},
+	{"service", 10, func(i int, odd bool) model.Object { return street(i, odd) }},
+	{"policy", 10, func(i int, odd bool) model.Object {
+		return fence(i, map[bool]model.Action{false: model.Deny, true: model.Allow}[odd])
+	}},
+	{"entry", 100, func(i int, odd bool) model.Object { return outskirts(i, map[bool]uint32{false: 2, true: 1}[odd]) }},
+	{"route", 100, func(i int, odd bool) model.Object { return sign(i, map[bool]uint32{false: 2, true: 1}[odd]) }},
+	{"waypoint", 1000, func(i int, odd bool) model.Object { return gate(i, odd) }},
+}
+
 // BenchmarkEvent: the cost of an event of each kind doesn't go by the size of the mesh, only by what depends on the
 // object: all services of a namespace for its waypoint.
 func BenchmarkEvent(b *testing.B) {
-	for _, event := range []struct {
-		name  string
-		every int // of the pods' numbers has one
-		make  func(i int, odd bool) model.Object
-	}{
-		{"pod", 1, func(i int, odd bool) model.Object { return house(i, odd) }},
-		{"service", 10, func(i int, odd bool) model.Object { return street(i, odd) }},
-		{"policy", 10, func(i int, odd bool) model.Object {
-			return fence(i, map[bool]model.Action{false: model.Deny, true: model.Allow}[odd])
-		}},
-		{"entry", 100, func(i int, odd bool) model.Object {
-			return outskirts(i, map[bool]uint32{false: 2, true: 1}[odd])
-		}},
-		{"waypoint", 1000, func(i int, odd bool) model.Object { return gate(i, odd) }},
-	} {
+	for _, event := range events {
 		for _, pods := range []int{1000, 10_000, 100_000} {
 			b.Run(fmt.Sprintf("%s/pods=%d", event.name, pods), func(b *testing.B) {
 				p := emptyPipeline()
@@ -96,6 +110,26 @@ func BenchmarkEvent(b *testing.B) {
 					p.apply([]model.Change{{Key: object.Key(), Object: object}})
 				}
 			})
+		}
+	}
+}
+
+// TestAnEventCostsNoMoreInALargerMesh goes by allocations, which don't depend on what else the machine does.
+func TestAnEventCostsNoMoreInALargerMesh(t *testing.T) {
+	small, large := emptyPipeline(), emptyPipeline()
+	small.apply(city(1000))
+	large.apply(city(10_000))
+	for _, event := range events {
+		cost := func(p *pipeline) float64 {
+			odd := true
+			return testing.AllocsPerRun(50, func() {
+				odd = !odd
+				object := event.make(0, odd)
+				p.apply([]model.Change{{Key: object.Key(), Object: object}})
+			})
+		}
+		if few, many := cost(small), cost(large); few == 0 || many > 1.5*few {
+			t.Errorf("%s: %.0f allocations among 1,000 pods, %.0f among 10,000", event.name, few, many)
 		}
 	}
 }

@@ -10,11 +10,14 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -248,7 +251,11 @@ func csr(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"evil.example.com"}}, key)
+	// What a request says of itself decides nothing.
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: "istiod.istio-system.svc"}, DNSNames: []string{"evil.example.com"}, IPAddresses: []net.IP{{10, 0, 0, 1}},
+		EmailAddresses: []string{"root@example.com"}, URIs: []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/istio-system/sa/istiod"}},
+	}, key)
 	if err != nil {
 		t.Fatal(err)
 	}

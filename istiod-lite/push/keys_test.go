@@ -83,6 +83,21 @@ func TestAnAddressIsAnsweredByWhateverHasIt(t *testing.T) {
 	})
 }
 
+// Pods of the host's network share its addresses: which of them is meant can't be said.
+func TestAnAddressOfAHostIsNoneOfItsPods(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		for _, name := range []string{"w/a", "w/b"} {
+			w := &workload.Workload{Uid: name, Addresses: [][]byte{{192, 0, 2, 1}}, NetworkMode: workload.NetworkMode_HOST_NETWORK}
+			if _, failures := b.log.Publish([]Update{{Address, name, &workload.Address{Type: &workload.Address_Workload{Workload: w}}}}); len(failures) > 0 {
+				t.Fatal(failures)
+			}
+		}
+		b.nothingAtFirst()
+		b.ask("/192.0.2.1", "w/b")
+		b.take(Address, "w/b", "-/192.0.2.1")
+	})
+}
+
 func TestWhatCameAlongIsKeptUpToDate(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		publishPod(t, b.log, "w/a", "10.0.0.1", "", "s/web")
