@@ -34,12 +34,15 @@ type CA interface {
 }
 
 // Manager keeps a certificate for each identity that was asked for by Set or Get. It renews it between 45 and 50 % of its
-// life; if that fails it tries again and again, while the old one serves until it expires. Waiting connections come
+// life; if that fails it tries again and again, while the old one serves until it expires. When the clock is set ahead, what expires
+// by that is renewed within seconds; when it is turned back, nothing is put off. Waiting connections come
 // before new identities, and those before renewals. Run must be running.
 type Manager struct {
 	ca  CA
 	log *slog.Logger
 	ttl time.Duration
+	// wall is the clock by which certificates expire. It may be set while we run.
+	wall func() time.Time
 
 	// wake tells Run that something has become ready, or is ready earlier.
 	wake chan struct{}
@@ -51,12 +54,14 @@ type Manager struct {
 	running        int
 	sequence       uint64 // age of entries in ready
 	stopped        bool   // Run has ended
+
+	lastLook, lastWall time.Time // both clocks, when they were last compared
 }
 
 // NewManager makes a manager that asks ca for certificates that are valid for ttl. Logs go to scope certs.
 func NewManager(ca CA, log *slog.Logger, ttl time.Duration) *Manager {
 	return &Manager{
-		ca: ca, log: log.With("scope", "certs"), ttl: ttl,
+		ca: ca, log: log.With("scope", "certs"), ttl: ttl, wall: wallClock, lastLook: time.Now(), lastWall: wallClock(),
 		wake:    make(chan struct{}, 1),
 		entries: map[identity.Workload]*entry{},
 		waiting: queue{before: func(a, b *entry) bool { return a.due.Before(b.due) }},
@@ -79,7 +84,7 @@ func (m *Manager) Get(ctx context.Context, id identity.Workload) (*mtls.Credenti
 	e.getters++
 	defer m.release(e)
 	for {
-		credential, err := e.current(time.Now())
+		credential, err := e.current(m.wall())
 		if err == nil && credential == nil && m.stopped {
 			err = errStopped
 		}
@@ -147,7 +152,7 @@ func (m *Manager) Renew() {
 	for _, e := range m.entries {
 		switch e.queue {
 		case &m.waiting:
-			if due := wallClock().Add(rand.N(renewWithin)); due.Before(e.due) {
+			if due := time.Now().Add(rand.N(renewWithin)); due.Before(e.due) {
 				e.due = due
 				m.waiting.fix(e)
 			}
@@ -169,7 +174,7 @@ type Status struct {
 
 // Dump returns the status of all identities, ordered by identity.
 func (m *Manager) Dump() []Status {
-	now := time.Now()
+	now := m.wall()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	list := make([]Status, 0, len(m.entries))

@@ -28,7 +28,7 @@ type entry struct {
 	changed    chan struct{}    // closed and replaced after every try
 
 	priority priority
-	due      time.Time          // when the next try is to begin, in the queue waiting
+	due      time.Time          // when the next try is to begin, by the monotonic clock; in the queue waiting
 	delay    time.Duration      // of the last retry, without jitter; 0 after a success
 	cancel   context.CancelFunc // of the try in flight
 	again    bool               // the answer in flight may be of the time before Renew
@@ -68,9 +68,10 @@ func (e *entry) retryDelay() time.Duration {
 }
 
 // renewalDelay returns how long to wait before a valid certificate is renewed: 45 to 50 % of the life that it still has,
-// but no less than the first retry's delay, so that a certificate authority near its own end isn't hammered.
-func renewalDelay(left time.Duration) time.Duration {
-	half := left / 2
+// but no less than the first retry's delay, so that a certificate authority near its own end isn't hammered. A clock that is slow
+// gives no certificate more life than it ever had.
+func renewalDelay(c *mtls.Credential, now time.Time) time.Duration {
+	half := min(c.NotAfter().Sub(now), c.NotAfter().Sub(c.NotBefore())) / 2
 	return max(half-rand.N(half/10+1), firstDelayMin)
 }
 

@@ -24,8 +24,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		m.mu.Unlock()
 		timer.Stop()
 		if ok {
-			// Timers stand still while the machine sleeps, so look at the clock now and then.
-			timer.Reset(min(next, time.Minute))
+			timer.Reset(min(next, lookAgain))
 		}
 		select {
 		case <-ctx.Done():
@@ -46,9 +45,31 @@ func (m *Manager) stop() {
 	}
 }
 
+// lookAgain is how soon it is noticed that the wall clock was set, or that the machine has slept, which timers don't tell.
+const lookAgain = 10 * time.Second
+
+// leastJump is from how much on the wall clock was set, rather than slewed.
+const leastJump = time.Second
+
+// noticeLocked heeds both clocks: entries wait by the monotonic one, so that nothing is put off for as long as the wall clock was
+// turned back, and certificates expire by the wall clock, so that when it was set ahead they wait for as much less.
+func (m *Manager) noticeLocked(now time.Time) {
+	wall := m.wall()
+	ahead := wall.Sub(m.lastWall) - now.Sub(m.lastLook)
+	m.lastWall, m.lastLook = wall, now
+	if ahead.Abs() < leastJump {
+		return
+	}
+	m.log.Warn("the clock was set", "ahead", ahead)
+	for _, e := range m.waiting.list {
+		e.due = e.due.Add(-max(ahead, 0)) // all alike: their order stays
+	}
+}
+
 // dispatchLocked begins as many requests as may run, and returns in how long the next entry is due, if any waits.
 func (m *Manager) dispatchLocked(ctx context.Context, fetches *sync.WaitGroup) (time.Duration, bool) {
-	now := wallClock()
+	now := time.Now()
+	m.noticeLocked(now)
 	for e := m.waiting.first(); e != nil && !e.due.After(now); e = m.waiting.first() {
 		m.waiting.remove(e)
 		m.sequence++
@@ -72,9 +93,10 @@ func (m *Manager) dispatchLocked(ctx context.Context, fetches *sync.WaitGroup) (
 // fetch makes one try and takes its result over.
 func (m *Manager) fetch(ctx context.Context, e *entry) {
 	credential, err := m.ask(ctx, e)
-	now := wallClock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	now := time.Now()
+	m.noticeLocked(now)                     // what waits from now on has nothing to do with a jump before
 	ending := ctx.Err() == context.Canceled // looked at before it is cancelled below
 	defer m.signal()                        // there is room for another request
 	m.running--
@@ -87,7 +109,7 @@ func (m *Manager) fetch(ctx context.Context, e *entry) {
 	defer func() { e.again = false }()
 	if err == nil {
 		e.credential, e.err, e.delay = credential, nil, 0
-		e.due = now.Add(renewalDelay(credential.NotAfter().Sub(now)))
+		e.due = now.Add(renewalDelay(credential, m.wall()))
 		if e.again {
 			e.due = now.Add(min(rand.N(renewWithin), e.due.Sub(now)))
 		}
@@ -96,7 +118,7 @@ func (m *Manager) fetch(ctx context.Context, e *entry) {
 		e.err = err
 		delay := e.retryDelay()
 		e.due = now.Add(delay)
-		valid, _ := e.current(now)
+		valid, _ := e.current(m.wall())
 		if valid == nil {
 			e.priority = warmUp
 		}
@@ -107,7 +129,7 @@ func (m *Manager) fetch(ctx context.Context, e *entry) {
 	e.tellLocked()
 }
 
-// wallClock returns the time by which certificates expire, without the monotonic one, which a sleeping machine stops.
+// wallClock returns the time by which certificates expire, without the monotonic one.
 func wallClock() time.Time { return time.Now().Round(0) }
 
 // tellLocked wakes those who wait for a change.
@@ -133,7 +155,7 @@ func (m *Manager) ask(ctx context.Context, e *entry) (*mtls.Credential, error) {
 	if credential.Identity != e.id {
 		return nil, fmt.Errorf("certificate service answered for %s", credential.Identity)
 	}
-	if now := time.Now(); !now.Before(credential.NotAfter()) {
+	if !m.wall().Before(credential.NotAfter()) {
 		return nil, fmt.Errorf("certificate service answered with a certificate that expired at %s; compare the clocks",
 			credential.NotAfter().UTC().Format(time.RFC3339))
 	}
