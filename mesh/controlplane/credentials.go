@@ -78,7 +78,10 @@ func (t transport) ClientHandshake(ctx context.Context, authority string, conn n
 	if errors.As(err, &unknown) {
 		err = fmt.Errorf("%w; is %s the root certificate of this control plane?", err, t.roots.describe())
 	}
-	return secured, info, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return &paced{Conn: secured}, info, nil
 }
 
 func (r roots) describe() string {
