@@ -35,21 +35,34 @@ func TestKindsOfEnds(t *testing.T) {
 	}
 }
 
-func TestDelayDoublesUntilAStreamLasts(t *testing.T) {
+func TestDelayDoublesUntilAStreamWorks(t *testing.T) {
 	var b backoff
-	expect := func(lasted, want time.Duration) {
+	expect := func(e end, want time.Duration) {
 		t.Helper()
-		got := b.after(lasted)
+		got := b.after(e)
 		if got < want*8/10 || got > want*12/10 {
-			t.Errorf("delay = %s, want %s give or take a fifth", got, want)
+			t.Errorf("delay after %+v = %s, want %s give or take a fifth", e, got, want)
 		}
 	}
-	expect(time.Minute, minDelay)
-	for want := 2 * minDelay; want < maxDelay; want *= 2 {
-		expect(lasting-1, want)
+	for _, kind := range []EventKind{ConnectionError, Error, Reconnect, Complete} {
+		b = backoff{}
+		for want := minDelay; want < maxDelay; want *= 2 {
+			expect(end{kind: kind, lasted: lasting - 1}, want)
+		}
+		expect(end{kind: kind}, maxDelay)
+		expect(end{kind: kind}, maxDelay)
+		expect(end{kind: kind, pushed: true}, minDelay)
 	}
-	expect(0, maxDelay)
-	expect(0, maxDelay)
-	expect(lasting, minDelay)
-	expect(0, 2*minDelay)
+	for _, kind := range []EventKind{Reconnect, Complete} {
+		for _, worked := range []end{{kind, lasting, false}, {kind, 0, true}} {
+			b = backoff{next: maxDelay}
+			expect(worked, minDelay)
+			expect(worked, minDelay)
+		}
+	}
+	for _, kind := range []EventKind{ConnectionError, Error} { // however long it takes to refuse us
+		b = backoff{next: time.Second}
+		expect(end{kind: kind, lasted: time.Minute}, time.Second)
+		expect(end{kind: kind, lasted: time.Minute}, 2*time.Second)
+	}
 }

@@ -92,6 +92,8 @@ type Client struct {
 	versions map[string]map[string]string
 	// unanswered has the types of which no push has come yet.
 	unanswered map[string]bool
+	// pushed tells that the stream has brought something.
+	pushed bool
 }
 
 // NewClient returns a client that does nothing before Run.
@@ -126,8 +128,9 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		delay := pause.after(time.Since(began))
-		c.event(Event{Kind: classify(err), Err: err})
+		kind := classify(err)
+		delay := pause.after(end{kind, time.Since(began), c.pushed})
+		c.event(Event{Kind: kind, Err: err})
 		c.config.Log.Warn("xds stream ended", "err", err, "retry", delay)
 		select {
 		case <-time.After(delay):
@@ -147,6 +150,7 @@ func (c *Client) event(e Event) {
 func (c *Client) stream(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	c.pushed = false
 	stream, err := c.open(ctx, cancel)
 	if err != nil {
 		return err
@@ -173,6 +177,7 @@ func (c *Client) stream(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.pushed = true
 		if err := s.send(c.take(m)); err != nil {
 			return err
 		}
