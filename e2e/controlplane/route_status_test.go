@@ -133,3 +133,41 @@ func TestRoutesAreToldWhatBecameOfThemAtEachParent(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatARouteIsToldFollowsWhatItRefersTo(t *testing.T) {
+	w := newWorld(t, everything())
+	w.apply(waypoint("shop", "10.1.9.1") + routedServices() + `---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: vault, namespace: shop}
+spec: {parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs: [{name: vault, namespace: bank, port: 80}]}]}
+status: {parents: [{controllerName: example.com/theirs, parentRef: {kind: Gateway, name: ingress}, conditions: [{type: Accepted, status: "True", reason: Accepted, message: "", lastTransitionTime: "2026-01-01T00:00:00Z"}]}]}
+`)
+	w.start(replicaSpec{}).ready()
+	const theirs = "example.com/theirs Gateway/ingress: Accepted=True Accepted"
+	about := func(refs string) string {
+		return ours + "Service/web: Accepted=True Accepted, ResolvedRefs=" + refs + ", ResolvedWaypoints=True ResolvedWaypoints"
+	}
+	w.told("HTTPRoute", "vault", theirs, about("False RefNotPermitted"))
+	grant := `
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: shop, namespace: bank}
+spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: "", kind: Service}]}
+`
+	w.apply(grant)
+	w.told("HTTPRoute", "vault", theirs, about("True ResolvedRefs"))
+	w.delete(grant)
+	w.told("HTTPRoute", "vault", theirs, about("False RefNotPermitted"))
+
+	w.delete(`{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}}`)
+	w.told("HTTPRoute", "vault", theirs, ours+"Service/web: Accepted=False NoMatchingParent, ResolvedRefs=False RefNotPermitted")
+	// Once no parent is the mesh's, nothing of it stays there.
+	w.apply(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: vault, namespace: shop}
+spec: {parentRefs: [{name: ingress}], rules: [{backendRefs: [{name: vault, namespace: bank, port: 80}]}]}
+`)
+	w.told("HTTPRoute", "vault", theirs)
+}
