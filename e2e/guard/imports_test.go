@@ -65,6 +65,7 @@ var mayImport = map[string][]string{
 
 	"cni-plugin/config":   {},
 	"cni-plugin/plugin":   {"mesh/socket"},
+	"cni-plugin/proc":     {"mesh/socket"},
 	"cni-plugin/agent":    {"mesh/socket", "mesh/folder"},
 	"cni-plugin/redirect": {"mesh/socket", "bpf/"},
 	"cni-plugin/zds":      {"mesh/api/", "mesh/socket", "mesh/handover"},
