@@ -34,8 +34,8 @@ test: need-go need-cc need-root ## every test under the race detector, in real n
 	$(GO) test -run LargeMesh ./ztunnel/daemon
 	$(GO) test -race -timeout 30m -p 1 ./e2e/...
 
-test-controlplane: need-go need-cc ## istiod-lite against a real API server and etcd, which are built once, in six minutes
-	$(GO) test -race -count=1 -timeout 30m ./e2e/cluster ./e2e/apiserver ./e2e/controlplane
+test-controlplane: need-go need-cc need-root ## istiod-lite and the node agent against a real API server and etcd, which are built once, in six minutes (root)
+	$(GO) test -race -count=1 -timeout 30m ./e2e/cluster ./e2e/apiserver ./e2e/controlplane ./e2e/nodeagent
 
 test-short: need-go ## the tests that need no root and no C compiler
 	$(GO) test -short $(UNIT)

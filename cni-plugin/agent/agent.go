@@ -1,5 +1,5 @@
 // Package agent decides which pods of its node are in the mesh, finds their network namespaces, and keeps both true:
-// whatever changes, the folder of objects or a namespace under a pod, is answered by enrolling and un-enrolling.
+// whatever changes, the objects or a namespace under a pod, is answered by enrolling and un-enrolling.
 package agent
 
 import (
@@ -7,40 +7,48 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/tulle-mesh/tulle/mesh/folder"
+	"github.com/tulle-mesh/tulle/cni-plugin/pods"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
-
-// Pod identifies a pod to the proxy.
-type Pod struct {
-	UID, Namespace, Name, ServiceAccount string
-}
-
-// Key is the pod's name as people know it.
-func (p Pod) Key() string { return p.Namespace + "/" + p.Name }
 
 // Actions are the ways into the mesh and out of it. Calls for one pod never overlap; each may be repeated.
 type Actions struct {
 	// Adopt takes over what an earlier agent left in a namespace, and tells whether there was anything.
-	Adopt func(pod Pod, ns *socket.Netns, wanted bool) (bool, error)
+	Adopt func(pod pods.ID, ns *socket.Netns, how pods.Capture, wanted bool) (bool, error)
 	// Enrol takes a pod in, or makes sure that it is in.
-	Enrol func(ctx context.Context, pod Pod, ns *socket.Netns) error
+	Enrol func(ctx context.Context, pod pods.ID, ns *socket.Netns, how pods.Capture) error
 	// Unenrol takes a living pod out. It may take minutes and is abandoned by ending ctx.
-	Unenrol func(ctx context.Context, pod Pod, ns *socket.Netns) error
+	Unenrol func(ctx context.Context, pod pods.ID, ns *socket.Netns) error
 	// Forget drops a pod whose namespace is gone.
-	Forget func(ctx context.Context, pod Pod) error
+	Forget func(ctx context.Context, pod pods.ID) error
 }
 
-// Config has an Agent's parts. All are required, but Loaded.
+// Source hands on everything that is known, first when it is complete and then after every change, one call at a time,
+// until the context ends, which isn't an error.
+type Source func(ctx context.Context, apply func(pods.Set)) error
+
+// Config has an Agent's parts. All are required, but those that say otherwise.
 type Config struct {
-	Node    string // pods with this spec.nodeName are ours
-	Dir     string // folder of YAML with Pod and Namespace objects
+	Node    string // pods that are bound to it are ours
+	Rules   pods.Rules
+	Source  Source
 	Actions Actions
 	Log     *slog.Logger
+	// Find looks for a running pod's network namespace where neither its object nor the runtime has said where it is. It
+	// returns an empty path for a pod that isn't to be found. Nil where nobody can look.
+	Find func(pod pods.ID, ips []netip.Addr) (path string, err error)
+	// Left tells that something outside of its network namespace, left by an earlier agent, says that the pod is enrolled.
+	// Nil where nothing does.
+	Left func(pods.ID) bool
+	// Complete says that every pod has an object before the runtime starts it, so that one without must wait.
+	Complete bool
+	// Notice is told what a person should know about a pod. It must not block. Nil where nobody listens.
+	Notice func(pod pods.ID, reason, message string)
 	// Verify is how often each pod is looked at without being asked.
 	Verify time.Duration
 	// Loaded is called once, when the first set of objects is known and everything that an earlier agent left behind is
@@ -58,17 +66,17 @@ type Agent struct {
 	stopped    bool
 	loaded     bool
 	workers    map[string]*worker // by UID
-	namespaces map[string]labels
+	namespaces map[string]pods.Labels
 	early      map[string]bool // keys of pods that the runtime stopped before the first objects were there; then nil
 }
 
 // New makes an Agent which does nothing before Run. The state file remembers where the container runtime said that pods
 // live, for those whose object doesn't say it.
 func New(cfg Config, stateFile string) *Agent {
-	return &Agent{cfg: cfg, paths: newPaths(stateFile), workers: map[string]*worker{}, namespaces: map[string]labels{}, early: map[string]bool{}}
+	return &Agent{cfg: cfg, paths: newPaths(stateFile), workers: map[string]*worker{}, namespaces: map[string]pods.Labels{}, early: map[string]bool{}}
 }
 
-// Run follows the folder until ctx ends. Then it waits for its workers and leaves every pod as it is.
+// Run follows the source until ctx ends. Then it waits for its workers and leaves every pod as it is.
 func (a *Agent) Run(ctx context.Context) error {
 	if err := a.paths.load(); err != nil {
 		a.cfg.Log.Warn("places of pods are forgotten", "err", err)
@@ -77,14 +85,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.running.Wait()
 	defer a.stop()
 	defer cancel(nil)
-	err := folder.Watch(ctx, a.cfg.Dir, folder.Config[object]{
-		Decode: decode,
-		Apply: func(objects []object) {
-			if err := a.apply(ctx, objects); err != nil {
-				cancel(err)
-			}
-		},
-		Report: func(err error) { a.cfg.Log.Error("folder of objects", "err", err) },
+	err := a.cfg.Source(ctx, func(set pods.Set) {
+		if err := a.apply(ctx, set); err != nil {
+			cancel(err)
+		}
 	})
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
@@ -109,10 +113,10 @@ func (a *Agent) Retry() {
 }
 
 // apply makes the whole set of objects the wish.
-func (a *Agent) apply(ctx context.Context, objects []object) error {
+func (a *Agent) apply(ctx context.Context, set pods.Set) error {
 	a.mu.Lock()
 	first := !a.loaded && !a.stopped
-	fresh, homeless := a.wishLocked(objects)
+	fresh, homeless := a.wishLocked(set)
 	a.mu.Unlock()
 	if err := a.paths.forget(homeless...); err != nil {
 		a.cfg.Log.Warn("forget where pods lived", "err", err)
@@ -139,43 +143,49 @@ func (a *Agent) apply(ctx context.Context, objects []object) error {
 	return nil
 }
 
+// notice tells whoever listens what a person should know about a pod.
+func (a *Agent) notice(pod pods.ID, reason, message string) {
+	if a.cfg.Notice != nil {
+		a.cfg.Notice(pod, reason, message)
+	}
+}
+
 // wishLocked hands every pod its wish. It returns the workers that are new, and the UIDs of pods whose remembered paths
 // no longer count.
-func (a *Agent) wishLocked(objects []object) (fresh []*worker, homeless []string) {
-	a.namespaces = map[string]labels{}
-	for _, o := range objects {
-		if o.kind == "Namespace" {
-			a.namespaces[o.name] = o.labels
-		}
-	}
+func (a *Agent) wishLocked(set pods.Set) (fresh []*worker, homeless []string) {
+	a.namespaces = set.Namespaces
 	present, claimed := map[string]bool{}, map[string]bool{}
-	for _, o := range objects {
-		if o.kind != "Pod" || o.node != a.cfg.Node {
+	for _, pod := range set.Pods {
+		if pod.Node != a.cfg.Node {
 			continue
 		}
-		pod := o.pod()
 		if present[pod.UID] {
 			a.cfg.Log.Error("two pods have the same uid, the second is left out", "uid", pod.UID, "pod", pod.Key())
 			continue
 		}
 		w, ok := a.workers[pod.UID]
 		if !ok {
-			w = newWorker(a, pod)
+			w = newWorker(a, pod.ID)
 			a.workers[pod.UID] = w
 			fresh = append(fresh, w)
 		}
 		stopped := a.early[pod.Key()]
 		path := a.paths.get(pod.UID)
 		if path == "" || stopped {
-			path = o.netns
+			path = pod.Netns
 		}
 		if claimed[path] {
 			a.cfg.Log.Error("two pods live in one network namespace, the second is taken for homeless", "netns", path, "pod", pod.Key())
 			path = "" // whose identity would its traffic have?
 		}
 		present[pod.UID], claimed[path] = true, path != ""
-		wanted, why := eligible(o, a.namespaces[o.namespace])
-		w.setLocked(wish{path: path, wanted: wanted, why: why})
+		decision := a.cfg.Rules.Decide(pod, a.namespaces[pod.Namespace])
+		if decision.Ignored != "" && decision.Ignored != w.wish.Ignored {
+			a.cfg.Log.Warn("pod doesn't get what it asks for", "pod", pod.Key(), "why", decision.Ignored)
+			a.notice(pod.ID, "AnnotationIgnored", decision.Ignored)
+		}
+		w.setLocked(wish{path: path, Decision: decision})
+		w.runsAtLocked(pod.IPs)
 		if stopped {
 			w.releaseLocked()
 			homeless = append(homeless, pod.UID)
@@ -193,7 +203,7 @@ func (a *Agent) dismissLocked(present, claimed map[string]bool) (gone []string) 
 			continue
 		}
 		gone = append(gone, uid)
-		w.setLocked(wish{path: w.wish.path, gone: true, why: "pod deleted", taken: claimed[w.wish.path]})
+		w.setLocked(wish{path: w.wish.path, gone: true, Decision: pods.Decision{Why: "pod deleted"}, taken: claimed[w.wish.path]})
 	}
 	return gone
 }
@@ -216,7 +226,8 @@ type View struct {
 	Netns   string    `json:"netns"`
 	Wanted  bool      `json:"wanted"`
 	Why     string    `json:"why"`
-	State   string    `json:"state"` // out, enrolling, enrolled, un-enrolling
+	Ignored string    `json:"ignored,omitempty"` // what the pod asks for and doesn't get
+	State   string    `json:"state"`             // out, enrolling, enrolled, un-enrolling
 	Since   time.Time `json:"since"`
 	Retries int       `json:"retries,omitempty"` // failed attempts running
 	Error   string    `json:"error,omitempty"`

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tulle-mesh/tulle/cni-plugin/pods"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
@@ -28,9 +29,12 @@ type record struct {
 	found bool
 	fail  error
 	drain time.Duration
+
+	namespaces map[string]pods.Labels // that are there
+	notices    []string
 }
 
-func (r *record) note(what string, p Pod) {
+func (r *record) note(what string, p pods.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lines = append(r.lines, fmt.Sprintf("%.1fs %s %s", time.Since(r.began).Seconds(), what, p.UID))
@@ -52,19 +56,21 @@ func (r *record) set(f func()) {
 
 func (r *record) actions() Actions {
 	return Actions{
-		Adopt: func(p Pod, _ *socket.Netns, wanted bool) (bool, error) {
+		Adopt: func(p pods.ID, _ *socket.Netns, _ pods.Capture, wanted bool) (bool, error) {
 			if r.found {
 				r.note(fmt.Sprintf("adopt(wanted %v)", wanted), p)
 			}
 			return r.found, nil
 		},
-		Enrol: func(_ context.Context, p Pod, _ *socket.Netns) error {
-			r.note("enrol", p)
+		Enrol: func(_ context.Context, p pods.ID, _ *socket.Netns, how pods.Capture) error {
+			if r.note("enrol", p); how != (pods.Capture{}) {
+				r.note(fmt.Sprintf("%+v", how), p)
+			}
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			return r.fail
 		},
-		Unenrol: func(ctx context.Context, p Pod, _ *socket.Netns) error {
+		Unenrol: func(ctx context.Context, p pods.ID, _ *socket.Netns) error {
 			r.note("un-enrol", p)
 			select {
 			case <-time.After(r.drain):
@@ -75,20 +81,25 @@ func (r *record) actions() Actions {
 				return ctx.Err()
 			}
 		},
-		Forget: func(_ context.Context, p Pod) error { r.note("forget", p); return nil },
+		Forget: func(_ context.Context, p pods.ID) error { r.note("forget", p); return nil },
 	}
 }
 
 // bubble runs an agent in fake time; its objects come by apply.
-func bubble(t *testing.T, f func(a *Agent, r *record, apply func(...object))) {
+func bubble(t *testing.T, f func(a *Agent, r *record, apply func(...pods.Pod))) {
 	state := filepath.Join(t.TempDir(), "places")
 	synctest.Test(t, func(t *testing.T) {
 		r := &record{began: time.Now()}
-		a := New(Config{Node: "node1", Actions: r.actions(), Log: slog.New(slog.DiscardHandler), Verify: 10 * time.Second}, state)
+		a := New(Config{
+			Node: "node1", Actions: r.actions(), Log: slog.New(slog.DiscardHandler), Verify: 10 * time.Second,
+			Notice: func(pod pods.ID, reason, message string) {
+				r.notices = append(r.notices, pod.UID+" "+reason+": "+message)
+			},
+		}, state)
 		ctx, cancel := context.WithCancel(t.Context())
-		f(a, r, func(objects ...object) {
+		f(a, r, func(all ...pods.Pod) {
 			t.Helper()
-			if err := a.apply(ctx, objects); err != nil {
+			if err := a.apply(ctx, pods.Set{Pods: all, Namespaces: r.namespaces}); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -109,14 +120,16 @@ func (r *record) want(t *testing.T, lines ...string) {
 
 const home = "/proc/self/ns/net" // a namespace that is there
 
-func podObject(name string, mode string) object {
-	return object{kind: "Pod", namespace: "demo", name: name, uid: name, node: "node1", netns: home, labels: labels{modeLabel: mode}}
+func podObject(name string, mode string) pods.Pod {
+	return pods.Pod{ID: pods.ID{UID: name, Namespace: "demo", Name: name}, Node: "node1", Netns: home, Labels: inMode(mode)}
 }
 
+func inMode(mode string) pods.Labels { return pods.Labels{"istio.io/dataplane-mode": mode} }
+
 func TestOnlyThisNodesPodsAreEnrolled(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		elsewhere := podObject("b", "ambient")
-		elsewhere.node = "node2"
+		elsewhere.Node = "node2"
 		apply(podObject("a", "ambient"), elsewhere, podObject("c", "none"))
 		r.want(t, "0.0s enrol a")
 		var states []string
@@ -130,7 +143,7 @@ func TestOnlyThisNodesPodsAreEnrolled(t *testing.T) {
 }
 
 func TestEveryPodIsVerifiedOnATimer(t *testing.T) {
-	bubble(t, func(_ *Agent, r *record, apply func(...object)) {
+	bubble(t, func(_ *Agent, r *record, apply func(...pods.Pod)) {
 		apply(podObject("a", "ambient"))
 		time.Sleep(21 * time.Second)
 		r.want(t, "0.0s enrol a", "10.0s enrol a", "20.0s enrol a")
@@ -138,7 +151,7 @@ func TestEveryPodIsVerifiedOnATimer(t *testing.T) {
 }
 
 func TestFailuresAreRetriedWithBackoff(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		r.set(func() { r.fail = errors.New("no proxy") })
 		apply(podObject("a", "ambient"))
 		time.Sleep(13 * time.Second)
@@ -155,7 +168,7 @@ func TestFailuresAreRetriedWithBackoff(t *testing.T) {
 }
 
 func TestRelabellingWhileDrainingTurnsBack(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		r.drain = time.Minute
 		apply(podObject("a", "ambient"))
 		apply(podObject("a", "none"))
@@ -173,7 +186,7 @@ func TestRelabellingWhileDrainingTurnsBack(t *testing.T) {
 }
 
 func TestADeletedPodThatStillLivesIsUnenrolledAndForgotten(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		r.drain = 3 * time.Second
 		apply(podObject("a", "ambient"), podObject("b", "none"))
 		apply()
@@ -186,11 +199,11 @@ func TestADeletedPodThatStillLivesIsUnenrolledAndForgotten(t *testing.T) {
 }
 
 func TestAPodThatReplacesAnotherInItsNamespaceTakesItOver(t *testing.T) {
-	bubble(t, func(_ *Agent, r *record, apply func(...object)) {
+	bubble(t, func(_ *Agent, r *record, apply func(...pods.Pod)) {
 		old := podObject("a", "ambient")
 		apply(old)
 		young := old
-		young.uid = "a2"
+		young.UID = "a2"
 		apply(young)
 		lines := r.take()
 		slices.Sort(lines[1:]) // the two pods' workers are independent
@@ -201,11 +214,11 @@ func TestAPodThatReplacesAnotherInItsNamespaceTakesItOver(t *testing.T) {
 }
 
 func TestWhatAnEarlierAgentLeftIsAdoptedBeforeAnythingElse(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		r.found = true
-		a.cfg.Loaded = func() error { r.note("loaded", Pod{}); return nil }
+		a.cfg.Loaded = func() error { r.note("loaded", pods.ID{}); return nil }
 		b := podObject("b", "none")
-		b.netns = "/proc/thread-self/ns/net"
+		b.Netns = "/proc/thread-self/ns/net"
 		apply(podObject("a", "ambient"), b)
 		lines := r.take()
 		slices.Sort(lines[3:])
@@ -217,9 +230,9 @@ func TestWhatAnEarlierAgentLeftIsAdoptedBeforeAnythingElse(t *testing.T) {
 
 func TestANamespaceThatVanishesAndComesBack(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "netns")
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		o := podObject("a", "ambient")
-		o.netns = link
+		o.Netns = link
 		apply(o)
 		r.want(t)
 		if v := a.Views()[0]; !strings.Contains(v.Error, "no network namespace at") {
@@ -247,10 +260,10 @@ func TestANamespaceThatVanishesEndsDraining(t *testing.T) {
 	if err := os.Symlink(home, link); err != nil {
 		t.Fatal(err)
 	}
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		r.drain = time.Hour
 		o := podObject("a", "ambient")
-		o.netns = link
+		o.Netns = link
 		apply(o)
 		apply()
 		if err := os.Remove(link); err != nil {
@@ -265,9 +278,9 @@ func TestANamespaceThatVanishesEndsDraining(t *testing.T) {
 }
 
 func TestWhereAPodLivesMustBeSaid(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		o := podObject("a", "ambient")
-		o.netns = ""
+		o.Netns = ""
 		apply(o)
 		r.want(t)
 		if v := a.Views()[0]; !strings.Contains(v.Error, "annotate it with tulle.dev/netns") {
@@ -277,16 +290,16 @@ func TestWhereAPodLivesMustBeSaid(t *testing.T) {
 }
 
 func TestTwoPodsWithOneUIDAreNotMixedUp(t *testing.T) {
-	bubble(t, func(_ *Agent, r *record, apply func(...object)) {
+	bubble(t, func(_ *Agent, r *record, apply func(...pods.Pod)) {
 		second := podObject("a", "none")
-		second.name = "impostor"
+		second.Name = "impostor"
 		apply(podObject("a", "ambient"), second)
 		r.want(t, "0.0s enrol a")
 	})
 }
 
 func TestTwoPodsInOneNamespaceAreNotMixedUp(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		apply(podObject("a", "ambient"), podObject("b", "none"), podObject("c", "ambient"))
 		r.want(t, "0.0s enrol a")
 		if v := a.Views()[2]; v.Netns != "" || v.Error == "" {
@@ -299,8 +312,7 @@ func TestTwoPodsInOneNamespaceAreNotMixedUp(t *testing.T) {
 
 func TestTheRuntimeStartsPods(t *testing.T) {
 	homeless := podObject("a", "ambient")
-	homeless.netns = ""
-	ambientNamespace := object{kind: "Namespace", name: "mesh", labels: labels{modeLabel: "ambient"}}
+	homeless.Netns = ""
 	cases := []struct {
 		name, namespace, pod string
 		fail                 error
@@ -315,9 +327,10 @@ func TestTheRuntimeStartsPods(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, func(a *Agent, r *record, apply func(...object)) {
+			bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 				r.fail = c.fail
-				apply(ambientNamespace, homeless, podObject("b", "none"))
+				r.namespaces = map[string]pods.Labels{"mesh": inMode("ambient")}
+				apply(homeless, podObject("b", "none"))
 				enrolled, err := a.Started(context.Background(), c.namespace, c.pod, home)
 				if enrolled != c.enrolled || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 					t.Errorf("enrolled %v, error %v", enrolled, err)
@@ -328,7 +341,7 @@ func TestTheRuntimeStartsPods(t *testing.T) {
 }
 
 func TestTheRuntimeIsToldToWaitWhileTheAgentStarts(t *testing.T) {
-	bubble(t, func(a *Agent, _ *record, _ func(...object)) {
+	bubble(t, func(a *Agent, _ *record, _ func(...pods.Pod)) {
 		if _, err := a.Started(context.Background(), "demo", "a", home); !errors.Is(err, errStarting) {
 			t.Errorf("error is %v", err)
 		}
@@ -336,9 +349,9 @@ func TestTheRuntimeIsToldToWaitWhileTheAgentStarts(t *testing.T) {
 }
 
 func TestAPodThatComesJustAfterTheRuntimesCallIsFound(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
-		namespace := object{kind: "Namespace", name: "demo", labels: labels{modeLabel: "ambient"}}
-		apply(namespace)
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		r.namespaces = map[string]pods.Labels{"demo": inMode("ambient")}
+		apply()
 		result := make(chan error, 1)
 		go func() {
 			_, err := a.Started(context.Background(), "demo", "a", home)
@@ -346,8 +359,8 @@ func TestAPodThatComesJustAfterTheRuntimesCallIsFound(t *testing.T) {
 		}()
 		time.Sleep(50 * time.Millisecond)
 		late := podObject("a", "")
-		late.netns = ""
-		apply(namespace, late)
+		late.Netns = ""
+		apply(late)
 		if err := <-result; err != nil {
 			t.Error(err)
 		}
@@ -355,10 +368,13 @@ func TestAPodThatComesJustAfterTheRuntimesCallIsFound(t *testing.T) {
 }
 
 func TestTheRuntimesDeadlineHolds(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		apply(podObject("a", "ambient"))
 		r.take()
-		a.cfg.Actions.Enrol = func(ctx context.Context, _ Pod, _ *socket.Netns) error { <-ctx.Done(); return ctx.Err() }
+		a.cfg.Actions.Enrol = func(ctx context.Context, _ pods.ID, _ *socket.Netns, _ pods.Capture) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if err := a.Verify(ctx, "demo", "a"); !errors.Is(err, context.DeadlineExceeded) {
@@ -368,7 +384,7 @@ func TestTheRuntimesDeadlineHolds(t *testing.T) {
 }
 
 func TestAStoppedPodIsLetGoUntilItStartsAgain(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		apply(podObject("a", "ambient"))
 		if err := a.Stopped(context.Background(), "demo", "a"); err != nil {
 			t.Fatal(err)
@@ -387,7 +403,7 @@ func TestAStoppedPodIsLetGoUntilItStartsAgain(t *testing.T) {
 }
 
 func TestVerifyingAPodOutsideTheMeshIsEasy(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		apply(podObject("b", "none"))
 		if err := a.Verify(context.Background(), "demo", "b"); err != nil {
 			t.Error(err)
@@ -399,10 +415,10 @@ func TestVerifyingAPodOutsideTheMeshIsEasy(t *testing.T) {
 }
 
 func TestAPodStoppedBeforeTheAgentKnowsItIsLetGo(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		r.found = true
 		remembered := podObject("b", "ambient")
-		remembered.netns = ""
+		remembered.Netns = ""
 		if err := a.paths.put("b", home); err != nil {
 			t.Fatal(err)
 		}
@@ -429,7 +445,7 @@ func TestAPodStoppedBeforeTheAgentKnowsItIsLetGo(t *testing.T) {
 }
 
 func TestAPodStoppedJustAfterItWasAdoptedIsLetGo(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		r.found = true
 		stopped := make(chan error, 1)
 		a.cfg.Loaded = func() error { // proxies and runtimes are let in from here on, the workers don't run yet
@@ -447,7 +463,7 @@ func TestAPodStoppedJustAfterItWasAdoptedIsLetGo(t *testing.T) {
 }
 
 func TestAStoppedPodsAttemptIsCutShort(t *testing.T) {
-	bubble(t, func(a *Agent, r *record, apply func(...object)) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		r.drain = time.Hour
 		apply(podObject("a", "ambient"))
 		apply(podObject("a", "none"))
@@ -463,8 +479,8 @@ func TestASlowDiskStopsNobodyElse(t *testing.T) {
 	a := New(Config{Node: "node1", Actions: r.actions(), Log: slog.New(slog.DiscardHandler), Verify: time.Minute}, filepath.Join(t.TempDir(), "places"))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	homeless := podObject("a", "ambient")
-	homeless.netns = ""
-	if err := a.apply(ctx, []object{homeless}); err != nil {
+	homeless.Netns = ""
+	if err := a.apply(ctx, pods.Set{Pods: []pods.Pod{homeless}}); err != nil {
 		t.Fatal(err)
 	}
 	a.paths.writing.Lock() // as while the file is written

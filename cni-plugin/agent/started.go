@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tulle-mesh/tulle/cni-plugin/pods"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 const (
-	lookUps     = 10
+	lookUps     = 100
 	lookUpPause = 10 * time.Millisecond
 	maxEarly    = 4096 // pods that were stopped before the first objects were read
 )
@@ -19,14 +20,14 @@ var errStarting = errors.New("the node agent is still reading its objects: try a
 
 // Started takes the container runtime's word that it starts a pod in the namespace at path, and returns when the pod is
 // in the mesh, or at once with false if it needn't be. An error means that the pod must not start. A pod which nobody has
-// heard of may start if its namespace isn't in the mesh.
+// heard of may start if its namespace isn't in the mesh, unless every pod has an object.
 func (a *Agent) Started(ctx context.Context, namespace, name, path string) (bool, error) {
 	w, err := a.await(ctx, namespace, name)
 	if err != nil || w == nil {
 		return false, err
 	}
 	a.mu.Lock()
-	wanted := w.wish.wanted
+	wanted := w.wish.In
 	a.mu.Unlock()
 	if !wanted {
 		return false, nil
@@ -60,7 +61,7 @@ func (a *Agent) Verify(ctx context.Context, namespace, name string) error {
 		return err
 	}
 	a.mu.Lock()
-	wanted := w.wish.wanted
+	wanted := w.wish.In
 	a.mu.Unlock()
 	if !wanted {
 		return nil
@@ -96,7 +97,7 @@ func (a *Agent) stoppedEarlyLocked(namespace, name string) error {
 	if len(a.early) >= maxEarly {
 		return errStarting
 	}
-	a.early[Pod{Namespace: namespace, Name: name}.Key()] = true
+	a.early[pods.ID{Namespace: namespace, Name: name}.Key()] = true
 	return nil
 }
 
@@ -106,14 +107,14 @@ func (a *Agent) await(ctx context.Context, namespace, name string) (*worker, err
 	for range lookUps {
 		a.mu.Lock()
 		w, loaded, stopped := a.findLocked(namespace, name), a.loaded, a.stopped
-		mode := a.namespaces[namespace].mode()
+		may := !a.cfg.Complete && !a.namespaces[namespace].Ambient() || a.cfg.Rules.Excludes(namespace)
 		a.mu.Unlock()
 		switch {
 		case stopped || !loaded:
 			return nil, errStarting
 		case w != nil:
 			return w, nil
-		case mode != ambient || namespace == excludedNamespace:
+		case may:
 			return nil, nil
 		}
 		select {
@@ -122,7 +123,7 @@ func (a *Agent) await(ctx context.Context, namespace, name string) (*worker, err
 			return nil, ctx.Err()
 		}
 	}
-	return nil, fmt.Errorf("pod %s/%s isn't known to the node agent, but its namespace is in the mesh: try again", namespace, name)
+	return nil, fmt.Errorf("pod %s/%s isn't known to the node agent, and may belong to the mesh: try again", namespace, name)
 }
 
 // ask waits for an attempt that begins after now, and returns its outcome.

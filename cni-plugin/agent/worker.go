@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"syscall"
 	"time"
 
+	"github.com/tulle-mesh/tulle/cni-plugin/pods"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
@@ -20,30 +22,31 @@ const (
 
 // wish is what should become of a pod.
 type wish struct {
+	pods.Decision
 	path     string // of the network namespace; "" where unknown
-	wanted   bool   // in the mesh
-	why      string
-	gone     bool // the pod's object was deleted
-	taken    bool // gone, and another pod lives in its namespace now
+	gone     bool   // the pod's object was deleted
+	taken    bool   // gone, and another pod lives in its namespace now
 	released socket.NetnsID
 }
 
 // worker keeps one pod as wished. Its loop does one thing at a time; a new wish interrupts it.
 type worker struct {
 	agent *Agent
-	pod   Pod
+	pod   pods.ID
 	wake  chan struct{}
 
 	// Guarded by agent.mu.
 	wish      wish
-	asked     int    // counts wishes and questions
-	interrupt func() // ends the running attempt
+	ips       []netip.Addr // of the pod, once it runs
+	asked     int          // counts wishes and questions
+	interrupt func()       // ends the running attempt
 	report    report
 	reported  chan struct{} // closed and replaced with every report
 
 	// The loop's own.
 	ns    *socket.Netns
-	known bool // the proxy or the rules may know the pod
+	at    string // path by which ns was opened
+	known bool   // the proxy, the rules or the control plane may know the pod
 }
 
 // report is the outcome of the last attempt.
@@ -53,6 +56,7 @@ type report struct {
 	since    time.Time
 	retries  int
 	err      error
+	at       string // path at which the pod was found to live
 }
 
 const (
@@ -62,9 +66,9 @@ const (
 	stateUnenrolling = "un-enrolling"
 )
 
-func newWorker(a *Agent, pod Pod) *worker {
+func newWorker(a *Agent, pod pods.ID) *worker {
 	return &worker{
-		agent: a, pod: pod, wake: make(chan struct{}, 1), interrupt: func() {},
+		agent: a, pod: pod, known: a.cfg.Left != nil && a.cfg.Left(pod), wake: make(chan struct{}, 1), interrupt: func() {},
 		report: report{state: stateOut, since: time.Now()}, reported: make(chan struct{}),
 	}
 }
@@ -81,10 +85,22 @@ func (w *worker) setLocked(next wish) {
 	w.wakeUp()
 }
 
+// runsAtLocked takes in the pod's addresses: who has some can be looked for.
+func (w *worker) runsAtLocked(ips []netip.Addr) {
+	if len(w.ips) == 0 && len(ips) > 0 {
+		w.wakeUp()
+	}
+	w.ips = ips
+}
+
 // releaseLocked keeps the worker out of the namespace that the pod's path leads to now, until another word. It doesn't
 // rely on what the worker has seen: it may be just about to look there for the first time.
 func (w *worker) releaseLocked() {
-	w.wish.released, _ = idAt(w.wish.path) // what can't be looked at can't be opened
+	path := w.wish.path
+	if path == "" {
+		path = w.report.at
+	}
+	w.wish.released, _ = idAt(path) // what can't be looked at can't be opened
 	w.interrupt()
 	w.wakeUp()
 }
@@ -155,7 +171,11 @@ func (w *worker) rest(ctx context.Context, wish wish, pause time.Duration) bool 
 
 // moved tells, at the price of one system call, whether the pod's path leads to another namespace than before.
 func (w *worker) moved(wish wish) bool {
-	here, err := idAt(wish.path)
+	path := wish.path
+	if path == "" {
+		path = w.at
+	}
+	here, err := idAt(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false
 	}
@@ -189,9 +209,9 @@ func (w *worker) begin(ctx context.Context) (wish, int, context.Context, context
 func (w *worker) tell(wish wish, asked, retries int, err error) {
 	state := stateOut
 	switch {
-	case wish.wanted && err == nil:
+	case wish.In && err == nil:
 		state = stateEnrolled
-	case wish.wanted:
+	case wish.In:
 		state = stateEnrolling
 	case err != nil:
 		state = stateUnenrolling
@@ -199,10 +219,11 @@ func (w *worker) tell(wish wish, asked, retries int, err error) {
 	w.agent.mu.Lock()
 	defer w.agent.mu.Unlock()
 	last := w.report
-	if err != nil && (last.err == nil || last.err.Error() != err.Error()) {
+	if err != nil && !errors.Is(err, errHomeless) && (last.err == nil || last.err.Error() != err.Error()) {
 		w.agent.cfg.Log.Warn("pod isn't as it should be, will retry", "pod", w.pod.Key(), "state", state, "err", err)
+		w.agent.notice(w.pod, reasons[state], err.Error()+"; it will be tried again")
 	}
-	next := report{answered: asked, state: state, since: last.since, retries: retries, err: err}
+	next := report{answered: asked, state: state, since: last.since, retries: retries, err: err, at: w.at}
 	if state != last.state {
 		next.since = time.Now()
 	}
@@ -210,6 +231,9 @@ func (w *worker) tell(wish wish, asked, retries int, err error) {
 	close(w.reported)
 	w.reported = make(chan struct{})
 }
+
+// reasons name failures for machines.
+var reasons = map[string]string{stateEnrolling: "NotInMesh", stateUnenrolling: "StillInMesh", stateOut: "NotInMesh"}
 
 // underway shows a state that lasts before there is an outcome to tell.
 func (w *worker) underway(state string) {
@@ -222,8 +246,11 @@ func (w *worker) underway(state string) {
 
 func (w *worker) viewLocked() View {
 	v := View{
-		Pod: w.pod.Key(), UID: w.pod.UID, Netns: w.wish.path, Wanted: w.wish.wanted, Why: w.wish.why,
+		Pod: w.pod.Key(), UID: w.pod.UID, Netns: w.wish.path, Wanted: w.wish.In, Why: w.wish.Why, Ignored: w.wish.Ignored,
 		State: w.report.state, Since: w.report.since, Retries: w.report.retries,
+	}
+	if v.Netns == "" {
+		v.Netns = w.report.at
 	}
 	if w.report.err != nil {
 		v.Error = w.report.err.Error()
@@ -247,14 +274,14 @@ func (w *worker) attempt(ctx context.Context, wish wish) (done bool, err error) 
 		return false, err
 	}
 	switch {
-	case w.ns == nil && wish.wanted:
+	case w.ns == nil && wish.In:
 		return false, w.homeless(wish)
-	case wish.wanted:
+	case wish.In:
 		w.known = true
 		w.underway(stateEnrolling)
 		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 		defer cancel()
-		return false, w.agent.cfg.Actions.Enrol(ctx, w.pod, w.ns)
+		return false, w.agent.cfg.Actions.Enrol(ctx, w.pod, w.ns, wish.Capture)
 	case w.known && wish.taken:
 		return true, w.forget(ctx)
 	case w.known:
@@ -288,26 +315,33 @@ func (w *worker) leave(ctx context.Context, wish wish) error {
 	}
 }
 
+// errHomeless is that of a pod which lives nowhere yet. In a cluster, every pod begins like that.
+var errHomeless = errors.New("it isn't enrolled before it has one")
+
 func (w *worker) homeless(wish wish) error {
-	if wish.path == "" {
-		return fmt.Errorf("where pod %s lives isn't known: annotate it with %s=/run/netns/…", w.pod.Key(), netnsAnnotation)
+	switch {
+	case wish.path != "":
+		return fmt.Errorf("pod %s has no network namespace at %s yet: %w", w.pod.Key(), wish.path, errHomeless)
+	case w.agent.cfg.Find != nil:
+		return fmt.Errorf("pod %s has no network namespace yet: %w", w.pod.Key(), errHomeless)
 	}
-	return fmt.Errorf("pod %s has no network namespace at %s yet", w.pod.Key(), wish.path)
+	return fmt.Errorf("where pod %s lives isn't known: annotate it with tulle.dev/netns=/run/netns/…", w.pod.Key())
 }
 
 // look makes ns the namespace that the pod lives in now, nil when there is none, and adopts what it finds in a new one.
 func (w *worker) look(ctx context.Context, wish wish) error {
-	here, err := w.open(wish)
+	here, at, err := w.open(wish)
 	if err != nil {
 		return err
 	}
+	w.at = at
 	if here != nil && w.ns != nil && here.ID() == w.ns.ID() {
 		here.Close()
 		return nil
 	}
 	w.ns.Close()
 	w.ns = here
-	if w.known && (here == nil || !wish.wanted) {
+	if w.known && (here == nil || !wish.In) {
 		if err := w.forget(ctx); err != nil {
 			return err
 		}
@@ -315,24 +349,52 @@ func (w *worker) look(ctx context.Context, wish wish) error {
 	if here == nil {
 		return nil
 	}
-	found, err := w.agent.cfg.Actions.Adopt(w.pod, here, wish.wanted)
+	found, err := w.agent.cfg.Actions.Adopt(w.pod, here, wish.Capture, wish.In)
 	w.known = w.known || found || err != nil
 	return err
 }
 
-// open opens the pod's namespace, nil where there is none.
-func (w *worker) open(wish wish) (*socket.Netns, error) {
-	if wish.path == "" {
+// open opens the pod's namespace, nil where there is none, and returns the path that leads to it: the one that somebody
+// has said, or where it was found before, or where it is found now.
+func (w *worker) open(wish wish) (*socket.Netns, string, error) {
+	for _, path := range []string{wish.path, w.at} {
+		ns, err := openUnless(path, wish.released)
+		if err != nil || ns != nil && (path == wish.path || ns.ID() == w.ns.ID()) {
+			return ns, path, err
+		}
+		ns.Close() // a process of another pod, by now
+	}
+	path, err := w.find()
+	if path == "" || err != nil {
+		return nil, "", err
+	}
+	ns, err := openUnless(path, wish.released)
+	return ns, path, err
+}
+
+func (w *worker) find() (string, error) {
+	w.agent.mu.Lock()
+	ips := w.ips
+	w.agent.mu.Unlock()
+	if w.agent.cfg.Find == nil || len(ips) == 0 {
+		return "", nil
+	}
+	return w.agent.cfg.Find(w.pod, ips)
+}
+
+// openUnless opens a namespace, nil where there is none or it is the released one.
+func openUnless(path string, released socket.NetnsID) (*socket.Netns, error) {
+	if path == "" {
 		return nil, nil
 	}
-	ns, err := socket.OpenNetns(wish.path)
+	ns, err := socket.OpenNetns(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if ns.ID() == wish.released {
+	if ns.ID() == released {
 		ns.Close()
 		return nil, nil
 	}

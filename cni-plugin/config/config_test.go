@@ -20,6 +20,9 @@ func TestFlags(t *testing.T) {
 	if c != want {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
+	if c, err = Parse(strings.Fields("--source kubernetes --node n1 --exclude-namespaces kube-system,legacy"), io.Discard); err != nil || c.MetricsAddr != ":15014" || len(c.ExcludedNamespaces()) != 2 {
+		t.Errorf("in a cluster: %+v, %v", c, err)
+	}
 	if c, err = Parse(strings.Fields("--node n1 objects/"), io.Discard); err != nil || c.Status != "status" {
 		t.Errorf("status folder %q beside a relative folder, %v", c.Status, err)
 	}
@@ -41,7 +44,10 @@ func TestWhatCantWorkIsRefused(t *testing.T) {
 		"dir --node a/b":                      "want --node NAME",
 		"dir --node ..":                       "want --node NAME",
 		"dir other --node n1":                 "two folders",
-		"dir --node n1 --source kubernetes":   "unknown source",
+		"dir --node n1 --source consul":       "unknown source",
+		"dir --node n1 --source kubernetes":   "for --source files only",
+		"dir --node n1 --kubeconfig k":        "for --source kubernetes only",
+		"--source kubernetes":                 "want --node NAME",
 		"dir --node n1 --drain-timeout -1s":   "negative",
 		"dir --node n1 --drain-timeout later": "invalid value",
 		"dir --node n1 --log-format xml":      "unknown log format",

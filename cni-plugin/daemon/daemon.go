@@ -3,11 +3,9 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"path/filepath"
 	"time"
 
@@ -16,7 +14,9 @@ import (
 	"github.com/tulle-mesh/tulle/cni-plugin/agent"
 	"github.com/tulle-mesh/tulle/cni-plugin/config"
 	"github.com/tulle-mesh/tulle/cni-plugin/enroll"
+	"github.com/tulle-mesh/tulle/cni-plugin/install"
 	"github.com/tulle-mesh/tulle/cni-plugin/plugin"
+	"github.com/tulle-mesh/tulle/cni-plugin/pods"
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
 	"github.com/tulle-mesh/tulle/cni-plugin/zds"
 	"github.com/tulle-mesh/tulle/mesh/admin"
@@ -32,13 +32,33 @@ const taskObjects = "objects of the node" // what readiness waits for
 
 // daemon is a running agent.
 type daemon struct {
-	cfg      config.Config
-	log      *slog.Logger
-	proxies  *zds.Server
-	statuses *enroll.Statuses
-	agent    *agent.Agent
-	ready    admin.Readiness
-	loaded   chan struct{} // closed when what was enrolled before is adopted
+	cfg       config.Config
+	log       *slog.Logger
+	proxies   *zds.Server
+	engines   *redirect.Engines
+	place     place
+	agent     *agent.Agent
+	installer *install.Installer // nil if nothing is to be installed
+	metrics   *metrics
+	ready     admin.Readiness
+	loaded    chan struct{} // closed when what was enrolled before is adopted
+}
+
+// place is where pods come from and where it is said that they are enrolled: a folder or a cluster.
+type place interface {
+	// follow hands on what there is, as agent.Source.
+	follow(ctx context.Context, apply func(pods.Set)) error
+	enroll.Published
+	// published returns what is said, by name of the pods.
+	published([]agent.View) map[string]status.Pod
+	// adopted is told when all that was enrolled before is known. Its error ends the agent.
+	adopted() error
+	// fill adds to the agent's configuration what is different here.
+	fill(*agent.Config)
+	// run does what else is to do here until the context ends. ready is closed when pods can be taken in.
+	run(ctx context.Context, ready <-chan struct{}) error
+	// leave is told that the agent ends, and returns whether what it has installed must go, too.
+	leave(context.Context) (bool, error)
 }
 
 // Run runs the agent until ctx ends. Pods stay enrolled when it ends.
@@ -47,7 +67,7 @@ func Run(ctx context.Context, cfg config.Config, version string, logs io.Writer)
 	if err != nil {
 		return fmt.Errorf("log level: %w", err)
 	}
-	d, err := newDaemon(cfg, telemetry.NewLogger(logs, cfg.LogFormat, levels))
+	d, err := newDaemon(cfg, version, telemetry.NewLogger(logs, cfg.LogFormat, levels))
 	if err != nil {
 		return err
 	}
@@ -56,54 +76,99 @@ func Run(ctx context.Context, cfg config.Config, version string, logs io.Writer)
 		return err
 	}
 	defer health.Close()
-	d.log.Info("node agent starts", "version", version, "node", cfg.Node, "dir", cfg.Dir)
+	if cfg.MetricsAddr != "" {
+		metrics, err := admin.Start(admin.Config{Addr: cfg.MetricsAddr, Handler: d.metricsPage(), Log: d.log})
+		if err != nil {
+			return err
+		}
+		defer metrics.Close()
+	}
+	d.log.Info("node agent starts", "version", version, "node", cfg.Node, "source", cfg.Source)
 	err = d.run(ctx)
+	d.leave(context.WithoutCancel(ctx))
 	d.log.Info("node agent ends; its pods stay as they are", "err", err)
 	return err
 }
 
-func newDaemon(cfg config.Config, log *slog.Logger) (*daemon, error) {
+func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, error) {
 	engines, err := redirect.New(redirect.Config{Engine: cfg.Engine, Pins: cfg.Pins, Log: log.With("scope", "redirect")})
 	if err != nil {
 		return nil, err
 	}
 	d := &daemon{
-		cfg: cfg, log: log, loaded: make(chan struct{}),
-		proxies:  zds.NewServer(log.With("scope", "zds")),
-		statuses: enroll.NewStatuses(cfg.Status, cfg.Node),
+		cfg: cfg, log: log, loaded: make(chan struct{}), engines: engines,
+		proxies: zds.NewServer(log.With("scope", "zds")),
+	}
+	if d.place, err = newPlace(cfg, version, log); err != nil {
+		return nil, err
 	}
 	d.ready.Begin(taskObjects)
+	d.install()
+	d.metrics = newMetrics(d)
 	d.proxies.OnListeners(engines.Listen)
+	agentConfig := agent.Config{
+		Node: cfg.Node, Log: log.With("scope", "agent"), Verify: verifyInterval, Loaded: d.adopted, Source: d.place.follow,
+		Rules: pods.Rules{Excluded: cfg.ExcludedNamespaces(), System: cfg.Namespace, DNS: cfg.DNSCapture},
+	}
+	d.place.fill(&agentConfig)
 	enroller := enroll.New(enroll.Config{
-		Proxies: d.proxies, Redirect: engines, Statuses: d.statuses, Log: log.With("scope", "enroll"),
-		WithdrawGrace: cfg.WithdrawGrace, DrainTimeout: cfg.DrainTimeout, DNS: cfg.DNSCapture,
+		Proxies: d.proxies, Redirect: engines, Statuses: d.place, Log: log.With("scope", "enroll"),
+		WithdrawGrace: cfg.WithdrawGrace, DrainTimeout: cfg.DrainTimeout,
+		Repaired: func(pod enroll.Pod, found redirect.Found) {
+			d.metrics.repairs.Inc()
+			if agentConfig.Notice != nil {
+				agentConfig.Notice(id(pod), "CaptureRepaired", "somebody had changed the pod's network namespace so that it wasn't captured, but "+found.State.String())
+			}
+		},
 	})
-	d.agent = agent.New(agent.Config{
-		Node: cfg.Node, Dir: cfg.Dir, Log: log.With("scope", "agent"),
-		Actions: actions(enroller), Verify: verifyInterval, Loaded: d.adopted,
-	}, filepath.Join(cfg.Status, "."+cfg.Node+".netns"))
+	agentConfig.Actions = actions(enroller)
+	d.agent = agent.New(agentConfig, filepath.Join(stateDir(cfg), "."+cfg.Node+".netns"))
 	return d, nil
 }
 
+// stateDir is where the agent remembers where pods live, until the machine's next start.
+func stateDir(cfg config.Config) string {
+	if cfg.Source == config.Kubernetes {
+		return filepath.Dir(cfg.PluginSocket)
+	}
+	return cfg.Status
+}
+
+func newPlace(cfg config.Config, version string, log *slog.Logger) (place, error) {
+	if cfg.Source == config.Kubernetes {
+		return newCluster(cfg, version, log)
+	}
+	return folder{enroll.NewStatuses(cfg.Status, cfg.Node), cfg.Dir, log.With("scope", "agent")}, nil
+}
+
+// id is a pod without its namespace.
+func id(p enroll.Pod) pods.ID {
+	return pods.ID{UID: p.UID, Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount}
+}
+
 func actions(e *enroll.Enroller) agent.Actions {
-	pod := func(p agent.Pod, ns *socket.Netns) enroll.Pod {
+	pod := func(p pods.ID, ns *socket.Netns, how pods.Capture) enroll.Pod {
 		w := zds.Workload{UID: p.UID, Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount}
-		return enroll.Pod{Workload: w, Netns: ns}
+		return enroll.Pod{Workload: w, Netns: ns, DNS: how.DNS}
 	}
 	return agent.Actions{
-		Adopt: func(p agent.Pod, ns *socket.Netns, wanted bool) (bool, error) { return e.Adopt(pod(p, ns), wanted) },
-		Enrol: func(ctx context.Context, p agent.Pod, ns *socket.Netns) error { return e.Enrol(ctx, pod(p, ns)) },
-		Unenrol: func(ctx context.Context, p agent.Pod, ns *socket.Netns) error {
-			return e.Unenrol(ctx, pod(p, ns))
+		Adopt: func(p pods.ID, ns *socket.Netns, how pods.Capture, wanted bool) (bool, error) {
+			return e.Adopt(pod(p, ns, how), wanted)
 		},
-		Forget: func(ctx context.Context, p agent.Pod) error { return e.Forget(ctx, pod(p, nil)) },
+		Enrol: func(ctx context.Context, p pods.ID, ns *socket.Netns, how pods.Capture) error {
+			return e.Enrol(ctx, pod(p, ns, how))
+		},
+		Unenrol: func(ctx context.Context, p pods.ID, ns *socket.Netns) error {
+			return e.Unenrol(ctx, pod(p, ns, pods.Capture{}))
+		},
+		Forget: func(ctx context.Context, p pods.ID) error { return e.Forget(ctx, pod(p, nil, pods.Capture{})) },
 	}
 }
 
 // adopted comes when every pod that was enrolled before is known: only now may proxies take a snapshot, and may the
 // status file be replaced.
 func (d *daemon) adopted() error {
-	if err := d.statuses.Open(); err != nil {
+	if err := d.place.adopted(); err != nil {
 		return err
 	}
 	d.ready.Done(taskObjects)
@@ -131,6 +196,10 @@ func (d *daemon) run(ctx context.Context) error {
 		d.retryAfterSnapshots(ctx)
 		return nil
 	})
+	group.Go(func() error { return d.place.run(ctx, d.loaded) })
+	if d.installer != nil {
+		group.Go(func() error { return d.installer.Run(ctx) })
+	}
 	return group.Wait()
 }
 
@@ -144,69 +213,4 @@ func (d *daemon) retryAfterSnapshots(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// verbs answers the CNI plugin.
-func (d *daemon) verbs() plugin.Handler {
-	return plugin.Handler{
-		Add: func(ctx context.Context, r plugin.Request) (plugin.Reply, error) {
-			enrolled, err := d.agent.Started(ctx, r.PodNamespace, r.PodName, r.Netns)
-			return plugin.Reply{Enrolled: enrolled && err == nil}, err
-		},
-		Check: func(ctx context.Context, r plugin.Request) error {
-			return d.agent.Verify(ctx, r.PodNamespace, r.PodName)
-		},
-		Del: func(ctx context.Context, r plugin.Request) error {
-			return d.agent.Stopped(ctx, r.PodNamespace, r.PodName)
-		},
-		Ready: func() error {
-			if pending := d.ready.Pending(); len(pending) > 0 {
-				return errors.New("the node agent isn't ready yet")
-			}
-			return nil
-		},
-	}
-}
-
-// pages are served at the health address.
-func (d *daemon) pages(levels *telemetry.Levels) http.Handler {
-	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	return admin.Pages("tulle-cni-agent on "+d.cfg.Node, append([]admin.Page{
-		{Path: "/healthz", Title: "alive", Handler: ok},
-		{Path: "/readyz", Title: "ready to take pods in", Handler: &d.ready},
-		{Path: "/metrics", Title: "metrics", Handler: http.HandlerFunc(d.metrics)},
-		admin.JSON("/debug/pods", "pods of this node, and why they are in the mesh or not", func() any { return d.view() }),
-		admin.Logging(admin.Levels{Get: levels.String, Set: levels.Set, Reset: levels.Reset}),
-	}, admin.Profiles()...))
-}
-
-// view is the debug page.
-type view struct {
-	Proxies   int                   `json:"proxies"` // connected
-	Pods      []agent.View          `json:"pods"`
-	Published map[string]status.Pod `json:"published"`
-}
-
-func (d *daemon) view() view {
-	return view{Proxies: d.proxies.Connected(), Pods: d.agent.Views(), Published: d.statuses.All()}
-}
-
-// metrics counts from the same view that people see.
-func (d *daemon) metrics(w http.ResponseWriter, _ *http.Request) {
-	v := d.view()
-	count := map[string]int{}
-	failing := 0
-	for _, pod := range v.Pods {
-		count[pod.State]++
-		if pod.Error != "" {
-			failing++
-		}
-	}
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	fmt.Fprintf(w, "# TYPE tulle_cni_pods gauge\n")
-	for _, state := range agent.States() {
-		fmt.Fprintf(w, "tulle_cni_pods{state=%q} %d\n", state, count[state])
-	}
-	fmt.Fprintf(w, "# TYPE tulle_cni_pods_failing gauge\ntulle_cni_pods_failing %d\n", failing)
-	fmt.Fprintf(w, "# TYPE tulle_cni_proxies_connected gauge\ntulle_cni_proxies_connected %d\n", v.Proxies)
 }

@@ -465,6 +465,12 @@ func TestPagesTellWhatIsGoingOn(t *testing.T) {
 		t.Error("the log doesn't say the version")
 	}
 	n.logs.mu.Unlock()
+	if code, body := n.get("/debug/verify?pod=demo/unknown"); code != 404 || !strings.Contains(body, "isn't on this node") {
+		t.Errorf("verify an unknown pod: %d %s", code, body)
+	}
+	if p := v.Pods[0]; p.Capture != "capture" || p.Engine != redirect.NFT {
+		t.Errorf("in the pod: %q by %q", p.Capture, p.Engine)
+	}
 	if _, body := n.get("/metrics"); !strings.Contains(body, "tulle_cni_pods{state=\"enrolled\"} 1\n") || !strings.Contains(body, "tulle_cni_pods_failing 0\n") {
 		t.Errorf("metrics:\n%s", body)
 	}

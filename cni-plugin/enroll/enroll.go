@@ -25,31 +25,41 @@ import (
 type Pod struct {
 	zds.Workload
 	Netns *socket.Netns // stays the caller's
+	DNS   bool          // its DNS questions go to the proxy, too
+}
+
+// capture is the redirection of the pod once it is in.
+func (p Pod) capture() redirect.State {
+	if p.DNS {
+		return redirect.CaptureDNS
+	}
+	return redirect.Capture
 }
 
 // Key is how the pod is published and logged.
 func (p Pod) Key() string { return p.Namespace + "/" + p.Name }
 
-// Config has an Enroller's parts. All are required, the durations may be zero.
+// Published is where others read which pods are enrolled. Its calls return when readers can see the change.
+type Published interface {
+	Set(Pod, status.State) error
+	// Remove withdraws a pod's state, unless it's already that of a newer pod with the same name.
+	Remove(Pod) error
+	// Enabled tells whether the pod, and not one of the same name, is published as enabled.
+	Enabled(Pod) bool
+}
+
+// Config has an Enroller's parts. All are required but Repaired, the durations may be zero.
 type Config struct {
 	Proxies  *zds.Server
 	Redirect *redirect.Engines
-	Statuses *Statuses
+	Statuses Published
 	Log      *slog.Logger
 	// WithdrawGrace is how long peers have to notice a withdrawn state before captures stop.
 	WithdrawGrace time.Duration
 	// DrainTimeout bounds the wait for captured connections to end; what is left then is cut.
 	DrainTimeout time.Duration
-	// DNS sends the pods' DNS questions to the proxy, too.
-	DNS bool
-}
-
-// capture is the redirection of a pod that is in.
-func (c Config) capture() redirect.State {
-	if c.DNS {
-		return redirect.CaptureDNS
-	}
-	return redirect.Capture
+	// Repaired is told of a pod that was in, and whose redirection somebody had changed; nil where nobody listens.
+	Repaired func(pod Pod, found redirect.Found)
 }
 
 // Enroller enrols and un-enrols. Calls for different pods may overlap, those for one pod must not.
@@ -95,6 +105,7 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	refused := e.cfg.Proxies.Refused(pod.UID)
+	damaged := !before.Captures() && e.cfg.Statuses.Enabled(pod)
 	if in, err := e.isIn(pod, before); in || err != nil {
 		return err
 	}
@@ -121,6 +132,12 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "published enabled")
+	if damaged {
+		log.Warn("pod was captured no more, and is again: somebody has changed its network namespace", "found", before.State)
+		if e.cfg.Repaired != nil {
+			e.cfg.Repaired(pod, before)
+		}
+	}
 	if !before.Captures() {
 		now, _ := e.cfg.Redirect.Current(pod.Netns) // only for the log
 		log.Info("pod enrolled", "engine", now.Engine)
@@ -130,7 +147,7 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 
 // isIn tells that nothing is left to do. While no proxy is connected, its listeners aren't looked at.
 func (e *Enroller) isIn(pod Pod, before redirect.Found) (bool, error) {
-	if before.State != e.cfg.capture() || !e.cfg.Proxies.Served(pod.UID) || !e.cfg.Statuses.Enabled(pod) {
+	if before.State != pod.capture() || !e.cfg.Proxies.Served(pod.UID) || !e.cfg.Statuses.Enabled(pod) {
 		return false, nil
 	}
 	if e.cfg.Proxies.Connected() == 0 {
@@ -154,7 +171,7 @@ func (e *Enroller) desired(pod Pod) (redirect.Desired, error) {
 	if err != nil {
 		return redirect.Desired{}, fmt.Errorf("the proxy's listeners in pod %s: %w", pod.Key(), err)
 	}
-	return redirect.Desired{State: e.cfg.capture(), Listeners: listeners}, nil
+	return redirect.Desired{State: pod.capture(), Listeners: listeners}, nil
 }
 
 func (e *Enroller) capture(pod Pod) error {

@@ -98,7 +98,7 @@ func newBench(t *testing.T) *bench {
 		WithdrawGrace: 50 * time.Millisecond, DrainTimeout: patience,
 	}
 	b.Enroller = enroll.New(b.cfg)
-	if err := b.cfg.Statuses.Open(); err != nil {
+	if err := b.cfg.Statuses.(*enroll.Statuses).Open(); err != nil {
 		t.Fatal(err)
 	}
 	b.serve()
@@ -469,7 +469,7 @@ func TestARestartedAgentAdoptsWithoutWithdrawing(t *testing.T) {
 		t.Fatalf("adopted %v, %v", found, err)
 	}
 	second.mustLook(inside)
-	if err := second.cfg.Statuses.Open(); err != nil {
+	if err := second.cfg.Statuses.(*enroll.Statuses).Open(); err != nil {
 		t.Fatal(err)
 	}
 	second.mustLook(inside)
@@ -493,7 +493,7 @@ func TestCapturingDNSIsSwitchedWithoutWithdrawing(t *testing.T) {
 		want string
 	}{{true, `redirection capture with DNS published "demo/cart": {uid: "uid-1", state: enabled}`}, {false, inside}} {
 		b.journal.lines = nil
-		b.cfg.DNS = c.dns
+		b.pod.DNS = c.dns
 		b.Enroller = enroll.New(b.cfg)
 		if err := b.enrol(); err != nil {
 			t.Fatal(err)

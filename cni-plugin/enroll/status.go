@@ -10,7 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/status"
 )
 
-// Statuses publishes the node's pods in a file that the control plane reads. It is safe for concurrent use. It keeps
+// Statuses is Published in a file that the control plane reads. It is safe for concurrent use. It keeps
 // quiet until Open, so that a restarted agent first learns what is enrolled and then replaces the file as a whole.
 type Statuses struct {
 	path string

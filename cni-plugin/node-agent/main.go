@@ -12,11 +12,19 @@ import (
 
 	"github.com/tulle-mesh/tulle/cni-plugin/config"
 	"github.com/tulle-mesh/tulle/cni-plugin/daemon"
+	"github.com/tulle-mesh/tulle/cni-plugin/inspect"
 )
 
 var version = "unknown" // the linker sets it
 
 func main() {
+	if inspect.Is(os.Args[1:]) {
+		if err := inspect.Run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
+			fmt.Fprintln(os.Stderr, "tulle-cni-agent:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	cfg, err := config.Parse(os.Args[1:], os.Stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

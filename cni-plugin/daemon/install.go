@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/tulle-mesh/tulle/cni-plugin/install"
+)
+
+const taskPlugin = "CNI plugin in the runtime's configuration"
+
+// install prepares the installation of the plugin, if one is wished for. The agent is ready once it's done.
+func (d *daemon) install() {
+	if d.cfg.ConfDir == "" {
+		return
+	}
+	d.ready.Begin(taskPlugin)
+	d.installer = install.New(install.Config{
+		Plugin: d.cfg.Plugin, BinDir: d.cfg.BinDir, ConfDir: d.cfg.ConfDir, Log: d.log.With("scope", "install"),
+		Settings: install.Settings{RunDir: filepath.Dir(d.cfg.PluginSocket), Excluded: d.cfg.ExcludedNamespaces(), System: d.cfg.Namespace},
+		Done:     d.installed,
+	})
+}
+
+// installed takes in how an installation went.
+func (d *daemon) installed(err error) {
+	if err != nil {
+		d.ready.Begin(taskPlugin)
+		d.metrics.installs.WithLabelValues("FAILURE").Inc()
+		return
+	}
+	d.ready.Done(taskPlugin)
+	d.metrics.installs.WithLabelValues("SUCCESS").Inc()
+}
+
+// leave takes away what was installed if no agent comes after this one. The pods stay as they are in any case.
+func (d *daemon) leave(ctx context.Context) {
+	last, err := d.place.leave(ctx)
+	if err != nil {
+		d.log.Warn("it isn't known whether another agent follows, so the CNI plugin stays installed", "err", err)
+	}
+	if !last || d.installer == nil {
+		return
+	}
+	if err := d.installer.Remove(); err != nil {
+		d.log.Error("the CNI plugin stays installed: no pod can start until it is taken out by hand", "err", err)
+		return
+	}
+	d.log.Info("the CNI plugin is removed, since the agent is uninstalled")
+}

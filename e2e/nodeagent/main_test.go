@@ -1,0 +1,72 @@
+// Package nodeagent tests the node agent's and the CNI plugin's real programs against a real API server, with pods that are
+// real network namespaces with a process in each, and a scripted tunnel proxy.
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/e2e/apiserver"
+)
+
+// The programs and the API server are there for all tests; each test has a node and a namespace of its own.
+var (
+	agentProgram, pluginProgram string
+	server                      *apiserver.Server
+	kubeconfig                  string // of the agent's account
+)
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	dir, err := os.MkdirTemp("", "tulle-nodeagent-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	if agentProgram, err = build(dir, "tulle-cni-agent", "github.com/tulle-mesh/tulle/cni-plugin/node-agent"); err != nil {
+		return 1, err
+	}
+	if pluginProgram, err = build(dir, "tulle-cni", "github.com/tulle-mesh/tulle/cni-plugin"); err != nil {
+		return 1, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	server, err = apiserver.Start(ctx, apiserver.Config{Dir: dir, Say: func(line string) { fmt.Println("  " + line) }})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, server.Stop()) }()
+	account, err := os.ReadFile("account.yaml")
+	if err != nil {
+		return 1, err
+	}
+	if err := server.Apply(ctx, string(account)); err != nil {
+		return 1, err
+	}
+	if kubeconfig, err = server.Kubeconfig(ctx, apiserver.User{Namespace: system, Account: "istio-cni"}); err != nil {
+		return 1, err
+	}
+	return m.Run(), nil
+}
+
+func build(dir, name, source string) (string, error) {
+	to := filepath.Join(dir, name)
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", to, source).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", source, err, out)
+	}
+	return to, nil
+}

@@ -1,0 +1,223 @@
+package nodeagent
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tulle-mesh/tulle/mesh/meshtest/fakeproxy"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+const (
+	in  = "enrolled nft capture label on the namespace"
+	out = "out - removed neither pod nor namespace has the label istio.io/dataplane-mode=ambient"
+)
+
+// until waits until a pod's annotation and what the agent says of it are as wanted.
+func (p *pod) until(says, status string) {
+	p.world.t.Helper()
+	p.world.eventually(says, p.says)
+	p.world.eventually(status, p.status)
+}
+
+func TestRunningPodsFollowTheLabels(t *testing.T) {
+	w := newWorld(t, "")
+	w.start()
+	fakeproxy.Connect(t, w.zds(), nil)
+	cart, loner := w.pod("cart", podSpec{}), w.pod("loner", podSpec{labels: "istio.io/dataplane-mode: none"})
+	cart.until("", out)
+	w.label(ambient)
+	cart.until("enabled", in)
+	loner.until("", "out - removed opted out by label on the pod")
+	loner.apply(podSpec{labels: ambient})
+	loner.until("enabled", "enrolled nft capture label on the pod")
+	w.label("")
+	cart.until("", out)
+	loner.until("enabled", "enrolled nft capture label on the pod")
+}
+
+func TestTheRuntimesPodsAreEnrolledBeforeTheyStart(t *testing.T) {
+	w := newWorld(t, ambient)
+	w.start()
+	proxy := fakeproxy.Connect(t, w.zds(), nil)
+	cart := w.pod("cart", podSpec{waiting: true})
+	w.must(cart.cni("ADD"))
+	if got := cart.says(); got != "enabled" { // at once: the app starts now
+		t.Errorf("the pod says %q", got)
+	}
+	if got := cart.status(); got != in {
+		t.Errorf("the agent says %q", got)
+	}
+	if got := strings.Join(proxy.Log(), "\n"); !strings.Contains(got, "add "+cart.uid) {
+		t.Errorf("the proxy was told: %s", got)
+	}
+	w.must(cart.cni("CHECK"))
+	listener, err := cart.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:15001")})
+	w.must(err)
+	defer listener.Close()
+	if text, err := cart.verify(); err != nil || !strings.Contains(text, "is captured") {
+		t.Errorf("verify: %v, %s", err, text)
+	}
+	w.must(cart.cni("DEL"))
+	w.eventually("", cart.says)
+	if text, err := cart.verify(); err == nil {
+		t.Errorf("verify after the end: %s", text)
+	}
+}
+
+func TestAPodNobodyKnowsDoesntStart(t *testing.T) {
+	w := newWorld(t, "")
+	w.start()
+	fakeproxy.Connect(t, w.zds(), nil)
+	known := w.pod("known", podSpec{})
+	w.eventually(out, known.status)
+	w.must(known.cni("ADD")) // it isn't in the mesh, and may start
+	stranger := &pod{Namespace: known.Namespace, world: w, name: "stranger", addr: "10.80.0.9"}
+	if err := stranger.cni("ADD"); err == nil || !strings.Contains(err.Error(), "isn't known to the node agent") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestAPodThatCantBeEnrolledSaysWhy(t *testing.T) {
+	w := newWorld(t, ambient)
+	w.start()
+	cart := w.pod("cart", podSpec{annotations: `ambient.istio.io/dns-capture: "maybe"`})
+	w.contains("NotInMesh: ", cart.events)
+	w.contains("is ztunnel running on this node?", cart.events)
+	w.contains(`AnnotationIgnored: ambient.istio.io/dns-capture is "maybe": want true or false`, cart.events)
+	if err := cart.cni("ADD"); err == nil || !strings.Contains(err.Error(), "is ztunnel running on this node?") {
+		t.Errorf("ADD without a proxy: %v", err)
+	}
+	w.eventually("pending", cart.says)
+	fakeproxy.Connect(t, w.zds(), nil)
+	w.eventually("enabled", cart.says)
+}
+
+func TestDamageIsRepairedAndSaid(t *testing.T) {
+	w := newWorld(t, ambient)
+	w.start()
+	fakeproxy.Connect(t, w.zds(), nil)
+	cart := w.pod("cart", podSpec{})
+	cart.until("enabled", in)
+	w.must(flush(cart))
+	if got := cart.status(); got == in {
+		t.Fatalf("the agent says %q", got)
+	}
+	w.eventually(in, cart.status)
+	w.contains("CaptureRepaired: ", cart.events)
+	w.contains("tulle_cni_repairs_total 1\n", func() string { return w.ask("/metrics") })
+}
+
+func TestAnotherAgentTakesOver(t *testing.T) {
+	w := newWorld(t, ambient)
+	_, kill := w.start()
+	fakeproxy.Connect(t, w.zds(), nil)
+	stays, leaves, dies := w.pod("stays", podSpec{}), w.pod("leaves", podSpec{}), w.pod("dies", podSpec{})
+	for _, p := range []*pod{stays, leaves, dies} {
+		p.until("enabled", in)
+	}
+	kill()
+	leaves.apply(podSpec{labels: "istio.io/dataplane-mode: none"})
+	w.must(server.Delete(t.Context(), fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: dies, namespace: %s}}", w.namespace)))
+	if err := stays.cni("ADD"); err == nil || !strings.Contains(err.Error(), "cannot contact the node agent") {
+		t.Errorf("ADD without an agent: %v", err)
+	}
+	w.start()
+	fakeproxy.Connect(t, w.zds(), nil)
+	leaves.until("", "out - removed opted out by label on the pod")
+	stays.until("enabled", in)
+}
+
+// After a reboot the annotations are still there, but the network namespaces are new.
+func TestAnnotationsAreNotBelieved(t *testing.T) {
+	w := newWorld(t, ambient)
+	const stale = "ambient.istio.io/redirection: enabled"
+	wanted := w.pod("wanted", podSpec{annotations: stale})
+	unwanted := w.pod("unwanted", podSpec{annotations: stale, labels: "istio.io/dataplane-mode: none"})
+	w.start()
+	w.eventually("pending", wanted.says)
+	w.contains("enrolling - removed label on the namespace; ", wanted.status)
+	unwanted.until("", "out - removed opted out by label on the pod")
+	fakeproxy.Connect(t, w.zds(), nil)
+	wanted.until("enabled", in)
+	if got := wanted.events(); strings.Contains(got, "CaptureRepaired") {
+		t.Errorf("events:\n%s", got)
+	}
+}
+
+func TestWhenTheAPIIsAwayWhatIsKnownStaysInForce(t *testing.T) {
+	w := newWorld(t, ambient)
+	w.start()
+	fakeproxy.Connect(t, w.zds(), nil)
+	cart, late := w.pod("cart", podSpec{}), w.pod("late", podSpec{waiting: true})
+	cart.until("enabled", in)
+	w.eventually("listed", func() string { return map[bool]string{true: "listed"}[late.status() != "not listed"] })
+	server.KillAPI()
+	if err := late.cni("ADD"); err == nil || !strings.Contains(err.Error(), "annotate pod") {
+		t.Errorf("ADD without an API: %v", err)
+	}
+	if got := cart.status(); got != in {
+		t.Errorf("the agent says %q", got)
+	}
+	w.must(server.StartAPI(t.Context()))
+	w.must(late.cni("ADD"))
+	late.until("enabled", in)
+	w.label("")
+	cart.until("", out)
+}
+
+func TestTheNodeOpensAndThePluginIsInstalledUntilTheDaemonSetGoes(t *testing.T) {
+	w := newWorld(t, ambient)
+	conf, bin := filepath.Join(w.dir, "net.d"), filepath.Join(w.dir, "bin")
+	w.must(os.Mkdir(conf, 0o755))
+	w.must(os.Mkdir(bin, 0o755))
+	const before = `{"name":"a","cniVersion":"1.0.0","plugins":[{"type":"ptp"}]}`
+	list := filepath.Join(conf, "10-a.conflist")
+	chained := func() string {
+		data, err := os.ReadFile(list)
+		if err != nil {
+			return err.Error()
+		}
+		return string(data)
+	}
+	w.args = []string{"--cni-conf-dir", conf, "--cni-bin-dir", bin, "--cni-plugin", pluginProgram}
+	daemonSet := `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: istio-cni-node, namespace: istio-system}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}}`
+	w.apply(daemonSet)
+	stop, _ := w.start()
+	w.contains("pending: CNI plugin in the runtime's configuration", func() string { return w.ask("/readyz") })
+	w.must(os.WriteFile(list, []byte(before), 0o644))
+	w.eventually("ready\n", func() string { return w.ask("/readyz") })
+	w.contains(`"pod_namespace": "istio-system"`, chained)
+	w.contains("istio_cni_install_ready 1\n", func() string { return w.ask("/metrics") })
+	w.eventually("other", func() string {
+		node, err := server.Client().CoreV1().Nodes().Get(t.Context(), w.node, metav1.GetOptions{})
+		w.must(err)
+		var taints []string
+		for _, taint := range node.Spec.Taints {
+			if taint.Key != "node.kubernetes.io/not-ready" {
+				taints = append(taints, taint.Key)
+			}
+		}
+		return strings.Join(taints, " ")
+	})
+	stop() // for another, which comes
+	if got := chained(); !strings.Contains(got, "tulle-cni") {
+		t.Errorf("after an agent's end: %s", got)
+	}
+	stop, _ = w.start()
+	w.eventually("ready\n", func() string { return w.ask("/readyz") })
+	w.must(server.Delete(t.Context(), daemonSet))
+	stop()
+	if got := strings.Join(strings.Fields(chained()), ""); got != before {
+		t.Errorf("after the end of all: %s", got)
+	}
+	if left, err := os.ReadDir(bin); err != nil || len(left) > 0 {
+		t.Errorf("programs left: %v, %v", left, err)
+	}
+}
