@@ -45,7 +45,11 @@ type Kind struct {
 func kind[T any](k Kind, convert func(*T) (model.Object, error)) Kind {
 	k.read = func(fill func(any) error) (model.Object, error) {
 		o := new(T)
-		if err := fill(o); err != nil {
+		err := fill(o)
+		if line, bare := err.(*lineError); bare { // else fill has found the field
+			err = at("spec", line)
+		}
+		if err != nil {
 			return nil, err
 		}
 		return convert(o)

@@ -82,7 +82,9 @@ func host(text string, wildcard bool) (string, error) {
 	if wildcard {
 		rest = strings.TrimPrefix(name, "*.")
 	}
-	if problems := validation.IsDNS1123Subdomain(rest); len(problems) > 0 {
+	last := rest[strings.LastIndexByte(rest, '.')+1:]
+	// What ends in a number is an address that went wrong, such as 300.1.1.1.
+	if problems := validation.IsDNS1123Subdomain(rest); len(problems) > 0 || strings.Trim(last, "0123456789") == "" {
 		return "", fmt.Errorf("want a host name such as db.example.com, have %.100q", text)
 	}
 	return name, nil

@@ -78,6 +78,8 @@ var hostile = []struct{ name, apiVersion, kind, fields, field string }{
 	{"an entry with too many hosts", istio, "ServiceEntry", "spec: {hosts: " + many(257, "h%d.example.com") + "}", "spec.hosts"},
 	{"an entry for everything", istio, "ServiceEntry", `spec: {hosts: ["*"]}`, "spec.hosts[0]"},
 	{"an entry with a star in the middle", istio, "ServiceEntry", `spec: {hosts: [a.example.com, "a.*.example.com"]}`, "spec.hosts[1]"},
+	{"an entry with a host that looks like an address", istio, "ServiceEntry", "spec: {hosts: [300.1.1.1]}", "spec.hosts[0]"},
+	{"an entry with an endpoint of a part that is none", istio, "ServiceEntry", "spec: {hosts: [a.example.com], endpoints: [{address: 10.0.0.256}]}", "spec.endpoints[0].address"},
 	{"an entry with a host that is a path", istio, "ServiceEntry", `spec: {hosts: ["demo/../../x"]}`, "spec.hosts[0]"},
 	{"an entry with a host that only an unusable waypoint has", istio, "ServiceEntry", "spec: {hosts: [w.demo.waypoint_not_usable.invalid]}", "spec.hosts[0]"},
 	{"an entry with a host without end", istio, "ServiceEntry", "spec: {hosts: [" + strings.Repeat("a", 300) + "]}", "spec.hosts[0]"},
