@@ -40,12 +40,16 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.server.Stop()) }()
-	c, err := b.firstStarts(ctx)
+	var c *control
+	err = b.meanwhile(startOthers, func() (err error) { c, err = b.firstStarts(ctx); return err })
 	if err != nil {
 		return err
 	}
 	defer c.stop()
-	for _, measure := range []func(context.Context, *control) error{b.alone, b.few, b.many, b.certificates} {
+	certificates := func(ctx context.Context, c *control) error {
+		return b.meanwhile(certsOthers, func() error { return b.certificates(ctx, c) })
+	}
+	for _, measure := range []func(context.Context, *control) error{b.alone, b.few, b.many, certificates} {
 		if err := measure(ctx, c); err != nil {
 			return errors.Join(err, c.alive())
 		}
@@ -267,7 +271,8 @@ func (b *bench) changes(ctx context.Context, c *control, churn *churn, clients f
 	go func() {
 		profiled <- b.profile(ctx, c, fmt.Sprintf("churn-%d", rate), fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(b.duration.Seconds())))
 	}()
-	events, err := churn.run(ctx, rate, b.duration)
+	var events []*event
+	err = b.meanwhile(f.others, func() (err error) { events, err = churn.run(ctx, rate, b.duration); return err })
 	if err := errors.Join(err, <-profiled); err != nil {
 		return err
 	}

@@ -133,7 +133,7 @@ func stuckOnce(ctx context.Context, conn *grpc.ClientConn, identity delta.Identi
 		}
 		return
 	}
-	<-stream.Context().Done()
+	_ = stream.Stall() // thrown out, as it deserves
 }
 
 // settled waits until every client has had an answer about every type.

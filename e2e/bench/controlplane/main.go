@@ -71,7 +71,7 @@ func run(ctx context.Context, o options) error {
 func build(ctx context.Context, dir string) (string, error) {
 	say("building istiod-lite")
 	binary := filepath.Join(dir, "istiod-lite")
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", binary, "github.com/tulle-mesh/tulle/istiod-lite")
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", binary, "github.com/tulle-mesh/tulle/istiod-lite")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)

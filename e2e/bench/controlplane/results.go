@@ -67,11 +67,13 @@ var (
 	againCPU      = figure{name: "meanwhile CPU for each", unit: "ms"}
 	againPeak     = figure{name: "meanwhile at most anonymous", unit: "MiB"}
 	certsCached   = figure{name: "certificates", unit: "1/s", of10k: atLeast(2000)}
+	certsOthers   = figure{name: "certificates: used by others meanwhile", unit: "% of the machine"}
+	startOthers   = figure{name: "starts: used by others meanwhile", unit: "% of the machine"}
 	certsReviewed = figure{name: "certificates for callers never seen before", unit: "1/s", of10k: atLeast(600)}
 )
 
 // rateFigures are those of changes at one rate.
-type rateFigures struct{ p50, p99, cpu, bytes, messages figure }
+type rateFigures struct{ p50, p99, cpu, bytes, messages, others figure }
 
 var at = []rateFigures{
 	{
@@ -80,6 +82,7 @@ var at = []rateFigures{
 		cpu:      figure{name: "20 changes/s: CPU of a change", unit: "ms"},
 		bytes:    figure{name: "20 changes/s: bytes of a change to a client", unit: "B"},
 		messages: figure{name: "20 changes/s: messages of a change to a client", unit: "1"},
+		others:   figure{name: "20 changes/s: used by others meanwhile", unit: "% of the machine"},
 	},
 	{
 		p50:      figure{name: "100 changes/s: later than a plain watch, p50", unit: "ms", of10k: atMost(15)},
@@ -87,18 +90,19 @@ var at = []rateFigures{
 		cpu:      figure{name: "100 changes/s: CPU of a change", unit: "ms", of10k: atMost(3.5)},
 		bytes:    figure{name: "100 changes/s: bytes of a change to a client", unit: "B"},
 		messages: figure{name: "100 changes/s: messages of a change to a client", unit: "1"},
+		others:   figure{name: "100 changes/s: used by others meanwhile", unit: "% of the machine"},
 	},
 }
 
 // figures lists all of them.
 func figures() []figure {
 	all := []figure{
-		firstSnapshot, heap0, resident0, anonymous0, heap10, resident10, anonymous10, coldTime, peakResident, peakAnonymous, heap100, resident100, anonymous100,
+		firstSnapshot, startOthers, heap0, resident0, anonymous0, heap10, resident10, anonymous10, coldTime, peakResident, peakAnonymous, heap100, resident100, anonymous100,
 	}
 	for _, rate := range at {
-		all = append(all, rate.p50, rate.p99, rate.cpu, rate.bytes, rate.messages)
+		all = append(all, rate.p50, rate.p99, rate.cpu, rate.bytes, rate.messages, rate.others)
 	}
-	return append(all, againTime, againBytes, againCPU, againPeak, certsCached, certsReviewed)
+	return append(all, againTime, againBytes, againCPU, againPeak, certsCached, certsReviewed, certsOthers)
 }
 
 // results are everything that was measured.
@@ -181,7 +185,7 @@ func (w *row) cells(sizes []int) []string {
 // markdown is the table of a page.
 func (r *results) markdown() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "%s; %d clients, %s of changes at each rate; %s\n\n", r.Started.Format("2 January 2006"), r.Clients, r.Duration, r.Machine)
+	fmt.Fprintf(&out, "%d clients, %s of changes at each rate; %s\n\n", r.Clients, r.Duration, r.Machine)
 	fmt.Fprintf(&out, "| | %s |\n|---|%s\n", strings.Join(r.columns(), " | "), strings.Repeat("---|", len(r.Pods)))
 	for _, each := range r.Rows {
 		fmt.Fprintf(&out, "| %s, %s | %s |\n", each.Name, each.Unit, strings.Join(each.cells(r.Pods), " | "))
