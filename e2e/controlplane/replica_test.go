@@ -134,12 +134,28 @@ func (r *replica) page(ctx context.Context, path string) (int, string, error) {
 // logged waits for a line with all of the words.
 func (r *replica) logged(words ...string) {
 	r.w.t.Helper()
+	r.loggedFrom(0, words...)
+}
+
+// said is how much is in the log already.
+func (r *replica) said() int64 {
+	r.w.t.Helper()
+	info, err := os.Stat(r.log)
+	if err != nil {
+		r.w.t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// loggedFrom is like logged, but for what was in the log before.
+func (r *replica) loggedFrom(before int64, words ...string) {
+	r.w.t.Helper()
 	r.w.eventually(fmt.Sprintf("a line with %q in the log of %s", words, r.name), func(context.Context) error {
 		text, err := os.ReadFile(r.log)
 		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(string(text)) {
+		for line := range strings.Lines(string(text[before:])) {
 			if containsAll(line, words) {
 				return nil
 			}
