@@ -67,13 +67,13 @@ type Agent struct {
 	loaded     bool
 	workers    map[string]*worker // by UID
 	namespaces map[string]pods.Labels
-	early      map[string]bool // keys of pods that the runtime stopped before the first objects were there; then nil
+	early      map[Named]string // paths of pods that the runtime stopped before the first objects were there; then nil
 }
 
 // New makes an Agent which does nothing before Run. The state file remembers where the container runtime said that pods
 // live, for those whose object doesn't say it.
 func New(cfg Config, stateFile string) *Agent {
-	return &Agent{cfg: cfg, paths: newPaths(stateFile), workers: map[string]*worker{}, namespaces: map[string]pods.Labels{}, early: map[string]bool{}}
+	return &Agent{cfg: cfg, paths: newPaths(stateFile), workers: map[string]*worker{}, namespaces: map[string]pods.Labels{}, early: map[Named]string{}}
 }
 
 // Run follows the source until ctx ends. Then it waits for its workers and leaves every pod as it is.
@@ -169,8 +169,8 @@ func (a *Agent) wishLocked(set pods.Set) (fresh []*worker, homeless []string) {
 			a.workers[pod.UID] = w
 			fresh = append(fresh, w)
 		}
-		stopped := a.early[pod.Key()]
 		path := a.paths.get(pod.UID)
+		stopped := a.stoppedEarlyAt(pod.ID, path)
 		if path == "" || stopped {
 			path = pod.Netns
 		}
@@ -245,9 +245,9 @@ func (a *Agent) Views() []View {
 }
 
 // findLocked returns the worker of a pod that isn't deleted.
-func (a *Agent) findLocked(namespace, name string) *worker {
+func (a *Agent) findLocked(pod Named) *worker {
 	for _, w := range a.workers {
-		if w.pod.Namespace == namespace && w.pod.Name == name && !w.wish.gone {
+		if pod.is(w.pod) && !w.wish.gone {
 			return w
 		}
 	}

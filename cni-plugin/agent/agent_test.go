@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -331,7 +332,7 @@ func TestTheRuntimeStartsPods(t *testing.T) {
 				r.fail = c.fail
 				r.namespaces = map[string]pods.Labels{"mesh": inMode("ambient")}
 				apply(homeless, podObject("b", "none"))
-				enrolled, err := a.Started(context.Background(), c.namespace, c.pod, home)
+				enrolled, err := a.Started(context.Background(), Named{Namespace: c.namespace, Name: c.pod}, home)
 				if enrolled != c.enrolled || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 					t.Errorf("enrolled %v, error %v", enrolled, err)
 				}
@@ -342,7 +343,7 @@ func TestTheRuntimeStartsPods(t *testing.T) {
 
 func TestTheRuntimeIsToldToWaitWhileTheAgentStarts(t *testing.T) {
 	bubble(t, func(a *Agent, _ *record, _ func(...pods.Pod)) {
-		if _, err := a.Started(context.Background(), "demo", "a", home); !errors.Is(err, errStarting) {
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home); !errors.Is(err, errStarting) {
 			t.Errorf("error is %v", err)
 		}
 	})
@@ -354,7 +355,7 @@ func TestAPodThatComesJustAfterTheRuntimesCallIsFound(t *testing.T) {
 		apply()
 		result := make(chan error, 1)
 		go func() {
-			_, err := a.Started(context.Background(), "demo", "a", home)
+			_, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home)
 			result <- err
 		}()
 		time.Sleep(50 * time.Millisecond)
@@ -377,7 +378,7 @@ func TestTheRuntimesDeadlineHolds(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if err := a.Verify(ctx, "demo", "a"); !errors.Is(err, context.DeadlineExceeded) {
+		if err := a.Verify(ctx, Named{Namespace: "demo", Name: "a"}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error is %v", err)
 		}
 	})
@@ -386,17 +387,17 @@ func TestTheRuntimesDeadlineHolds(t *testing.T) {
 func TestAStoppedPodIsLetGoUntilItStartsAgain(t *testing.T) {
 	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		apply(podObject("a", "ambient"))
-		if err := a.Stopped(context.Background(), "demo", "a"); err != nil {
+		if err := a.Stopped(context.Background(), Named{Namespace: "demo", Name: "a"}, ""); err != nil {
 			t.Fatal(err)
 		}
 		r.want(t, "0.0s enrol a", "0.0s forget a")
 		time.Sleep(time.Minute) // its namespace is still there, but not for long
 		r.want(t)
-		if _, err := a.Started(context.Background(), "demo", "a", home); err != nil {
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home); err != nil {
 			t.Fatal(err)
 		}
 		r.want(t, "60.0s enrol a")
-		if err := a.Stopped(context.Background(), "demo", "unknown"); err != nil {
+		if err := a.Stopped(context.Background(), Named{Namespace: "demo", Name: "unknown"}, ""); err != nil {
 			t.Errorf("an unknown pod: %v", err)
 		}
 	})
@@ -405,10 +406,10 @@ func TestAStoppedPodIsLetGoUntilItStartsAgain(t *testing.T) {
 func TestVerifyingAPodOutsideTheMeshIsEasy(t *testing.T) {
 	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		apply(podObject("b", "none"))
-		if err := a.Verify(context.Background(), "demo", "b"); err != nil {
+		if err := a.Verify(context.Background(), Named{Namespace: "demo", Name: "b"}); err != nil {
 			t.Error(err)
 		}
-		if err := a.Verify(context.Background(), "demo", "unknown"); err != nil {
+		if err := a.Verify(context.Background(), Named{Namespace: "demo", Name: "unknown"}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -423,7 +424,7 @@ func TestAPodStoppedBeforeTheAgentKnowsItIsLetGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"a", "b"} {
-			if err := a.Stopped(context.Background(), "demo", name); err != nil {
+			if err := a.Stopped(context.Background(), Named{Namespace: "demo", Name: name}, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -434,7 +435,7 @@ func TestAPodStoppedBeforeTheAgentKnowsItIsLetGo(t *testing.T) {
 		if path := a.paths.get("b"); path != "" {
 			t.Errorf("still remembered at %s", path)
 		}
-		if _, err := a.Started(context.Background(), "demo", "b", home); err != nil {
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "b"}, home); err != nil {
 			t.Fatal(err)
 		}
 		lines := slices.Compact(r.take()) // the wish may have been answered before the question, which is then asked anew
@@ -449,7 +450,7 @@ func TestAPodStoppedJustAfterItWasAdoptedIsLetGo(t *testing.T) {
 		r.found = true
 		stopped := make(chan error, 1)
 		a.cfg.Loaded = func() error { // proxies and runtimes are let in from here on, the workers don't run yet
-			go func() { stopped <- a.Stopped(context.Background(), "demo", "a") }()
+			go func() { stopped <- a.Stopped(context.Background(), Named{Namespace: "demo", Name: "a"}, "") }()
 			synctest.Wait()
 			return nil
 		}
@@ -467,7 +468,7 @@ func TestAStoppedPodsAttemptIsCutShort(t *testing.T) {
 		r.drain = time.Hour
 		apply(podObject("a", "ambient"))
 		apply(podObject("a", "none"))
-		if err := a.Stopped(context.Background(), "demo", "a"); err != nil {
+		if err := a.Stopped(context.Background(), Named{Namespace: "demo", Name: "a"}, ""); err != nil {
 			t.Fatal(err)
 		}
 		r.want(t, "0.0s enrol a", "0.0s un-enrol a", "0.0s un-enrolling called off a", "0.0s forget a")
@@ -486,7 +487,7 @@ func TestASlowDiskStopsNobodyElse(t *testing.T) {
 	a.paths.writing.Lock() // as while the file is written
 	started := make(chan error, 1)
 	go func() {
-		_, err := a.Started(ctx, "demo", "a", home)
+		_, err := a.Started(ctx, Named{Namespace: "demo", Name: "a"}, home)
 		started <- err
 	}()
 	for range 50 {
@@ -509,4 +510,129 @@ func TestASlowDiskStopsNobodyElse(t *testing.T) {
 	cancel()
 	a.stop()
 	a.running.Wait()
+}
+
+// A pod of a StatefulSet is followed by another of the same name, of which the runtime may know first.
+
+func TestThePodOfTheSameNameThatIsntKnownYetHasToWait(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		a.cfg.Complete = true
+		old := podObject("a", "ambient")
+		old.UID = "old"
+		apply(old)
+		r.take()
+		young := Named{Namespace: "demo", Name: "a", UID: "young"}
+		if _, err := a.Started(context.Background(), young, "/proc/thread-self/ns/net"); err == nil || !strings.Contains(err.Error(), "isn't known to the node agent") {
+			t.Errorf("error is %v", err)
+		}
+		if err := a.Stopped(context.Background(), young, ""); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(8 * time.Second)
+		r.want(t) // nothing happened to the old one
+	})
+}
+
+func TestClearingUpLateDoesNothingToTheNextNamespace(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		pod, named := podObject("a", "ambient"), Named{Namespace: "demo", Name: "a", UID: "a"}
+		pod.Netns = ""
+		apply(pod)
+		if _, err := a.Started(context.Background(), named, home); err != nil {
+			t.Fatal(err)
+		}
+		r.want(t, "0.0s enrol a")
+		if err := a.Stopped(context.Background(), named, "/run/netns/before"); err != nil {
+			t.Error(err)
+		}
+		r.want(t)
+		if err := a.Stopped(context.Background(), named, home); err != nil {
+			t.Error(err)
+		}
+		r.want(t, "0.0s forget a")
+	})
+}
+
+// In a cluster.
+
+func TestARunningPodIsLookedForOnceItHasAnAddress(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		looks := 0
+		a.cfg.Find = func(pods.ID, []netip.Addr) (string, error) {
+			looks++
+			return home, nil
+		}
+		pod := podObject("a", "ambient")
+		pod.Netns = ""
+		apply(pod)
+		time.Sleep(30 * time.Second)
+		r.want(t)
+		if v := a.Views()[0]; looks > 0 || !strings.Contains(v.Error, "has no network namespace yet") || len(r.notices) > 0 {
+			t.Errorf("looked %d times, said %q: %+v", looks, r.notices, v)
+		}
+		pod.IPs = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+		apply(pod)
+		r.want(t, "30.0s enrol a")
+		time.Sleep(9 * time.Second)
+		if v := a.Views()[0]; looks != 1 || v.Netns != home || v.State != stateEnrolled {
+			t.Errorf("looked %d times: %+v", looks, v)
+		}
+		if err := a.Stopped(context.Background(), Named{Namespace: "demo", Name: "a"}, home); err != nil {
+			t.Error(err)
+		}
+		r.want(t, "39.0s forget a")
+	})
+}
+
+func TestWhereEveryPodHasAnObjectOneWithoutWaits(t *testing.T) {
+	for name, c := range map[string]struct {
+		namespace string
+		starts    bool
+	}{"outside the mesh": {"demo", false}, "excluded": {"kube-system", true}} {
+		bubble(t, func(a *Agent, _ *record, apply func(...pods.Pod)) {
+			a.cfg.Complete, a.cfg.Rules.Excluded = true, []string{"kube-system"}
+			apply()
+			if _, err := a.Started(context.Background(), Named{Namespace: c.namespace, Name: "a"}, home); (err == nil) != c.starts {
+				t.Errorf("%s: error is %v", name, err)
+			}
+		})
+	}
+}
+
+func TestWhatAnEarlierAgentSaidIsWithdrawn(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		a.cfg.Left = func(pod pods.ID) bool { return pod.UID == "a" }
+		homeless := podObject("a", "none")
+		homeless.Netns = ""
+		apply(homeless, podObject("b", "none"))
+		r.want(t, "0.0s forget a")
+	})
+}
+
+func TestWhatAPersonShouldKnowIsSaidOnce(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		r.set(func() { r.fail = errors.New("no proxy") })
+		pod := podObject("a", "ambient")
+		pod.Annotations = pods.Labels{"ambient.istio.io/dns-capture": "maybe"}
+		apply(pod)
+		time.Sleep(time.Minute)
+		apply(pod)
+		want := []string{
+			`a AnnotationIgnored: ambient.istio.io/dns-capture is "maybe": want true or false`,
+			"a NotInMesh: no proxy; it will be tried again",
+		}
+		if diff := cmp.Diff(want, r.notices); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestAPodsOwnWishForDNSCounts(t *testing.T) {
+	bubble(t, func(_ *Agent, r *record, apply func(...pods.Pod)) {
+		pod := podObject("a", "ambient")
+		apply(pod)
+		pod.Annotations = pods.Labels{"ambient.istio.io/dns-capture": "true"}
+		apply(pod)
+		r.want(t, "0.0s enrol a", "0.0s enrol a", "0.0s {DNS:true Ingress:false Virtual:} a")
+	})
 }

@@ -18,11 +18,21 @@ const (
 
 var errStarting = errors.New("the node agent is still reading its objects: try again")
 
+// Named is a pod as the runtime names it.
+type Named struct {
+	Namespace, Name string
+	UID             string // "" where it doesn't matter which of several pods, one after the other, of this name is meant
+}
+
+func (n Named) is(pod pods.ID) bool {
+	return pod.Namespace == n.Namespace && pod.Name == n.Name && (n.UID == "" || n.UID == pod.UID)
+}
+
 // Started takes the container runtime's word that it starts a pod in the namespace at path, and returns when the pod is
 // in the mesh, or at once with false if it needn't be. An error means that the pod must not start. A pod which nobody has
 // heard of may start if its namespace isn't in the mesh, unless every pod has an object.
-func (a *Agent) Started(ctx context.Context, namespace, name, path string) (bool, error) {
-	w, err := a.await(ctx, namespace, name)
+func (a *Agent) Started(ctx context.Context, pod Named, path string) (bool, error) {
+	w, err := a.await(ctx, pod)
 	if err != nil || w == nil {
 		return false, err
 	}
@@ -55,8 +65,8 @@ func (a *Agent) settle(w *worker, path string) (gone bool) {
 }
 
 // Verify makes sure that a pod, if it should be in the mesh, really is.
-func (a *Agent) Verify(ctx context.Context, namespace, name string) error {
-	w, err := a.await(ctx, namespace, name)
+func (a *Agent) Verify(ctx context.Context, pod Named) error {
+	w, err := a.await(ctx, pod)
 	if err != nil || w == nil {
 		return err
 	}
@@ -69,14 +79,20 @@ func (a *Agent) Verify(ctx context.Context, namespace, name string) error {
 	return a.ask(ctx, w)
 }
 
-// Stopped takes the runtime's word that it removes a pod's namespace, and lets go of it: an open descriptor would keep
-// it alive. Nothing is wrong with a pod that isn't known. An agent that doesn't know any pod yet keeps the word in mind.
-func (a *Agent) Stopped(ctx context.Context, namespace, name string) error {
+// Stopped takes the runtime's word that it removes a pod's namespace, which was at path, and lets go of it: an open
+// descriptor would keep it alive. Nothing is wrong with a pod that isn't known, nor with one that has moved on from there,
+// for runtimes clear up late and more than once. An empty path is wherever the pod lives. An agent that doesn't know any pod
+// yet keeps the word in mind.
+func (a *Agent) Stopped(ctx context.Context, pod Named, path string) error {
 	a.mu.Lock()
-	w := a.findLocked(namespace, name)
+	w := a.findLocked(pod)
 	if w == nil {
 		defer a.mu.Unlock()
-		return a.stoppedEarlyLocked(namespace, name)
+		return a.stoppedEarlyLocked(pod, path)
+	}
+	if path != "" && w.wish.path != "" && w.wish.path != path {
+		a.mu.Unlock()
+		return nil
 	}
 	w.releaseLocked()
 	a.mu.Unlock()
@@ -89,25 +105,36 @@ func (a *Agent) Stopped(ctx context.Context, namespace, name string) error {
 	return nil // that it's homeless now is what was asked for
 }
 
-// stoppedEarlyLocked keeps a pod's name until the first objects are there.
-func (a *Agent) stoppedEarlyLocked(namespace, name string) error {
+// stoppedEarlyLocked keeps a pod's name and path until the first objects are there.
+func (a *Agent) stoppedEarlyLocked(pod Named, path string) error {
 	if a.early == nil {
 		return nil
 	}
 	if len(a.early) >= maxEarly {
 		return errStarting
 	}
-	a.early[pods.ID{Namespace: namespace, Name: name}.Key()] = true
+	a.early[pod] = path
 	return nil
+}
+
+// stoppedEarlyAt tells whether the runtime has removed the namespace at path, where the pod is said to live, before the first
+// objects were there.
+func (a *Agent) stoppedEarlyAt(pod pods.ID, path string) bool {
+	for named, removed := range a.early {
+		if named.is(pod) && (removed == "" || path == "" || removed == path) {
+			return true
+		}
+	}
+	return false
 }
 
 // await finds a pod's worker. The runtime is often faster than the pod's object, so it looks a few times. It returns nil
 // for a pod that may start without being known.
-func (a *Agent) await(ctx context.Context, namespace, name string) (*worker, error) {
+func (a *Agent) await(ctx context.Context, pod Named) (*worker, error) {
 	for range lookUps {
 		a.mu.Lock()
-		w, loaded, stopped := a.findLocked(namespace, name), a.loaded, a.stopped
-		may := !a.cfg.Complete && !a.namespaces[namespace].Ambient() || a.cfg.Rules.Excludes(namespace)
+		w, loaded, stopped := a.findLocked(pod), a.loaded, a.stopped
+		may := !a.cfg.Complete && !a.namespaces[pod.Namespace].Ambient() || a.cfg.Rules.Excludes(pod.Namespace)
 		a.mu.Unlock()
 		switch {
 		case stopped || !loaded:
@@ -123,7 +150,7 @@ func (a *Agent) await(ctx context.Context, namespace, name string) (*worker, err
 			return nil, ctx.Err()
 		}
 	}
-	return nil, fmt.Errorf("pod %s/%s isn't known to the node agent, and may belong to the mesh: try again", namespace, name)
+	return nil, fmt.Errorf("pod %s/%s isn't known to the node agent, and may belong to the mesh: try again", pod.Namespace, pod.Name)
 }
 
 // ask waits for an attempt that begins after now, and returns its outcome.

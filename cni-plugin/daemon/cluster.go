@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/agent"
@@ -25,6 +27,8 @@ type cluster struct {
 	client *kube.Client
 	events *kube.Events
 	finder *proc.Finder
+
+	looked atomic.Bool // the agent has had the right to see its DaemonSet
 }
 
 func newCluster(cfg config.Config, version string, log *slog.Logger) (*cluster, error) {
@@ -69,11 +73,25 @@ func (c *cluster) fill(a *agent.Config) {
 	a.Left = func(pod pods.ID) bool { return c.client.Says(pod.UID) != "" }
 }
 
+// look makes sure that the agent will know when it is the last.
+func (c *cluster) look(ctx context.Context) {
+	_, err := c.client.Uninstalled(ctx, c.cfg.Namespace, c.cfg.DaemonSet)
+	c.looked.Store(err == nil)
+	if err == nil {
+		c.log.Info("the CNI plugin goes with its DaemonSet", "daemonset", c.cfg.DaemonSet)
+	} else if ctx.Err() == nil {
+		c.log.Warn("when the agent is uninstalled, the CNI plugin will stay: let the agent's account get its DaemonSet", "err", err)
+	}
+}
+
 func (c *cluster) run(ctx context.Context, ready <-chan struct{}) error {
 	select {
 	case <-ready:
 	case <-ctx.Done():
 		return nil
+	}
+	if c.cfg.ConfDir != "" {
+		c.look(ctx)
 	}
 	for {
 		err := c.client.Untaint(ctx)
@@ -89,7 +107,13 @@ func (c *cluster) run(ctx context.Context, ready <-chan struct{}) error {
 	}
 }
 
+// leave takes rights that the agent had, and hasn't any more, for those of an agent that is being uninstalled: account and
+// role go with the DaemonSet, in any order.
 func (c *cluster) leave(ctx context.Context) (bool, error) {
 	c.events.Close()
-	return c.client.Uninstalled(ctx, c.cfg.Namespace, c.cfg.DaemonSet)
+	gone, err := c.client.Uninstalled(ctx, c.cfg.Namespace, c.cfg.DaemonSet)
+	if errors.Is(err, kube.ErrDenied) && c.looked.Load() {
+		return true, nil
+	}
+	return gone, err
 }

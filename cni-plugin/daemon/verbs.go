@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tulle-mesh/tulle/cni-plugin/agent"
+	"github.com/tulle-mesh/tulle/cni-plugin/config"
 	"github.com/tulle-mesh/tulle/cni-plugin/plugin"
 )
 
@@ -13,17 +15,17 @@ import (
 func (d *daemon) verbs() plugin.Handler {
 	return plugin.Handler{
 		Add: func(ctx context.Context, r plugin.Request) (plugin.Reply, error) {
-			enrolled, err := d.agent.Started(ctx, r.PodNamespace, r.PodName, d.seen(r.Netns))
+			enrolled, err := d.agent.Started(ctx, d.named(r), d.seen(r.Netns))
 			d.metrics.request("ADD", err)
 			return plugin.Reply{Enrolled: enrolled && err == nil}, err
 		},
 		Check: func(ctx context.Context, r plugin.Request) error {
-			err := d.agent.Verify(ctx, r.PodNamespace, r.PodName)
+			err := d.agent.Verify(ctx, d.named(r))
 			d.metrics.request("CHECK", err)
 			return err
 		},
 		Del: func(ctx context.Context, r plugin.Request) error {
-			err := d.agent.Stopped(ctx, r.PodNamespace, r.PodName)
+			err := d.agent.Stopped(ctx, d.named(r), d.seen(r.Netns))
 			d.metrics.request("DEL", err)
 			return err
 		},
@@ -34,6 +36,15 @@ func (d *daemon) verbs() plugin.Handler {
 			return nil
 		},
 	}
+}
+
+// named is the pod that a request is about. Objects in a folder seldom have the uid that the runtime knows.
+func (d *daemon) named(r plugin.Request) agent.Named {
+	n := agent.Named{Namespace: r.PodNamespace, Name: r.PodName}
+	if d.cfg.Source == config.Kubernetes {
+		n.UID = r.PodUID
+	}
+	return n
 }
 
 // seen is the runtime's path as the agent sees it: runtimes without bound namespaces name a process.

@@ -47,19 +47,22 @@ func (c *Client) Untaint(ctx context.Context) error {
 }
 
 // Uninstalled tells whether the DaemonSet that runs the agent is gone or about to be, so that nothing comes after the agent.
-// An error means that this isn't known.
+// An error means that this isn't known; ErrDenied is among its causes if the agent has no right to look.
 func (c *Client) Uninstalled(ctx context.Context, namespace, daemonSet string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestDeadline)
 	defer cancel()
 	sets := c.meta.Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "daemonsets"}).Namespace(namespace)
 	set, err := sets.Get(ctx, daemonSet, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err) || apierrors.IsUnauthorized(err):
-		return true, nil // the account may go before the pod
+	case apierrors.IsNotFound(err):
+		return true, nil
+	case apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err):
+		return false, fmt.Errorf("look for DaemonSet %s/%s: %w: %w", namespace, daemonSet, ErrDenied, err)
 	case err != nil:
 		return false, fmt.Errorf("look for DaemonSet %s/%s: %w", namespace, daemonSet, err)
-	case set == nil:
-		return false, errors.New("no answer")
 	}
 	return set.DeletionTimestamp != nil, nil
 }
+
+// ErrDenied is that of an agent whose account lacks a right, or is gone.
+var ErrDenied = errors.New("the agent's account may not")

@@ -63,9 +63,14 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
+// build makes a program, with the race detector where there is a C compiler for it.
 func build(dir, name, source string) (string, error) {
 	to := filepath.Join(dir, name)
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", to, source).CombinedOutput(); err != nil {
+	args := []string{"build", "-buildvcs=false", "-o", to, source}
+	if _, err := exec.LookPath("gcc"); err == nil {
+		args = append([]string{"build", "-race"}, args[1:]...)
+	}
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", source, err, out)
 	}
 	return to, nil

@@ -1,13 +1,14 @@
 package nodeagent
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/mesh/meshtest/fakeproxy"
@@ -172,52 +173,83 @@ func TestWhenTheAPIIsAwayWhatIsKnownStaysInForce(t *testing.T) {
 	cart.until("", out)
 }
 
-func TestTheNodeOpensAndThePluginIsInstalledUntilTheDaemonSetGoes(t *testing.T) {
+func TestAPodsOwnWishForDNSCounts(t *testing.T) {
 	w := newWorld(t, ambient)
-	conf, bin := filepath.Join(w.dir, "net.d"), filepath.Join(w.dir, "bin")
-	w.must(os.Mkdir(conf, 0o755))
-	w.must(os.Mkdir(bin, 0o755))
-	const before = `{"name":"a","cniVersion":"1.0.0","plugins":[{"type":"ptp"}]}`
-	list := filepath.Join(conf, "10-a.conflist")
-	chained := func() string {
-		data, err := os.ReadFile(list)
-		if err != nil {
-			return err.Error()
-		}
-		return string(data)
-	}
-	w.args = []string{"--cni-conf-dir", conf, "--cni-bin-dir", bin, "--cni-plugin", pluginProgram}
-	daemonSet := `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: istio-cni-node, namespace: istio-system}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}}`
+	w.start()
+	fakeproxy.Connect(t, w.zds(), nil)
+	cart := w.pod("cart", podSpec{annotations: `ambient.istio.io/dns-capture: "true"`})
+	cart.until("enabled", "enrolled nft capture with DNS label on the namespace")
+	cart.apply(podSpec{annotations: `ambient.istio.io/dns-capture: "false"`})
+	cart.until("enabled", in)
+}
+
+func TestTheNodeOpensOnceThePluginIsThere(t *testing.T) {
+	w := newWorld(t, ambient)
+	folders := w.runtime()
 	w.apply(daemonSet)
-	stop, _ := w.start()
+	w.start()
 	w.contains("pending: CNI plugin in the runtime's configuration", func() string { return w.ask("/readyz") })
-	w.must(os.WriteFile(list, []byte(before), 0o644))
+	folders.network()
 	w.eventually("ready\n", func() string { return w.ask("/readyz") })
-	w.contains(`"pod_namespace": "istio-system"`, chained)
+	w.contains(`"pod_namespace": "istio-system"`, folders.configuration)
 	w.contains("istio_cni_install_ready 1\n", func() string { return w.ask("/metrics") })
 	w.eventually("other", func() string {
 		node, err := server.Client().CoreV1().Nodes().Get(t.Context(), w.node, metav1.GetOptions{})
 		w.must(err)
 		var taints []string
 		for _, taint := range node.Spec.Taints {
-			if taint.Key != "node.kubernetes.io/not-ready" {
+			if taint.Key != "node.kubernetes.io/not-ready" { // the API server's own
 				taints = append(taints, taint.Key)
 			}
 		}
 		return strings.Join(taints, " ")
 	})
-	stop() // for another, which comes
-	if got := chained(); !strings.Contains(got, "tulle-cni") {
-		t.Errorf("after an agent's end: %s", got)
-	}
-	stop, _ = w.start()
-	w.eventually("ready\n", func() string { return w.ask("/readyz") })
-	w.must(server.Delete(t.Context(), daemonSet))
-	stop()
-	if got := strings.Join(strings.Fields(chained()), ""); got != before {
-		t.Errorf("after the end of all: %s", got)
-	}
-	if left, err := os.ReadDir(bin); err != nil || len(left) > 0 {
-		t.Errorf("programs left: %v, %v", left, err)
+}
+
+func TestThePluginStaysForTheNextAgentAndGoesWithTheLast(t *testing.T) {
+	for name, uninstall := range map[string]func(w *world){
+		"DaemonSet deleted": func(w *world) { w.must(server.Delete(t.Context(), daemonSet)) },
+		"rights taken away": func(w *world) {
+			const binding = "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: istio-cni}}"
+			w.must(server.Delete(t.Context(), binding))
+			w.eventually("true", func() string {
+				_, err := server.Client().CoreV1().RESTClient().Get().SetHeader("Impersonate-User", "system:serviceaccount:istio-system:istio-cni").
+					AbsPath("/apis/apps/v1/namespaces/istio-system/daemonsets/istio-cni-node").DoRaw(t.Context())
+				return fmt.Sprint(apierrors.IsForbidden(err))
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, ambient)
+			folders := w.runtime()
+			folders.network()
+			account, err := os.ReadFile("account.yaml")
+			w.must(err)
+			t.Cleanup(func() {
+				if err := server.Apply(context.Background(), string(account)); err != nil {
+					t.Error(err)
+				}
+			})
+			w.apply(daemonSet)
+			stop, _ := w.start()
+			w.eventually("ready\n", func() string { return w.ask("/readyz") })
+			stop()
+			if got := folders.configuration(); !strings.Contains(got, "tulle-cni") {
+				t.Errorf("after an agent's end: %s", got)
+			}
+			stop, _ = w.start()
+			w.eventually("ready\n", func() string { return w.ask("/readyz") })
+			w.eventually("2", func() string {
+				return fmt.Sprint(strings.Count(w.logs.String(), "the CNI plugin goes with its DaemonSet"))
+			})
+			uninstall(w)
+			stop()
+			if got := strings.Join(strings.Fields(folders.configuration()), ""); got != network {
+				t.Errorf("after the last one's end: %s", got)
+			}
+			if left, err := os.ReadDir(folders.bin); err != nil || len(left) > 0 {
+				t.Errorf("programs left: %v, %v", left, err)
+			}
+		})
 	}
 }

@@ -295,3 +295,40 @@ func (w *world) contains(want string, look func() string) {
 		return "yes"
 	})
 }
+
+const (
+	daemonSet = `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: istio-cni-node, namespace: istio-system}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}}`
+	network   = `{"name":"a","cniVersion":"1.0.0","plugins":[{"type":"ptp"}]}`
+)
+
+// runtime is a container runtime's folders.
+type runtime struct {
+	world     *world
+	conf, bin string
+}
+
+// runtime has the next agent install the plugin.
+func (w *world) runtime() runtime {
+	w.t.Helper()
+	r := runtime{w, filepath.Join(w.dir, "net.d"), filepath.Join(w.dir, "bin")}
+	w.must(os.Mkdir(r.conf, 0o755))
+	w.must(os.Mkdir(r.bin, 0o755))
+	w.args = []string{"--cni-conf-dir", r.conf, "--cni-bin-dir", r.bin, "--cni-plugin", pluginProgram}
+	return r
+}
+
+func (r runtime) file() string { return filepath.Join(r.conf, "10-a.conflist") }
+
+// network does what the cluster's network plugin does when it comes.
+func (r runtime) network() {
+	r.world.t.Helper()
+	r.world.must(os.WriteFile(r.file(), []byte(network), 0o644))
+}
+
+func (r runtime) configuration() string {
+	data, err := os.ReadFile(r.file())
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
