@@ -3,10 +3,12 @@ package decode
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -29,16 +31,22 @@ const (
 	networkLabel             = "topology.istio.io/network"
 	inboundAnnotation        = "ambient.istio.io/waypoint-inbound-binding"
 	serviceAccountAnnotation = "gateway.istio.io/service-account"
+	nameAnnotation           = "gateway.istio.io/name-override"
+	serviceTypeAnnotation    = "networking.istio.io/service-type"
 )
+
+// notCopied are annotations of a Gateway that mean nothing on the objects that are made for it.
+var notCopied = []string{serviceAccountAnnotation, nameAnnotation, serviceTypeAnnotation, "gateway.istio.io/controller-version", corev1.LastAppliedConfigAnnotation}
 
 func gateway(o *gatewayv1.Gateway) (model.Object, error) {
 	g := &model.Gateway{
-		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation,
+		Namespace: within(o.ObjectMeta), Name: o.Name, UID: string(o.UID), Generation: o.Generation,
 		Class: string(o.Spec.GatewayClassName), Revision: o.Labels[revisionLabel],
-		ServiceAccount: o.Annotations[serviceAccountAnnotation],
+		ServiceAccount: o.Annotations[serviceAccountAnnotation], Objects: gatewayObjects(o),
+		Deleted: o.DeletionTimestamp != nil,
 	}
 	if g.ServiceAccount == "" {
-		g.ServiceAccount = g.Name
+		g.ServiceAccount = g.Deployed().Name
 	}
 	if g.Class == "istio-remote" || g.Class == "istio-east-west" {
 		g.Network = o.Labels[networkLabel]
@@ -73,12 +81,45 @@ func gateway(o *gatewayv1.Gateway) (model.Object, error) {
 	return g, nil
 }
 
+// gatewayObjects reads what is said of a Gateway's objects. Without a word of that, they get its own labels and annotations.
+func gatewayObjects(o *gatewayv1.Gateway) model.GatewayObjects {
+	objects := model.GatewayObjects{
+		Name: o.Annotations[nameAnnotation], ServiceType: o.Annotations[serviceTypeAnnotation],
+		Labels: maps.Clone(o.Labels), Annotations: maps.Clone(o.Annotations),
+	}
+	if said := o.Spec.Infrastructure; said != nil {
+		if said.Labels != nil {
+			objects.Labels = texts(said.Labels)
+		}
+		if said.Annotations != nil {
+			objects.Annotations = texts(said.Annotations)
+		}
+		if ref := said.ParametersRef; ref != nil {
+			objects.Parameters = &model.ObjectRef{
+				Group: string(ref.Group), Kind: string(ref.Kind), Name: model.Name{Namespace: within(o.ObjectMeta), Name: ref.Name},
+			}
+		}
+	}
+	for _, name := range notCopied {
+		delete(objects.Annotations, name)
+	}
+	return objects
+}
+
+func texts[K, V ~string](m map[K]V) map[string]string {
+	out := make(map[string]string, len(m))
+	for key, value := range m {
+		out[string(key)] = string(value)
+	}
+	return out
+}
+
 func gatewayClass(o *gatewayv1.GatewayClass) (model.Object, error) {
 	traffic, inbound, err := waypointMarks(o.ObjectMeta)
 	if err != nil {
 		return nil, err
 	}
-	return &model.GatewayClass{Name: o.Name, Controller: string(o.Spec.ControllerName), For: traffic, Inbound: inbound}, nil
+	return &model.GatewayClass{Name: o.Name, Controller: string(o.Spec.ControllerName), Generation: o.Generation, For: traffic, Inbound: inbound}, nil
 }
 
 // waypointMarks reads what a gateway, or all of a class, takes as a waypoint, and how.
@@ -127,6 +168,9 @@ func listener(path string, o *gatewayv1.Listener) (model.Listener, error) {
 	if l.Port, err = port(path+".port", int64(o.Port)); err != nil {
 		return l, err
 	}
+	if o.AllowedRoutes != nil {
+		l.Kinds = routeKinds(o.AllowedRoutes.Kinds)
+	}
 	if o.AllowedRoutes == nil || o.AllowedRoutes.Namespaces == nil || o.AllowedRoutes.Namespaces.From == nil {
 		return l, nil
 	}
@@ -143,6 +187,18 @@ func listener(path string, o *gatewayv1.Listener) (model.Listener, error) {
 		err = at(path+".from", fmt.Errorf("want All, Same or Selector, have %q", l.From))
 	}
 	return l, err
+}
+
+func routeKinds(list []gatewayv1.RouteGroupKind) []model.GroupKind {
+	var kinds []model.GroupKind
+	for _, each := range list {
+		kind := model.GroupKind{Group: gatewayGroup, Kind: string(each.Kind)}
+		if each.Group != nil {
+			kind.Group = string(*each.Group)
+		}
+		kinds = append(kinds, kind)
+	}
+	return kinds
 }
 
 func labelSelector(path string, o *metav1.LabelSelector) (model.Selector, error) {

@@ -4,10 +4,14 @@ package model
 type dirty struct {
 	model *Model
 	keys  map[Key]struct{}
+	// parents are the gateways of marked routes, whose status tells how many there are. What else depends on a gateway
+	// doesn't depend on that.
+	parents map[Key]struct{}
 }
 
 // mark marks what is translated again. What routes and policies say of it may be something else then, too.
 func (d *dirty) mark(key Key) {
+	d.model.routing.gateways(key, func(gateway Key) { d.parents[gateway] = struct{}{} })
 	if _, marked := d.keys[key]; !marked {
 		d.keys[key] = struct{}{}
 		d.model.routing.users(key, d.mark)
@@ -85,6 +89,9 @@ func (d *dirty) node(name string) {
 // whether that admits them.
 func (d *dirty) namespace(n *Namespace) {
 	d.services(n.Name)
+	for gateway := range d.model.gatewaysIn.of(n.Name) {
+		d.mark(gateway.Key()) // whose it is, by the namespace's label
+	}
 	for key := range d.model.boundIn.of(n.Name) {
 		d.mark(key)
 	}
@@ -120,6 +127,9 @@ func (d *dirty) service(s *Service) {
 		d.chosen(s.Namespace, s.Selector)
 	}
 	d.slices(s.Key().Name)
+	for gateway := range m.gatewaysByService.of(s.Key().Name) {
+		d.mark(gateway.Key())
+	}
 }
 
 func (d *dirty) slices(service Name) {

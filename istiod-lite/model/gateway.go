@@ -1,13 +1,16 @@
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Gateway is a proxy that traffic is sent through: a waypoint, a way into another network, or a way into the mesh.
 type Gateway struct {
-	Namespace, Name string
-	Generation      int64
-	Class           string
-	Revision        string
+	Namespace, Name, UID string
+	Generation           int64
+	Class                string
+	Revision             string
 	// Network is the network that it leads into, by its label.
 	Network string
 	// ServiceAccount is what its instances run as.
@@ -18,11 +21,28 @@ type Gateway struct {
 	// Addresses are where it is, of its status, and Wanted those of its spec.
 	Addresses, Wanted []GatewayAddress
 	Listeners         []Listener
+	Objects           GatewayObjects
+	// Deleted says that it is about to go.
+	Deleted bool
 }
+
+// GatewayObjects is what a Gateway says of the objects that are made for it, such as a Deployment and a Service.
+type GatewayObjects struct {
+	// Name is theirs, and ServiceType the Service's; empty leaves it to the control plane.
+	Name, ServiceType string
+	// Labels and Annotations are put on all of them.
+	Labels, Annotations map[string]string
+	// Parameters is where changes of them are written down; nil if nowhere.
+	Parameters *ObjectRef
+}
+
+// Deployed names the Deployment and the Service of the gateway.
+func (g *Gateway) Deployed() Name { return Name{g.Namespace, either(g.Objects.Name, g.Name)} }
 
 // GatewayClass is what gateways have in common.
 type GatewayClass struct {
 	Name, Controller string
+	Generation       int64
 	// For and Inbound are as those of a Gateway.
 	For     Traffic
 	Inbound *Inbound
@@ -34,6 +54,22 @@ type GatewayAddress struct {
 	Host string
 }
 
+// Type is that of the Gateway API.
+func (a GatewayAddress) Type() string {
+	if a.Host != "" {
+		return "Hostname"
+	}
+	return "IPAddress"
+}
+
+// String is the address as it is written.
+func (a GatewayAddress) String() string {
+	if a.Host != "" {
+		return a.Host
+	}
+	return a.IP.String()
+}
+
 // Listener is a port of a gateway.
 type Listener struct {
 	Name     string
@@ -42,7 +78,20 @@ type Listener struct {
 	// From says which namespaces may use it: Same, All, or those that Namespaces chooses.
 	From       From
 	Namespaces Selector
+	// Kinds are the only ones of routes that may be attached; empty means any.
+	Kinds []GroupKind
 }
+
+// RouteGroup is the group of all kinds of routes.
+const RouteGroup = "gateway.networking.k8s.io"
+
+// Takes tells whether routes of the kind may be attached.
+func (l *Listener) Takes(kind Kind) bool {
+	return len(l.Kinds) == 0 || slices.Contains(l.Kinds, GroupKind{RouteGroup, string(kind)})
+}
+
+// GroupKind names a kind of object.
+type GroupKind struct{ Group, Kind string }
 
 // From says which namespaces something is open to.
 type From string
@@ -74,6 +123,8 @@ type Inbound struct {
 	Port  uint16
 }
 
+const revisionLabel = "istio.io/rev"
+
 // HBONEPort is where gateways take HBONE.
 const HBONEPort = 15008
 
@@ -85,6 +136,15 @@ func (c *GatewayClass) Key() Key { return Key{KindGatewayClass, Name{Name: c.Nam
 
 // Ready tells whether the gateway has ever been ready: then it has an address, and keeps it.
 func (g *Gateway) Ready() bool { return len(g.Addresses) > 0 }
+
+// RevisionOf is that of the control plane which the gateway belongs to: its own label's, else its namespace's; empty is the
+// default.
+func (m *Model) RevisionOf(g *Gateway) string {
+	if in := m.namespaces[g.Namespace]; g.Revision == "" && in != nil {
+		return in.Labels.Get(revisionLabel)
+	}
+	return g.Revision
+}
 
 // Takes is the traffic that the gateway takes as a waypoint.
 func (m *Model) Takes(g *Gateway) Traffic {

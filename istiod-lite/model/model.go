@@ -2,7 +2,10 @@
 // one change tells which objects have to be translated again, without a walk over the others.
 package model
 
-import "sync"
+import (
+	"maps"
+	"sync"
+)
 
 // Kind names a sort of object.
 type Kind string
@@ -89,6 +92,8 @@ type Model struct {
 	byNetwork         grouping[string, Key] // what is in another network than the cluster's
 	gatewaysByNetwork grouping[string, *Gateway]
 	gatewaysByClass   grouping[string, *Gateway]
+	gatewaysIn        grouping[string, *Gateway]            // by namespace
+	gatewaysByService grouping[Name, *Gateway]              // by the Service that is made for them
 	bound             grouping[Name, Key]                   // what names a waypoint by its own labels
 	boundIn           grouping[string, Key]                 // those that are pods or workload entries, by namespace
 	peersByLevel      grouping[string, *PeerAuthentication] // those without a selector, by namespace
@@ -119,6 +124,8 @@ func New(settings Settings) *Model {
 		byNetwork:         make(grouping[string, Key]),
 		gatewaysByNetwork: make(grouping[string, *Gateway]),
 		gatewaysByClass:   make(grouping[string, *Gateway]),
+		gatewaysIn:        make(grouping[string, *Gateway]),
+		gatewaysByService: make(grouping[Name, *Gateway]),
 		bound:             make(grouping[Name, Key]),
 		boundIn:           make(grouping[string, Key]),
 		peersByLevel:      make(grouping[string, *PeerAuthentication]),
@@ -137,10 +144,11 @@ func (m *Model) View(read func()) {
 func (m *Model) Apply(changes []Change) []Key {
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	d := &dirty{model: m, keys: make(map[Key]struct{})}
+	d := &dirty{model: m, keys: make(map[Key]struct{}), parents: make(map[Key]struct{})}
 	for _, change := range changes {
 		m.change(change, d)
 	}
+	maps.Copy(d.keys, d.parents)
 	keys := make([]Key, 0, len(d.keys))
 	for key := range d.keys {
 		keys = append(keys, key)

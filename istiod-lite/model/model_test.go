@@ -51,7 +51,7 @@ func TestAChangeTouchesOnlyWhatDependsOnIt(t *testing.T) {
 		"a pod":                      {&Pod{Namespace: "demo", Name: "a", Node: "node9"}, nil},
 		"a node":                     {&Node{Name: "node1", Locality: Locality{Zone: "z"}}, []string{"Pod demo/a"}},
 		"a node of endpoints":        {&Node{Name: "node2", Locality: Locality{Zone: "z"}}, []string{"EndpointSlice demo/slice", "Pod demo/by-hand"}},
-		"a namespace":                {&Namespace{Name: "demo", TrafficDistribution: "PreferClose"}, []string{"Host demo/a.example.com", "Host demo/bare.demo.svc.cluster.local", "Host demo/svc.demo.svc.cluster.local", "Host other/a.example.com", "Pod demo/a", "Service demo/bare", "Service demo/svc", "ServiceEntry demo/entry", "ServiceEntry other/rival"}},
+		"a namespace":                {&Namespace{Name: "demo", TrafficDistribution: "PreferClose"}, []string{"Gateway demo/waypoint", "Host demo/a.example.com", "Host demo/bare.demo.svc.cluster.local", "Host demo/svc.demo.svc.cluster.local", "Host other/a.example.com", "Pod demo/a", "Service demo/bare", "Service demo/svc", "ServiceEntry demo/entry", "ServiceEntry other/rival"}},
 		"a service":                  {&Service{Namespace: "demo", Name: "svc", Selector: app, NodeLocal: true}, []string{"Host demo/svc.demo.svc.cluster.local", "Pod demo/a"}},
 		"a service of other pods":    {&Service{Namespace: "demo", Name: "svc", Selector: LabelsOf(map[string]string{"app": "b"})}, []string{"Host demo/svc.demo.svc.cluster.local", "Pod demo/a", "Pod demo/bystander"}},
 		"a service with a slice":     {&Service{Namespace: "demo", Name: "bare", NodeLocal: true}, []string{"EndpointSlice demo/slice", "Host demo/bare.demo.svc.cluster.local", "Pod demo/by-hand"}},
@@ -75,8 +75,11 @@ func TestAChangeTouchesOnlyWhatDependsOnIt(t *testing.T) {
 		"a way into a network": {&Gateway{Namespace: "gates", Name: "to-far", Class: "istio-remote", Network: "far", Addresses: []GatewayAddress{{Host: "w"}}},
 			[]string{"Network /far", "WorkloadEntry demo/vm"}},
 		"an instance of a waypoint": {&Pod{Namespace: "demo", Name: "instance", ServiceAccount: "s", Labels: LabelsOf(map[string]string{gatewayNameLabel: "waypoint"})}, []string{"Gateway demo/waypoint"}},
-		"another's mesh config":     {&MeshConfig{Namespace: "demo", Name: "istio", TrustDomain: "x"}, nil},
-		"an enrolment":              {&Enrolment{Node: "node1", Pods: map[Name]string{{"demo", "a"}: "1"}}, []string{"Pod demo/a"}},
+		"the service of a waypoint": {&Service{Namespace: "demo", Name: "waypoint"}, []string{"Gateway demo/waypoint", "Host demo/waypoint.demo.svc.cluster.local"}},
+		"a route at a waypoint": {&Route{Kind: KindHTTPRoute, Namespace: "demo", Name: "r", Parents: []ParentRef{{ObjectRef: ObjectRef{Group: RouteGroup, Kind: "Gateway", Name: Name{"demo", "waypoint"}}}}},
+			[]string{"Gateway demo/waypoint"}},
+		"another's mesh config": {&MeshConfig{Namespace: "demo", Name: "istio", TrustDomain: "x"}, nil},
+		"an enrolment":          {&Enrolment{Node: "node1", Pods: map[Name]string{{"demo", "a"}: "1"}}, []string{"Pod demo/a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string

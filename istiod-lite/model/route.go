@@ -208,3 +208,8 @@ func (f *Filters) refs(yield func(ObjectRef) bool) bool {
 func (p *ParentRef) Covers(port ServicePort) bool {
 	return (p.Port == 0 || p.Port == port.Port) && (p.Section == "" || p.Section == port.Name)
 }
+
+// Names tells whether the reference to a gateway is about the listener.
+func (p *ParentRef) Names(l Listener) bool {
+	return (p.Section == "" || p.Section == l.Name) && (p.Port == 0 || p.Port == l.Port)
+}

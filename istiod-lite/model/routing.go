@@ -3,6 +3,7 @@ package model
 import (
 	"iter"
 	"maps"
+	"slices"
 )
 
 // routing holds the objects about requests, by what they depend on.
@@ -143,6 +144,20 @@ func (r *routing) users(key Key, mark func(Key)) {
 	for _, kind := range RouteKinds {
 		for route := range r.byParent.of(parentOf{ref, kind}) {
 			mark(route.Key())
+		}
+	}
+}
+
+// gateways yields those that a route is attached to.
+func (r *routing) gateways(key Key, yield func(Key)) {
+	if !slices.Contains(RouteKinds[:], key.Kind) {
+		return
+	}
+	if route := r.routes[key]; route != nil {
+		for i := range route.Parents {
+			if parent := &route.Parents[i]; parent.Kind == string(KindGateway) {
+				yield(Key{KindGateway, parent.Name})
+			}
 		}
 	}
 }

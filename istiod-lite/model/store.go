@@ -85,6 +85,8 @@ func (m *Model) Generation(key Key) int64 {
 		return o.Generation
 	case *Gateway:
 		return o.Generation
+	case *GatewayClass:
+		return o.Generation
 	case *AuthorizationPolicy:
 		return o.Generation
 	case *Route:
@@ -222,6 +224,8 @@ func (m *Model) index(object Object, there bool) {
 		}
 	case *Gateway:
 		m.gatewaysByClass.set(o.Class, o, there)
+		m.gatewaysIn.set(o.Namespace, o, there)
+		m.gatewaysByService.set(o.Deployed(), o, there)
 		if o.Network != "" {
 			m.gatewaysByNetwork.set(o.Network, o, there)
 		}

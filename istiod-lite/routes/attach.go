@@ -22,7 +22,7 @@ type attachment struct {
 }
 
 const (
-	gatewayGroup = "gateway.networking.k8s.io"
+	gatewayGroup = model.RouteGroup
 	istioGroup   = "networking.istio.io"
 )
 
@@ -124,14 +124,14 @@ func (t translation) attachToPorts(r *model.Route, at *attachment, ports []model
 // attachToGateway attaches a route to all services of a waypoint, for what has no routes of its own.
 func (t translation) attachToGateway(r *model.Route, at *attachment, g *model.Gateway) {
 	p := at.parent
-	matches := func(l model.Listener) bool {
-		return (p.Section == "" || p.Section == l.Name) && (p.Port == 0 || p.Port == l.Port)
-	}
+	takes := func(l model.Listener) bool { return p.Names(l) && l.Takes(r.Kind) }
 	all := func(*model.ParentRef) bool { return true }
 	other := t.winner(r, p, all)
 	switch {
-	case (p.Section != "" || p.Port != 0) && !slices.ContainsFunc(g.Listeners, matches):
+	case (p.Section != "" || p.Port != 0) && !slices.ContainsFunc(g.Listeners, p.Names):
 		at.refuse(noMatchingParent, "Gateway %s has no listener %s", p.Name, describePort(p))
+	case len(g.Listeners) > 0 && !slices.ContainsFunc(g.Listeners, takes):
+		at.refuse(notAllowed, "Gateway %s doesn't admit routes of kind %s: change allowedRoutes of its listener", p.Name, r.Kind)
 	case !t.model.Admits(g, r.Namespace):
 		at.refuse(notAllowed, "Gateway %s doesn't admit namespace %s: change allowedRoutes of its listener", p.Name, r.Namespace)
 	case other != "":
@@ -139,6 +139,32 @@ func (t translation) attachToGateway(r *model.Route, at *attachment, g *model.Ga
 	default:
 		at.targets = []*l7.Target{{Of: &l7.Target_Gateway{Gateway: p.Name.String()}}}
 	}
+}
+
+// Attached counts the routes that are in force at a gateway, by its listeners.
+func Attached(m *model.Model, g *model.Gateway) map[string]int {
+	t, count := translation{m}, make(map[string]int)
+	if !m.IsWaypoint(g) {
+		return count
+	}
+	ref := model.ObjectRef{Group: gatewayGroup, Kind: string(model.KindGateway), Name: g.Key().Name}
+	for _, kind := range model.RouteKinds {
+		for _, r := range m.RoutesAt(ref, kind) {
+			for _, l := range g.Listeners {
+				if slices.ContainsFunc(r.Parents, func(p model.ParentRef) bool {
+					if p.ObjectRef != ref || !p.Names(l) || !l.Takes(kind) {
+						return false
+					}
+					at := &attachment{parent: &p}
+					t.attachToGateway(r, at, g)
+					return at.refused == nil
+				}) {
+					count[l.Name]++
+				}
+			}
+		}
+	}
+	return count
 }
 
 func describePort(p *model.ParentRef) string {

@@ -35,6 +35,9 @@ func (d dice) object() model.Object {
 	case 9:
 		g := &model.Gateway{Namespace: name.Namespace, Name: name.Name, Class: d.one(model.WaypointClass, "own"), For: model.Traffic(d.one("", "none"))}
 		g.Listeners = []model.Listener{{Name: "mesh", Port: 15008, Protocol: "HBONE", From: model.From(d.one("Same", "All", "Selector"))}}
+		if d.yes() {
+			g.Listeners[0].Kinds = []model.GroupKind{{Group: model.RouteGroup, Kind: d.one("HTTPRoute", "TCPRoute")}}
+		}
 		g.Listeners[0].Namespaces = model.Selector{Labels: model.LabelsOf(map[string]string{"a": "b"})}
 		if d.yes() {
 			g.Addresses = []model.GatewayAddress{{Host: "waypoint.example"}}
@@ -122,7 +125,11 @@ func TestChangesLeadToWhatAFreshStartSees(t *testing.T) {
 		followed, results, objects := model.New(settings), map[model.Key]string{}, map[model.Key]model.Object{}
 		apply := func(m *model.Model, into map[model.Key]string, changes []model.Change) {
 			for _, key := range m.Apply(changes) {
-				if into[key] = text(t, routes.Object(m, key)); into[key] == "" {
+				into[key] = text(t, routes.Object(m, key))
+				if g := m.Gateway(key.Name); key.Kind == model.KindGateway && g != nil {
+					into[key] = fmt.Sprint(routes.Attached(m, g))
+				}
+				if into[key] == "" {
 					delete(into, key)
 				}
 			}

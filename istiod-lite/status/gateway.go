@@ -3,6 +3,8 @@ package status
 import (
 	"slices"
 	"time"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
 )
 
 func everyType(string) bool { return true }
@@ -69,20 +71,18 @@ func (r ParentRef) object() map[string]any {
 	return o
 }
 
-func addresses(old []map[string]any, wanted []Address) (list []any, changed bool) {
+func addresses(old []map[string]any, wanted []model.GatewayAddress) (list []any, changed bool) {
 	list = []any{}
-	var before []Address
-	for _, address := range old {
-		before = append(before, Address{text(address, "type"), text(address, "value")})
+	changed = len(old) != len(wanted)
+	for i, address := range wanted {
+		list = append(list, map[string]any{"type": address.Type(), "value": address.String()})
+		changed = changed || text(old[i], "type") != address.Type() || text(old[i], "value") != address.String()
 	}
-	for _, address := range wanted {
-		list = append(list, map[string]any{"type": address.Type, "value": address.Value})
-	}
-	return list, !slices.Equal(before, wanted)
+	return list, changed
 }
 
 // listeners are all the Gateway controller's.
-func listeners(old []map[string]any, wanted []Listener, generation int64, now time.Time) (list []any, changed bool) {
+func listeners(old []map[string]any, wanted []model.ListenerStatus, generation int64, now time.Time) (list []any, changed bool) {
 	list = []any{}
 	before := make(map[string]map[string]any, len(old))
 	for _, listener := range old {
@@ -92,9 +92,9 @@ func listeners(old []map[string]any, wanted []Listener, generation int64, now ti
 	for _, listener := range wanted {
 		last, known := before[listener.Name]
 		told, differs := conditions(items(last["conditions"]), listener.Conditions, generation, now, everyType)
-		var kinds []GroupKind
+		var kinds []model.GroupKind
 		for _, kind := range items(last["supportedKinds"]) {
-			kinds = append(kinds, GroupKind{text(kind, "group"), text(kind, "kind")})
+			kinds = append(kinds, model.GroupKind{Group: text(kind, "group"), Kind: text(kind, "kind")})
 		}
 		changed = changed || differs || !known || number(last, "attachedRoutes") != int64(listener.AttachedRoutes) || !slices.Equal(kinds, listener.Kinds)
 		supported := []any{}

@@ -79,7 +79,7 @@ func (w *Writer) SetParents(key model.Key, generation int64, parents []Parent) {
 }
 
 // SetGateway says what a Gateway should be told; nil takes the conditions away and leaves the rest.
-func (w *Writer) SetGateway(key model.Key, generation int64, conditions []model.Condition, gateway *Gateway) {
+func (w *Writer) SetGateway(key model.Key, generation int64, conditions []model.Condition, gateway *model.GatewayStatus) {
 	w.set(key, wish{generation: generation, conditions: conditions, gateway: gateway})
 }
 

@@ -23,35 +23,12 @@ type ParentRef struct {
 	Port                                      int32
 }
 
-// Gateway is the status of a Gateway beside its conditions.
-type Gateway struct {
-	Addresses []Address
-	Listeners []Listener
-}
-
-// Address is where a Gateway is reached.
-type Address struct {
-	// Type is IPAddress or Hostname.
-	Type, Value string
-}
-
-// Listener is what is said of one of a Gateway's listeners.
-type Listener struct {
-	Name           string
-	Kinds          []GroupKind // of routes that may attach
-	AttachedRoutes int
-	Conditions     []model.Condition
-}
-
-// GroupKind names a kind of object.
-type GroupKind struct{ Group, Kind string }
-
 // wish is what an object's status should say, as far as it is ours to say.
 type wish struct {
 	generation int64 // that the conditions are about; 0 for objects that have none
 	conditions []model.Condition
 	parents    []Parent
-	gateway    *Gateway
+	gateway    *model.GatewayStatus
 }
 
 // equal tells whether two wishes ask for the same.

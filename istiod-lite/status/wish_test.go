@@ -2,6 +2,7 @@ package status
 
 import (
 	"encoding/json"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -164,9 +165,9 @@ parents:
 
 func TestStatusOfAGateway(t *testing.T) {
 	programmed := model.Condition{Type: "Programmed", Status: true, Reason: "Programmed"}
-	w := wish{generation: 1, conditions: []model.Condition{programmed}, gateway: &Gateway{
-		Addresses: []Address{{"IPAddress", "10.0.0.1"}},
-		Listeners: []Listener{{Name: "mesh", Kinds: []GroupKind{{"gateway.networking.k8s.io", "HTTPRoute"}}, AttachedRoutes: 2, Conditions: []model.Condition{programmed}}},
+	w := wish{generation: 1, conditions: []model.Condition{programmed}, gateway: &model.GatewayStatus{
+		Addresses: []model.GatewayAddress{{IP: netip.MustParseAddr("10.0.0.1")}},
+		Listeners: []model.ListenerStatus{{Name: "mesh", Kinds: []model.GroupKind{{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute"}}, AttachedRoutes: 2, Conditions: []model.Condition{programmed}}},
 	}}
 	o := owner{types: []string{"Accepted", "Programmed"}}
 	status := parse(t, `
