@@ -32,8 +32,8 @@ type Name struct{ Namespace, Name string }
 // Config says what is followed, and who is told. Calls don't overlap.
 type Config struct {
 	Client dynamic.ResourceInterface
-	// Fields is a field selector, or empty. Who may list only objects of certain names has to name one here.
-	Fields string
+	// Fields and Labels are selectors, or empty. Who may list only objects of certain names has to name one here.
+	Fields, Labels string
 	// Put takes an object that came or may have changed, Gone the name of one that went.
 	Put  func(*unstructured.Unstructured)
 	Gone func(Name)
@@ -55,7 +55,11 @@ func Run(ctx context.Context, c Config) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.Log.Debug("not following, listing again", "after", pause, "err", err)
+		level := slog.LevelDebug
+		if apierrors.IsForbidden(err) {
+			level = slog.LevelWarn // it lasts until somebody grants it
+		}
+		c.Log.Log(ctx, level, "not following, listing again", "after", pause, "err", err)
 		wait(ctx, pause/2+rand.N(pause))
 		pause = min(2*pause, pauseMost)
 	}
@@ -95,7 +99,7 @@ func (f *follower) list(ctx context.Context) (version string, err error) {
 	now := make(map[Name]struct{})
 	for next := ""; ; {
 		bounded, cancel := context.WithTimeout(ctx, pageTime)
-		list, err := f.Client.List(bounded, metav1.ListOptions{FieldSelector: f.Fields, Limit: page, Continue: next})
+		list, err := f.Client.List(bounded, metav1.ListOptions{FieldSelector: f.Fields, LabelSelector: f.Labels, Limit: page, Continue: next})
 		cancel()
 		if err != nil {
 			return "", err
@@ -126,7 +130,7 @@ func (f *follower) watch(ctx context.Context, version string) (string, error) {
 	bounded, cancel := context.WithTimeout(ctx, time.Duration(lasts)*time.Second+slack)
 	defer cancel()
 	stream, err := f.Client.Watch(bounded, metav1.ListOptions{
-		FieldSelector: f.Fields, ResourceVersion: version, AllowWatchBookmarks: true, TimeoutSeconds: &lasts,
+		FieldSelector: f.Fields, LabelSelector: f.Labels, ResourceVersion: version, AllowWatchBookmarks: true, TimeoutSeconds: &lasts,
 	})
 	if err != nil {
 		return version, err
