@@ -60,9 +60,19 @@ type Config struct {
 	DryRun, Bypass, RootsInMeshOnly bool
 	// AllowWaypoints lets nobody but their waypoint connect to workloads that have one.
 	AllowWaypoints bool
+	// Waypoint is how nodes get the program of waypoints that are deployed; what is empty has a default of others.
+	Waypoint Image
 	// DrainTime is how long proxies are moved to other replicas before the end. With a folder, where there are none, it is 0.
 	DrainTime time.Duration
 }
+
+// Image is a program and how nodes get it.
+type Image struct {
+	Image, PullPolicy string
+	PullSecrets       []string
+}
+
+var pullPolicies = []string{"Always", "IfNotPresent", "Never"}
 
 const usage = `istiod-lite is the control plane of a Tulle mesh: it tells proxies what there is and who may call whom, and signs
 their certificates.
@@ -183,6 +193,9 @@ func (c *Config) check() error {
 	}
 	if c.RootGrace < 1 || c.RootGrace > 90 {
 		return fmt.Errorf("--root-cert-grace-percent is %d: want 1 to 90", c.RootGrace)
+	}
+	if policy := c.Waypoint.PullPolicy; policy != "" && !slices.Contains(pullPolicies, policy) {
+		return fmt.Errorf("--waypoint-pull-policy %q: want %s", policy, strings.Join(pullPolicies, ", "))
 	}
 	if c.DrainTime < 0 {
 		return fmt.Errorf("--drain-time must not be negative, but is %s", c.DrainTime)

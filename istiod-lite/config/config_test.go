@@ -72,6 +72,10 @@ func TestWhatIsSetWhere(t *testing.T) {
 			args: "--bypass-missing-waypoints --roots-in-mesh-only", env: []string{"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY=false"},
 			want: func(c *Config) { c.DryRun, c.Bypass, c.RootsInMeshOnly = false, true, true },
 		},
+		"where waypoints come from": {
+			args: "--waypoint-pull-policy Always --waypoint-pull-secrets a,b", env: []string{"WAYPOINT_IMAGE=registry.example/waypoint:1"},
+			want: func(c *Config) { c.Waypoint = Image{"registry.example/waypoint:1", "Always", []string{"a", "b"}} },
+		},
 		"a flag goes before its variable": {args: "--cluster-id c2", env: []string{"CLUSTER_ID=c1"}, want: func(c *Config) { c.ClusterID = "c2" }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -105,6 +109,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"--default-workload-cert-ttl is 3h0m0s: want more than 0, and at most --max-workload-cert-ttl, which is 2h0m0s", "--default-workload-cert-ttl 3h", "MAX_WORKLOAD_CERT_TTL=2h"},
 		{"--root-cert-ttl is -1h0m0s and --root-cert-check-interval 1h0m0s: want more than 0", "--root-cert-ttl=-1h", ""},
 		{"--root-cert-grace-percent is 100: want 1 to 90", "", "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE=100"},
+		{`--waypoint-pull-policy "Sometimes": want Always, IfNotPresent, Never`, "--waypoint-pull-policy Sometimes", ""},
 		{"--drain-time must not be negative, but is -1s", "--drain-time -1s", ""},
 		{`PILOT_CERT_PROVIDER "kubernetes" is not done`, "", "PILOT_CERT_PROVIDER=kubernetes"},
 	} {

@@ -26,6 +26,8 @@ type pipeline struct {
 	// tell takes the conditions of an object, tellParents those of a route at each of its parents.
 	tell        func(model.Key, int64, []model.Condition)
 	tellParents func(model.Key, int64, []routes.Parent)
+	// gateway is called for each Gateway and GatewayClass of which anything may be different now. It may read the model.
+	gateway func(model.Key)
 
 	produced map[model.Key][]product // what each object became
 	noted    map[model.Key]string    // what was logged of it
@@ -38,7 +40,7 @@ type product struct{ typeURL, name string }
 
 func newPipeline(m *model.Model, mesh translate.Mesh, log *push.Log, out *slog.Logger) *pipeline {
 	return &pipeline{
-		model: m, mesh: mesh, log: log, out: out,
+		model: m, mesh: mesh, log: log, out: out, gateway: func(model.Key) {},
 		tell: func(model.Key, int64, []model.Condition) {}, tellParents: func(model.Key, int64, []routes.Parent) {},
 		produced: make(map[model.Key][]product), noted: make(map[model.Key]string),
 	}
@@ -76,6 +78,9 @@ func (p *pipeline) translated(key model.Key) []push.Update {
 		result.Resources = append(result.Resources, translate.Resource{Name: resource.Name, Message: resource.Message})
 	}
 	p.note(key, append(result.Notes, notes(key, requests)...))
+	if key.Kind == model.KindGateway || key.Kind == model.KindGatewayClass {
+		p.gateway(key)
+	}
 	switch {
 	case hasStatus(key.Kind):
 		p.tell(key, p.model.Generation(key), append(result.Conditions, requests.Conditions...))

@@ -14,6 +14,8 @@ type verdicts struct {
 	// set takes the conditions of an object, trouble what is wrong with it, or nothing. Neither waits.
 	set     func(model.Key, int64, []model.Condition)
 	trouble func(key model.Key, uid, reason, message string)
+	// gateway takes what keeps the present state of a Gateway from being used, or nothing. It doesn't wait.
+	gateway func(name model.Name, generation int64, message string)
 	log     *slog.Logger
 
 	lock     sync.Mutex
@@ -28,7 +30,8 @@ type verdict struct {
 
 func newVerdicts(log *slog.Logger) *verdicts {
 	return &verdicts{
-		set: func(model.Key, int64, []model.Condition) {}, trouble: func(model.Key, string, string, string) {}, log: log,
+		set: func(model.Key, int64, []model.Condition) {}, trouble: func(model.Key, string, string, string) {},
+		gateway: func(model.Name, int64, string) {}, log: log,
 		rejected: make(map[model.Key]*verdict),
 	}
 }
@@ -57,6 +60,9 @@ func (v *verdicts) reject(r kube.Rejection) {
 			v.set(key, held.generation, held.conditions)
 		}
 		delete(v.rejected, key)
+		if key.Kind == model.KindGateway {
+			v.gateway(key.Name, 0, "")
+		}
 		return
 	}
 	message := r.Err.Error() + "; " + consequence(r)
@@ -68,7 +74,10 @@ func (v *verdicts) reject(r kube.Rejection) {
 		v.rejected[key] = new(verdict)
 	}
 	v.trouble(key, r.UID, "Invalid", message)
-	if key.Kind == model.KindAuthorizationPolicy {
+	switch key.Kind {
+	case model.KindGateway:
+		v.gateway(key.Name, r.Generation, r.Err.Error())
+	case model.KindAuthorizationPolicy:
 		v.set(key, r.Generation, []model.Condition{{Type: "ZtunnelAccepted", Reason: "Invalid", Message: message}})
 	}
 }

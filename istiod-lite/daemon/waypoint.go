@@ -22,9 +22,12 @@ func waypointOf(m *model.Model, caller push.Caller, name string) (push.Waypoint,
 	if gateway == nil || !m.IsWaypoint(gateway) {
 		return push.Waypoint{}, fmt.Errorf("pod %s/%s is not labelled as an instance of a Gateway of class %s", caller.Namespace, name, model.WaypointClass)
 	}
-	host := m.Hostname(&model.Service{Namespace: gateway.Namespace, Name: gateway.Name})
-	if len(gateway.Addresses) > 0 && gateway.Addresses[0].Host != "" {
-		host = gateway.Addresses[0].Host
+	host := m.Hostname(&model.Service{Namespace: gateway.Namespace, Name: gateway.Deployed().Name})
+	for _, address := range gateway.Addresses {
+		if address.Host != "" {
+			host = address.Host
+			break
+		}
 	}
 	return push.Waypoint{
 		Gateway: gateway.Key().Name.String(), Class: gateway.Class, Service: gateway.Namespace + "/" + host,

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/addresses"
+	"github.com/tulle-mesh/tulle/istiod-lite/deploy"
 	"github.com/tulle-mesh/tulle/istiod-lite/lead"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/roots"
@@ -27,6 +28,8 @@ type writers struct {
 	events     *status.Events
 	addresses  *addresses.Writer
 	roots      *roots.Writer
+	waypoints  *deploy.Writer
+	gateways   *status.Writer // their statuses, and those of their classes
 	// hook answers the API server, on every replica; nil where it isn't served.
 	hook     *webhook.Server
 	register *webhook.Registration
@@ -65,6 +68,7 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 			Log: d.log.With("scope", "roots"),
 		}),
 	}
+	d.writers.waypoints, d.writers.gateways = d.openGateways(client)
 	d.verdicts.set, d.verdicts.trouble = d.writers.conditions.Set, func(key model.Key, uid, reason, message string) {
 		d.writers.events.Set(key, status.Trouble{UID: uid, Reason: reason, Message: message})
 	}
@@ -174,9 +178,10 @@ func (d *Daemon) runWriters(ctx context.Context) error {
 // elections lists what the leader of each does. The authority's part is its own.
 func (w *writers) elections(authority []func(context.Context) error) map[lead.Election][]func(context.Context) error {
 	all := map[lead.Election][]func(context.Context) error{
-		lead.Status:    {w.conditions.Run, w.events.Run},
-		lead.Addresses: {w.addresses.Run},
-		lead.Roots:     append([]func(context.Context) error{w.roots.Run}, authority...),
+		lead.Status:        {w.conditions.Run, w.events.Run},
+		lead.Addresses:     {w.addresses.Run},
+		lead.GatewayDeploy: {w.waypoints.Run, w.gateways.Run},
+		lead.Roots:         append([]func(context.Context) error{w.roots.Run}, authority...),
 	}
 	if w.register != nil {
 		all[lead.Webhook] = []func(context.Context) error{w.register.Run}
