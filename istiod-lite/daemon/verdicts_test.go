@@ -45,3 +45,19 @@ func TestARejectedObjectSaysSoUntilItIsRightAgain(t *testing.T) {
 		t.Errorf("told %q", told)
 	}
 }
+
+// What deploys a Gateway says so in its status, in place of a second writer.
+func TestARejectedGatewayIsToldByWhatDeploysIt(t *testing.T) {
+	var told []string
+	v := newVerdicts(slog.New(slog.DiscardHandler))
+	v.gateway = func(name model.Name, generation int64, message string) {
+		told = append(told, fmt.Sprint(name, " ", generation, " ", message))
+	}
+	kind := decode.Kind{Kind: "Gateway", Model: model.KindGateway}
+	name := model.Name{Namespace: "demo", Name: "waypoint"}
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 2, Err: errors.New("spec.listeners[0].port: wrong")})
+	v.reject(kube.Rejection{Kind: kind, Name: name})
+	if want := []string{"demo/waypoint 2 spec.listeners[0].port: wrong", "demo/waypoint 0 "}; !slices.Equal(told, want) {
+		t.Errorf("told %q", told)
+	}
+}
