@@ -111,6 +111,30 @@ func field(want any, path ...string) func(*unstructured.Unstructured) error {
 	}
 }
 
+// everyKind are those of all objects that are made for a waypoint.
+var everyKind = []schema.GroupVersionKind{waypointAccount, waypointDeployment, waypointService, waypointScaler, waypointBudget}
+
+// deployed makes a waypoint of which every object comes, changes and goes.
+func (w *world) deployed() {
+	w.t.Helper()
+	with := func(team string) string { return strings.Replace(withParameters, "team: shop", "team: "+team, 1) }
+	w.apply(parametersOf(`horizontalPodAutoscaler: "spec: {maxReplicas: 4}", podDisruptionBudget: "spec: {minAvailable: 1}"`) + waypointGateway("waypoint", "", with("shop")))
+	for _, kind := range everyKind {
+		w.object(kind, "waypoint", field("shop", "metadata", "labels", "team"))
+	}
+	w.apply(waypointGateway("waypoint", "", with("other")))
+	for _, kind := range everyKind {
+		w.object(kind, "waypoint", field("other", "metadata", "labels", "team"))
+	}
+	w.apply(waypointGateway("waypoint", ", annotations: {gateway.istio.io/name-override: other}", with("other")))
+	for _, kind := range everyKind {
+		w.object(kind, "other", nil)
+		w.goes(kind, "waypoint")
+	}
+	w.object(classOfWaypoints, "istio-waypoint", says("Accepted=True Accepted"))
+	w.object(gatewayKind, "waypoint", says("Accepted=True Accepted"))
+}
+
 func TestAGatewayIsDeployedAndGoesWithAllThatWasMadeForIt(t *testing.T) {
 	w := newWorld(t, everything())
 	w.start(replicaSpec{}).ready()

@@ -182,6 +182,7 @@ func (w *world) live(r *replica) {
 	}
 	w.addresses("e")
 	w.rooted("shop")
+	w.deployed()
 	w.eventually("an event about what is wrong", func(ctx context.Context) error {
 		events, err := w.Client().CoreV1().Events("shop").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=wrong,reason=Invalid"})
 		if err == nil && len(events.Items) == 0 {
