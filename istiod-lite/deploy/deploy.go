@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
@@ -142,15 +143,15 @@ func (w *Writer) work(ctx context.Context, name model.Name) error {
 		return nil
 	}
 	failure, done := w.deploy(ctx, known, waypoint, rejected)
-	if !done {
-		return nil
+	if !done || apierrors.IsConflict(failure) { // somebody wrote meanwhile: nothing to tell yet
+		return failure
 	}
 	generation := max(waypoint.Gateway.Generation, rejected.generation)
 	status := waypoint.status(failure)
 	w.cfg.Tell(waypoint.Gateway.Key(), generation, &status)
 	var r *refusal
 	if errors.As(failure, &r) && !r.again {
-		w.cfg.Log.Warn("Gateway not deployed as it is", "object", name.String(), "reason", r.reason, "err", r.message)
+		w.cfg.Log.Debug("Gateway not deployed as it is", "object", name.String(), "reason", r.reason, "err", r.message)
 		return nil // until it changes
 	}
 	return failure
