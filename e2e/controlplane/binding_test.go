@@ -12,18 +12,18 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
-// bound waits for what a service's status says of its waypoint, such as "False WaypointIsNotReady".
-func (w *world) bound(namespace, service, want string) {
+// says waits for what an object's condition says, such as "False WaypointIsNotReady".
+func (w *world) says(kind schema.GroupVersionKind, namespace, name, condition, want string) {
 	w.t.Helper()
-	w.eventually("condition WaypointBound of "+service, func(ctx context.Context) error {
-		o, err := w.Get(ctx, schema.GroupVersionKind{Version: "v1", Kind: "Service"}, namespace, service)
+	w.eventually(fmt.Sprintf("condition %s of %s %s", condition, kind.Kind, name), func(ctx context.Context) error {
+		o, err := w.Get(ctx, kind, namespace, name)
 		if err != nil {
 			return err
 		}
 		conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 		have := "nothing"
 		for _, each := range conditions {
-			if c, _ := each.(map[string]any); c["type"] == "istio.io/WaypointBound" {
+			if c, _ := each.(map[string]any); c["type"] == condition {
 				have = fmt.Sprintf("%s %s", c["status"], c["reason"])
 			}
 		}
@@ -32,6 +32,12 @@ func (w *world) bound(namespace, service, want string) {
 		}
 		return nil
 	})
+}
+
+// bound waits for what a service's status says of its waypoint.
+func (w *world) bound(namespace, service, want string) {
+	w.t.Helper()
+	w.says(schema.GroupVersionKind{Version: "v1", Kind: "Service"}, namespace, service, "istio.io/WaypointBound", want)
 }
 
 // refusing wants a service's waypoint to be one that no proxy can find.
@@ -94,4 +100,40 @@ func TestNothingGoesRoundAWaypointThatCannotBeUsed(t *testing.T) {
 		p.service(serviceName("shop", name), through(""))
 		w.bound("shop", name, "False "+reason)
 	}
+}
+
+func TestPoliciesAreToldWhetherAWaypointEnforcesThem(t *testing.T) {
+	w := newWorld(t, everything())
+	text := waypoint("shop", "10.1.9.1") + routedServices()
+	policies := map[string]struct{ spec, want string }{
+		"of-service": {`{targetRefs: [{kind: Service, group: "", name: web}], rules: [{}]}`, "True Accepted"},
+		"of-gateway": {`{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: wp}], rules: [{}]}`, "True Accepted"},
+		"not-bound":  {`{targetRefs: [{kind: Service, group: "", name: plain}], rules: [{}]}`, "False AncestorNotBound"},
+		"lost":       {`{targetRefs: [{kind: Service, group: "", name: lost}], rules: [{}]}`, "False AncestorNotBound"},
+		"of-nothing": {`{targetRefs: [{kind: Service, group: "", name: none}], rules: [{}]}`, "False TargetNotFound"},
+		"of-pods":    {`{selector: {matchLabels: {app: web}}, rules: [{}]}`, "nothing"},
+	}
+	issuers := map[string]struct{ spec, want string }{
+		"of-service": {`{targetRefs: [{kind: Service, group: "", name: web}], jwtRules: [{issuer: "https://a.example.com"}]}`, "True Accepted"},
+		"no-keys":    {`{targetRefs: [{kind: Service, group: "", name: web}], jwtRules: [{issuer: nobody}]}`, "True UnsupportedValue"},
+		"of-pods":    {`{selector: {matchLabels: {app: web}}, jwtRules: [{issuer: "https://a.example.com"}]}`, "False TargetNotFound"},
+	}
+	for name, c := range policies {
+		text += fmt.Sprintf("---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: %s, namespace: shop}, spec: %s}\n", name, c.spec)
+	}
+	for name, c := range issuers {
+		text += fmt.Sprintf("---\n{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: %s, namespace: shop}, spec: %s}\n", name, c.spec)
+	}
+	w.apply(text)
+	w.start(replicaSpec{}).ready()
+	w.says(policyKind, "shop", "of-pods", "ZtunnelAccepted", "True Accepted")
+	for name, c := range policies {
+		w.says(policyKind, "shop", name, "WaypointAccepted", c.want)
+	}
+	for name, c := range issuers {
+		w.says(jwtKind, "shop", name, "WaypointAccepted", c.want)
+	}
+	w.delete("{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}}")
+	w.says(policyKind, "shop", "of-service", "WaypointAccepted", "False TargetNotFound")
+	w.says(jwtKind, "shop", "of-service", "WaypointAccepted", "False TargetNotFound")
 }
