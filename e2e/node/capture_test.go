@@ -1,17 +1,26 @@
 package node
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/tulle-mesh/tulle/cli/demo"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // The app sees its client's address, on a port that the client never takes by itself: else a connection of the client's from that
 // port, made while the pod leaves the mesh, would hang.
 func TestAppsSeeClientsOnPortsThatClientsDontUse(t *testing.T) {
-	c := shared.use(t)
+	eachEngine(t, appsSeeClientsOnPortsThatClientsDontUse)
+}
+
+func appsSeeClientsOnPortsThatClientsDontUse(t *testing.T, c *demo.Cluster) {
 	const calls = 40
 	seen := make(chan net.Addr, calls)
 	serve(t, c, far, raw, func(conn *net.TCPConn) {
@@ -29,4 +38,120 @@ func TestAppsSeeClientsOnPortsThatClientsDontUse(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestPodsAreCapturedByTheChosenEngine(t *testing.T) {
+	eachEngine(t, func(t *testing.T, c *demo.Cluster) {
+		for _, node := range []string{"node1", "node2"} {
+			engine := c.Spec().Engine
+			if engine == "" {
+				engine = "ebpf" // where it works, as here
+			}
+			logged(t, c, demo.Agent(node), "pod enrolled", fmt.Sprintf("engine=%q", engine))
+		}
+	})
+}
+
+// Agents are killed and replaced under a constant load of new connections: what they have set up goes on without them.
+func TestAgentsComeAndGoUnnoticed(t *testing.T) { eachEngine(t, agentsComeAndGoUnnoticed) }
+
+func agentsComeAndGoUnnoticed(t *testing.T, c *demo.Cluster) {
+	const connections = 200
+	name := demo.Agent("node1")
+	restored(t, c, name, func(ctx context.Context) error { return c.StartAgent(ctx, "node1") })
+	load := startRush(t, c)
+	for i := range 6 {
+		end := c.Kill
+		if i%2 == 1 {
+			end = func(ctx context.Context, name string) error { return c.Stop(ctx, name, slow) }
+		}
+		load.more(t, connections)
+		if err := end(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		load.more(t, connections)
+		if err := c.StartAgent(t.Context(), "node1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load.stop(t, 12*connections)
+}
+
+// With nobody there to accept, and nobody to look after that, a meshed pod reaches nobody and nobody reaches it; then all is as before.
+func TestWithoutAgentAndZtunnelNothingIsPlain(t *testing.T) {
+	eachEngine(t, withoutAgentAndZtunnelNothingIsPlain)
+}
+
+func withoutAgentAndZtunnelNothingIsPlain(t *testing.T, c *demo.Cluster) {
+	agent, ztunnel := demo.Agent("node1"), demo.Ztunnel("node1")
+	restored(t, c, ztunnel, func(ctx context.Context) error { return c.StartZtunnel(ctx, "node1") })
+	restored(t, c, agent, func(ctx context.Context) error { return c.StartAgent(ctx, "node1") })
+	var arrived atomic.Int64
+	for _, pod := range []string{client, near, far, outpost} {
+		serve(t, c, pod, raw, func(conn *net.TCPConn) {
+			arrived.Add(1)
+			io.Copy(conn, conn)
+		})
+	}
+	paths := [][2]string{{client, far}, {client, outpost}, {client, near}, {far, client}, {stranger, client}, {outpost, near}}
+	for _, first := range [][2]string{{agent, ztunnel}, {ztunnel, agent}} {
+		if err := errors.Join(c.Kill(t.Context(), first[0]), c.Kill(t.Context(), first[1])); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			for family := range 2 {
+				if err := briefly(t, c, path[0], path[1], family); err == nil {
+					t.Errorf("%s reaches %s without agent and ztunnel (family %d)", path[0], path[1], family)
+				}
+			}
+		}
+		if n := arrived.Load(); n != 0 {
+			t.Errorf("%d connections have come through", n)
+		}
+		if err := errors.Join(c.StartAgent(t.Context(), "node1"), c.StartZtunnel(t.Context(), "node1")); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			eventually(t, fmt.Sprintf("%s to reach %s", path[0], path[1]), func(context.Context) error { return briefly(t, c, path[0], path[1], 0) })
+		}
+		arrived.Store(0)
+	}
+}
+
+// briefly tries to have a word echoed, without much patience.
+func briefly(t *testing.T, c *demo.Cluster, from, to string, family int) error {
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	conn, err := c.Dial(ctx, from, podAddr(c, to, family, raw))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	return exchange(conn, 0)
+}
+
+// A pod comes into the mesh and leaves it, again and again, while it has and gets connections all the time.
+func TestPodsComeAndGoUnderLoad(t *testing.T) { eachEngine(t, podsComeAndGoUnderLoad) }
+
+func podsComeAndGoUnderLoad(t *testing.T, c *demo.Cluster) {
+	load := &rush{}
+	for _, pod := range []string{stranger, far, outpost} {
+		serve(t, c, pod, raw, func(conn *net.TCPConn) { io.Copy(conn, conn) })
+	}
+	for i, path := range [][2]string{{stranger, far}, {far, stranger}, {outpost, stranger}, {stranger, outpost}} {
+		for j, life := range []time.Duration{0, 500 * time.Millisecond} {
+			to := podAddr(c, path[1], (i+j)%2, raw)
+			load.clients.Go(func() { load.connect(c, path[0], to, life) })
+		}
+	}
+	for range 3 {
+		relabel(t, c, stranger, true)
+		load.more(t, 200)
+		relabel(t, c, stranger, false)
+		load.more(t, 200)
+	}
+	load.stop(t, 1200)
 }

@@ -37,7 +37,7 @@ const (
 // slow is the patience with things that take no time on an idle machine.
 const slow = 20 * time.Second
 
-func sharedSpec(dir string) demo.Spec {
+func sharedSpec(dir, engine string) demo.Spec {
 	pod := func(name, namespace, node string, served bool) demo.Pod {
 		p := demo.Pod{Name: name, Namespace: namespace, Account: name, Node: node, Labels: map[string]string{"app": name}}
 		if served {
@@ -49,7 +49,7 @@ func sharedSpec(dir string) demo.Spec {
 		return demo.Service{Name: name, Namespace: namespace, Selector: map[string]string{"app": name}, Ports: map[uint16]uint16{80: web, raw: raw}}
 	}
 	return demo.Spec{
-		Name: mine(), Dir: dir, Programs: programs,
+		Name: mine() + engine, Dir: dir, Programs: programs, Engine: engine,
 		Nodes: []string{"node1", "node2"},
 		Pods: []demo.Pod{
 			pod(client, "app", "node1", true), pod(near, "app", "node1", true), pod(far, "app", "node2", true),
@@ -61,10 +61,11 @@ func sharedSpec(dir string) demo.Spec {
 	}
 }
 
-// shared is one cluster for all tests that leave it as they found it.
-var shared sharedCluster
+// shared is one cluster for all tests that leave it as they found it. Its pods are captured by the best engine; those of rewriting by nft.
+var shared, rewriting = sharedCluster{}, sharedCluster{engine: "nft"}
 
 type sharedCluster struct {
+	engine  string
 	once    sync.Once
 	cluster *demo.Cluster
 	err     error
@@ -76,7 +77,7 @@ func (s *sharedCluster) use(t *testing.T) *demo.Cluster {
 	s.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		s.cluster, s.err = demo.Up(ctx, sharedSpec(filepath.Join(filepath.Dir(programs.Tulle), "shared")))
+		s.cluster, s.err = demo.Up(ctx, sharedSpec(filepath.Join(filepath.Dir(programs.Tulle), "shared"+s.engine), s.engine))
 		if s.err == nil {
 			s.err = s.cluster.LabelNamespace("app", demo.Label, demo.Ambient)
 		}
@@ -93,6 +94,12 @@ func (s *sharedCluster) use(t *testing.T) *demo.Cluster {
 		}
 	})
 	return s.cluster
+}
+
+// eachEngine runs a test with every engine.
+func eachEngine(t *testing.T, test func(t *testing.T, c *demo.Cluster)) {
+	t.Run("ebpf", func(t *testing.T) { test(t, shared.use(t)) })
+	t.Run("nft", func(t *testing.T) { test(t, rewriting.use(t)) })
 }
 
 // end takes the cluster down and reports what its programs complained about.

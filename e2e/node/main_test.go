@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -42,7 +43,7 @@ func run(m *testing.M) int {
 	}
 	before := traces()
 	code := m.Run()
-	if err := shared.end(); err != nil {
+	if err := errors.Join(shared.end(), rewriting.end()); err != nil {
 		code = complain(err)
 	}
 	if left := newcomers(before, traces()); len(left) > 0 {

@@ -116,8 +116,9 @@ func TestZtunnelStopCutsWhatLingers(t *testing.T) {
 }
 
 // Without its ztunnel, a meshed pod reaches nobody and nobody reaches it: nothing falls back to plain text.
-func TestKilledZtunnelFailsClosed(t *testing.T) {
-	c := shared.use(t)
+func TestKilledZtunnelFailsClosed(t *testing.T) { eachEngine(t, killedZtunnelFailsClosed) }
+
+func killedZtunnelFailsClosed(t *testing.T, c *demo.Cluster) {
 	name := demo.Ztunnel("node1")
 	restored(t, c, name, func(ctx context.Context) error { return c.StartZtunnel(ctx, "node1") })
 	watch, err := c.Watch("node1", "FAIL-CLOSED")

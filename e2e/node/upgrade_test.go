@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // rush is a constant load of new connections by clients that never try anything twice.
@@ -28,17 +29,41 @@ type rush struct {
 // that live long enough to see a ztunnel go and short enough to finish in time.
 func startRush(t *testing.T, c *demo.Cluster) *rush {
 	t.Helper()
-	for _, pod := range []string{client, near, far, outpost} {
-		serve(t, c, pod, raw, func(conn *net.TCPConn) { io.Copy(conn, conn) })
-	}
 	r := &rush{}
-	for _, path := range [][2]string{{client, far}, {far, client}, {client, near}, {client, outpost}, {stranger, client}} {
-		to := podAddr(c, path[1], 0, raw)
-		for _, life := range []time.Duration{0, 500 * time.Millisecond} {
+	for _, pod := range []string{client, near, far} {
+		serve(t, c, pod, raw, func(conn *net.TCPConn) {
+			if port := socket.Unmap(conn.RemoteAddr()).Port(); port >= 32768 { // the client's own, not one that ztunnel takes
+				r.fail(fmt.Errorf("a connection from %s to %s has escaped", conn.RemoteAddr(), pod))
+			}
+			io.Copy(conn, conn)
+		})
+	}
+	serve(t, c, outpost, raw, func(conn *net.TCPConn) { io.Copy(conn, conn) })
+	for i, path := range [][2]string{{client, far}, {far, client}, {client, near}, {client, outpost}, {stranger, client}} {
+		for j, life := range []time.Duration{0, 500 * time.Millisecond} {
+			to := podAddr(c, path[1], (i+j)%2, raw)
 			r.clients.Go(func() { r.connect(c, path[0], to, life) })
 		}
 	}
 	return r
+}
+
+func (r *rush) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failures = append(r.failures, err)
+}
+
+// more waits for so many more connections.
+func (r *rush) more(t *testing.T, connections int64) {
+	t.Helper()
+	want := r.finished.Load() + connections
+	eventually(t, "more connections", func(context.Context) error {
+		if now := r.finished.Load(); now < want {
+			return fmt.Errorf("%d of %d", now, want)
+		}
+		return nil
+	})
 }
 
 // connect opens one connection after the other.
@@ -46,9 +71,7 @@ func (r *rush) connect(c *demo.Cluster, from string, to netip.AddrPort, life tim
 	for i := 0; !r.stopped.Load(); i++ {
 		began := time.Now()
 		if err := talk(c, from, to, life); err != nil {
-			r.mu.Lock()
-			r.failures = append(r.failures, fmt.Errorf("%s from %s to %s, %s after its beginning: %w", time.Now().Format("15:04:05.000"), from, to, time.Since(began).Round(time.Millisecond), err))
-			r.mu.Unlock()
+			r.fail(fmt.Errorf("%s from %s to %s, %s after its beginning: %w", time.Now().Format("15:04:05.000"), from, to, time.Since(began).Round(time.Millisecond), err))
 		}
 		r.finished.Add(1)
 	}
@@ -111,10 +134,12 @@ func upgrade(t *testing.T, c *demo.Cluster, place string, meanwhile func()) {
 	}
 }
 
-// A node's ztunnel is replaced ten times under a constant load of new connections, with the agent restarted in between and at the
+// A node's ztunnel is replaced twenty times under a constant load of new connections, with the agent restarted in between and at the
 // same time: no connection is refused, none is cut that could finish.
-func TestZtunnelUpgradesLoseNothing(t *testing.T) {
-	c := shared.use(t)
+func TestZtunnelUpgradesLoseNothing(t *testing.T) { eachEngine(t, ztunnelUpgradesLoseNothing) }
+
+func ztunnelUpgradesLoseNothing(t *testing.T, c *demo.Cluster) {
+	const upgrades, between = 20, 500
 	restored(t, c, demo.Agent("node1"), func(ctx context.Context) error { return c.StartAgent(ctx, "node1") })
 	restored(t, c, demo.Ztunnel("node1"), func(ctx context.Context) error { return c.StartZtunnel(ctx, "node1") })
 	restart := func(end func(context.Context, string) error) func() {
@@ -129,9 +154,9 @@ func TestZtunnelUpgradesLoseNothing(t *testing.T) {
 	}
 	stop := func(ctx context.Context, name string) error { return c.Stop(ctx, name, slow) }
 	load := startRush(t, c)
-	for i := range 10 {
+	for i := range upgrades {
 		meanwhile := func() {}
-		switch i {
+		switch i % 10 {
 		case 2:
 			restart(stop)()
 		case 4:
@@ -142,13 +167,17 @@ func TestZtunnelUpgradesLoseNothing(t *testing.T) {
 			meanwhile = restart(c.Kill)
 		}
 		upgrade(t, c, []string{annex, "node1"}[i%2], meanwhile)
+		load.more(t, between)
 	}
-	load.stop(t, 1000)
+	load.stop(t, upgrades*between)
 }
 
 // Connections to and from the pods of a node whose ztunnel was killed wait for the next.
 func TestConnectionsWaitForTheNextZtunnel(t *testing.T) {
-	c := shared.use(t)
+	eachEngine(t, connectionsWaitForTheNextZtunnel)
+}
+
+func connectionsWaitForTheNextZtunnel(t *testing.T, c *demo.Cluster) {
 	name := demo.Ztunnel("node1")
 	restored(t, c, name, func(ctx context.Context) error { return c.StartZtunnel(ctx, "node1") })
 	for _, to := range []string{client, far, outpost} {
