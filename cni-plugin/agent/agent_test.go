@@ -541,7 +541,10 @@ func TestClearingUpLateDoesNothingToTheNextNamespace(t *testing.T) {
 		if _, err := a.Started(context.Background(), named, home); err != nil {
 			t.Fatal(err)
 		}
-		r.want(t, "0.0s enrol a")
+		// The wish may have been answered before the question, which is then asked anew.
+		if diff := cmp.Diff([]string{"0.0s enrol a"}, slices.Compact(r.take())); diff != "" {
+			t.Error(diff)
+		}
 		if err := a.Stopped(context.Background(), named, "/run/netns/before"); err != nil {
 			t.Error(err)
 		}

@@ -55,6 +55,9 @@ func (c *cluster) Remove(pod enroll.Pod) error { return c.client.Withdraw(id(pod
 // Enabled is for enroll.Published.
 func (c *cluster) Enabled(pod enroll.Pod) bool { return c.client.Enabled(id(pod)) }
 
+// Published is for enroll.Published.
+func (c *cluster) Published(pod enroll.Pod) bool { return c.client.Says(pod.UID) != "" }
+
 func (c *cluster) published(views []agent.View) map[string]status.Pod {
 	all := map[string]status.Pod{}
 	for _, v := range views {

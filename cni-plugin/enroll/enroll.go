@@ -46,6 +46,8 @@ type Published interface {
 	Remove(Pod) error
 	// Enabled tells whether the pod, and not one of the same name, is published as enabled.
 	Enabled(Pod) bool
+	// Published tells whether anything is published of the pod, be it by an earlier agent.
+	Published(Pod) bool
 }
 
 // Config has an Enroller's parts. All are required but Repaired, the durations may be zero.
@@ -109,25 +111,19 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	if in, err := e.isIn(pod, before); in || err != nil {
 		return err
 	}
-	if !before.Captures() || refused {
-		// Not served whatever was published: tell peers before they dial a tunnel that isn't there.
+	unserved := !before.Captures() || refused
+	if unserved && e.cfg.Statuses.Published(pod) {
+		// Whatever was published: tell peers before they dial a tunnel that isn't there.
 		if err := e.cfg.Statuses.Set(pod, status.Pending); err != nil {
 			return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 		}
 	}
-	file, err := netnsFile(pod.Netns)
-	if err != nil {
+	if err := e.takeIn(ctx, pod, before.State); err != nil {
+		if unserved {
+			err = errors.Join(err, e.cfg.Statuses.Set(pod, status.Pending))
+		}
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
-	if err := e.add(ctx, pod, file); err != nil {
-		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
-	}
-	log.Debug("step", "step", "proxy acknowledged")
-	if err := e.capture(pod); err != nil {
-		e.undo(ctx, pod, before.State)
-		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
-	}
-	log.Debug("step", "step", "capture on")
 	if err := e.cfg.Statuses.Set(pod, status.Enabled); err != nil {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
@@ -142,6 +138,25 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		now, _ := e.cfg.Redirect.Current(pod.Netns) // only for the log
 		log.Info("pod enrolled", "engine", now.Engine)
 	}
+	return nil
+}
+
+// takeIn has the proxy serve the pod, and then its connections go there.
+func (e *Enroller) takeIn(ctx context.Context, pod Pod, before redirect.State) error {
+	log := e.cfg.Log.With("pod", pod.Key())
+	file, err := netnsFile(pod.Netns)
+	if err != nil {
+		return err
+	}
+	if err := e.add(ctx, pod, file); err != nil {
+		return err
+	}
+	log.Debug("step", "step", "proxy acknowledged")
+	if err := e.capture(pod); err != nil {
+		e.undo(ctx, pod, before)
+		return err
+	}
+	log.Debug("step", "step", "capture on")
 	return nil
 }
 

@@ -69,6 +69,13 @@ func (s *Statuses) Enabled(pod Pod) bool {
 	return s.pods[pod.Key()] == status.Pod{UID: pod.UID, State: status.Enabled}
 }
 
+// Published tells whether anything is published of the pod.
+func (s *Statuses) Published(pod Pod) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pods[pod.Key()].UID == pod.UID
+}
+
 // All returns a copy of what is published.
 func (s *Statuses) All() map[string]status.Pod {
 	s.mu.Lock()

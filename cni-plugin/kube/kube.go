@@ -45,7 +45,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("connect to Kubernetes: %w", err)
 	}
 	access.UserAgent = cfg.UserAgent
-	access.QPS, access.Burst = 80, 160 // as Istio's agent: enough for a node that restarts
+	access.QPS, access.Burst = 200, 600 // the most pods of a node may each be pending and then enabled when the agent is installed
 	core, err := coreClient(access)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Kubernetes: %w", err)

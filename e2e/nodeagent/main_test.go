@@ -15,6 +15,9 @@ import (
 	"github.com/tulle-mesh/tulle/e2e/apiserver"
 )
 
+// manifest is the account that the agent has, as it is installed.
+const manifest = "../../deploy/rbac/tulle-cni-agent.yaml"
+
 // The programs and the API server are there for all tests; each test has a node and a namespace of its own.
 var (
 	agentProgram, pluginProgram string
@@ -50,7 +53,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, server.Stop()) }()
-	account, err := os.ReadFile("account.yaml")
+	account, err := os.ReadFile(manifest)
 	if err != nil {
 		return 1, err
 	}

@@ -223,7 +223,7 @@ func TestThePluginStaysForTheNextAgentAndGoesWithTheLast(t *testing.T) {
 			w := newWorld(t, ambient)
 			folders := w.runtime()
 			folders.network()
-			account, err := os.ReadFile("account.yaml")
+			account, err := os.ReadFile(manifest)
 			w.must(err)
 			t.Cleanup(func() {
 				if err := server.Apply(context.Background(), string(account)); err != nil {

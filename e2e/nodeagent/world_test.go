@@ -40,6 +40,8 @@ type world struct {
 	pods      int
 	health    string
 	logs      *lockedText
+	program   string   // the agent's
+	pid       int      // of the agent started last
 	args      []string // of the agent, beside those that every agent has
 }
 
@@ -63,7 +65,7 @@ func (l *lockedText) String() string {
 func newWorld(t *testing.T, labels string) *world {
 	t.Helper()
 	number := worlds.Add(1)
-	w := &world{t: t, dir: t.TempDir(), namespace: fmt.Sprintf("demo%d", number), node: fmt.Sprintf("node%d", number), logs: new(lockedText)}
+	w := &world{t: t, dir: t.TempDir(), namespace: fmt.Sprintf("demo%d", number), node: fmt.Sprintf("node%d", number), logs: new(lockedText), program: agentProgram}
 	w.health = freeAddress(t)
 	w.process("1", strconv.Itoa(os.Getppid()), "0::/\n") // one that is in the host's network
 	w.label(labels)
@@ -126,10 +128,10 @@ type podSpec struct {
 func (w *world) pod(name string, spec podSpec) *pod {
 	w.t.Helper()
 	w.pods++
-	p := &pod{Namespace: netns.New(w.t, "tulle-nodeagent"), world: w, name: name, addr: fmt.Sprintf("10.80.0.%d", w.pods)}
+	p := &pod{Namespace: netns.New(w.t, "tulle-nodeagent"), world: w, name: name, addr: fmt.Sprintf("10.80.1.%d", w.pods)}
 	node := netns.New(w.t, "tulle-nodeagent")
-	netns.Connect(p.Namespace, node, "eth0", []netip.Prefix{netip.MustParsePrefix(p.addr + "/24")}, []netip.Prefix{netip.MustParsePrefix("10.80.0.254/24")})
-	p.Route(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.80.0.254"))
+	netns.Connect(p.Namespace, node, "eth0", []netip.Prefix{netip.MustParsePrefix(p.addr + "/16")}, []netip.Prefix{netip.MustParsePrefix("10.80.255.254/16")})
+	p.Route(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.80.255.254"))
 	p.apply(spec)
 	object, err := server.Client().CoreV1().Pods(w.namespace).Get(w.t.Context(), name, metav1.GetOptions{})
 	w.must(err)
@@ -175,7 +177,7 @@ func (w *world) zds() string { return filepath.Join(w.dir, "ztunnel.sock") }
 // start runs an agent; stop ends it as the kubelet does, and kill as a crash would.
 func (w *world) start() (stop, kill func()) {
 	w.t.Helper()
-	cmd := exec.Command(agentProgram, append([]string{
+	cmd := exec.Command(w.program, append([]string{
 		"--source", "kubernetes", "--kubeconfig", kubeconfig, "--node", w.node, "--engine", "nft", "--bpf-dir", "", "--proc", filepath.Join(w.dir, "proc"),
 		"--zds-socket", w.zds(), "--plugin-socket", filepath.Join(w.dir, "run", "pluginevent.sock"), "--health-addr", w.health,
 		"--metrics-addr", "127.0.0.1:0", "--withdraw-grace", "300ms", "--drain-timeout", "5s",
@@ -183,6 +185,7 @@ func (w *world) start() (stop, kill func()) {
 	cmd.Stdout, cmd.Stderr = w.logs, w.logs
 	w.must(os.MkdirAll(filepath.Join(w.dir, "run"), 0o755))
 	w.must(cmd.Start())
+	w.pid = cmd.Process.Pid
 	end := func(how syscall.Signal) func() {
 		return func() {
 			_ = cmd.Process.Signal(how)
