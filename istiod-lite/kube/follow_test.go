@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,23 +26,37 @@ import (
 type script struct {
 	t        *testing.T
 	resource string
+	streams  bool // what there is; else it has to be listed, as with servers that are older
 	steps    []func(http.ResponseWriter, *http.Request)
+	source   *Source
 
 	lock  sync.Mutex
-	asked []string // lists, and "watch VERSION"
+	said  []string // of the resource, to the log
+	asked []string // lists, and "stream VERSION", and "watch VERSION"
 	known map[model.Key]string
 	bad   []Rejection
 }
 
 func run(t *testing.T, resource string, steps ...func(http.ResponseWriter, *http.Request)) *script {
 	t.Helper()
+	return (&script{t: t, resource: resource, steps: steps}).start()
+}
+
+// stream is run with a server that streams what there is.
+func stream(t *testing.T, resource string, steps ...func(http.ResponseWriter, *http.Request)) *script {
+	t.Helper()
+	return (&script{t: t, resource: resource, streams: true, steps: steps}).start()
+}
+
+func (s *script) start() *script {
+	t := s.t
 	t.Parallel()
-	s := &script{t: t, resource: resource, steps: steps, known: make(map[model.Key]string)}
+	s.known = make(map[model.Key]string)
 	server := httptest.NewServer(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	source := &Source{
-		API: &rest.Config{Host: server.URL}, SystemNamespace: "istio-system", Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
+	s.source = &Source{
+		API: &rest.Config{Host: server.URL}, SystemNamespace: "istio-system", Registry: prometheus.NewRegistry(), Log: slog.New(s),
 		Apply: func(changes []model.Change) {
 			s.lock.Lock()
 			defer s.lock.Unlock()
@@ -57,7 +72,7 @@ func run(t *testing.T, resource string, steps ...func(http.ResponseWriter, *http
 			s.bad = append(s.bad, r)
 		},
 	}
-	go func() { done <- source.Run(ctx) }()
+	go func() { done <- s.source.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -69,6 +84,22 @@ func run(t *testing.T, resource string, steps ...func(http.ResponseWriter, *http
 	})
 	return s
 }
+
+// Enabled, Handle, WithAttrs and WithGroup make it a log of what isn't about absent kinds.
+func (s *script) Enabled(context.Context, slog.Level) bool { return true }
+
+func (s *script) Handle(_ context.Context, record slog.Record) error {
+	if !strings.Contains(record.Message, "doesn't have the kind") {
+		s.lock.Lock()
+		defer s.lock.Unlock()
+		s.said = append(s.said, record.Message)
+	}
+	return nil
+}
+
+func (s *script) WithAttrs([]slog.Attr) slog.Handler { return s }
+
+func (s *script) WithGroup(string) slog.Handler { return s }
 
 func describe(object model.Object) string {
 	if o, ok := object.(*model.AuthorizationPolicy); ok {
@@ -87,6 +118,13 @@ func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	asked := "list"
 	if r.URL.Query().Get("watch") != "" {
 		asked = "watch " + r.URL.Query().Get("resourceVersion")
+	}
+	if r.URL.Query().Get("sendInitialEvents") != "" {
+		if !s.streams {
+			refuse(422, "Invalid")(w, r)
+			return
+		}
+		asked = "stream " + r.URL.Query().Get("resourceVersion")
 	}
 	s.lock.Lock()
 	s.asked = append(s.asked, asked+r.URL.Query().Get("continue"))
@@ -125,7 +163,7 @@ func refuse(code int, reason string, causes ...string) func(http.ResponseWriter,
 		for _, cause := range causes {
 			list = append(list, map[string]string{"reason": cause})
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "code": code, "reason": reason, "message": "no", "details": map[string]any{"causes": list}})
+		_ = json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no", "details": map[string]any{"causes": list}})
 	}
 }
 
@@ -150,8 +188,8 @@ func changed(kind, object string) string { return `{"type":"` + kind + `","objec
 func TestAWatchThatEndsIsBegunWhereItWas(t *testing.T) {
 	s := run(t, "nodes", listed("5", "", "a", "b"),
 		raw(changed("ADDED", named("c", "6"))+changed("DELETED", named("a", "7"))+changed("BOOKMARK", named("", "9"))),
-		raw(changed("MODIFIED", named("d", "10"))[:20]))
-	s.until([]string{"list", "watch 5", "watch 9", "watch 9"}, "b", "c")
+		raw(changed("MODIFIED", named("d", "10"))+changed("MODIFIED", named("e", "11"))[:20]))
+	s.until([]string{"list", "watch 5", "watch 9", "watch 10"}, "b", "c", "d")
 }
 
 func TestAListComesInPages(t *testing.T) {
@@ -165,7 +203,7 @@ func TestAPageTokenThatExpiredBeginsTheListAnew(t *testing.T) {
 }
 
 func TestWhatWasDeletedUnseenIsFoundByListingAgain(t *testing.T) {
-	gone := changed("ERROR", `{"kind":"Status","code":410,"reason":"Expired","message":"too old"}`)
+	gone := changed("ERROR", `{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"too old"}`)
 	s := run(t, "nodes", listed("5", "", "a", "b"), raw(gone), listed("9", "", "b", "c"))
 	s.until([]string{"list", "watch 5", "list", "watch 9"}, "b", "c")
 }
@@ -176,8 +214,84 @@ func TestAServerThatWasSetBackIsListedAgain(t *testing.T) {
 }
 
 func TestRefusalsThatPassAreWaitedOut(t *testing.T) {
-	s := run(t, "nodes", refuse(403, "Forbidden"), raw("not JSON"), refuse(429, "TooManyRequests"), listed("5", "", "a"), refuse(503, "ServiceUnavailable"), refuse(504, "Timeout"))
-	s.until([]string{"list", "list", "list", "list", "watch 5", "watch 5", "watch 5"}, "a")
+	s := run(t, "nodes", refuse(403, "Forbidden"), raw("not JSON"), refuse(429, "TooManyRequests"), listed("5", "", "a"),
+		refuse(503, "ServiceUnavailable"), listed("6", "", "a"), refuse(429, "TooManyRequests"))
+	s.until([]string{"list", "list", "list", "list", "watch 5", "list", "watch 6", "watch 6"}, "a")
+}
+
+// begin is what a stream of what there is says before it goes on with changes.
+func begin(version string, names ...string) string {
+	var text strings.Builder
+	for _, name := range names {
+		text.WriteString(changed("ADDED", named(name, version)))
+	}
+	text.WriteString(changed("BOOKMARK", `{"metadata":{"resourceVersion":"`+version+`","annotations":{"k8s.io/initial-events-end":"true"}}}`))
+	return text.String()
+}
+
+func TestWhatThereIsComesAsAStreamThatGoesOnWithChanges(t *testing.T) {
+	s := stream(t, "nodes", raw(begin("5", "a", "b")+changed("DELETED", named("a", "6"))+changed("ADDED", named("c", "7"))))
+	s.until([]string{"stream ", "watch 7"}, "b", "c")
+}
+
+func TestAStreamThatBreaksOffBeforeEverythingWasSaidIsBegunAnew(t *testing.T) {
+	s := stream(t, "nodes", raw(changed("ADDED", named("a", "3"))), raw(begin("5", "b")+changed("ADDED", named("c", "6"))))
+	s.until([]string{"stream ", "stream ", "watch 6"}, "b", "c")
+}
+
+func TestWhatWasDeletedUnseenIsFoundByStreamingAgain(t *testing.T) {
+	gone := changed("ERROR", `{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"too old"}`)
+	s := stream(t, "nodes", raw(begin("5", "a", "b")+gone), refuse(410, "Expired"), raw(begin("9", "b", "c")+changed("ADDED", named("d", "10"))))
+	s.until([]string{"stream ", "stream 5", "stream ", "watch 10"}, "b", "c", "d")
+}
+
+func TestAnObjectWithoutAVersionIsReportedAndStopsNoOther(t *testing.T) {
+	s := stream(t, "nodes", raw(changed("ADDED", `{"metadata":7}`)+begin("5", "a")),
+		raw(`{"metadata":{"resourceVersion":"5"},"items":[{"metadata":7},`+named("a", "5")+`]}`))
+	s.until([]string{"stream ", "list", "watch 5"}, "a")
+	if bad := s.rejected(); len(bad) != 1 || !strings.Contains(bad[0].Err.Error(), "an object without readable metadata") {
+		t.Errorf("rejected %+v", bad)
+	}
+}
+
+func hangUp(w http.ResponseWriter, _ *http.Request) {
+	if connection, _, err := w.(http.Hijacker).Hijack(); err == nil {
+		_ = connection.Close()
+	}
+}
+
+func TestAServerThatKeepsHangingUpIsToldOfOnceAndWhenItAnswers(t *testing.T) {
+	var answers atomic.Bool
+	s := stream(t, "nodes", slices.Repeat([]func(http.ResponseWriter, *http.Request){func(w http.ResponseWriter, r *http.Request) {
+		if answers.Load() && r.URL.Query().Get("sendInitialEvents") != "" {
+			raw(begin("5", "a"))(w, r)
+			return
+		}
+		hangUp(w, r)
+	}}, 100)...)
+	const lost, back = "can't follow changes, what is known stays in force", "following changes again"
+	s.told(lost)
+	if pending := s.source.Pending(); len(pending) != 1 || !strings.Contains(pending[0], "nodes: ") || !strings.HasSuffix(pending[0], "EOF") && !strings.HasSuffix(pending[0], errHungUp.Error()) {
+		t.Errorf("pending: %q", pending)
+	}
+	answers.Store(true)
+	s.told(lost, back)
+}
+
+// told waits for the log to say the same.
+func (s *script) told(messages ...string) {
+	s.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		s.lock.Lock()
+		said := slices.Clone(s.said)
+		s.lock.Unlock()
+		if slices.Equal(said, messages) {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("want %q to be said, have %q", messages, said)
+		}
+	}
 }
 
 const badPolicy = `{"metadata":{"name":"p","namespace":"demo","resourceVersion":"6"},"spec":{"rules":[{"from":[{"source":{"ipBlocks":["x"]}}]}]}}`

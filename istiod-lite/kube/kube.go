@@ -1,5 +1,5 @@
-// Package kube follows the objects of the mesh in the Kubernetes API. Of each only what the model needs is kept, and
-// only in the model: an object is decoded as it comes in and dropped.
+// Package kube follows the objects of the mesh in the Kubernetes API, with client-go's reflector. Of each only what the model
+// needs is kept, and only in the model: an object is made into the model's as it is decoded, and dropped.
 package kube
 
 import (
@@ -55,19 +55,19 @@ func (r *Rejection) Key() model.Key { return model.Key{Kind: r.Kind.Model, Name:
 // Run follows until the context ends, which isn't an error. An API server that can't be reached isn't one either: it is
 // waited for.
 func (s *Source) Run(ctx context.Context) error {
-	server, err := newAPI(s.API)
+	kinds := decode.Kinds()
+	kinds = slices.DeleteFunc(kinds, func(kind decode.Kind) bool { return kind.Resource == "" })
+	clients, err := clientsFor(s.API, kinds)
 	if err != nil {
 		return err
 	}
-	kinds := decode.Kinds()
-	kinds = slices.DeleteFunc(kinds, func(kind decode.Kind) bool { return kind.Resource == "" })
 	changes, counts := newFeed(kinds), newMetrics(s.Registry)
 	s.running.Store(changes)
 	var group sync.WaitGroup
 	defer group.Wait()
-	for _, kind := range kinds {
+	for i, kind := range kinds {
 		f := &follower{
-			kind: kind, scope: s.narrow(kind), api: server, feed: changes, reject: s.Reject,
+			kind: kind, scope: s.narrow(kind), client: clients[i], feed: changes, reject: s.Reject,
 			metrics: counts, log: s.Log.With("kind", kind.Kind),
 			known: make(map[model.Name]model.Object), bad: make(map[model.Name]string),
 		}

@@ -35,11 +35,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 }
 
 // event counts what happened to an object.
-func (m *metrics) event(kind decode.Kind, e string) {
-	event, known := map[string]string{"ADDED": "add", "MODIFIED": "update", "DELETED": "delete"}[e]
-	if !known {
-		return
-	}
+func (m *metrics) event(kind decode.Kind, event string) {
 	if strings.Contains(kind.Group, "istio.io") || strings.Contains(kind.Group, "gateway") {
 		m.settings.WithLabelValues(kind.Kind, event).Inc()
 		return

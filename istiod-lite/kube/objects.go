@@ -1,55 +1,107 @@
 package kube
 
 import (
-	"errors"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 )
 
-// take puts an object's state in force and returns its name. A state that can't be used is reported, and the one before
-// stays in force; where there is none, one that fails closed takes its place.
-func (f *follower) take(encoded encoding, data []byte) (model.Name, bool) {
-	var meta metav1.PartialObjectMetadata
-	err := encoded.fill(data, &meta)
-	if err == nil && meta.Name == "" {
-		err = errors.New("no name")
+// To the reflector a follower is where it puts items. Only their objects stay.
+var _ cache.TransformingStore = (*follower)(nil)
+
+// Add takes an object that came.
+func (f *follower) Add(o any) error {
+	f.metrics.event(f.kind, "add")
+	f.take(o.(*item))
+	return nil
+}
+
+// Update takes an object that changed.
+func (f *follower) Update(o any) error {
+	f.metrics.event(f.kind, "update")
+	f.take(o.(*item))
+	return nil
+}
+
+// Delete takes an object that went.
+func (f *follower) Delete(o any) error {
+	f.metrics.event(f.kind, "delete")
+	f.drop(nameOf(o.(*item)))
+	return nil
+}
+
+// Replace takes all objects that there are.
+func (f *follower) Replace(all []any, _ string) error {
+	stale := make(map[model.Name]struct{}, len(f.known))
+	for _, name := range f.names() {
+		stale[name] = struct{}{}
 	}
-	if err != nil {
-		f.reject(Rejection{Kind: f.kind, Err: fmt.Errorf("an object without readable metadata: %w", err)})
-		return model.Name{}, false
+	for _, o := range all {
+		f.take(o.(*item))
+		delete(stale, nameOf(o.(*item)))
 	}
-	name := model.Name{Namespace: meta.Namespace, Name: meta.Name}
-	fill := func(into any) error { return encoded.fill(data, into) }
-	object, err := f.kind.Read(fill)
-	if err != nil {
-		f.refuse(&meta, err, f.kind.Closed(fill))
-		return name, true
+	for name := range stale {
+		f.drop(name)
 	}
-	f.put(name, object)
-	return name, true
+	f.metrics.lists.WithLabelValues(f.kind.Kind).Inc()
+	f.sync()
+	return nil
+}
+
+// Resync isn't asked for.
+func (f *follower) Resync() error { return nil }
+
+// Transformer makes the reflector, while it gathers all objects anew, hold those that are known already and not another
+// of each.
+func (f *follower) Transformer() cache.TransformFunc {
+	return func(o any) (any, error) {
+		i := o.(*item)
+		if known := f.known[nameOf(i)]; known != nil && reflect.DeepEqual(known, i.object) {
+			i.object = known
+		}
+		return i, nil
+	}
+}
+
+func nameOf(i *item) model.Name { return model.Name{Namespace: i.Namespace, Name: i.Name} }
+
+// names are those of all objects that are known, good or bad.
+func (f *follower) names() []model.Name {
+	return slices.Concat(slices.Collect(maps.Keys(f.known)), slices.Collect(maps.Keys(f.bad)))
+}
+
+// take puts an object's state in force. A state that can't be used is reported, and the one before stays in force; where
+// there is none, one that fails closed takes its place.
+func (f *follower) take(i *item) {
+	switch {
+	case i.Name == "":
+		f.reject(Rejection{Kind: f.kind, Err: i.err})
+	case i.err != nil:
+		f.refuse(i)
+	default:
+		f.put(nameOf(i), i.object)
+	}
 }
 
 // refuse reports a state that can't be used, once per reason.
-func (f *follower) refuse(meta metav1.Object, err error, closed model.Object) {
-	name := model.Name{Namespace: meta.GetNamespace(), Name: meta.GetName()}
+func (f *follower) refuse(i *item) {
+	name := nameOf(i)
 	first := f.known[name] == nil
-	if first && closed != nil {
-		f.known[name] = closed
-		f.feed.add(model.Change{Key: closed.Key(), Object: closed})
+	if first && i.closed != nil {
+		f.known[name] = i.closed
+		f.feed.add(model.Change{Key: i.closed.Key(), Object: i.closed})
 	}
-	if f.bad[name] == err.Error() {
+	if f.bad[name] == i.err.Error() {
 		return
 	}
-	f.bad[name] = err.Error()
+	f.bad[name] = i.err.Error()
 	f.count()
 	f.reject(Rejection{
-		Kind: f.kind, Name: name, UID: string(meta.GetUID()), Generation: meta.GetGeneration(), First: first, Closed: first && closed != nil, Err: err,
+		Kind: f.kind, Name: name, UID: string(i.UID), Generation: i.Generation, First: first, Closed: first && i.closed != nil, Err: i.err,
 	})
 }
 
@@ -86,7 +138,7 @@ func (f *follower) absent() {
 		f.log.Info("the API server doesn't have the kind, waiting for it to come")
 	}
 	f.missed = true
-	for _, name := range slices.Concat(slices.Collect(maps.Keys(f.known)), slices.Collect(maps.Keys(f.bad))) {
+	for _, name := range f.names() {
 		f.drop(name)
 	}
 	f.sync()
