@@ -45,6 +45,8 @@ type Config struct {
 	Controllers []string
 	// Audit writes a line of JSON about each request to the file that AuditLog names.
 	Audit bool
+	// Lists makes those who follow objects list them first, as they have to with older servers: it doesn't stream what there is.
+	Lists bool
 }
 
 // Server is a running etcd and API server.
@@ -132,6 +134,9 @@ func (s *Server) StartAPI(ctx context.Context) error {
 		"--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", "--authorization-mode=RBAC", "--allow-privileged=true",
 		"--disable-admission-plugins=ServiceAccount", // would want a controller to make each namespace's default account
 		"--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000", "--profiling=false",
+	}
+	if s.config.Lists {
+		args = append(args, "--feature-gates=WatchList=false")
 	}
 	if s.config.Audit {
 		if err := os.WriteFile(in("audit.yaml"), []byte(auditPolicy), 0o644); err != nil {

@@ -120,7 +120,16 @@ func kinds() map[string]followed {
 // TestEachKindComesChangesAndGoes also while the control plane looks, which is told of each step by a watch, and finds the
 // same when it starts anew.
 func TestEachKindComesChangesAndGoes(t *testing.T) {
-	w := newWorld(t, everything())
+	t.Run("of a server that streams", func(t *testing.T) { eachKind(t, everything()) })
+	t.Run("of a server that lists", func(t *testing.T) {
+		spec := everything()
+		spec.Lists = true
+		eachKind(t, spec)
+	})
+}
+
+func eachKind(t *testing.T, spec worldSpec) {
+	w := newWorld(t, spec)
 	w.apply(pod("shop", "web", "node9", "10.1.0.1", true) + `---
 apiVersion: v1
 kind: Service

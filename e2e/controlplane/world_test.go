@@ -38,6 +38,7 @@ type worldSpec struct {
 	CRDs        []apiserver.Definitions
 	Controllers []string // of kube-controller-manager
 	Audit       bool
+	Lists       bool // see apiserver.Config
 }
 
 // everything is all that a cluster usually has.
@@ -55,7 +56,7 @@ func newWorld(t *testing.T, spec worldSpec) *world {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var err error
-	w.Server, err = apiserver.Start(ctx, apiserver.Config{Dir: w.dir, Controllers: spec.Controllers, Audit: spec.Audit})
+	w.Server, err = apiserver.Start(ctx, apiserver.Config{Dir: w.dir, Controllers: spec.Controllers, Audit: spec.Audit, Lists: spec.Lists})
 	if err != nil {
 		t.Fatal(err)
 	}
