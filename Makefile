@@ -13,7 +13,7 @@ MODULES   := mesh bpf ztunnel cni-plugin istiod-lite cli
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-short test-controlplane lint generate fuzz bench bench-controlplane soak bench-go clean need-go need-cc need-root
+.PHONY: help build demo test test-short test-controlplane lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ fuzz: need-go ## run every fuzz target for FUZZTIME (20s)
 bench: need-go need-root ## what ztunnel costs, in ratios to a splice relay: BENCH='-rows requests -rounds 5', ZTUNNEL_BIN=name=path (root)
 	@mkdir -p bin
 	$(GO) run ./e2e/bench -json bin/bench.json $(BENCH)
+
+bench-capture: need-go need-root ## what the engines that capture cost, beside no capture; the agent's time for a pod, and for 250 (root)
+	$(GO) test -run '^$$' -bench 'Capture|Enrol' -benchtime 3s -cpu 1 ./cni-plugin/redirect
+	$(GO) test -run '^$$' -bench AgentStart -benchtime 1x ./cni-plugin/daemon
 
 bench-controlplane: need-go ## what istiod-lite costs with 2,000 to 100,000 pods and 100 clients: BENCH='-pods 10000'
 	@mkdir -p bin

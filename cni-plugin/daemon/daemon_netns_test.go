@@ -35,7 +35,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // node is a simulated node: a folder of objects, and at times an agent.
 type node struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	cfg  config.Config
 	logs *lockedBuffer
@@ -52,7 +52,7 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	root := t.TempDir()
 	n := &node{t: t, dir: filepath.Join(root, "objects"), logs: new(lockedBuffer)}
@@ -73,7 +73,7 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +179,7 @@ const (
 	pending = `removed, "demo/cart": {uid: "demo/cart", state: pending}`
 )
 
-func newPod(t *testing.T) *netns.Namespace { return netns.New(t, "tulle-agent-test") }
+func newPod(t testing.TB) *netns.Namespace { return netns.New(t, "tulle-agent-test") }
 
 func TestLabelsComeAndGo(t *testing.T) {
 	n, ns := newNode(t), newPod(t)

@@ -28,7 +28,7 @@ const (
 )
 
 // newPair makes a pod and a peer on one link, with routes to the stranger and to the node's probes behind the peer.
-func newPair(t *testing.T) (pod, peer *netns.Namespace) {
+func newPair(t testing.TB) (pod, peer *netns.Namespace) {
 	t.Helper()
 	pod, peer = netns.New(t, "tulle-redirect-test"), netns.New(t, "tulle-redirect-test")
 	prefixes := func(v4, v6 string) []netip.Prefix {
@@ -78,7 +78,7 @@ func eachEngine(t *testing.T, test func(t *testing.T)) {
 }
 
 // useEngine makes the bed for a test with one engine, or with "auto".
-func useEngine(t *testing.T, engine string) {
+func useEngine(t testing.TB, engine string) *bed {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs root")
@@ -88,16 +88,18 @@ func useEngine(t *testing.T, engine string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	under = &bed{Engines: engines, engine: redirect.Engine(engine), pins: dir, given: map[*netns.Namespace]socket.Given{}, spare: map[spare]*net.TCPListener{}}
+	b := &bed{Engines: engines, engine: redirect.Engine(engine), pins: dir, given: map[*netns.Namespace]socket.Given{}, spare: map[spare]*net.TCPListener{}}
 	t.Cleanup(func() {
-		for _, given := range under.given {
+		for _, given := range b.given {
 			given.Close()
 		}
-		for _, listener := range under.spare {
+		for _, listener := range b.spare {
 			listener.Close()
 		}
 		under = nil
 	})
+	under = b
+	return b
 }
 
 // pins mounts a bpffs for the time of a test.

@@ -27,7 +27,7 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 // The Makefile's own help must name what the README and the contributors' page send people to.
 func TestMakeHelpDocumentsEveryTarget(t *testing.T) {
 	help := string(run(t, root, "make", "help"))
-	for _, target := range []string{"build", "demo", "test", "test-short", "lint", "generate", "fuzz", "bench", "bench-go", "test-controlplane", "bench-controlplane"} {
+	for _, target := range []string{"build", "demo", "test", "test-short", "lint", "generate", "fuzz", "bench", "bench-capture", "bench-go", "test-controlplane", "bench-controlplane"} {
 		if !strings.Contains(help, "make "+target+" ") {
 			t.Errorf("make help doesn't mention %q:\n%s", target, help)
 		}
@@ -37,7 +37,7 @@ func TestMakeHelpDocumentsEveryTarget(t *testing.T) {
 // Documents name files; a file that moves takes its mention along.
 func TestDocumentsNameFilesThatExist(t *testing.T) {
 	folders := modules(t)
-	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/performance.md", "docs/behaviours.md"} {
+	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/performance.md", "docs/behaviours.md", "docs/capture.md"} {
 		text, err := os.ReadFile(filepath.Join(root, document))
 		if err != nil {
 			t.Error(err)
@@ -55,19 +55,21 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 	}
 }
 
-// The page of promises names a test for each; a test that is renamed takes its mention along.
+// The pages of promises name a test for each; a test that is renamed takes its mention along.
 func TestPromisesHaveTheirTests(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(root, "docs/behaviours.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	there := map[string]bool{}
 	for _, name := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllStringSubmatch(string(run(t, root, "grep", "-rhE", "--include=*_test.go", "^func (Test|Fuzz)", ".")), -1) {
 		there[name[1]] = true
 	}
-	for _, name := range regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`).FindAllString(string(text), -1) {
-		if !there[name] {
-			t.Errorf("docs/behaviours.md names %s, which doesn't exist", name)
+	for _, page := range []string{"docs/behaviours.md", "docs/capture.md"} {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`).FindAllString(string(text), -1) {
+			if !there[name] {
+				t.Errorf("%s names %s, which doesn't exist", page, name)
+			}
 		}
 	}
 }

@@ -1,0 +1,90 @@
+package redirect_test
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+
+	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+// A full table of tracked connections can't stop a pod that has none.
+func TestOnlyNftTracksConnections(t *testing.T) {
+	eachEngine(t, func(t *testing.T) {
+		pod, peer := newPair(t)
+		app(t, peer, "the peer", 9080)
+		announcer(t, pod, redirect.PortOutbound)
+		announcer(t, pod, redirect.PortInbound)
+		set(t, pod, redirect.Capture)
+		for _, to := range []string{peer4, peer6} {
+			wantProxy(t, mustDial(t, pod, hostPort(to, 9080), socket.DialConfig{}))
+		}
+		for _, to := range []string{pod4, pod6} {
+			wantProxy(t, mustDial(t, peer, hostPort(to, 9080), socket.DialConfig{}))
+		}
+		if tracked, nft := trackedBy(t, pod), under.engine == redirect.NFT; (tracked > 0) != nft {
+			t.Errorf("%d connections are tracked", tracked)
+		}
+	})
+}
+
+func wantProxy(t *testing.T, l *line) {
+	t.Helper()
+	if !strings.HasPrefix(l.banner, "proxy on ") {
+		t.Errorf("%q answered: a connection has escaped", l.banner)
+	}
+}
+
+// An app that may change the pod's rules can flush them. By nft that is damage, which the next look finds and mends; ebpf has none.
+func TestFlushedRulesOpenNothingForLong(t *testing.T) {
+	eachEngine(t, func(t *testing.T) {
+		pod, peer := newPair(t)
+		app(t, peer, "the peer", 9080)
+		announcer(t, pod, redirect.PortOutbound)
+		set(t, pod, redirect.Capture)
+		err := pod.Do(func() error {
+			conn, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			conn.FlushRuleset()
+			return conn.Flush()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if under.engine == redirect.NFT {
+			wantState(t, pod, redirect.Damaged)
+			set(t, pod, redirect.Capture)
+		}
+		wantState(t, pod, redirect.Capture)
+		for _, to := range []string{peer4, peer6} {
+			wantProxy(t, mustDial(t, pod, hostPort(to, 9080), socket.DialConfig{}))
+		}
+	})
+}
+
+// Where programs can't be loaded (here: nothing could be pinned), pods get nft before any of them is captured; whoever asks for ebpf
+// alone is told.
+func TestWithoutEbpfPodsGetNft(t *testing.T) {
+	useEngine(t, string(redirect.NFT))
+	pod, _ := newPair(t)
+	var log strings.Builder
+	engines, err := redirect.New(redirect.Config{Engine: redirect.Auto, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engines.Set(pod.Netns, redirect.Desired{State: redirect.Capture}); err != nil {
+		t.Fatal(err)
+	}
+	wantEngine(t, pod, redirect.NFT)
+	if !strings.Contains(log.String(), "pods get nft") {
+		t.Errorf("the log doesn't say why: %s", &log)
+	}
+	if _, err := redirect.New(redirect.Config{Engine: string(redirect.EBPF), Log: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("ebpf alone is accepted although it can't work")
+	}
+}
