@@ -117,6 +117,8 @@ func (r request) family() string {
 	switch {
 	case r.Verb == "patch" && r.resource() == "serviceentries/status" && strings.Contains(r.RequestURI, "autoallocate"):
 		return "addresses"
+	case r.Verb == "patch" && (r.resource() == "gateways/status" || r.resource() == "gatewayclasses/status"):
+		return "gateways" // by who deploys them
 	case r.Verb == "patch" && r.ObjectRef.Subresource == "status":
 		return "statuses"
 	case r.Verb == "patch" && r.resource() == "configmaps":

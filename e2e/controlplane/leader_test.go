@@ -33,7 +33,7 @@ func (w *world) holder(ctx context.Context, election string) (string, error) {
 	return name, nil
 }
 
-var elections = []string{"istio-status-leader", "istio-ip-autoallocate", "istio-namespace-controller-election", "istio-validation-controller-election"}
+var elections = []string{"istio-status-leader", "istio-ip-autoallocate", "istio-namespace-controller-election", "istio-gateway-deployment", "istio-validation-controller-election"}
 
 // written waits for something new of each family but webhooks.
 func (w *world) written(name string) {
@@ -133,7 +133,7 @@ func TestWhatIsAsItShouldBeIsNotWrittenAgain(t *testing.T) {
 	w.replica("istiod-b")
 	w.written("later")
 	w.eventually("istiod-b to lead all", func(ctx context.Context) error {
-		for _, election := range elections[:3] {
+		for _, election := range elections[:4] {
 			if holder, err := w.holder(ctx, election); err != nil || !strings.HasPrefix(holder, "istiod-b_") {
 				return errors.Join(err, fmt.Errorf("%q leads %s", holder, election))
 			}
