@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
 // dial is one attempt to open a tunnel. All who wait for it share its outcome.
@@ -14,7 +15,9 @@ type dial struct {
 	key     key
 	share   *share
 	waiters []*Attempt
-	stop    func() // ends it at once; nil before it has begun
+	quota   *loop.Quota // that the connection is taken from; nil for none
+	silent  bool        // the peer hasn't answered yet, not even to TCP
+	stop    func()      // ends it at once; nil before it has begun
 }
 
 // add has an attempt wait for the outcome.
@@ -24,30 +27,40 @@ func (d *dial) add(a *Attempt) {
 }
 
 func (d *dial) start() {
+	if err := d.pool.cfg.Quota.Take(1); err != nil {
+		_ = d.pool.cfg.Loop.Post(func() { d.end(nil, StageConnect, err) })
+		return
+	}
+	d.quota, d.silent = d.pool.cfg.Quota, true
 	cancel, err := d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
 		if err != nil {
+			d.quota.Give(1)
 			d.end(nil, StageConnect, err)
 			return
 		}
 		d.shake(fd)
 	})
 	if err != nil {
+		d.quota.Give(1)
 		_ = d.pool.cfg.Loop.Post(func() { d.end(nil, StageConnect, err) })
 		return
 	}
 	d.stop = func() {
 		cancel()
+		d.quota.Give(1)
 		d.end(nil, StageConnect, errClosed)
 	}
 }
 
 // shake makes the TLS handshake.
 func (d *dial) shake(fd int) {
+	d.silent = false
 	p, target := d.pool, d.share.target
 	h := &handshake{
 		loop: p.cfg.Loop, fd: fd, parent: p.ctx, check: p.cfg.Check,
 		config: func(ctx context.Context) (*tls.Config, error) { return p.cfg.TLS(ctx, target.Source, target.Expected) },
 	}
+	h.closed = func() { d.quota.Give(1) }
 	h.done = func(out shaken) {
 		if out.err != nil {
 			d.end(nil, out.stage, out.err)
@@ -56,7 +69,10 @@ func (d *dial) shake(fd int) {
 		t := newTunnel(tunnelConfig{
 			loop: p.cfg.Loop, role: h2.Client, limits: p.cfg.Limits, max: p.cfg.MaxStreams, idle: p.cfg.IdleTimeout, remote: target.Addr,
 			spare: func(t *tunnel) bool { return len(d.share.tunnels) > 0 && d.share.tunnels[0] != t },
-			ended: func(t *tunnel) { p.ended(d.key, d.share, t) },
+			ended: func(t *tunnel) {
+				d.quota.Give(1)
+				p.ended(d.key, d.share, t)
+			},
 		}, fd, out)
 		t.single = d.share.single
 		d.end(t, 0, nil)

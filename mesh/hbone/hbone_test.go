@@ -47,6 +47,7 @@ type bed struct {
 	pools          []*Pool
 	srv            *Server
 	listener       *net.TCPListener
+	quota          *loop.Quota // of all connections of tunnels
 	accepts        sync.WaitGroup
 
 	mu       sync.Mutex
@@ -59,12 +60,14 @@ func newBed(tb testing.TB) *bed {
 	tb.Helper()
 	checkDescriptors(tb)
 	b := &bed{tb: tb, ca: testca.New(tb, "cluster.local"), nearLoop: newLoop(tb), farLoop: newLoop(tb)}
+	b.quota = loop.NewQuota("the test", plenty, func(error) {})
 	b.client = b.ca.Credential(b.ca.Identity("shop", "client"))
 	b.server = b.ca.Credential(b.ca.Identity("shop", "server"))
 	b.srv = NewServer(ServerConfig{
 		Loop:   b.farLoop,
 		TLS:    func(context.Context) (*tls.Config, error) { return mtls.Policy{}.ServerConfig(b.server), nil },
 		Handle: func(in *Incoming) { b.handler()(in) },
+		Quota:  b.quota,
 		Failed: func(f Failure) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -113,7 +116,10 @@ func (b *bed) close() {
 	case <-time.After(patience):
 		b.tb.Error("tunnels are left")
 	}
+	eventually(b.tb, "all sockets to be given back", func() bool { return b.quota.Take(plenty) == nil })
 }
+
+const plenty = 1 << 20 // sockets
 
 // resetUnjoined ends the streams that a test left as Connect gave them.
 func resetUnjoined(tunnels []*tunnel) {
@@ -199,7 +205,7 @@ func (b *bed) on(l *loop.Loop, f func()) {
 
 // newPool makes a pool on the client's loop.
 func (b *bed) newPool(cfg PoolConfig) *Pool {
-	cfg.Loop = b.nearLoop
+	cfg.Loop, cfg.Quota = b.nearLoop, b.quota
 	if cfg.Dial == nil {
 		cfg.Dial = dialOn(b.nearLoop)
 	}

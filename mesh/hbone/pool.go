@@ -38,6 +38,7 @@ type PoolConfig struct {
 	// Check is asked once more about every peer before its tunnel begins, on the loop, so that Cut misses none. It may be nil.
 	Check Check
 
+	Quota       *loop.Quota   // of the tunnels' connections but those of ConnectOver, which are its caller's; nil for no bound
 	Limits      h2.Config     // windows and frame size; zero fields mean the defaults
 	MaxStreams  int           // streams per tunnel before another is opened; 0 means 100, the most; the peer's own limit is kept as well
 	IdleTimeout time.Duration // how long a tunnel without streams is kept; 0 means 5 minutes

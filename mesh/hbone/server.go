@@ -28,8 +28,9 @@ type ServerConfig struct {
 	// Failed hears of handshakes, requests and tunnels that failed, on the loop. It may be nil.
 	Failed func(Failure)
 
-	Limits     h2.Config // windows and frame size; zero fields mean the defaults
-	MaxStreams int       // concurrent streams per tunnel; 0 means 200
+	Limits     h2.Config   // windows and frame size; zero fields mean the defaults
+	Quota      *loop.Quota // of the connections; nil for no bound
+	MaxStreams int         // concurrent streams per tunnel; 0 means 200
 }
 
 // Failure is a tunnel that didn't come about or broke, or a request on it that was none, by the peer's fault or the network's.
@@ -70,6 +71,11 @@ func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 		}
 		return
 	}
+	if err := s.cfg.Quota.Take(1); err != nil {
+		s.cfg.Loop.Reset(fd)
+		s.failed(Failure{remote, local, StageTLS, err})
+		return
+	}
 	h := &handshake{loop: s.cfg.Loop, fd: fd, role: record.Server, parent: s.ctx, config: s.cfg.TLS, check: s.cfg.Check}
 	h.done = func(out shaken) {
 		if out.err != nil {
@@ -80,6 +86,7 @@ func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 		s.welcome(fd, local, remote, out)
 	}
 	h.closed = func() {
+		s.cfg.Quota.Give(1)
 		delete(s.handshakes, h)
 		s.tellIdle()
 	}
@@ -119,6 +126,7 @@ func (s *Server) failed(f Failure) {
 
 // ended takes a tunnel off.
 func (s *Server) ended(t *tunnel) {
+	s.cfg.Quota.Give(1)
 	delete(s.tunnels, t)
 	s.tellIdle()
 }

@@ -8,6 +8,8 @@ type Pods struct {
 	Active, Pending prometheus.Gauge
 	// Started and Stopped count the pods since the process began.
 	Started, Stopped prometheus.Counter
+	// Refused counts the sockets that were refused to pods that have their share open.
+	Refused prometheus.Counter
 }
 
 // NewPods makes the pods' metrics and registers them.
@@ -25,7 +27,10 @@ func NewPods(reg prometheus.Registerer) *Pods {
 		Stopped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "workload_manager_proxies_stopped_total", Help: "Pods whose serving has ended.",
 		}),
+		Refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tulle_pod_sockets_refused_total", Help: "Connections and tunnels that were refused since their pod has its share of open files.",
+		}),
 	}
-	reg.MustRegister(p.Active, p.Pending, p.Started, p.Stopped)
+	reg.MustRegister(p.Active, p.Pending, p.Started, p.Stopped, p.Refused)
 	return p
 }

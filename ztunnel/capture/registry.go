@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
 // Direction is whether the pod of a connection is its client or its server.
@@ -46,6 +48,8 @@ func (f Facts) info() Info {
 
 // Registry holds the connections of a pod from before they are decided until they end.
 type Registry struct {
+	quota *loop.Quota
+
 	mu     sync.Mutex
 	open   map[*Entry]struct{}
 	closed error         // why nothing more is taken; nil while open
@@ -56,6 +60,7 @@ type Registry struct {
 type Entry struct {
 	check    func() error
 	registry *Registry
+	sockets  int // that it takes of the quota
 
 	// Guarded by the registry's lock:
 	facts  Facts
@@ -63,17 +68,26 @@ type Entry struct {
 	reason error              // set when the entry was cut
 }
 
-// NewRegistry makes an empty registry.
-func NewRegistry() *Registry { return &Registry{open: map[*Entry]struct{}{}} }
+// NewRegistry makes an empty registry of connections that take their sockets of a quota, if it isn't nil.
+func NewRegistry(quota *loop.Quota) *Registry {
+	return &Registry{quota: quota, open: map[*Entry]struct{}{}}
+}
+
+// sockets is how many a connection needs for itself: the client's and what it is joined with, unless that is a tunnel, which is
+// shared; and where a tunnel is in another one, two between them.
+func (f *Facts) sockets() int { return [...]int{2, 1, 3}[f.Tunnels] }
 
 // Add registers a connection. check, if not nil, is called whenever the mesh's state changes, from any goroutine; its
-// error cuts the connection. Add fails when the pod is stopping.
+// error cuts the connection. Add fails when the pod is stopping, and when its quota is used up.
 func (r *Registry) Add(facts Facts, check func() error) (*Entry, error) {
-	e := &Entry{facts: facts, check: check, registry: r}
+	e := &Entry{facts: facts, check: check, registry: r, sockets: facts.sockets()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed != nil {
 		return nil, r.closed
+	}
+	if err := r.quota.Take(e.sockets); err != nil {
+		return nil, err
 	}
 	r.open[e] = struct{}{}
 	return e, nil
@@ -121,6 +135,7 @@ func (e *Entry) Remove() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.open, e)
+	r.quota.Give(e.sockets)
 	if len(r.open) == 0 && r.empty != nil {
 		close(r.empty)
 		r.empty = nil

@@ -35,7 +35,7 @@ func reasonOf(e *capture.Entry) (cut error) {
 func TestCutReachesAConnectionWheneverItBegins(t *testing.T) {
 	first, second := errors.New("first"), errors.New("second")
 	t.Run("before there is anything to cut", func(t *testing.T) {
-		e := add(t, capture.NewRegistry(), capture.Facts{}, nil)
+		e := add(t, capture.NewRegistry(nil), capture.Facts{}, nil)
 		e.Cut(first)
 		e.Cut(second)
 		var got error
@@ -45,7 +45,7 @@ func TestCutReachesAConnectionWheneverItBegins(t *testing.T) {
 		}
 	})
 	t.Run("while it runs", func(t *testing.T) {
-		e := add(t, capture.NewRegistry(), capture.Facts{}, nil)
+		e := add(t, capture.NewRegistry(nil), capture.Facts{}, nil)
 		var got []error
 		e.OnCut(func(error) { t.Error("the attempt is over, the relay must be cut") })
 		e.OnCut(func(reason error) { got = append(got, reason) })
@@ -58,7 +58,7 @@ func TestCutReachesAConnectionWheneverItBegins(t *testing.T) {
 }
 
 func TestRecheckCutsOnlyWhatMayNotGoOn(t *testing.T) {
-	r := capture.NewRegistry()
+	r := capture.NewRegistry(nil)
 	denied := errors.New("denied")
 	var verdict error
 	fickle := add(t, r, capture.Facts{}, func() error { return verdict })
@@ -73,7 +73,7 @@ func TestRecheckCutsOnlyWhatMayNotGoOn(t *testing.T) {
 }
 
 func TestClosedRegistry(t *testing.T) {
-	r := capture.NewRegistry()
+	r := capture.NewRegistry(nil)
 	stopped := errors.New("stopped")
 	e := add(t, r, capture.Facts{}, nil)
 	r.Close(stopped)
@@ -87,7 +87,7 @@ func TestClosedRegistry(t *testing.T) {
 
 func TestWaitForTheLastConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := capture.NewRegistry()
+		r := capture.NewRegistry(nil)
 		if err := r.Wait(t.Context()); err != nil {
 			t.Errorf("nothing to wait for: %v", err)
 		}
@@ -114,7 +114,7 @@ func TestWaitForTheLastConnection(t *testing.T) {
 }
 
 func TestListIsPerDirectionAndOrdered(t *testing.T) {
-	r := capture.NewRegistry()
+	r := capture.NewRegistry(nil)
 	a, b, to := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:1"), netip.MustParseAddrPort("10.0.0.3:15008")
 	for _, facts := range []capture.Facts{
 		{Direction: capture.Inbound, Src: b, Next: to, Host: "web.demo", Tunnels: 1},
@@ -140,7 +140,7 @@ func TestListIsPerDirectionAndOrdered(t *testing.T) {
 }
 
 func TestRegistryUnderLoad(t *testing.T) {
-	r := capture.NewRegistry()
+	r := capture.NewRegistry(nil)
 	denied := errors.New("denied")
 	var group sync.WaitGroup
 	for range 8 {

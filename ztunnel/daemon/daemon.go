@@ -115,6 +115,8 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worke
 	for range workers {
 		z.reserves = append(z.reserves, h2.NewReserve(stalledBytes(len(workers))))
 	}
+	counts := telemetry.NewPods(reg)
+	z.sockets, z.refused = socketsPerPod(), counts.Refused
 	z.store.Prefer(cfg.DNS.Preferred)
 	z.store.Prepare(policy.Prepare)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
@@ -127,7 +129,7 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worke
 			Table:  z.store.Load,
 		})
 	}
-	z.pods = newPods(z.shared, telemetry.NewPods(reg))
+	z.pods = newPods(z.shared, counts)
 	z.ready.Begin(taskState)
 	if cfg.Proxying {
 		z.ready.Begin(taskPods)

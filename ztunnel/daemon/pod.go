@@ -9,12 +9,15 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/mesh/state"
@@ -42,10 +45,12 @@ type shared struct {
 	tls      mtls.Policy // of all tunnels
 	metrics  *telemetry.Metrics
 	workers  []*worker.Worker
-	reserves []*h2.Reserve // of each worker's tunnels
-	demand   *demand.Cache // nil where the whole mesh is known
-	open     *balance.Open // connections to workloads
-	node     *dns.Node     // resolves names
+	reserves []*h2.Reserve      // of each worker's tunnels
+	demand   *demand.Cache      // nil where the whole mesh is known
+	open     *balance.Open      // connections to workloads
+	sockets  int                // that one pod may have open
+	refused  prometheus.Counter // of the sockets that pods wanted beyond that
+	node     *dns.Node          // resolves names
 	log      *slog.Logger
 }
 
@@ -58,6 +63,7 @@ type pod struct {
 
 	ctx       context.Context // ends when the pod stops
 	cancel    context.CancelFunc
+	quota     *loop.Quota // of sockets
 	registry  *capture.Registry
 	pools     []*hbone.Pool   // one on each worker
 	servers   []*hbone.Server // one on each worker
@@ -81,12 +87,14 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
-	p := &pod{shared: s, info: info, own: own, registry: capture.NewRegistry(), guess: &state.Workload{
+	p := &pod{shared: s, info: info, own: own, guess: &state.Workload{
 		UID: info.UID, Name: info.Name, Namespace: info.Namespace, ServiceAccount: info.ServiceAccount, TrustDomain: id.TrustDomain(),
 		Network: s.cfg.Network, Node: s.cfg.Node, ClusterID: s.cfg.ClusterID, Type: state.Pod, Protocol: state.HBONE, Identity: id,
 	}}
 	p.log = s.log.With("pod", info.Namespace+"/"+info.Name)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.quota = p.newQuota()
+	p.registry = capture.NewRegistry(p.quota)
 	p.makeTunnels()
 	if err := p.openNames(); err != nil {
 		p.closeTunnels(context.Background())

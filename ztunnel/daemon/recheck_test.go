@@ -16,7 +16,7 @@ import (
 // judgedPod is a pod with a connection that counts how often it was asked whether it may go on.
 func judgedPod(t testing.TB, store *state.Store, asked *int) *pod {
 	t.Helper()
-	p := &pod{shared: shared{store: store}, info: enroll.Pod{Name: "a", Namespace: "shop", ServiceAccount: "default"}, registry: capture.NewRegistry()}
+	p := &pod{shared: shared{store: store}, info: enroll.Pod{Name: "a", Namespace: "shop", ServiceAccount: "default"}, registry: capture.NewRegistry(nil)}
 	if _, err := p.registry.Add(capture.Facts{}, func() error { *asked++; return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func BenchmarkRecheck(b *testing.B) {
 		b.Fatal(err)
 	}
 	self := store.Load().Workload(fakeistiod.WorldPod(0).GetUid())
-	p := &pod{shared: shared{store: store}, info: enroll.Pod{Name: self.Name, Namespace: self.Namespace, ServiceAccount: self.ServiceAccount}, registry: capture.NewRegistry()}
+	p := &pod{shared: shared{store: store}, info: enroll.Pod{Name: self.Name, Namespace: self.Namespace, ServiceAccount: self.ServiceAccount}, registry: capture.NewRegistry(nil)}
 	for range 10_000 {
 		_, err := p.registry.Add(capture.Facts{}, func() error { policy.Evaluate(store.Load(), self, policy.Facts{}); return nil })
 		if err != nil {

@@ -33,12 +33,12 @@ func (p *pod) makeTunnels() {
 				return dialling.Cancel, nil
 			},
 			TLS: p.clientTLS, Check: p.tls.Revocations.Check,
-			Limits: limits, MaxStreams: p.cfg.Tunnels.MaxStreams, IdleTimeout: p.cfg.Tunnels.IdleTimeout,
+			Quota: p.quota, Limits: limits, MaxStreams: p.cfg.Tunnels.MaxStreams, IdleTimeout: p.cfg.Tunnels.IdleTimeout,
 		}))
 		p.servers = append(p.servers, hbone.NewServer(hbone.ServerConfig{
 			Loop: w.Loop,
 			TLS:  p.serverTLS, Check: p.tls.Revocations.Check,
-			Limits: limits,
+			Quota: p.quota, Limits: limits,
 			Handle: func(incoming *hbone.Incoming) { in.HandleTunnel(p.ctx, w, incoming) },
 			Failed: in.Failed,
 		}))

@@ -38,7 +38,7 @@ func TestConnectionsThatWaitTooLongAreRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer unix.Close(pair[1])
-				registry, open, metrics := capture.NewRegistry(), new(balance.Open), telemetry.NewMetrics(prometheus.NewRegistry())
+				registry, open, metrics := capture.NewRegistry(nil), new(balance.Open), telemetry.NewMetrics(prometheus.NewRegistry())
 				h := New(Config{
 					Known: func(table *state.Table) *state.Workload {
 						if known {
