@@ -60,7 +60,10 @@ func (p *Pool) ConnectOver(fd int, target Target, req Request, done func(*Stream
 	return a
 }
 
-// Cancel gives the attempt up; done isn't called any more.
+// Silent tells that nothing has been heard of the peer yet: its host doesn't even answer to TCP.
+func (a *Attempt) Silent() bool { return a.dial != nil && a.dial.silent }
+
+// Cancel gives the attempt up. The dial that it waits for goes on, for those to come. done isn't called any more.
 func (a *Attempt) Cancel() {
 	a.done = nil
 	if d := a.dial; d != nil {

@@ -121,6 +121,62 @@ func TestAnotherEndpointIsTriedWhenOneRefuses(t *testing.T) {
 	}
 }
 
+// An endpoint whose host is gone costs a connection a second or two, not the whole time of a dial, and then nobody for a while.
+func TestAnotherEndpointIsTriedWhenOneIsSilent(t *testing.T) {
+	for name, protocol := range map[string]workload.TunnelProtocol{"a tunnel": workload.TunnelProtocol_HBONE, "plain text": workload.TunnelProtocol_NONE} {
+		t.Run(name, func(t *testing.T) {
+			m := newMesh(t)
+			m.istiod.Set(webAt(nil))
+			m.up(m.client, m.server)
+			m.describe(m.server, endpointOf(webHost))
+			m.describe(m.outside, func(w *workload.Workload) { endpointOf(webHost)(w); w.TunnelProtocol = protocol })
+			m.sync()
+			drop(t, m.outside, 15008)
+			drop(t, m.outside, 8080)
+			m.client.Neighbour("eth0", netip.MustParsePrefix("10.96.0.0/16"))
+			m.server.serve(t, 8080)
+			met := 0
+			for range 12 {
+				began := time.Now()
+				_, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.1:80"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				conn.Close()
+				switch took := time.Since(began); {
+				case took > 5*time.Second:
+					t.Errorf("a connection took %s", took)
+				case took > time.Second:
+					met++
+				}
+			}
+			if met > 2 {
+				t.Errorf("%d of 12 connections met the silent endpoint, want the first, if any", met)
+			}
+		})
+	}
+}
+
+// The only endpoint, or the last, has all the time of a dial.
+func TestTheLastEndpointIsWaitedFor(t *testing.T) {
+	t.Parallel() // it waits for seconds
+	m := newMesh(t)
+	m.istiod.Set(webAt(nil))
+	m.up(m.client)
+	m.describe(m.outside, endpointOf(webHost))
+	m.sync()
+	drop(t, m.outside, 15008)
+	m.client.Neighbour("eth0", netip.MustParsePrefix("10.96.0.0/16"))
+	began := time.Now()
+	if _, conn, err := m.client.callFor(netip.MustParseAddrPort("10.96.0.1:80"), 2*patience); err == nil {
+		conn.Close()
+		t.Fatal("somebody answers")
+	}
+	if took := time.Since(began); took < 9*time.Second || took > 15*time.Second {
+		t.Errorf("it is given up after %s, want 10 s", took)
+	}
+}
+
 // When every endpoint refuses, the application sees it, and one failure is counted.
 func TestApplicationSeesWhenAllEndpointsRefuse(t *testing.T) {
 	m := newMesh(t)

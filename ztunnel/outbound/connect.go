@@ -13,6 +13,9 @@ import (
 // connect is step 5: a stream or a plain connection, as the route says.
 func (f *flow) connect() {
 	f.entry.Leads(f.route.Addr, f.route.Kind.tunnels())
+	if f.route.Workload != nil { // else there is no other endpoint
+		f.worker.After(&f.silence, silenceTimeout)
+	}
 	switch {
 	case f.route.Kind == Double:
 		f.connectTunnel(f.enter)
@@ -25,7 +28,7 @@ func (f *flow) connect() {
 
 func (f *flow) connectPlain() {
 	dialling, err := f.handler.cfg.Dial(f.worker, f.route.Addr, func(fd int, err error) {
-		f.stop = nil
+		f.stop, f.silent = nil, nil
 		if err != nil {
 			f.failed(err)
 			return
@@ -37,18 +40,19 @@ func (f *flow) connectPlain() {
 		f.failed(err)
 		return
 	}
-	f.stop = dialling.Cancel
+	f.stop, f.silent = dialling.Cancel, func() bool { return true }
 }
 
 // connectTunnel opens a stream on a pooled tunnel, and hands it on.
 func (f *flow) connectTunnel(next func(*hbone.Stream)) {
 	target := hbone.Target{Source: f.call.From.Identity, Expected: f.route.Expected, Addr: f.route.Addr}
-	f.stop = f.handler.cfg.Pool(f.worker).Connect(target, f.request(), f.answered(next)).Cancel
+	attempt := f.handler.cfg.Pool(f.worker).Connect(target, f.request(), f.answered(next))
+	f.stop, f.silent = attempt.Cancel, attempt.Silent
 }
 
 func (f *flow) answered(next func(*hbone.Stream)) func(*hbone.Stream, error) {
 	return func(s *hbone.Stream, err error) {
-		f.stop = nil
+		f.stop, f.silent = nil, nil
 		if err != nil {
 			f.failed(err)
 			return
@@ -100,4 +104,5 @@ func (f *flow) joinStream(s *hbone.Stream) {
 func (f *flow) settle() {
 	f.conn.Decided()
 	f.worker.Stop(&f.timer)
+	f.worker.Stop(&f.silence)
 }

@@ -84,6 +84,14 @@ func (c *Call) Next(failed *Route) (Route, error) {
 	return r, err
 }
 
+// another tells whether Next would find a route, and changes nothing.
+func (c *Call) another(failed *Route) bool {
+	probe := *c
+	probe.tried, probe.Open = slices.Clone(c.tried), nil
+	_, err := probe.Next(failed)
+	return err == nil
+}
+
 // about says whose route it is that failed.
 func about(svc *state.Service, w *state.Workload, err error) error {
 	switch {

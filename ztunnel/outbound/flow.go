@@ -23,6 +23,7 @@ type flow struct {
 	call    Call
 	route   Route
 	timer   loop.Timer // connectTimeout
+	silence loop.Timer // silenceTimeout
 	trace   trace.Context
 	start   time.Time
 
@@ -30,6 +31,7 @@ type flow struct {
 	entry   *capture.Entry  // from step 3 on
 	metric  *telemetry.Conn // from when connecting has succeeded or failed for good
 	stop    func()          // gives up what is under way; nil when nothing is
+	silent  func() bool     // tells that nothing was heard of the endpoint that is being connected to
 	joined  bool            // the relay has it
 	ended   bool
 }
@@ -114,6 +116,7 @@ func (f *flow) close(flag string, err error) {
 func (f *flow) release() {
 	f.ended = true
 	f.worker.Stop(&f.timer)
+	f.worker.Stop(&f.silence)
 	if f.stop != nil {
 		f.stop()
 		f.stop = nil

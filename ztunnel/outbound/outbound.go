@@ -11,7 +11,8 @@
 //  6. relay      bytes both ways                                            flow.join
 //
 // All of it happens on the worker that has accepted the connection, where nothing waits: steps 1 and 4 ask in a goroutine if
-// need be, step 5 goes on when the connection is there. When 4 or 5 fails, another endpoint is decided for, a few times. Tunnels
+// need be, step 5 goes on when the connection is there. When 4 or 5 fails, or nothing is heard of the endpoint, another one is decided for, a few
+// times. Tunnels
 // are cached by the pool, everything else is decided anew for each connection. A refusal at any step closes the connection with
 // a reset.
 package outbound
@@ -33,6 +34,10 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/describe"
 	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
+
+// silenceTimeout is how long an endpoint that has said nothing is waited for while there is another one to try. A SYN that gets lost
+// is sent again after a second, so one loss is no reason to leave. The last endpoint has all the time of a dial.
+const silenceTimeout = 1500 * time.Millisecond
 
 // connectTimeout bounds everything between the decision and the relay: a peer may wait for its own configuration (5 s)
 // and its application (10 s) before it answers a tunnelled connection.
@@ -73,6 +78,7 @@ func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
 		trace: describe.Trace(h.cfg.Metrics), start: conn.Worker.Now(),
 	}
 	f.timer.Run = func() { f.fail(errTooSlow) }
+	f.silence.Run = f.impatient
 	f.worker.After(&f.timer, connectTimeout)
 	table := h.cfg.Table()
 	if from := h.cfg.Known(table); from != nil && (h.cfg.Lacks == nil || !h.cfg.Lacks(table, from, conn.Original.Addr())) {
@@ -130,6 +136,9 @@ func (f *flow) register() error {
 
 // elsewhere tells of a failure to connect that another endpoint may not have. Nothing of the client was sent yet.
 func elsewhere(err error) bool {
+	if errors.As(err, new(*loop.QuotaError)) {
+		return false // it is the pod's own
+	}
 	var status *hbone.StatusError
 	if errors.As(err, &status) {
 		return status.Status != 401 // another endpoint has the same policies
@@ -158,6 +167,18 @@ func (f *flow) failed(err error) {
 	f.route = next
 	f.route.Count(cfg.Open, 1)
 	f.complete()
+}
+
+// impatient goes to another endpoint, if there is one, when nothing is heard of the one at hand: a host that is gone would cost the
+// whole time of a dial. Who answers, however slowly, is waited for.
+func (f *flow) impatient() {
+	f.call.Table = f.handler.cfg.Table()
+	if f.silent == nil || !f.silent() || !f.call.another(&f.route) {
+		return
+	}
+	f.stop()
+	f.stop = nil
+	f.failed(&loop.ConnectTimeout{After: silenceTimeout})
 }
 
 // complete is step 4: it resolves the name of an endpoint that has no address.
