@@ -106,6 +106,7 @@ func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, er
 	d.install()
 	d.metrics = newMetrics(d)
 	d.proxies.OnListeners(engines.Listen)
+	d.proxies.SendsDNS(cfg.DNSCapture)
 	agentConfig := agent.Config{
 		Node: cfg.Node, Log: log.With("scope", "agent"), Verify: verifyInterval, Loaded: d.adopted, Source: d.place.follow,
 		Rules: pods.Rules{Excluded: cfg.ExcludedNamespaces(), System: cfg.Namespace, DNS: cfg.DNSCapture},

@@ -32,7 +32,8 @@ func (d *daemon) metricsPage() http.Handler {
 
 // view is the debug page.
 type view struct {
-	Proxies   int                   `json:"proxies"` // connected
+	Proxies   int                   `json:"proxies"`                // connected
+	Disagree  string                `json:"disagreement,omitempty"` // of the newest proxy's settings with the agent's
 	Pods      []podView             `json:"pods"`
 	Published map[string]status.Pod `json:"published"`
 }
@@ -46,7 +47,7 @@ type podView struct {
 
 func (d *daemon) view() view {
 	views := d.agent.Views()
-	v := view{Proxies: d.proxies.Connected(), Pods: []podView{}, Published: d.place.published(views)}
+	v := view{Proxies: d.proxies.Connected(), Disagree: d.proxies.Disagreement(), Pods: []podView{}, Published: d.place.published(views)}
 	for _, each := range views {
 		v.Pods = append(v.Pods, d.lookInto(each))
 	}

@@ -55,6 +55,9 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	s.log.Info("tunnel proxy connected")
+	if words := disagreement(s.sendsDNS, c.can.dns); words != "" {
+		s.log.Error("settings of the agent and of the tunnel proxy disagree", "err", words)
+	}
 	uids := s.join(c)
 	err := c.run(ctx, uids)
 	s.drop(c)

@@ -49,6 +49,7 @@ type Server struct {
 	log       *slog.Logger
 	snapshots chan struct{}
 	listen    func(socket.NetnsID, socket.Given) error // set before Serve
+	sendsDNS  bool                                     // set before Serve
 
 	keeper *keeper // its lock comes after mu
 
@@ -91,6 +92,30 @@ func (s *Server) Snapshots() <-chan struct{} { return s.snapshots }
 // server's. Call it before Serve.
 func (s *Server) OnListeners(listen func(home socket.NetnsID, listeners socket.Given) error) {
 	s.listen = listen
+}
+
+// SendsDNS says whether pods' DNS questions go to proxies, so that one which thinks otherwise is told of. Call it before Serve.
+func (s *Server) SendsDNS(sends bool) { s.sendsDNS = sends }
+
+// Disagreement says what the newest proxy and the agent think differently of, and what to do; "" if nothing.
+func (s *Server) Disagreement() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.connections) == 0 {
+		return ""
+	}
+	return disagreement(s.sendsDNS, s.connections[len(s.connections)-1].can.dns)
+}
+
+// disagreement compares who sends questions with who answers them.
+func disagreement(sends bool, answers *bool) string {
+	switch {
+	case answers == nil || *answers == sends:
+		return ""
+	case sends:
+		return "the agent's --dns-capture sends pods' DNS questions to ztunnel, which answers none: set ISTIO_META_DNS_CAPTURE=true there, or --dns-capture=false here"
+	}
+	return "ztunnel's ISTIO_META_DNS_CAPTURE has it answer pods' DNS questions, which the agent sends there only for pods that say so (ambient.istio.io/dns-capture): set --dns-capture here for all, or ISTIO_META_DNS_CAPTURE=false there if none does"
 }
 
 // Listeners duplicates the listeners of the proxy that was last told of a pod; nil if it hands none over.

@@ -204,7 +204,7 @@ func (z *ztunnel) startPods() error {
 		}
 	}
 	return enroll.Run(z.drain.Draining(), enroll.Config{
-		Socket: z.cfg.ZDS, Start: z.pods.start, Stop: z.pods.stop, Share: z.pods.share, Leave: z.pods.leave, Status: z.podStatus, Log: z.log.With("scope", "enroll"),
+		Socket: z.cfg.ZDS, Start: z.pods.start, Stop: z.pods.stop, Share: z.pods.share, Leave: z.pods.leave, Status: z.podStatus, DNS: z.cfg.DNS.Capture, Log: z.log.With("scope", "enroll"),
 	})
 }
 

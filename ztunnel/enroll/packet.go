@@ -66,9 +66,9 @@ func parse(data []byte, files int) (*zds.WorkloadRequest, error) {
 	return request, nil
 }
 
-// hello announces us.
-func hello(conn *net.UnixConn) error {
-	return write(conn, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true}, nil)
+// hello announces us, and whether we answer pods' DNS questions.
+func hello(conn *net.UnixConn, dns bool) error {
+	return write(conn, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true, Dns: &dns}, nil)
 }
 
 // ack answers the request at hand; no error means success. The descriptors of what goes along stay the caller's.

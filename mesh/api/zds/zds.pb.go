@@ -72,10 +72,12 @@ func (Version) EnumDescriptor() ([]byte, []int) {
 
 // ZdsHello is the proxy's first packet.
 type ZdsHello struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       Version                `protobuf:"varint,1,opt,name=version,proto3,enum=istio.workload.zds.Version" json:"version,omitempty"`
-	HandOver      bool                   `protobuf:"varint,1000,opt,name=hand_over,json=handOver,proto3" json:"hand_over,omitempty"` // takes listeners with an add, and has its own to give
-	Stopping      bool                   `protobuf:"varint,1001,opt,name=stopping,proto3" json:"stopping,omitempty"`                 // understands StopWorkload
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Version  Version                `protobuf:"varint,1,opt,name=version,proto3,enum=istio.workload.zds.Version" json:"version,omitempty"`
+	HandOver bool                   `protobuf:"varint,1000,opt,name=hand_over,json=handOver,proto3" json:"hand_over,omitempty"` // takes listeners with an add, and has its own to give
+	Stopping bool                   `protobuf:"varint,1001,opt,name=stopping,proto3" json:"stopping,omitempty"`                 // understands StopWorkload
+	// Whether it answers DNS questions in the pods: the agent sends them there or not by a setting of its own.
+	Dns           *bool `protobuf:"varint,1002,opt,name=dns,proto3,oneof" json:"dns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -127,6 +129,13 @@ func (x *ZdsHello) GetHandOver() bool {
 func (x *ZdsHello) GetStopping() bool {
 	if x != nil {
 		return x.Stopping
+	}
+	return false
+}
+
+func (x *ZdsHello) GetDns() bool {
+	if x != nil && x.Dns != nil {
+		return *x.Dns
 	}
 	return false
 }
@@ -814,11 +823,13 @@ var File_zds_zds_proto protoreflect.FileDescriptor
 
 const file_zds_zds_proto_rawDesc = "" +
 	"\n" +
-	"\rzds/zds.proto\x12\x12istio.workload.zds\"|\n" +
+	"\rzds/zds.proto\x12\x12istio.workload.zds\"\x9c\x01\n" +
 	"\bZdsHello\x125\n" +
 	"\aversion\x18\x01 \x01(\x0e2\x1b.istio.workload.zds.VersionR\aversion\x12\x1c\n" +
 	"\thand_over\x18\xe8\a \x01(\bR\bhandOver\x12\x1b\n" +
-	"\bstopping\x18\xe9\a \x01(\bR\bstopping\"6\n" +
+	"\bstopping\x18\xe9\a \x01(\bR\bstopping\x12\x16\n" +
+	"\x03dns\x18\xea\a \x01(\bH\x00R\x03dns\x88\x01\x01B\x06\n" +
+	"\x04_dns\"6\n" +
 	"\bListener\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03udp\x18\x02 \x01(\bR\x03udp\"\xaa\x01\n" +
@@ -913,6 +924,7 @@ func file_zds_zds_proto_init() {
 	if File_zds_zds_proto != nil {
 		return
 	}
+	file_zds_zds_proto_msgTypes[0].OneofWrappers = []any{}
 	file_zds_zds_proto_msgTypes[9].OneofWrappers = []any{
 		(*WorkloadRequest_Add)(nil),
 		(*WorkloadRequest_Del)(nil),

@@ -83,6 +83,12 @@ func ConnectOwn(t testing.TB, socket string, answer func(Request) Answer) *Proxy
 	return connect(t, socket, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true}, answer)
 }
 
+// ConnectDNS is ConnectOwn for a proxy that answers pods' DNS questions, or none, and says so.
+func ConnectDNS(t testing.TB, socket string, answers bool) *Proxy {
+	t.Helper()
+	return connect(t, socket, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true, Dns: &answers}, nil)
+}
+
 func connect(t testing.TB, socket string, as *zds.ZdsHello, answer func(Request) Answer) *Proxy {
 	t.Helper()
 	if answer == nil {
