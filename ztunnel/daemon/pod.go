@@ -131,16 +131,12 @@ func (p *pod) listen() (*capture.Listeners, error) {
 }
 
 func (p *pod) outbound() *outbound.Handler {
-	cfg := outbound.Config{
-		Known: p.known, Self: p.selfOrGuess, Table: p.store.Load, Network: p.cfg.Network, Dial: p.dial,
+	return outbound.New(outbound.Config{
+		Demand: p.demand, Known: p.known, Self: p.selfOrGuess, Table: p.store.Load, Network: p.cfg.Network, Dial: p.dial,
 		Pool:     func(w *worker.Worker) *hbone.Pool { return p.pools[w.Index] },
 		Registry: p.registry, Metrics: p.metrics, Open: p.open,
 		Resolve: p.resolve,
-	}
-	if p.demand != nil {
-		cfg.Lacks, cfg.Learn = p.lacks, p.learn
-	}
-	return outbound.New(cfg)
+	})
 }
 
 func (p *pod) inbound() *inbound.Handler {
@@ -148,15 +144,16 @@ func (p *pod) inbound() *inbound.Handler {
 	if p.cfg.Log.Policies {
 		level = slog.LevelInfo
 	}
-	cfg := inbound.Config{
-		Self: p.self, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
+	return inbound.New(inbound.Config{
+		Demand: p.demand, Self: p.self, Known: p.known, Table: p.store.Load, Wait: p.store.Wait, Dial: p.dialApp, Network: p.cfg.Network, Baggage: p.cfg.Tunnels.ResponseBaggage,
 		Loopback: p.cfg.LocalhostAppTunnel, SOCKS: p.cfg.SOCKS,
 		Registry: p.registry, Metrics: p.metrics, Log: p.log.With("scope", "rbac"), Policies: level,
-	}
-	if p.demand != nil {
-		cfg.Learn = p.learnTarget
-	}
-	return inbound.New(cfg)
+	})
+}
+
+// key is what the control plane is asked for to learn of the pod.
+func (p *pod) key() demand.Key {
+	return demand.Workload(p.cfg.ClusterID + "//Pod/" + p.info.Namespace + "/" + p.info.Name)
 }
 
 // known returns the pod as the control plane describes it, or nil. A pod of that name on another node is another one: an

@@ -37,16 +37,16 @@ var errTooSlow = errors.New("the decision took too long")
 func (f *flow) start(ctx context.Context) {
 	f.timer.Run = func() { f.fail(errTooSlow) }
 	f.worker.After(&f.timer, decisionTimeout)
-	learn := f.tunnel && f.handler.cfg.Learn != nil
-	if f.self = f.handler.cfg.Known(f.handler.cfg.Table()); f.self != nil && !learn {
+	asks := f.tunnel && f.handler.cfg.Demand != nil
+	if f.self = f.handler.cfg.Known(f.handler.cfg.Table()); f.self != nil && !asks {
 		f.aim(ctx)
 		return
 	}
 	var self *state.Workload
 	local, asked := f.accepted.Addr(), f.request.Authority
 	f.wait(ctx, func(ctx context.Context) (err error) {
-		if self, err = f.handler.cfg.Self(ctx); err == nil && learn {
-			err = f.handler.cfg.Learn(ctx, self, local, asked)
+		if self, err = f.handler.cfg.Self(ctx); err == nil && asks {
+			err = learn(ctx, f.handler.cfg.Demand, self, local, asked)
 		}
 		return err
 	}, func() {

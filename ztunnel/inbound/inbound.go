@@ -21,7 +21,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -35,16 +35,15 @@ const decisionTimeout = 20 * time.Second
 // pendingTimeout is how long an arrival waits for a policy that its pod is said to have, but that isn't known.
 const pendingTimeout = 2 * time.Second
 
-// Config is what the arrivals of one pod need. All fields are required.
+// Config is what the arrivals of one pod need. All fields but Demand are required.
 type Config struct {
 	// Self returns the pod as the control plane describes it. It waits a little for that, then fails: without its
 	// policies nothing can be let in.
 	Self  func(context.Context) (*state.Workload, error)
 	Known func(*state.Table) *state.Workload // Self without waiting: nil if the table hasn't the pod
 	Table func() *state.Table
-	// Learn waits until the table has what is needed to tell whether a tunnel's connection is for the pod; nil where it has
-	// everything.
-	Learn func(ctx context.Context, self *state.Workload, local netip.Addr, asked hbone.Authority) error
+	// Demand learns what the table lacks to tell whether a tunnel's connection is for the pod; nil where it has everything.
+	Demand *demand.Cache
 	// Wait returns when a table fulfils the condition, or with an error when ctx ends before.
 	Wait func(ctx context.Context, done func(*state.Table) bool) (*state.Table, error)
 	// Dial connects from inside the pod as worker.Dial does; source is the zero AddrPort, or an address to appear from, with a

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
+	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -45,15 +46,12 @@ const connectTimeout = 30 * time.Second
 
 var errTooSlow = errors.New("connecting took too long")
 
-// Config is what the connections of one pod need. All fields are required.
+// Config is what the connections of one pod need. All fields but Demand are required.
 type Config struct {
 	Known func(*state.Table) *state.Workload // the pod as a workload; nil if the table hasn't it
 	// Self waits a little for the control plane to name the pod, and makes do with what the node agent told otherwise.
-	Self func(context.Context) (*state.Workload, error)
-	// Lacks tells that the table hasn't what is needed to decide about a connection to an address; Learn waits until it has. Both
-	// are nil where the table has everything.
-	Lacks   func(t *state.Table, from *state.Workload, to netip.Addr) bool
-	Learn   func(ctx context.Context, from *state.Workload, to netip.Addr) error
+	Self    func(context.Context) (*state.Workload, error)
+	Demand  *demand.Cache // learns what the table lacks for a decision; nil where it has everything
 	Table   func() *state.Table
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	Pool    func(*worker.Worker) *hbone.Pool
@@ -81,7 +79,7 @@ func (h *Handler) Handle(ctx context.Context, conn capture.Conn) {
 	f.silence.Run = f.impatient
 	f.worker.After(&f.timer, connectTimeout)
 	table := h.cfg.Table()
-	if from := h.cfg.Known(table); from != nil && (h.cfg.Lacks == nil || !h.cfg.Lacks(table, from, conn.Original.Addr())) {
+	if from := h.cfg.Known(table); from != nil && len(h.cfg.Demand.Missing(table, from, conn.Original.Addr())) == 0 {
 		f.decide(table, from)
 		return
 	}
@@ -98,10 +96,7 @@ func (h *Handler) learn(ctx context.Context, to netip.Addr) (*state.Workload, er
 	if err != nil {
 		return nil, fmt.Errorf("who the client is: %w", err)
 	}
-	if h.cfg.Learn != nil {
-		err = h.cfg.Learn(ctx, from, to)
-	}
-	return from, err
+	return from, h.cfg.Demand.Learn(ctx, from, to)
 }
 
 // decide is step 2.
