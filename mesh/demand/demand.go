@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/state"
@@ -25,6 +26,10 @@ const (
 	absentFor = 10 * time.Second
 	// maxKeys bounds what is asked at a time; control planes take about twice of it.
 	maxKeys = 50_000
+	// idleTime is how long an answer is kept that no connection needs.
+	idleTime = 30 * time.Minute
+	// sweepInterval is how often it is looked for such answers.
+	sweepInterval = time.Minute
 	// rounds is how often an answer may lead to the next question: an address, its waypoint, the gateway of that.
 	rounds = 4
 )
@@ -66,21 +71,42 @@ func (k Key) in(t *state.Table) bool {
 	return t.Workload(k.name) != nil || t.Service(namespace, host) != nil || t.WorkloadByHost(namespace, host) != nil
 }
 
+// reach notes the names of what the table has by the key.
+func (k Key) reach(t *state.Table, names map[string]bool) {
+	if k.address.Addr.IsValid() {
+		for svc := range t.ServicesAt(k.address.Network, k.address.Addr) {
+			names[serviceName(svc)] = true
+		}
+		if w := t.WorkloadAt(k.address.Network, k.address.Addr); w != nil {
+			names[w.UID] = true
+		}
+		return
+	}
+	names[k.name] = true
+	namespace, host, _ := strings.Cut(k.name, "/")
+	if w := t.WorkloadByHost(namespace, host); w != nil {
+		names[w.UID] = true
+	}
+}
+
 // Config is how a Cache reaches the control plane. All fields are required.
 type Config struct {
 	Ask    func(names ...string)
 	Forget func(names ...string)
 	Table  func() *state.Table
+	Drop   func(names ...string) // takes resources out of the table
 }
 
 // Cache knows what was asked. Its methods may be called from any goroutine; a nil Cache needs nothing, since the whole mesh
 // is known.
 type Cache struct {
-	cfg Config
+	cfg   Config
+	began time.Time
 
 	mu    sync.RWMutex // never held for long, nor while anything waits
 	asked map[Key]*question
 	names map[string]Key // of asked, as the control plane calls them
+	kept  map[Key]int    // by how many
 }
 
 // question is a key that was asked. Guarded by the cache's lock.
@@ -88,11 +114,12 @@ type question struct {
 	answered chan struct{} // closed when it is
 	open     bool          // it isn't
 	absent   time.Time     // until when the answer holds that there is nothing; zero if there was something
+	used     atomic.Int64  // when somebody last needed it, as a time.Duration since the cache began; not guarded
 }
 
 // New makes a cache to which nothing is known.
 func New(cfg Config) *Cache {
-	return &Cache{cfg: cfg, asked: map[Key]*question{}, names: map[string]Key{}}
+	return &Cache{cfg: cfg, began: time.Now(), asked: map[Key]*question{}, names: map[string]Key{}, kept: map[Key]int{}}
 }
 
 // knows tells whether a table has all that there is to a key.
@@ -104,7 +131,11 @@ func (c *Cache) knows(t *state.Table, k Key) bool {
 
 func (c *Cache) knowsLocked(t *state.Table, k Key) bool {
 	q := c.asked[k]
-	return q != nil && !q.open && (k.in(t) || time.Now().Before(q.absent))
+	if q == nil || q.open {
+		return false
+	}
+	q.used.Store(int64(time.Since(c.began)))
+	return k.in(t) || time.Now().Before(q.absent)
 }
 
 // Learn waits until a connection by from to an address can be decided. The error says what the control plane didn't answer.
@@ -168,11 +199,12 @@ func (c *Cache) ask(keys []Key) (map[Key]*question, error) {
 			continue
 		}
 		q := c.asked[key]
-		if q == nil && len(c.asked) >= maxKeys && !c.sweepLocked() {
+		if q == nil && len(c.asked) >= maxKeys && !c.makeRoomLocked() {
 			return nil, errors.New("too much was asked of the control plane at a time")
 		}
 		if q == nil || !q.open {
 			q = &question{answered: make(chan struct{}), open: true}
+			q.used.Store(int64(time.Since(c.began)))
 			c.asked[key], c.names[key.String()] = q, key
 			names = append(names, key.String())
 		}
@@ -182,22 +214,6 @@ func (c *Cache) ask(keys []Key) (map[Key]*question, error) {
 		c.cfg.Ask(names...)
 	}
 	return waiting, nil
-}
-
-// sweepLocked forgets what there is not, and tells whether that was of use.
-func (c *Cache) sweepLocked() bool {
-	var names []string
-	for key, q := range c.asked {
-		if !q.open && !q.absent.IsZero() {
-			delete(c.asked, key)
-			delete(c.names, key.String())
-			names = append(names, key.String())
-		}
-	}
-	if len(names) > 0 {
-		c.cfg.Forget(names...)
-	}
-	return len(names) > 0
 }
 
 // Found is told of a resource that came, after the table has it: by its name and by what else it can be asked for.

@@ -26,6 +26,7 @@ type plane struct {
 	mu        sync.Mutex
 	asked     []string
 	forgotten int
+	gone      []string // that was forgotten
 }
 
 func newPlane(t *testing.T) *plane {
@@ -38,6 +39,11 @@ func newPlane(t *testing.T) *plane {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.forgotten += len(names)
+		p.gone = append(p.gone, names...)
+	}, Drop: func(names ...string) {
+		if err := p.store.Apply(state.Update{RemovedAddresses: names}); err != nil {
+			t.Error(err)
+		}
 	}})
 	return p
 }
@@ -317,7 +323,7 @@ func TestWholeMeshKnownNeedsNothing(t *testing.T) {
 
 func BenchmarkMissing(b *testing.B) {
 	store := state.NewStore()
-	cache := demand.New(demand.Config{Table: store.Load, Ask: func(...string) {}, Forget: func(...string) {}})
+	cache := demand.New(demand.Config{Table: store.Load, Ask: func(...string) {}, Forget: func(...string) {}, Drop: func(...string) {}})
 	to := netip.MustParseAddr("10.0.0.1")
 	cache.Want(demand.Address("", to))
 	if err := store.Apply(state.Update{Addresses: []*workload.Address{pod("a", "10.0.0.1")}}); err != nil {

@@ -127,6 +127,9 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worke
 			Ask:    func(names ...string) { z.xds.Ask(state.AddressType, names...) },
 			Forget: func(names ...string) { z.xds.Forget(state.AddressType, names...) },
 			Table:  z.store.Load,
+			Drop: func(names ...string) {
+				_ = z.store.Apply(state.Update{RemovedAddresses: names}) // there is nothing in it to refuse
+			},
 		})
 	}
 	z.pods = newPods(z.shared, counts)
@@ -159,6 +162,7 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 	background.Go(func() { _ = z.certs.Run(ctx) }) // it only ends with ctx
 	background.Go(func() { z.pods.follow(ctx) })
 	background.Go(func() { returnMemory(ctx) })
+	background.Go(func() { z.demand.Run(ctx) })
 	select {
 	case <-ready:
 		z.ready.Done(taskState)

@@ -100,13 +100,14 @@ func startPod(s shared, info enroll.Pod, own bool) (*pod, error) {
 		p.closeTunnels(context.Background())
 		return nil, err
 	}
-	p.demand.Want(p.key())
+	p.demand.Keep(p.key())
 	if p.listeners, err = p.listen(); err == nil && s.cfg.SOCKS && !own {
 		if p.socks, err = p.serveSOCKS(); err != nil {
 			p.listeners.Close()
 		}
 	}
 	if err != nil {
+		p.demand.Release(p.key())
 		p.names.Close()
 		p.closeTunnels(context.Background())
 		return nil, err
@@ -293,6 +294,7 @@ func (p *pod) rest() {
 		p.log.Error("connections of a stopped pod don't end", "err", err)
 	}
 	p.closeTunnels(ctx)
+	p.demand.Release(p.key())
 	p.info.Netns.Close()
 }
 
