@@ -5,8 +5,11 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/e2e/apiserver"
@@ -262,6 +266,99 @@ func TestAClientThatAsksTooOftenIsSlowedDownAlone(t *testing.T) {
 		t.Errorf("the greedy one got %d answers, want at most %d", judged.Load(), most)
 	}
 	t.Logf("%d requests answered, %d put off in %s", judged.Load(), slowed.Load(), time.Since(began).Round(time.Millisecond))
+}
+
+// connections counts those that clients have to an address of this machine, such as "https://127.0.0.1:6443".
+func connections(t *testing.T, to string) int {
+	t.Helper()
+	_, port, _ := strings.Cut(strings.TrimPrefix(to, "https://"), ":")
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for line := range strings.Lines(string(text)) {
+		// Each is a number, its own address, the other's, and its state, of which 01 is established.
+		if fields := strings.Fields(line); len(fields) > 3 && strings.HasSuffix(fields[2], fmt.Sprintf(":%04X", number)) && fields[3] == "01" {
+			count++
+		}
+	}
+	return count
+}
+
+func TestReplicasThatStartAtOnceShareOneRoot(t *testing.T) {
+	w := newWorld(t, worldSpec{Audit: true})
+	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
+	identity := w.identity("node1")
+	made := map[int]int{} // attempts to make the root, by their answers
+	rounds := 0
+	for ; made[http.StatusConflict] == 0 && rounds < 5; rounds++ { // until two did it at the same moment
+		w.startAtOnce(identity, rounds)
+		clear(made)
+		for _, r := range w.audit() {
+			if r.Verb == "create" && r.resource() == "secrets" {
+				made[r.ResponseStatus.Code]++
+			}
+		}
+		if made[http.StatusCreated] != rounds+1 {
+			t.Fatalf("the root was made %d times in %d rounds", made[http.StatusCreated], rounds+1)
+		}
+	}
+	if made[http.StatusConflict] == 0 {
+		t.Errorf("in %d rounds no two replicas made the root at the same moment", rounds)
+	}
+	t.Logf("%d rounds, attempts to make the root by their answers: %v", rounds, made)
+}
+
+// startAtOnce has three replicas start without a root, checks that all sign by the same, and removes them and the root.
+func (w *world) startAtOnce(identity delta.Identity, round int) {
+	w.t.Helper()
+	// While etcd doesn't answer, all of them come to the point where they ask for the root.
+	if err := w.PauseEtcd(); err != nil {
+		w.t.Fatal(err)
+	}
+	before := connections(w.t, w.Config().Host)
+	var replicas []*replica
+	for i := range 3 {
+		replicas = append(replicas, w.start(replicaSpec{Name: fmt.Sprintf("istiod-%d-%d", round, i)}))
+	}
+	w.eventually("all of them to ask", func(context.Context) error {
+		if now := connections(w.t, w.Config().Host); now < before+len(replicas) {
+			return fmt.Errorf("%d connections, %d before", now, before)
+		}
+		return nil
+	})
+	if err := w.ResumeEtcd(); err != nil {
+		w.t.Fatal(err)
+	}
+	secrets := w.Client().CoreV1().Secrets(system)
+	for _, r := range replicas {
+		chain, err := w.signed(w.dial(r.ready()), identity, webID)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		secret, err := secrets.Get(w.t.Context(), "istio-ca-secret", metav1.GetOptions{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if root := string(secret.Data["root-cert.pem"]); secret.Type != "istio.io/ca-root" || chain[len(chain)-1] != root {
+			w.t.Errorf("%s signs by %q, in the Secret of type %q is %q", r.name, chain[len(chain)-1], secret.Type, root)
+		}
+	}
+	for _, r := range replicas {
+		r.stop()
+	}
+	if err := secrets.Delete(w.t.Context(), "istio-ca-secret", metav1.DeleteOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+	// Else the next replicas would be told of this root.
+	if err := w.Client().CoreV1().ConfigMaps(system).Delete(w.t.Context(), "istio-ca-root-cert", metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		w.t.Fatal(err)
+	}
 }
 
 // Were it not put back, a replica that starts later would make another root.

@@ -10,7 +10,12 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tulle-mesh/tulle/e2e/delta"
 )
+
+// families are what only one replica writes.
+var families = []string{"addresses", "events", "roots", "statuses", "webhooks"}
 
 // term is how long others wait for a leader that isn't heard of any more.
 const term = 15 * time.Second
@@ -42,6 +47,84 @@ func (w *world) written(name string) {
 	w.condition(policyKind, name, "ZtunnelAccepted", isTrue)
 	w.addresses(name)
 	w.rooted(name)
+}
+
+func TestOneOfThreeReplicasWritesAndAnotherTakesOver(t *testing.T) {
+	spec := everything()
+	spec.Audit = true
+	w := newWorld(t, spec)
+	w.authorize()
+	at := freeAddr(t)
+	w.apply(installed(byDefault, at) + "---\n" + fmt.Sprintf(wrongPolicy, ""))
+	var all []*replica
+	for i := range 3 {
+		address := freeAddr(t)
+		if i == 0 {
+			address = at
+		}
+		all = append(all, w.replica(fmt.Sprintf("istiod-%d", i), "--webhook-address", address))
+	}
+	w.closed(byDefault)
+	for i := range 5 {
+		w.written(fmt.Sprint("early-", i))
+	}
+	w.eventually("an event", func(context.Context) error {
+		if len(w.writers("events")) == 0 {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	for _, family := range families {
+		if writers := w.writers(family); len(writers) != 1 {
+			t.Errorf("%s are written by %q, want one replica", family, writers)
+		}
+	}
+
+	// All serve the same, whoever leads.
+	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
+	var versions []string
+	var clients []*proxy
+	for _, r := range all {
+		p := w.join(r, "node1").settled()
+		p.workload(podName("shop", "web"), healthy)
+		if _, err := w.signed(p.conn, w.identity("node1"), webID); err != nil {
+			t.Errorf("%s: %v", r.name, err)
+		}
+		p.lock.Lock()
+		versions = append(versions, p.known[delta.Address][podName("shop", "web")].version)
+		p.lock.Unlock()
+		clients = append(clients, p)
+	}
+	if len(slices.Compact(versions)) != 1 {
+		t.Errorf("replicas give one resource several versions: %q", versions)
+	}
+
+	// In a cluster, the API server finds the others that answer it by the Service; here it has the address of one.
+	w.delete(installed(byDefault, at))
+	leader := slices.IndexFunc(all, func(r *replica) bool { return r.name == w.writers("statuses")[0] })
+	all[leader].kill()
+	killed := time.Now()
+	w.eventually("another leader", func(ctx context.Context) error {
+		holder, err := w.holder(ctx, "istio-status-leader")
+		if err == nil && strings.HasPrefix(holder, all[leader].name+"_") {
+			err = fmt.Errorf("%s leads", holder)
+		}
+		return err
+	})
+	t.Logf("another leads after %s", time.Since(killed).Round(100*time.Millisecond))
+	w.written("late")
+	for i, r := range all {
+		if i == leader {
+			continue
+		}
+		if err := r.alive(); err != nil {
+			t.Error(err)
+		}
+		clients[i].undisturbed()
+	}
+	if refused := w.forbidden(); len(refused) > 0 {
+		t.Errorf("refused: %q", refused)
+	}
 }
 
 func TestALeaderThatStopsIsFollowedAtOnce(t *testing.T) {
