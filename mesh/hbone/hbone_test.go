@@ -60,7 +60,7 @@ func newBed(tb testing.TB) *bed {
 	tb.Helper()
 	checkDescriptors(tb)
 	b := &bed{tb: tb, ca: testca.New(tb, "cluster.local"), nearLoop: newLoop(tb), farLoop: newLoop(tb)}
-	b.quota = loop.NewQuota("the test", plenty, func(error) {})
+	b.quota = loop.NewSupply(2*plenty).Quota("the test", func(error) {})
 	b.client = b.ca.Credential(b.ca.Identity("shop", "client"))
 	b.server = b.ca.Credential(b.ca.Identity("shop", "server"))
 	b.srv = NewServer(ServerConfig{

@@ -19,6 +19,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/file"
 	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/policy"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -116,7 +117,7 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worke
 		z.reserves = append(z.reserves, h2.NewReserve(stalledBytes(len(workers))))
 	}
 	counts := telemetry.NewPods(reg)
-	z.sockets, z.refused = socketsPerPod(), counts.Refused
+	z.sockets, z.refused = loop.NewSupply(podSockets()), counts.Refused
 	z.store.Prefer(cfg.DNS.Preferred)
 	z.store.Prepare(policy.Prepare)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)

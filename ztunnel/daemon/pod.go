@@ -48,8 +48,8 @@ type shared struct {
 	reserves []*h2.Reserve      // of each worker's tunnels
 	demand   *demand.Cache      // nil where the whole mesh is known
 	open     *balance.Open      // connections to workloads
-	sockets  int                // that one pod may have open
-	refused  prometheus.Counter // of the sockets that pods wanted beyond that
+	sockets  *loop.Supply       // of all pods
+	refused  prometheus.Counter // of the sockets that pods wanted beyond their share
 	node     *dns.Node          // resolves names
 	log      *slog.Logger
 }

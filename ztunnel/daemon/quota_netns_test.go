@@ -18,7 +18,7 @@ func TestGreedyPodLeavesFilesToItsNeighbours(t *testing.T) {
 		m.describeOn(p, "client-node")
 		capturePod(t, p.Namespace)
 	}
-	const files, share = 400, 400 / podShare
+	const files, share = 400, 400 * podFiles / ofFiles / 2
 	restore := limitFiles(t, files)
 	m.client.node = startNode(t, m.config(m.client))
 	m.client.node.server("readiness") // it has looked at the limit

@@ -20,9 +20,8 @@ const (
 // The dialled connection has the client's address on it. Were its port one that the client may take, too, the pod could have two
 // connections with the same four numbers: with an arrival in plain text itself, or with one that the client makes while the pod
 // leaves the mesh, whose packets would be taken for the proxy's: by connection tracking, and without that by the app's socket. So it
-// takes a port from where clients don't. A port that the kernel chose when connecting (IP_BIND_ADDRESS_NO_PORT) would make more
-// connections a second (docs/performance.md), but the kernel chooses from the pod's own range, which is mostly the clients' as well;
-// IP_LOCAL_PORT_RANGE can only narrow that.
+// takes a port from where clients don't. The kernel's choice when connecting (IP_BIND_ADDRESS_NO_PORT) is from the pod's own range,
+// which is mostly the clients' as well, and IP_LOCAL_PORT_RANGE can only narrow that; it costs the same (docs/performance.md).
 func (f *flow) dialFor() {
 	source := f.client.Addr()
 	if source == f.target.dial.Addr() || f.target.dial.Addr().IsLoopback() {
