@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -149,24 +148,6 @@ func (s *Stream) Run(have map[string]map[string]string, types []string, handle f
 		response.Free()
 		if err != nil {
 			return s.ended(err)
-		}
-	}
-}
-
-// Stall reads nothing until the control plane ends the stream, and returns why it did. gRPC tells of that only who reads or
-// sends, so that it sends acknowledgements of what never came.
-func (s *Stream) Stall() error {
-	ticker := time.NewTicker(100 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := s.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResponseNonce: "none"})
-		if err != nil {
-			return s.ended(err)
-		}
-		select {
-		case <-ticker.C:
-		case <-s.Context().Done():
-			return context.Cause(s.Context())
 		}
 	}
 }

@@ -50,7 +50,7 @@ type churn struct {
 	state  map[int]podState
 
 	lock   sync.Mutex // guards what follows
-	gone   []int      // deleted for good
+	gone   []*event   // deletions, of pods that can be created again once all have heard of it
 	open   map[string]*event
 	byPod  map[string]*event // by namespace/name
 	events []*event
@@ -101,12 +101,12 @@ func (c *churn) choose() *event {
 	c.lock.Lock()
 	defer c.lock.Unlock()
 	kind := often[c.random.IntN(len(often))]
-	if kind == creation && len(c.gone) == 0 {
-		kind = label
+	if kind == creation && (len(c.gone) == 0 || !c.gone[0].heard(c.clients-1)) {
+		kind = label // a pod that is there again at once may never be missed
 	}
 	e := &event{kind: kind, received: make([]time.Time, c.clients)}
 	if kind == creation {
-		e.pod, c.gone = c.gone[0], c.gone[1:]
+		e.pod, c.gone = c.gone[0].pod, c.gone[1:]
 	} else {
 		e.pod, c.order = c.order[0], c.order[1:]
 	}
@@ -156,7 +156,7 @@ func (c *churn) change(ctx context.Context, e *event) error {
 		}
 		c.lock.Lock()
 		defer c.lock.Unlock()
-		c.gone = append(c.gone, e.pod)
+		c.gone = append(c.gone, e)
 		return nil
 	}
 	return createPod(ctx, client, c.size, e.pod, e.version)
@@ -227,6 +227,13 @@ func (c *churn) note(client int, name string, removed bool, now time.Time) {
 	}
 }
 
+// heard tells whether the plain watch and so many clients have heard of the event.
+func (e *event) heard(clients int) bool {
+	e.lock.Lock()
+	defer e.lock.Unlock()
+	return !e.watched.IsZero() && !slices.ContainsFunc(e.received[:clients], time.Time.IsZero)
+}
+
 // settle waits until every client but the stuck one has heard of every event.
 func (c *churn) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -234,11 +241,9 @@ func (c *churn) settle(ctx context.Context) error {
 	for {
 		missing := 0
 		for _, e := range c.events {
-			e.lock.Lock()
-			if e.watched.IsZero() || slices.ContainsFunc(e.received[:c.clients-1], time.Time.IsZero) {
+			if !e.heard(c.clients - 1) {
 				missing++
 			}
-			e.lock.Unlock()
 		}
 		if missing == 0 {
 			return nil

@@ -100,7 +100,7 @@ func (c *client) take(r *delta.Response) {
 	}
 }
 
-// stuck connects a client that asks for everything and never reads. When it is thrown out, it comes back.
+// stuck connects a client that asks for everything and never reads, and again when it was thrown out.
 func (b *bench) stuck(ctx context.Context, c *control, number int) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	conn, err := b.dial(c)
@@ -120,6 +120,8 @@ func (b *bench) stuck(ctx context.Context, c *control, number int) (stop func(),
 }
 
 func stuckOnce(ctx context.Context, conn *grpc.ClientConn, identity delta.Identity) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	stream, err := delta.Open(ctx, conn, identity)
 	for _, typeURL := range typeURLs {
 		if err == nil {
@@ -133,8 +135,11 @@ func stuckOnce(ctx context.Context, conn *grpc.ClientConn, identity delta.Identi
 		}
 		return
 	}
-	_ = stream.Stall() // thrown out, as it deserves
+	<-ctx.Done()
 }
+
+// patience is how long the control plane waits for a client that doesn't read. gRPC doesn't tell such a one of its stream's end.
+const patience = 30 * time.Second
 
 // settled waits until every client has had an answer about every type.
 func (f fleet) settled(ctx context.Context) error {
