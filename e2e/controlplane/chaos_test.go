@@ -3,7 +3,6 @@ package controlplane
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"testing"
 	"time"
@@ -95,6 +94,32 @@ func TestTheMeshOutlivesARestartOfTheAPIServer(t *testing.T) {
 	p.undisturbed()
 }
 
+// TestAnAPIServerThatHasForgottenIsReadAnew is about changes that a new API server only knows the outcome of.
+func TestAnAPIServerThatHasForgottenIsReadAnew(t *testing.T) {
+	w := newWorld(t, everything())
+	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true) + pod("shop", "till", "node2", "10.1.0.2", true))
+	link, err := w.Link()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.start(replicaSpec{User: apiserver.User{Through: link}}).ready()
+	p := w.join(r, "node1").settled()
+	p.workload(podName("shop", "till"), healthy)
+	link.Block()
+	w.delete(pod("shop", "till", "node2", "10.1.0.2", true) + "---\n" + shop)
+	w.apply(pod("shop", "new", "node1", "10.1.0.3", true))
+	w.KillAPI()
+	if err := w.StartAPI(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	link.Unblock()
+	p.workload(podName("shop", "new"), healthy)
+	p.gone(delta.Address, podName("shop", "till"))
+	p.gone(delta.Address, serviceName("shop", "web"))
+	p.gone(delta.Authorization, "shop/only-web")
+	p.undisturbed()
+}
+
 func TestAPausedEtcdDelaysChangesAndLosesNone(t *testing.T) {
 	w := newWorld(t, everything())
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true))
@@ -124,61 +149,6 @@ func pauseFor(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-}
-
-func TestReplicasTellTheSame(t *testing.T) {
-	w := newWorld(t, everything())
-	w.apply(shop)
-	for i := range 30 {
-		w.apply(pod("shop", fmt.Sprintf("web-%d", i), "node1", fmt.Sprintf("10.1.0.%d", i+1), true))
-	}
-	a, b := w.start(replicaSpec{Name: "istiod-a"}).ready(), w.start(replicaSpec{Name: "istiod-b"}).ready()
-	p := w.join(a, "node1").settled()
-	p.workload(podName("shop", "web-29"), healthy)
-	q := w.join(b, "node1").settled()
-	q.workload(podName("shop", "web-29"), healthy)
-	for typeURL, versions := range p.versions() {
-		if !maps.Equal(versions, q.versions()[typeURL]) {
-			t.Errorf("%s: versions differ:\n%v\n%v", typeURL, versions, q.versions()[typeURL])
-		}
-	}
-}
-
-func TestAProxyGoesOnAtAnotherReplicaWithWhatItKnows(t *testing.T) {
-	w := newWorld(t, everything())
-	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true) + pod("shop", "till", "node2", "10.1.0.2", true))
-	a, b := w.start(replicaSpec{Name: "istiod-a"}).ready(), w.start(replicaSpec{Name: "istiod-b"}).ready()
-	p := w.join(a, "node1").settled()
-	p.workload(podName("shop", "till"), healthy)
-	known := p.versions()
-	a.kill()
-	w.delete(pod("shop", "till", "node2", "10.1.0.2", true))
-	w.join(b, "node2").settled().gone(delta.Address, podName("shop", "till"))
-
-	stream, err := delta.Open(t.Context(), w.dial(b), p.identity)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, typeURL := range []string{delta.Authorization, delta.Address} {
-		if err := stream.Subscribe(typeURL, known[typeURL]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 2 {
-		response, err := stream.Receive()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(response.Resources) > 0 {
-			t.Errorf("%s: %d resources are sent again", response.TypeURL, len(response.Resources))
-		}
-		if response.TypeURL == delta.Address && (len(response.Removed) != 1 || response.Removed[0] != podName("shop", "till")) {
-			t.Errorf("removed %q", response.Removed)
-		}
-		if err := stream.Accept(response); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

@@ -2,9 +2,10 @@ package controlplane
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
+	"maps"
 	"strings"
 	"testing"
 
@@ -13,18 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tulle-mesh/tulle/e2e/apiserver"
-	"github.com/tulle-mesh/tulle/e2e/delta"
-	"github.com/tulle-mesh/tulle/mesh/api/security"
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
-// hostile is an object that a control plane must survive. NAME stands for the object's name.
+// hostile is an object that a control plane must survive. It was good before, and that state must stay in force.
 type hostile struct {
 	name string
 	kind schema.GroupVersionKind
-	good string // fields of the object before, "" for none
 	bad  string // fields
-	// keeps is the type of the resource that must stay as the good object made it; the resource is hostile/NAME.
-	keeps string
 }
 
 var (
@@ -38,9 +35,19 @@ var (
 	meshKind    = schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
 )
 
-const goodPolicy = `spec: {rules: [{from: [{source: {namespaces: [shop]}}]}]}`
+// good are the fields that objects have before. NAME stands for the object's name.
+var good = map[schema.GroupVersionKind]string{
+	policyKind:  "spec: {selector: {matchLabels: {app: web}}, rules: [{from: [{source: {namespaces: [shop]}}]}]}",
+	peerKind:    "spec: {selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}}",
+	jwtKind:     "spec: {jwtRules: [{issuer: shop.example.com, jwksUri: 'https://shop.example.com/keys'}]}",
+	entryKind:   "spec: {hosts: [NAME.example.com], addresses: [198.51.100.7], resolution: STATIC, ports: [{number: 80, name: http}], endpoints: [{address: 192.0.2.7}]}",
+	vmKind:      "spec: {address: 192.0.2.8, ports: {http: 80}}",
+	gatewayKind: "spec: {gatewayClassName: of-somebody-else, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}",
+	httpKind:    "spec: {parentRefs: [{kind: Service, group: '', name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+	meshKind:    `data: {mesh: "trustDomain: cluster.local"}`,
+}
 
-// badPolicies are malformed beyond what the schema lets pass: each was good before, and the good one must stay in force.
+// badPolicies are malformed beyond what the schema lets pass.
 var badPolicies = map[string]string{
 	"a spec that is text":                "spec: all of them",
 	"a spec that is a list":              "spec: [1, 2]",
@@ -67,7 +74,7 @@ var badPolicies = map[string]string{
 
 // badOthers are of all other kinds.
 var badOthers = []hostile{
-	{name: "a peer authentication of an unknown mode", kind: peerKind, good: "spec: {mtls: {mode: PERMISSIVE}}", bad: "spec: {mtls: {mode: SOMETIMES}}"},
+	{name: "a peer authentication of an unknown mode", kind: peerKind, bad: "spec: {mtls: {mode: SOMETIMES}}"},
 	{name: "a peer authentication with a port that is a word", kind: peerKind, bad: "spec: {selector: {matchLabels: {app: web}}, portLevelMtls: {http: {mode: STRICT}}}"},
 	{name: "a peer authentication with port 0", kind: peerKind, bad: `spec: {selector: {matchLabels: {app: web}}, portLevelMtls: {"0": {mode: STRICT}}}`},
 	{name: "a peer authentication that is a list", kind: peerKind, bad: "spec: [STRICT]"},
@@ -99,19 +106,9 @@ var badOthers = []hostile{
 func hostiles() []hostile {
 	all := append([]hostile(nil), badOthers...)
 	for name, bad := range badPolicies {
-		all = append(all, hostile{name: "a policy with " + name, kind: policyKind, good: goodPolicy, bad: bad, keeps: delta.Authorization})
+		all = append(all, hostile{"a policy with " + name, policyKind, bad})
 	}
 	return all
-}
-
-// yaml is the object with some fields.
-func (h hostile) yaml(name, fields string) string {
-	apiVersion, kind := h.kind.ToAPIVersionAndKind()
-	namespace := "hostile"
-	if h.kind == meshKind {
-		name, namespace = "istio", system
-	}
-	return fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {name: %s, namespace: %s}\n%s\n", apiVersion, kind, name, namespace, fields)
 }
 
 func TestHostileObjectsChangeNothingAndAreTold(t *testing.T) {
@@ -123,74 +120,162 @@ func TestHostileObjectsChangeNothingAndAreTold(t *testing.T) {
 	w.apply(pod("hostile", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	p := w.join(r, "node1").settled()
-	for i, h := range all {
-		name := fmt.Sprintf("hostile-%d", i)
-		t.Run(h.name, func(t *testing.T) {
-			h.check(t, w, r, p, name)
+	for i, each := range all {
+		t.Run(each.name, func(t *testing.T) {
+			attack{hostile: each, t: t, w: w.of(t), r: r, p: p, object: each.named(i), round: i}.run()
 		})
 	}
-	w.apply(pod("hostile", "last", "node1", "10.1.0.99", true))
-	p.workload(podName("hostile", "last"), healthy)
 	p.undisturbed()
 	r.stays()
 }
 
-func (h hostile) check(t *testing.T, w *world, r *replica, p *proxy, name string) {
-	of := *w
-	of.t = t
-	var before string
-	if h.good != "" {
-		of.apply(h.yaml(name, h.good))
+// named is the namespace and name of an object.
+func (h hostile) named(i int) [2]string {
+	if h.kind == meshKind {
+		return [2]string{system, "istio"}
 	}
-	if h.keeps != "" {
-		p.policy("hostile/"+name, func(*security.Authorization) error { before = p.known[h.keeps]["hostile/"+name].version; return nil })
-	}
-	read, err := os.ReadFile(r.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	of.apply(h.yaml(name, h.bad))
-	of.eventually("a word about it", func(ctx context.Context) error {
-		return errors.Join(r.alive(), h.told(ctx, &of, r, name, len(read)))
-	})
-	if h.keeps == "" {
-		return
-	}
-	p.lock.Lock()
-	defer p.lock.Unlock()
-	if after := p.known[h.keeps]["hostile/"+name].version; after != before {
-		t.Errorf("what was good is in force no more: version %q, was %q", after, before)
-	}
+	return [2]string{"hostile", fmt.Sprintf("hostile-%d", i)}
 }
 
-// told looks for a condition of the object, an event about it, or a line in the log.
-func (h hostile) told(ctx context.Context, w *world, r *replica, name string, from int) error {
-	namespace := "hostile"
-	if h.kind == meshKind {
-		name, namespace = "istio", system
-	}
-	text, err := os.ReadFile(r.log)
-	if err != nil {
+// attack is one hostile object on its way.
+type attack struct {
+	hostile
+	t      *testing.T
+	w      *world
+	r      *replica
+	p      *proxy
+	object [2]string // namespace, name
+	round  int
+}
+
+func (a attack) run() {
+	a.w.apply(a.yaml(good[a.kind]))
+	a.w.eventually("it to be in force", func(ctx context.Context) error {
+		text, err := a.inForce(ctx)
+		if err == nil && text == "" {
+			err = errors.New("it isn't")
+		}
 		return err
+	})
+	force, told := a.state("before")
+	a.w.apply(a.yaml(a.bad))
+	a.w.eventually("a word about it", func(ctx context.Context) error { return errors.Join(a.r.alive(), a.told(ctx)) })
+	if now, told2 := a.state("after"); now != force || !maps.EqualFunc(told, told2, maps.Equal) {
+		a.t.Errorf("what was good is in force no more:\n%s\n%s\nproxies had %v\nand now %v", force, now, told, told2)
 	}
-	for line := range strings.Lines(string(text[from:])) {
-		if containsAll(line, []string{name}) && (strings.Contains(line, "WARN") || strings.Contains(line, "ERROR")) {
-			return nil
+	a.w.apply(a.yaml(good[a.kind]))
+	a.w.eventually("the good state to be taken up again", a.mended)
+	a.w.delete(a.yaml(""))
+}
+
+// yaml is the object with some fields.
+func (a attack) yaml(fields string) string {
+	apiVersion, kind := a.kind.ToAPIVersionAndKind()
+	fields = strings.ReplaceAll(fields, "NAME", a.object[1])
+	return fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {namespace: %s, name: %s}\n%s\n", apiVersion, kind, a.object[0], a.object[1], fields)
+}
+
+// state is how the object is in force, and what proxies know, but for a pod that is changed now, so that all that happened
+// before has reached them.
+func (a attack) state(when string) (force string, versions map[string]map[string]string) {
+	a.t.Helper()
+	revision := fmt.Sprintf("r%d-%s", a.round, when)
+	a.w.apply(strings.Replace(pod("hostile", "mark", "node1", "10.1.0.99", true), "app: mark}", "app: mark, version: "+revision+"}", 1))
+	a.p.workload(podName("hostile", "mark"), func(w *workload.Workload) error {
+		if w.CanonicalRevision != revision {
+			return fmt.Errorf("its revision is %q", w.CanonicalRevision)
+		}
+		return nil
+	})
+	versions = a.p.versions()
+	for _, each := range versions {
+		delete(each, podName("hostile", "mark"))
+	}
+	force, err := a.inForce(a.t.Context())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return force, versions
+}
+
+// inForce is the object as the control plane has it, or nothing.
+func (a attack) inForce(ctx context.Context) (string, error) {
+	kind := a.kind.Kind
+	if a.kind == meshKind {
+		kind = "MeshConfig"
+	}
+	_, page, err := a.r.page(ctx, "/debug/configz?kind="+kind+"&namespace="+a.object[0])
+	if err != nil {
+		return "", err
+	}
+	var all map[string][]map[string]any
+	if err := json.Unmarshal([]byte(page), &all); err != nil {
+		return "", fmt.Errorf("%w in %s", err, page)
+	}
+	for _, each := range all[kind] {
+		if each["Name"] == a.object[1] {
+			text, err := json.Marshal(each)
+			return string(text), err
 		}
 	}
-	events, err := w.Client().CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
+	return "", nil
+}
+
+// told looks for an event about the object which says what is wrong and what that means, and where the kind has one, for a
+// condition of its present generation.
+func (a attack) told(ctx context.Context) error {
+	object, err := a.w.Get(ctx, a.kind, a.object[0], a.object[1])
 	if err != nil {
 		return err
 	}
-	if len(events.Items) > 0 {
-		return nil
-	}
-	object, err := w.Get(ctx, h.kind, namespace, name)
+	events, err := a.w.Client().CoreV1().Events(a.object[0]).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(object.GetUID())})
 	if err != nil {
 		return err
 	}
-	if conditions, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions"); len(conditions) > 0 {
+	if len(events.Items) != 1 {
+		return fmt.Errorf("%d events", len(events.Items))
+	}
+	event := events.Items[0]
+	if event.Type != "Warning" || event.Reason != "Invalid" || !containsAll(event.Message, []string{a.field(), "what it said before stays in force"}) {
+		return fmt.Errorf("the event is %s %s: %s", event.Type, event.Reason, event.Message)
+	}
+	if a.kind != policyKind {
 		return nil
 	}
-	return errors.New("no condition, no event, no line in the log")
+	c := condition(object, "ZtunnelAccepted")
+	if c["status"] != "False" || c["reason"] != "Invalid" || c["observedGeneration"] != object.GetGeneration() || c["message"] != event.Message {
+		return fmt.Errorf("the condition is %v", c)
+	}
+	return nil
+}
+
+// field is where every mistake is.
+func (a attack) field() string {
+	if a.kind == meshKind {
+		return "data.mesh"
+	}
+	return "spec"
+}
+
+// mended looks whether the condition tells of the present, good state.
+func (a attack) mended(ctx context.Context) error {
+	object, err := a.w.Get(ctx, a.kind, a.object[0], a.object[1])
+	if err != nil || a.kind != policyKind {
+		return err
+	}
+	if c := condition(object, "ZtunnelAccepted"); c["status"] != "True" || c["observedGeneration"] != object.GetGeneration() {
+		return fmt.Errorf("the condition is %v", c)
+	}
+	return nil
+}
+
+// condition returns one of an object's conditions.
+func condition(object *unstructured.Unstructured, of string) map[string]any {
+	all, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
+	for _, each := range all {
+		if c, ok := each.(map[string]any); ok && c["type"] == of {
+			return c
+		}
+	}
+	return nil
 }

@@ -25,13 +25,14 @@ type proxy struct {
 	identity delta.Identity
 	conn     *grpc.ClientConn
 
-	lock    sync.Mutex // guards what follows
-	known   map[string]map[string]known
-	answers map[string]int // responses by type
-	streams int
-	removed []string // names, in the order of their removal
-	last    error    // why the last stream ended
-	changed chan struct{}
+	lock      sync.Mutex // guards what follows
+	known     map[string]map[string]known
+	answers   map[string]int // responses by type
+	streams   int            // that ended
+	resources int            // received in all
+	removed   []string       // names, in the order of their removal
+	last      error          // why the last stream ended
+	changed   chan struct{}
 }
 
 type known struct {
@@ -48,7 +49,12 @@ func (w *world) join(r *replica, node string) *proxy {
 // joinAs connects any proxy.
 func (w *world) joinAs(r *replica, identity delta.Identity, types ...string) *proxy {
 	w.t.Helper()
-	p := &proxy{w: w, identity: identity, conn: w.dial(r), known: map[string]map[string]known{}, answers: map[string]int{}, changed: make(chan struct{})}
+	return w.joinOver(w.dial(r), identity, types...)
+}
+
+// joinOver connects any proxy over a connection to any control plane.
+func (w *world) joinOver(conn *grpc.ClientConn, identity delta.Identity, types ...string) *proxy {
+	p := &proxy{w: w, identity: identity, conn: conn, known: map[string]map[string]known{}, answers: map[string]int{}, changed: make(chan struct{})}
 	for _, typeURL := range types {
 		p.known[typeURL] = map[string]known{}
 	}
@@ -63,13 +69,13 @@ func (w *world) joinAs(r *replica, identity delta.Identity, types ...string) *pr
 }
 
 // dial connects to a control plane once it has told what its roots are.
-func (w *world) dial(r *replica) *grpc.ClientConn {
+func (w *world) dial(r *replica, options ...grpc.DialOption) *grpc.ClientConn {
 	w.t.Helper()
 	var conn *grpc.ClientConn
 	w.eventually("the roots of the control plane", func(ctx context.Context) error {
 		roots, err := w.roots(ctx)
 		if err == nil {
-			conn, err = delta.Dial(r.tls, "istiod."+system+".svc", roots)
+			conn, err = delta.Dial(r.tls, "istiod."+system+".svc", roots, options...)
 		}
 		return err
 	})
@@ -131,6 +137,7 @@ func (p *proxy) take(r *delta.Response) {
 		delete(p.known[r.TypeURL], name)
 		p.removed = append(p.removed, name)
 	}
+	p.resources += len(r.Resources)
 	p.answers[r.TypeURL]++
 	p.signalLocked()
 }

@@ -76,6 +76,13 @@ func newWorld(t *testing.T, spec worldSpec) *world {
 	return w
 }
 
+// of is the world for a part of the test.
+func (w *world) of(t *testing.T) *world {
+	part := *w
+	part.t = t
+	return &part
+}
+
 // apply is like kubectl apply, with statuses.
 func (w *world) apply(yaml string) {
 	w.t.Helper()
@@ -122,15 +129,19 @@ func (w *world) await(ctx context.Context, what string, check func(context.Conte
 	w.t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
+	var last error // but for the one that only says that the time is over
 	for {
 		err := check(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			w.t.Fatalf("waiting for %s: %v", what, err)
+			w.t.Fatalf("waiting for %s: %v", what, last)
 		}
 	}
 }
