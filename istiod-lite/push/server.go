@@ -97,17 +97,17 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 }
 
 // receive reads requests until the stream ends, which it does at the latest when its handler returns.
-func (s *Server) receive(ctx context.Context, w wire) <-chan *discoveryv3.DeltaDiscoveryRequest {
-	requests := make(chan *discoveryv3.DeltaDiscoveryRequest)
+func (s *Server) receive(ctx context.Context, w wire) <-chan *request {
+	requests := make(chan *request)
 	s.group.Go(func() {
 		defer close(requests)
 		for {
-			request, err := w.Recv()
-			if err != nil {
+			next := new(request)
+			if err := w.RecvMsg(next); err != nil {
 				return
 			}
 			select {
-			case requests <- request:
+			case requests <- next:
 			case <-ctx.Done():
 				return
 			}
@@ -143,7 +143,7 @@ func sendAll(w wire, responses []*response) error {
 }
 
 // greet takes the first request, which says what the proxy is: a waypoint, or a node's if that is nil.
-func (s *Server) greet(ctx context.Context, requests <-chan *discoveryv3.DeltaDiscoveryRequest, caller Caller) (*discoveryv3.DeltaDiscoveryRequest, *Waypoint, error) {
+func (s *Server) greet(ctx context.Context, requests <-chan *request, caller Caller) (*request, *Waypoint, error) {
 	timer := time.NewTimer(greeting)
 	defer timer.Stop()
 	select {

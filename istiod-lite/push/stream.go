@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -39,7 +38,7 @@ type stream struct {
 	// one that doesn't read costs no memory, and after this time its stream.
 	patience time.Duration
 
-	requests <-chan *discoveryv3.DeltaDiscoveryRequest
+	requests <-chan *request
 	send     chan<- []*response
 	sent     <-chan error // one per round
 
@@ -206,7 +205,7 @@ func (s *stream) response(typeURL string, d delta) *response {
 }
 
 // request takes in a subscription, an acknowledgement, or both.
-func (s *stream) request(r *discoveryv3.DeltaDiscoveryRequest) error {
+func (s *stream) request(r *request) error {
 	if s.log.tables[r.TypeUrl] == nil {
 		return status.Errorf(codes.InvalidArgument, "resources of type %q are not served here", r.TypeUrl)
 	}
@@ -242,7 +241,7 @@ func (s *stream) close() {
 }
 
 // acknowledge notes that a response was read, or what was wrong with it. Answers to older responses are ignored.
-func (s *stream) acknowledge(r *discoveryv3.DeltaDiscoveryRequest) {
+func (s *stream) acknowledge(r *request) {
 	answered, known := s.outstanding[r.ResponseNonce]
 	if !known || answered.typeURL != r.TypeUrl {
 		s.metrics.expiredNonces.Inc()

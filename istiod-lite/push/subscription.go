@@ -3,8 +3,6 @@ package push
 import (
 	"slices"
 	"strings"
-
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
 // maxNames bounds what one proxy subscribes to by name. One that wants more asks for everything.
@@ -18,17 +16,17 @@ type subscription struct {
 	node     string              // the proxy's
 	cursor   *cursor
 
-	started bool              // had its first answer
-	known   map[string]string // versions that the proxy had before it connected; nil after the first answer
-	asked   []string          // names to be answered, changed or not
-	owed    bool              // an answer is due even if it is empty
+	started bool     // had its first answer
+	known   versions // that the proxy had before it connected; nil after the first answer
+	asked   []string // names to be answered, changed or not
+	owed    bool     // an answer is due even if it is empty
 }
 
 // request takes in what the proxy asks for, and tells whether that exceeds the limit.
-func (s *subscription) request(first bool, r *discoveryv3.DeltaDiscoveryRequest) (ok bool) {
+func (s *subscription) request(first bool, r *request) (ok bool) {
 	if first {
 		s.owed = true
-		s.known = r.InitialResourceVersions
+		s.known = r.known
 		s.wildcard = len(r.ResourceNamesSubscribe) == 0
 		s.names = make(map[string]struct{})
 	}
@@ -91,18 +89,30 @@ func (s *subscription) take(from source, head uint64) (d delta, answer bool) {
 // resume is the first answer to a proxy that wants everything: what differs from what it had, and what is no more.
 func (s *subscription) resume(t *table) delta {
 	d := t.since(0)
-	d.removed = nil
-	d.resources = slices.DeleteFunc(d.resources, func(r *resource) bool {
-		version, known := s.known[r.name]
-		return known && version == r.version
-	})
-	for name := range s.known {
-		if !t.has(name) {
-			d.removed = append(d.removed, name)
+	had, gone := s.had(t)
+	d.resources = slices.DeleteFunc(d.resources, func(r *resource) bool { return had[r] })
+	slices.Sort(gone)
+	d.removed = slices.Compact(gone)
+	return d
+}
+
+// had are the resources that the proxy has as they are, and the names of those that are no more.
+func (s *subscription) had(t *table) (same map[*resource]bool, gone []string) {
+	if len(s.known) == 0 {
+		return nil, nil
+	}
+	same = make(map[*resource]bool, len(t.byName))
+	for name, version := range s.known.all {
+		element := t.byName[string(name)]
+		if element == nil || element.Value.(*entry).resource == nil {
+			gone = append(gone, string(name))
+			continue
+		}
+		if r := element.Value.(*entry).resource; r.version == string(version) {
+			same[r] = true
 		}
 	}
-	slices.Sort(d.removed)
-	return d
+	return same, gone
 }
 
 // beside joins what is in a view with what was asked for. What leaves the view stays if its name was asked for, and what
@@ -145,8 +155,12 @@ func (s *subscription) pick(t *table) delta {
 		}
 	}
 	s.gather(t, wanted)
+	had, _ := s.had(t)
 	for e := range wanted {
-		s.add(&d, e)
+		s.names[e.name] = struct{}{}
+		if e.resource == nil || !had[e.resource] {
+			s.add(&d, e)
+		}
 	}
 	slices.SortFunc(d.resources, func(a, b *resource) int { return strings.Compare(a.name, b.name) })
 	slices.Sort(d.removed)
@@ -181,12 +195,8 @@ func (s *subscription) wants(e *entry) bool {
 
 // add puts an entry into what is sent, with its aliases, by which the proxy knows what it asked for.
 func (s *subscription) add(d *delta, e *entry) {
-	s.names[e.name] = struct{}{}
 	if e.resource == nil {
 		d.removed = append(d.removed, e.name)
-		return
-	}
-	if version, known := s.known[e.name]; known && version == e.resource.version {
 		return
 	}
 	aliases := slices.Clone(e.keys.aliases)

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -35,12 +36,19 @@ type line struct {
 
 func (l *line) Context() context.Context { return l.ctx }
 
-func (l *line) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
+// Recv isn't used: requests stay partly encoded.
+func (l *line) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) { panic("decoded") }
+
+func (l *line) RecvMsg(message any) error {
 	select {
 	case request := <-l.up:
-		return request, nil
+		encoded, err := proto.Marshal(request)
+		if err != nil {
+			return err
+		}
+		return codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(encoded)}, message)
 	case <-l.ctx.Done():
-		return nil, l.ctx.Err()
+		return l.ctx.Err()
 	}
 }
 

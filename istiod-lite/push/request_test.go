@@ -1,0 +1,91 @@
+package push
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+)
+
+func encoded(t testing.TB, r *discoveryv3.DeltaDiscoveryRequest) []byte {
+	t.Helper()
+	message, err := proto.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return message
+}
+
+// A hundred proxies that come back at once cost no more than what they sent.
+func TestVersionsOfAProxyThatComesBackAreNotUnpacked(t *testing.T) {
+	have := make(map[string]string)
+	for i := range 10_000 {
+		have[fmt.Sprintf("Kubernetes//Pod/shop/web-%d", i)] = "0123456789abcdef"
+	}
+	message := mem.BufferSlice{mem.SliceBuffer(encoded(t, &discoveryv3.DeltaDiscoveryRequest{
+		Node: &corev3.Node{Id: "ztunnel"}, TypeUrl: Address, InitialResourceVersions: have,
+	}))}
+	var r request
+	allocations := testing.AllocsPerRun(5, func() {
+		r = request{}
+		if err := (codec{}).Unmarshal(message, &r); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocations > 30 {
+		t.Errorf("%v allocations", allocations)
+	}
+	got := make(map[string]string)
+	for name, version := range r.known.all {
+		got[string(name)] = string(version)
+	}
+	if !maps.Equal(got, have) || r.TypeUrl != Address || r.Node.Id != "ztunnel" {
+		t.Errorf("%d versions are read of %d, of %s from %s", len(got), len(have), r.TypeUrl, r.Node.GetId())
+	}
+}
+
+// Requests mean what protobuf says that they mean.
+func FuzzRequest(f *testing.F) {
+	for _, r := range []*discoveryv3.DeltaDiscoveryRequest{
+		{}, {TypeUrl: Address, ResourceNamesSubscribe: []string{"*"}}, {ResponseNonce: "1", TypeUrl: Authorization},
+		{TypeUrl: Address, InitialResourceVersions: map[string]string{"w/a": "1", "": "2", "w/b": ""}},
+	} {
+		f.Add(encoded(f, r))
+	}
+	for _, message := range []string{
+		"\x28\x01",             // a number where the versions are
+		"\x2a\x00",             // a version that says nothing
+		"\x2a\x02\x08\x01",     // a number for a name
+		"\x2a\x03\x0a\x01\xff", // no UTF-8
+		"\x2a\x05\x0a\x09a",    // cut off
+		"\x2a\x06\x0a\x01a\x12\x01b\x2a\x03\x0a\x01a", // a name twice
+	} {
+		f.Add([]byte(message))
+	}
+	f.Fuzz(func(t *testing.T, message []byte) {
+		var want discoveryv3.DeltaDiscoveryRequest
+		var got request
+		wanted, err := proto.Unmarshal(message, &want), got.unmarshal(message)
+		if (wanted == nil) != (err == nil) {
+			t.Fatalf("protobuf says %v, we say %v", wanted, err)
+		}
+		if err != nil {
+			return
+		}
+		versions := make(map[string]string)
+		for name, version := range got.known.all {
+			versions[string(name)] = string(version)
+		}
+		if !maps.Equal(versions, want.InitialResourceVersions) {
+			t.Errorf("versions %q, want %q", versions, want.InitialResourceVersions)
+		}
+		want.InitialResourceVersions = nil
+		if !proto.Equal(got.DeltaDiscoveryRequest, &want) {
+			t.Errorf("request %v, want %v", got.DeltaDiscoveryRequest, &want)
+		}
+	})
+}
