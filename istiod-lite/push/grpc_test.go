@@ -55,10 +55,10 @@ func TestOneThatStopsReadingIsCutOffAndOthersGoOn(t *testing.T) {
 		Log: log, Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
 		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", ""}, nil },
 	})
-	server.patience = 2 * time.Second
+	server.patience = 6 * time.Second // a busy machine with the race detector takes two for what is sent
 	open := serve(t, server)
 	// More than the windows of HTTP/2 and the buffers of sockets hold.
-	publish(t, log, "w/large="+strings.Repeat("x", 32<<20))
+	publish(t, log, "w/large="+strings.Repeat("x", 16<<20))
 	stuck, healthy := open(), open()
 	take := func(want string) {
 		t.Helper()
