@@ -106,6 +106,7 @@ func (f *follower) list(ctx context.Context) (version string, err error) {
 		}
 		for i := range list.Items {
 			now[nameOf(&list.Items[i])] = struct{}{}
+			f.known[nameOf(&list.Items[i])] = struct{}{} // also if the next page fails
 			f.Put(&list.Items[i])
 		}
 		if next = list.GetContinue(); next == "" {

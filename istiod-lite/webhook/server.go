@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,10 +22,12 @@ import (
 const (
 	// maxBody is more than an object before and after a change, of 1.5 MiB each, can be in JSON.
 	maxBody = 8 << 20
-	// maxReviews is how many are read and judged at once.
+	// maxBodies bounds what has come of all bodies together, in bytes. Who sends slowly takes nothing of it.
+	maxBodies = 64 << 20
+	// maxReviews is how many are judged at once.
 	maxReviews = 8
-	// maxConnections are held. Those beyond it wait.
-	maxConnections = 128
+	// maxConnections are held, with so many requests on each. Those beyond it wait.
+	maxConnections, maxStreams = 128, 32
 )
 
 // Config is what a Server needs.
@@ -39,6 +42,7 @@ type Config struct {
 // Server answers the API server.
 type Server struct {
 	cfg            Config
+	room           atomic.Int64  // bytes that bodies may still have
 	slots          chan struct{} // one taken for each review
 	passed, failed *prometheus.CounterVec
 }
@@ -54,6 +58,7 @@ func NewServer(c Config) *Server {
 			Name: "galley_validation_failed", Help: "Objects that the webhook refused.",
 		}, []string{"group", "version", "resource", "reason"}),
 	}
+	s.room.Store(maxBodies)
 	c.Registry.MustRegister(s.passed, s.failed)
 	return s
 }
@@ -64,7 +69,7 @@ func (s *Server) Run(ctx context.Context) error {
 	config.NextProtos = []string{"h2", "http/1.1"}
 	server := &http.Server{
 		Handler: s, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: 16 << 10, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams}, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan struct{})
 	defer context.AfterFunc(ctx, func() {
@@ -98,19 +103,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "want application/json", http.StatusUnsupportedMediaType)
 		return
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-r.Context().Done():
-		return // the API server has given up
-	}
 	s.answer(w, r)
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	arriving := &bodyReader{from: http.MaxBytesReader(w, r.Body, maxBody), room: &s.room}
+	defer arriving.close()
+	body, err := io.ReadAll(arriving)
 	var large *http.MaxBytesError
 	switch {
+	case errors.Is(err, errNoRoom):
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
 	case errors.As(err, &large):
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
 		return
@@ -121,6 +125,12 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "empty body", http.StatusBadRequest)
 		return
 	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-r.Context().Done():
+		return // the API server has given up
+	}
 	answer, asked, said, err := review(body)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -130,6 +140,26 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(answer) // the API server asks again, or refuses the object
 }
+
+var errNoRoom = errors.New("too much is being read for others")
+
+// bodyReader reads a body within the room that all bodies share.
+type bodyReader struct {
+	from  io.Reader
+	room  *atomic.Int64
+	taken int64
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.from.Read(p)
+	b.taken += int64(n)
+	if b.room.Add(int64(-n)) < 0 {
+		return 0, errNoRoom
+	}
+	return n, err
+}
+
+func (b *bodyReader) close() { b.room.Add(b.taken) }
 
 func (s *Server) count(asked *admission.AdmissionRequest, said verdict) {
 	kind, known := find(asked.Kind)

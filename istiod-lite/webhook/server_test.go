@@ -1,12 +1,16 @@
 package webhook
 
 import (
+	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -52,6 +56,56 @@ func TestRequestsThatAreNoQuestionsAreRefused(t *testing.T) {
 				t.Errorf("status %d, want %d: %s", response.StatusCode, test.want, text)
 			}
 		})
+	}
+}
+
+// Whoever reaches the port can begin many questions and never end them: the API server's are answered all the same.
+func TestWhoSendsSlowlyKeepsNobodyWaiting(t *testing.T) {
+	s, server := served(t)
+	for range 4 * maxReviews {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprint(conn, "POST /validate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+	}
+	for deadline := time.Now().Add(10 * time.Second); s.room.Load() != maxBodies-4*maxReviews; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes of room are left: the slow ones haven't come", s.room.Load())
+		}
+	}
+	client := &http.Client{Timeout: 5 * time.Second}
+	response, err := client.Post(server.URL+"/validate", "application/json", bytes.NewReader(question("CREATE", "AuthorizationPolicy", policy(good), "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("status %d", response.StatusCode)
+	}
+}
+
+func TestBodiesShareTheirRoom(t *testing.T) {
+	s, server := served(t)
+	ask := func() int {
+		response, err := server.Client().Post(server.URL+"/validate", "application/json", bytes.NewReader(question("CREATE", "AuthorizationPolicy", policy(good), "")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	s.room.Store(10)
+	if code := ask(); code != http.StatusServiceUnavailable {
+		t.Errorf("status %d without room", code)
+	}
+	s.room.Add(maxBodies - 10)
+	if code := ask(); code != http.StatusOK {
+		t.Errorf("status %d with room", code)
+	}
+	if left := s.room.Load(); left != maxBodies {
+		t.Errorf("%d bytes of room are left of %d", left, maxBodies)
 	}
 }
 
