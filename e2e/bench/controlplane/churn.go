@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/tulle-mesh/tulle/e2e/delta"
 )
@@ -263,7 +265,8 @@ func (c *churn) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	follow, err := pods.Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	// A watch that the server ends, such as one that doesn't keep up, goes on where it was.
+	follow, err := watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{WatchFuncWithContext: pods.Watch})
 	if err != nil {
 		return err
 	}
