@@ -87,7 +87,7 @@ var mayImport = map[string][]string{
 var only = map[string][]string{
 	"golang.org/x/sys/unix":            {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "bpf/probe", "cli/demo"},
 	"google.golang.org/grpc":           {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/review", "istiod-lite/daemon", "e2e/delta", "e2e/bench/controlplane"},
-	"k8s.io/":                          {"cni-plugin/kube", "istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "istiod-lite/keep", "istiod-lite/review", "e2e/apiserver", "e2e/bench/controlplane", "istiod-lite/queue", "istiod-lite/follow", "istiod-lite/lead", "istiod-lite/status", "istiod-lite/addresses", "istiod-lite/roots", "istiod-lite/webhook", "istiod-lite/deploy"},
+	"k8s.io/":                          {"cni-plugin/kube", "istiod-lite/config", "istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "istiod-lite/keep", "istiod-lite/review", "e2e/apiserver", "e2e/bench/controlplane", "istiod-lite/queue", "istiod-lite/follow", "istiod-lite/lead", "istiod-lite/status", "istiod-lite/addresses", "istiod-lite/roots", "istiod-lite/webhook", "istiod-lite/deploy"},
 	"istio.io/":                        {"istiod-lite/decode"},
 	"sigs.k8s.io/gateway-api/":         {"istiod-lite/decode"},
 	"github.com/google/nftables":       {"cni-plugin/redirect", "cli/demo"},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // Config is everything that can be set.
@@ -181,6 +182,12 @@ func (c *Config) check() error {
 		if required.value == "" {
 			return fmt.Errorf("--%s must not be empty", required.flag)
 		}
+	}
+	if said := validation.IsDNS1123Label(c.RootNamespace); len(said) > 0 {
+		return fmt.Errorf("--root-namespace %q is no name of a namespace: %s", c.RootNamespace, said[0])
+	}
+	if said := validation.IsDNS1123Subdomain(c.Domain); len(said) > 0 {
+		return fmt.Errorf("--domain %q is no DNS name: %s", c.Domain, said[0])
 	}
 	if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {
 		return fmt.Errorf("--trust-domain %q: %w; want lower-case letters, digits, dots, dashes and underscores", c.TrustDomain, err)

@@ -104,6 +104,8 @@ func TestMistakesAreExplained(t *testing.T) {
 		{`trusted node account "x/": want namespace/name`, "", "CA_TRUSTED_NODE_ACCOUNTS=x/"},
 		{"--trust-domain must not be empty", "--trust-domain=", ""},
 		{"--domain must not be empty", "--domain=", ""},
+		{`--domain ".." is no DNS name`, "--domain=..", ""},
+		{`--root-namespace "Bad_NS" is no name of a namespace`, "--root-namespace Bad_NS", ""},
 		{`--trust-domain "Bad_Domain/"`, "--trust-domain Bad_Domain/", ""},
 		{`DEFAULT_WORKLOAD_CERT_TTL: invalid argument "1x"`, "", "DEFAULT_WORKLOAD_CERT_TTL=1x"},
 		{"--default-workload-cert-ttl is 3h0m0s: want more than 0, and at most --max-workload-cert-ttl, which is 2h0m0s", "--default-workload-cert-ttl 3h", "MAX_WORKLOAD_CERT_TTL=2h"},
