@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/follow"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
 
 var (
@@ -36,12 +36,13 @@ func (c *cluster) followClass(ctx context.Context, cfg Config, changed func(mode
 		changed(className)
 	}
 	found := false
-	follow.Run(ctx, follow.Config{
-		Client: cfg.Client.Resource(classes), Fields: "metadata.name=" + model.WaypointClass, Log: cfg.Log.With("kind", "GatewayClass"),
-		Put:    func(*unstructured.Unstructured) { found = true; set(true) },
-		Gone:   func(follow.Name) { found = false; set(false) },
+	reflector.Objects[struct{}]{
+		Kind: "GatewayClass", Client: cfg.Client.Resource(classes), Fields: "metadata.name=" + model.WaypointClass, Log: cfg.Log,
+		Read:   func(*unstructured.Unstructured) (nothing struct{}) { return nothing },
+		Put:    func(reflector.Name, struct{}) { found = true; set(true) },
+		Gone:   func(reflector.Name) { found = false; set(false) },
 		Listed: func() { set(found) },
-	})
+	}.Follow(ctx)
 }
 
 // makeClass makes the class if it is missing.

@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/follow"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
 
 // manager is the field manager of objects, as Istio's, so that what that has once written isn't left behind.
@@ -23,11 +23,11 @@ const manager = "istio.io/gateway-controller"
 // ref names an object.
 type ref struct {
 	kind string
-	follow.Name
+	reflector.Name
 }
 
 func refOf(o *unstructured.Unstructured) ref {
-	return ref{o.GetKind(), follow.Name{Namespace: o.GetNamespace(), Name: o.GetName()}}
+	return ref{o.GetKind(), reflector.Name{Namespace: o.GetNamespace(), Name: o.GetName()}}
 }
 
 // digest stands for an object.
@@ -64,16 +64,16 @@ func (c *cluster) listed() bool {
 
 // follow keeps up with the objects of a kind that are made for Gateways. Changed is told whose have changed.
 func (c *cluster) follow(ctx context.Context, cfg Config, k *kind, changed func(model.Name), all func()) {
-	follow.Run(ctx, follow.Config{
-		Client: cfg.Client.Resource(k.resource), Labels: managedLabel + "=" + managed, Log: cfg.Log.With("kind", k.Kind),
-		Put: func(o *unstructured.Unstructured) {
-			s := look(o)
+	reflector.Objects[sight]{
+		Kind: k.Kind, Client: cfg.Client.Resource(k.resource), Labels: managedLabel + "=" + managed, Log: cfg.Log,
+		Read: look,
+		Put: func(name reflector.Name, s sight) {
 			c.lock.Lock()
-			c.seen[ref{k.Kind, follow.Name{Namespace: o.GetNamespace(), Name: o.GetName()}}] = s
+			c.seen[ref{k.Kind, name}] = s
 			c.lock.Unlock()
 			changed(s.gateway)
 		},
-		Gone: func(name follow.Name) {
+		Gone: func(name reflector.Name) {
 			gone := ref{k.Kind, name}
 			c.lock.Lock()
 			s := c.seen[gone]
@@ -88,7 +88,7 @@ func (c *cluster) follow(ctx context.Context, cfg Config, k *kind, changed func(
 			c.lock.Unlock()
 			all()
 		},
-	})
+	}.Follow(ctx)
 }
 
 // look notes what counts of an object.

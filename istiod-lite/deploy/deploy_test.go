@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/follow"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
 
 // plain is a waypoint without any wish.
@@ -181,7 +181,7 @@ func TestAGatewayThatGoesTakesItsParametersAlong(t *testing.T) {
 
 func TestOnlyWhatTheGatewayControlsIsSweptAway(t *testing.T) {
 	c, g := newCluster(), plain().Gateway
-	of := func(kind, name string) ref { return ref{kind, follow.Name{Namespace: "shop", Name: name}} }
+	of := func(kind, name string) ref { return ref{kind, reflector.Name{Namespace: "shop", Name: name}} }
 	kept := of("Service", "waypoint")
 	c.seen[kept] = sight{gateway: g.Key().Name, owner: "u1"}
 	c.seen[of("Service", "foreign")] = sight{gateway: g.Key().Name, owner: "u9"}

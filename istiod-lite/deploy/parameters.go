@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/follow"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
 
 var configMaps = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
@@ -102,18 +102,15 @@ func (p *parameters) follow(ctx context.Context, name model.Name) {
 	p.lock.Lock()
 	p.named[name] = state
 	p.lock.Unlock()
-	change := func(set func()) {
-		p.lock.Lock()
-		set()
-		p.lock.Unlock()
-		p.changed()
-	}
-	follow.Run(ctx, follow.Config{
-		Client: p.client.Resource(configMaps).Namespace(name.Namespace), Fields: "metadata.name=" + name.Name, Log: p.log,
-		Put:    func(o *unstructured.Unstructured) { change(func() { state.there, state.data = true, dataOf(o) }) },
-		Gone:   func(follow.Name) { change(func() { state.there, state.data = false, nil }) },
-		Listed: func() { change(func() { state.listed = true }) },
-	})
+	reflector.Objects[map[string]string]{
+		Kind: "ConfigMap", Client: p.client.Resource(configMaps).Namespace(name.Namespace), Fields: "metadata.name=" + name.Name, Log: p.log,
+		Read: dataOf,
+		Put: func(_ reflector.Name, data map[string]string) {
+			p.change(func() { state.there, state.data = true, data })
+		},
+		Gone:   func(reflector.Name) { p.change(func() { state.there, state.data = false, nil }) },
+		Listed: func() { p.change(func() { state.listed = true }) },
+	}.Follow(ctx)
 	p.lock.Lock()
 	defer p.lock.Unlock()
 	if p.named[name] == state {
@@ -122,20 +119,21 @@ func (p *parameters) follow(ctx context.Context, name model.Name) {
 }
 
 func (p *parameters) followDefaults(ctx context.Context) {
-	change := func(set func()) {
-		p.lock.Lock()
-		set()
-		p.lock.Unlock()
-		p.changed()
-	}
-	follow.Run(ctx, follow.Config{
-		Client: p.client.Resource(configMaps).Namespace(p.namespace), Labels: defaultsLabel, Log: p.log,
-		Put: func(o *unstructured.Unstructured) {
-			change(func() { p.defaults[o.GetName()] = defaults{o.GetLabels()[defaultsLabel], dataOf(o)} })
-		},
-		Gone:   func(name follow.Name) { change(func() { delete(p.defaults, name.Name) }) },
-		Listed: func() { change(func() { p.listed = true }) },
-	})
+	reflector.Objects[defaults]{
+		Kind: "ConfigMap", Client: p.client.Resource(configMaps).Namespace(p.namespace), Labels: defaultsLabel, Log: p.log,
+		Read:   func(o *unstructured.Unstructured) defaults { return defaults{o.GetLabels()[defaultsLabel], dataOf(o)} },
+		Put:    func(name reflector.Name, d defaults) { p.change(func() { p.defaults[name.Name] = d }) },
+		Gone:   func(name reflector.Name) { p.change(func() { delete(p.defaults, name.Name) }) },
+		Listed: func() { p.change(func() { p.listed = true }) },
+	}.Follow(ctx)
+}
+
+// change takes in what was seen, and says so.
+func (p *parameters) change(set func()) {
+	p.lock.Lock()
+	set()
+	p.lock.Unlock()
+	p.changed()
 }
 
 // dataOf reads the data of a ConfigMap.

@@ -2,39 +2,19 @@ package kube
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/klog/v2"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/decode"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
-
-const (
-	// pageSize is how many objects are asked for at once where the server can't stream a list, and pageTime how long a
-	// page may take.
-	pageSize, pageTime = 500, time.Minute
-	// slack is how much longer than it was asked for a watch may last.
-	slack = 30 * time.Second
-	// quiet is for how long nothing is said of an API that can't be reached.
-	quiet = time.Second
-)
-
-// backoff is from 50 ms to 3 s, the jitter included.
-var backoff = wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Steps: 20, Cap: 2 * time.Second, Jitter: 0.5}
-
-// errHungUp is an error of ours since client-go makes an empty watch of it.
-var errHungUp = errors.New("the API server hung up before it answered")
 
 // follower keeps up with one kind. All of it belongs to the goroutine of run, but for client and scope, which don't change.
 type follower struct {
@@ -52,9 +32,6 @@ type follower struct {
 	bad    map[model.Name]string
 	synced bool // listed once, or known to be absent
 	missed bool // absent at the last look
-	// failing is since when no request succeeds, and said tells that it was logged.
-	failing time.Time
-	said    bool
 }
 
 // clientsFor makes for each kind a client which reads its objects into items. They share connections.
@@ -81,22 +58,10 @@ func clientsFor(api *rest.Config, kinds []decode.Kind) ([]rest.Interface, error)
 
 // run follows the kind until the context ends.
 func (f *follower) run(ctx context.Context) {
-	silent := klog.Logger{} // what there is to say is said here
-	reflector := cache.NewReflectorWithOptions(
-		&cache.ListWatch{ListWithContextFunc: f.list, WatchFuncWithContext: f.watch}, nil, f,
-		cache.ReflectorOptions{Name: f.kind.Kind, TypeDescription: f.kind.Resource, Backoff: &backoff, Logger: &silent},
-	)
-	reflector.WatchListPageSize = pageSize
-	reflector.RunWithContext(klog.NewContext(ctx, silent))
+	reflector.Run(ctx, reflector.Config{Name: f.kind.Kind, List: f.list, Watch: f.watch, Store: f, Log: f.log})
 }
 
-// list reads a page. Only a server that can't stream the objects is asked to list them.
 func (f *follower) list(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-	ctx, cancel := context.WithTimeout(ctx, pageTime)
-	defer cancel()
-	if options.Limit > 0 {
-		options.ResourceVersion = "" // with one, the server would disregard the limit
-	}
 	list := new(page)
 	err := f.ask(options, func(r *rest.Request) error { return r.Do(ctx).Into(list) })
 	if apierrors.IsNotFound(err) {
@@ -105,36 +70,12 @@ func (f *follower) list(ctx context.Context, options metav1.ListOptions) (runtim
 	return list, err
 }
 
-// watch begins a stream of changes, or of all objects and then changes.
-func (f *follower) watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-	lasts := time.Duration(*options.TimeoutSeconds)*time.Second + slack
-	ctx, cancel := context.WithTimeout(ctx, lasts)
-	options.Watch = true
-	var stream watch.Interface
-	err := f.ask(options, func(r *rest.Request) (err error) {
+func (f *follower) watch(ctx context.Context, options metav1.ListOptions) (stream watch.Interface, err error) {
+	err = f.ask(options, func(r *rest.Request) (err error) {
 		stream, err = r.Watch(ctx)
-		if _, begun := stream.(*watch.StreamWatcher); err == nil && !begun {
-			return errHungUp
-		}
 		return err
 	})
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	return &bounded{stream, cancel}, nil
-}
-
-// bounded is a watch that has a deadline.
-type bounded struct {
-	watch.Interface
-	cancel context.CancelFunc
-}
-
-// Stop ends it.
-func (b *bounded) Stop() {
-	b.Interface.Stop()
-	b.cancel()
+	return stream, err
 }
 
 // ask makes a request of the first version of the API that the server has.
@@ -148,7 +89,7 @@ func (f *follower) ask(options metav1.ListOptions, do func(*rest.Request) error)
 		}
 	}
 	if err == nil {
-		f.reached()
+		f.missed = false
 		return nil
 	}
 	verb := "list"
@@ -157,7 +98,7 @@ func (f *follower) ask(options metav1.ListOptions, do func(*rest.Request) error)
 	}
 	err = fmt.Errorf("%s %s: %w", verb, f.kind.Resource, err)
 	if !apierrors.IsNotFound(err) {
-		f.failed(err)
+		f.feed.blocked(f.kind, err)
 	}
 	return err
 }
@@ -172,27 +113,6 @@ func pathOf(kind decode.Kind, apiVersion, namespace string) string {
 		path += "/namespaces/" + namespace
 	}
 	return path + "/" + kind.Resource
-}
-
-// failed keeps what is in the way, and says it once if it doesn't pass soon.
-func (f *follower) failed(err error) {
-	f.feed.blocked(f.kind, err)
-	if f.failing.IsZero() {
-		f.failing = time.Now()
-	}
-	if time.Since(f.failing) > quiet && !f.said {
-		f.said = true
-		f.log.Warn("can't follow changes, what is known stays in force", "err", err)
-	}
-}
-
-// reached ends what failed has said.
-func (f *follower) reached() {
-	f.failing, f.missed = time.Time{}, false
-	if f.said {
-		f.said = false
-		f.log.Info("following changes again")
-	}
 }
 
 func (f *follower) sync() {

@@ -17,9 +17,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/follow"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/queue"
+	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
 
 // The names are Istio's: pods of the mesh mount them.
@@ -60,16 +60,16 @@ type Config struct {
 // Writer writes while this control plane leads.
 type Writer struct {
 	cfg   Config
-	queue *queue.Queue[follow.Name]
+	queue *queue.Queue[reflector.Name]
 
 	lock       sync.Mutex
-	namespaces map[string]bool        // all, and whether they are meshed
-	needed     map[string]bool        // by others, see Need
-	listed     map[string]bool        // names of ConfigMaps of which all were seen
-	seen       map[follow.Name]digest // what is in those that are as we write them
+	namespaces map[string]bool           // all, and whether they are meshed
+	needed     map[string]bool           // by others, see Need
+	listed     map[string]bool           // names of ConfigMaps of which all were seen
+	seen       map[reflector.Name]digest // what is in those that are there
 }
 
-// digest stands for a text.
+// digest stands for a text, or if it is zero, for none.
 type digest [sha256.Size]byte
 
 // New makes a Writer, which writes while it is run.
@@ -116,15 +116,15 @@ func (w *Writer) all() {
 }
 
 func (w *Writer) add(namespace string) {
-	w.queue.Add(follow.Name{Namespace: namespace, Name: RootsName})
-	w.queue.Add(follow.Name{Namespace: namespace, Name: RevokedName})
+	w.queue.Add(reflector.Name{Namespace: namespace, Name: RootsName})
+	w.queue.Add(reflector.Name{Namespace: namespace, Name: RevokedName})
 }
 
 // Run writes until the context ends, which isn't an error. It is for the leader, once all namespaces were put that are
 // there at the start.
 func (w *Writer) Run(ctx context.Context) error {
 	w.lock.Lock()
-	w.listed, w.seen = make(map[string]bool), make(map[follow.Name]digest)
+	w.listed, w.seen = make(map[string]bool), make(map[reflector.Name]digest)
 	w.lock.Unlock()
 	w.queue.Run(ctx, func(ctx context.Context) {
 		var group sync.WaitGroup
@@ -146,40 +146,41 @@ func (w *Writer) Run(ctx context.Context) error {
 
 // follow keeps up with the ConfigMaps of one name in all namespaces.
 func (w *Writer) follow(ctx context.Context, name string) {
-	follow.Run(ctx, follow.Config{
-		Client: w.cfg.Client.Resource(resource), Fields: "metadata.name=" + name, Log: w.cfg.Log,
-		Put: func(o *unstructured.Unstructured) {
-			w.see(follow.Name{Namespace: o.GetNamespace(), Name: name}, holds(o))
-		},
-		Gone: func(gone follow.Name) { w.see(gone, "") },
+	reflector.Objects[digest]{
+		Kind: "ConfigMap", Client: w.cfg.Client.Resource(resource), Fields: "metadata.name=" + name, Log: w.cfg.Log,
+		Read: holds, Put: w.see, Gone: w.miss,
 		Listed: func() {
 			w.lock.Lock()
 			w.listed[name] = true
 			w.lock.Unlock()
 			w.all()
 		},
-	})
+	}.Follow(ctx)
 }
 
 // see notes what a ConfigMap holds.
-func (w *Writer) see(name follow.Name, text string) {
+func (w *Writer) see(name reflector.Name, text digest) {
 	w.lock.Lock()
-	if text == "" {
-		delete(w.seen, name)
-	} else {
-		w.seen[name] = sha256.Sum256([]byte(text))
-	}
+	w.seen[name] = text
 	w.lock.Unlock()
 	w.queue.Add(name)
 }
 
-// holds returns the text of a ConfigMap as we write it; of any other, nothing.
-func holds(o *unstructured.Unstructured) string {
+// miss notes that a ConfigMap is gone.
+func (w *Writer) miss(name reflector.Name) {
+	w.lock.Lock()
+	delete(w.seen, name)
+	w.lock.Unlock()
+	w.queue.Add(name)
+}
+
+// holds stands for the text of a ConfigMap as we write it; for any other, it is of no text.
+func holds(o *unstructured.Unstructured) digest {
 	if o.GetLabels()[label] != labelled {
-		return ""
+		return digest{}
 	}
 	text, _, _ := unstructured.NestedString(o.Object, "data", keyOf(o.GetName()))
-	return text
+	return sha256.Sum256([]byte(text))
 }
 
 func keyOf(name string) string {
@@ -190,7 +191,7 @@ func keyOf(name string) string {
 }
 
 // wanted returns what a ConfigMap should hold that doesn't, or nothing.
-func (w *Writer) wanted(name follow.Name) string {
+func (w *Writer) wanted(name reflector.Name) string {
 	source := w.cfg.Roots
 	if name.Name == RevokedName {
 		source = w.cfg.Revoked
@@ -198,7 +199,7 @@ func (w *Writer) wanted(name follow.Name) string {
 	text := source()
 	w.lock.Lock()
 	defer w.lock.Unlock()
-	if seen, known := w.seen[name]; !w.wants(name.Namespace) || !w.listed[name.Name] || known && seen == sha256.Sum256(text) {
+	if !w.wants(name.Namespace) || !w.listed[name.Name] || w.seen[name] == sha256.Sum256(text) {
 		return ""
 	}
 	return string(text)
@@ -212,7 +213,7 @@ func (w *Writer) wants(namespace string) bool {
 	return !w.cfg.Meshed || isMeshed || w.needed[namespace] || namespace == w.cfg.Namespace
 }
 
-func (w *Writer) write(ctx context.Context, name follow.Name) error {
+func (w *Writer) write(ctx context.Context, name reflector.Name) error {
 	text := w.wanted(name)
 	if text == "" {
 		return nil

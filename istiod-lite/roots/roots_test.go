@@ -6,8 +6,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/follow"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
 
 // writer makes one that has seen all ConfigMaps, of which there are none.
@@ -17,7 +17,7 @@ func writer(meshed bool, revoked string) *Writer {
 		Meshed: meshed, Namespace: "istio-system", Log: slog.New(slog.DiscardHandler),
 	})
 	w.listed = map[string]bool{RootsName: true, RevokedName: true}
-	w.seen = make(map[follow.Name]digest)
+	w.seen = make(map[reflector.Name]digest)
 	for namespace, labels := range map[string]map[string]string{
 		"apps": {mode: "ambient"}, "plain": nil, "sidecar": {mode: "none"}, "istio-system": nil,
 		"kube-system": nil, "kube-public": nil, "kube-node-lease": nil, "local-path-storage": {mode: "ambient"},
@@ -35,7 +35,7 @@ func TestNamespacesThatGetTheRoots(t *testing.T) {
 		"kube-public": {}, "kube-node-lease": {}, "local-path-storage": {}, "unknown": {},
 	} {
 		t.Run(namespace, func(t *testing.T) {
-			name := follow.Name{Namespace: namespace, Name: RootsName}
+			name := reflector.Name{Namespace: namespace, Name: RootsName}
 			if got := writer(false, "").wanted(name) != ""; got != want.everywhere {
 				t.Errorf("everywhere: %v", got)
 			}
@@ -49,17 +49,17 @@ func TestNamespacesThatGetTheRoots(t *testing.T) {
 func TestNamespaceWithAWaypointNeedsTheRoots(t *testing.T) {
 	w := writer(true, "")
 	w.Need("plain")
-	if w.wanted(follow.Name{Namespace: "plain", Name: RootsName}) == "" {
+	if w.wanted(reflector.Name{Namespace: "plain", Name: RootsName}) == "" {
 		t.Error("it gets none")
 	}
 	w.Drop("plain")
-	if w.wanted(follow.Name{Namespace: "plain", Name: RootsName}) != "" {
+	if w.wanted(reflector.Name{Namespace: "plain", Name: RootsName}) != "" {
 		t.Error("it gets them when it is gone")
 	}
 }
 
 func TestRevocationListsAreWrittenOnlyWhereThereAreAny(t *testing.T) {
-	name := follow.Name{Namespace: "apps", Name: RevokedName}
+	name := reflector.Name{Namespace: "apps", Name: RevokedName}
 	if got := writer(false, "").wanted(name); got != "" {
 		t.Errorf("writes %q", got)
 	}
@@ -87,12 +87,12 @@ func TestOnlyWhatDiffersIsWritten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := writer(false, "")
-			key := follow.Name{Namespace: "apps", Name: RootsName}
+			key := reflector.Name{Namespace: "apps", Name: RootsName}
 			w.see(key, holds(test.seen))
 			if got := w.wanted(key) != ""; got != test.write {
 				t.Errorf("writes: %v", got)
 			}
-			w.see(key, "") // somebody deleted it
+			w.miss(key) // somebody deleted it
 			if w.wanted(key) == "" {
 				t.Error("isn't made again when it is gone")
 			}
@@ -104,7 +104,7 @@ func TestOnlyWhatDiffersIsWritten(t *testing.T) {
 func TestNothingIsWrittenBeforeAllWasSeen(t *testing.T) {
 	w := writer(false, "")
 	w.listed = nil
-	if got := w.wanted(follow.Name{Namespace: "apps", Name: RootsName}); got != "" {
+	if got := w.wanted(reflector.Name{Namespace: "apps", Name: RootsName}); got != "" {
 		t.Errorf("writes %q", got)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/tulle-mesh/tulle/istiod-lite/follow"
 	"github.com/tulle-mesh/tulle/istiod-lite/queue"
+	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
 
 var (
@@ -69,11 +69,12 @@ func (r *Registration) Run(ctx context.Context) error {
 		var group sync.WaitGroup
 		for _, name := range r.cfg.Names {
 			group.Go(func() {
-				follow.Run(ctx, follow.Config{
-					Client: r.cfg.Client.Resource(configurations), Fields: "metadata.name=" + name, Log: r.cfg.Log,
-					Put:  func(*unstructured.Unstructured) { r.queue.Add(name) },
-					Gone: func(follow.Name) {}, Listed: func() {},
-				})
+				reflector.Objects[struct{}]{
+					Kind: "ValidatingWebhookConfiguration", Client: r.cfg.Client.Resource(configurations), Fields: "metadata.name=" + name, Log: r.cfg.Log,
+					Read: func(*unstructured.Unstructured) (nothing struct{}) { return nothing },
+					Put:  func(reflector.Name, struct{}) { r.queue.Add(name) },
+					Gone: func(reflector.Name) {}, Listed: func() {},
+				}.Follow(ctx)
 			})
 		}
 		for ctx.Err() == nil {
