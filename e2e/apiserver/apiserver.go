@@ -233,6 +233,9 @@ func (s *Server) Stop() error {
 // Log is the file with a program's output.
 func (s *Server) Log(program string) string { return filepath.Join(s.dir, program+".log") }
 
+// TokenKey is the file with the key that signs tokens of accounts.
+func (s *Server) TokenKey() string { return filepath.Join(s.dir, tokenKey) }
+
 // AuditLog is the file with a line of JSON for each request, if Config.Audit is set: see k8s.io/apiserver/pkg/apis/audit.
 func (s *Server) AuditLog() string { return filepath.Join(s.dir, "audit.log") }
 

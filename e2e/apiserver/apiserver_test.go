@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -204,6 +205,39 @@ func TestALinkCanBeCutAndBlocked(t *testing.T) {
 	}
 	link.Unblock()
 	eventually(t, "served again", func() bool { _, err := c.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{}); return err == nil })
+}
+
+func TestWhatCameSinceASnapshotGoes(t *testing.T) {
+	s := start(t, Config{Controllers: []string{"namespace-controller", "garbage-collector-controller"}})
+	if err := s.Install(t.Context(), GatewayCRDs.Only("gatewayclasses.gateway.networking.k8s.io")); err != nil {
+		t.Fatal(err)
+	}
+	const class = `
+{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: %s}, spec: {controllerName: example.com/c}}
+`
+	apply(t, s, "{apiVersion: v1, kind: ConfigMap, metadata: {name: older, namespace: kept}}\n---"+fmt.Sprintf(class, "older"))
+	before, err := s.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // what came again goes again
+		apply(t, s, proxyPod+"---"+fmt.Sprintf(class, "newer")+`---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: newer, namespace: kept}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: a}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: s, namespace: shop}, spec: {clusterIP: 10.96.7.7, ports: [{port: 80}]}}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: newer}, rules: []}
+`)
+		if err := s.Restore(t.Context(), before); err != nil {
+			t.Fatal(err)
+		}
+		left, err := s.Snapshot(t.Context())
+		if err != nil || !left.objects.Equal(before.objects) {
+			t.Errorf("%d objects are left of %d, and %v", left.objects.Len(), before.objects.Len(), err)
+		}
+	}
 }
 
 func TestDeletedNamespacesGoWithTheirController(t *testing.T) {

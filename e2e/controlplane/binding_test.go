@@ -74,7 +74,7 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 `
 
 func TestNothingGoesRoundAWaypointThatCannotBeUsed(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(waypoint("shop", "10.1.9.1") + waypoint("bank", "10.1.9.2") + routed("shop", "10.1.0.1") + lostServices)
 	strict := w.start(replicaSpec{}).ready()
 	p := w.join(strict, "node1").settled()
@@ -103,7 +103,7 @@ func TestNothingGoesRoundAWaypointThatCannotBeUsed(t *testing.T) {
 }
 
 func TestPoliciesAreToldWhetherAWaypointEnforcesThem(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	text := waypoint("shop", "10.1.9.1") + routedServices()
 	policies := map[string]struct{ spec, want string }{
 		"of-service": {`{targetRefs: [{kind: Service, group: "", name: web}], rules: [{}]}`, "True Accepted"},

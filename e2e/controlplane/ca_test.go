@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,7 +54,7 @@ func (w *world) signed(conn *grpc.ClientConn, identity delta.Identity, id string
 // forged is a token that the API server's own key signs.
 func (w *world) forged(change func(*jwt.Claims)) string {
 	w.t.Helper()
-	text, err := os.ReadFile(filepath.Join(w.dir, "sa.key"))
+	text, err := os.ReadFile(w.TokenKey())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -87,7 +86,7 @@ func (w *world) forged(change func(*jwt.Claims)) string {
 }
 
 func TestWhoGetsWhichCertificate(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true) + pod("shop", "till", "node2", "10.1.0.2", true) + account("shop", "web") + account("shop", "ztunnel"))
 	r := w.start(replicaSpec{}).ready()
 	conn, good := w.dial(r), w.identity("node1")
@@ -140,7 +139,7 @@ func TestWhoGetsWhichCertificate(t *testing.T) {
 
 // A node's proxy that comes anew has the name of the one before, if a StatefulSet makes it, but neither its uid nor its token.
 func TestAProxyThatComesAnewIsServedAndTheOldOneNot(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	conn := w.dial(r)
@@ -166,7 +165,7 @@ func TestAProxyThatComesAnewIsServedAndTheOldOneNot(t *testing.T) {
 }
 
 func TestARevokedTokenWorksForTenSecondsAtMost(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true) + account("shop", "web"))
 	r := w.start(replicaSpec{}).ready()
 	conn := w.dial(r)
@@ -192,7 +191,7 @@ func TestARevokedTokenWorksForTenSecondsAtMost(t *testing.T) {
 }
 
 func TestWithoutTheAPIServerCallersAreToldToComeAgain(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := ownWorld(t, worldSpec{})
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	conn, identity, other := w.dial(r), w.identity("node1"), w.identity("node2")
@@ -222,7 +221,7 @@ func TestWithoutTheAPIServerCallersAreToldToComeAgain(t *testing.T) {
 }
 
 func TestAClientThatAsksTooOftenIsSlowedDownAlone(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	conn, greedy, modest := w.dial(r), w.identity("node1"), w.identity("node2")
@@ -291,7 +290,7 @@ func connections(t *testing.T, to string) int {
 }
 
 func TestReplicasThatStartAtOnceShareOneRoot(t *testing.T) {
-	w := newWorld(t, worldSpec{Audit: true})
+	w := ownWorld(t, worldSpec{Audit: true})
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
 	identity := w.identity("node1")
 	made := map[int]int{} // attempts to make the root, by their answers
@@ -363,7 +362,7 @@ func (w *world) startAtOnce(identity delta.Identity, round int) {
 
 // Were it not put back, a replica that starts later would make another root.
 func TestADeletedRootIsPutBack(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := newWorld(t)
 	r := w.start(replicaSpec{Env: []string{"CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL=200ms"}}).ready()
 	before, err := w.signer(t.Context())
 	if err != nil {
@@ -384,7 +383,7 @@ func TestADeletedRootIsPutBack(t *testing.T) {
 
 // What can't be read doesn't replace what is in use.
 func TestADamagedRootIsNotUsed(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{Env: []string{"CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL=200ms"}}).ready()
 	conn, identity := w.dial(r), w.identity("node1")

@@ -30,7 +30,7 @@ func (r *replica) stays() {
 }
 
 func TestWhatChangedWhileTheAPIServerWasOutOfReachIsNoticed(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true) + pod("shop", "till", "node2", "10.1.0.2", true))
 	link, err := w.Link()
 	if err != nil {
@@ -57,7 +57,7 @@ func TestWhatChangedWhileTheAPIServerWasOutOfReachIsNoticed(t *testing.T) {
 }
 
 func TestConnectionsThatAreCutAgainAndAgainLoseNothing(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	link, err := w.Link()
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func TestConnectionsThatAreCutAgainAndAgainLoseNothing(t *testing.T) {
 }
 
 func TestTheMeshOutlivesARestartOfTheAPIServer(t *testing.T) {
-	w := newWorld(t, everything())
+	w := ownWorld(t, everything())
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	p := w.join(r, "node1").settled()
@@ -96,7 +96,7 @@ func TestTheMeshOutlivesARestartOfTheAPIServer(t *testing.T) {
 
 // TestAnAPIServerThatHasForgottenIsReadAnew is about changes that a new API server only knows the outcome of.
 func TestAnAPIServerThatHasForgottenIsReadAnew(t *testing.T) {
-	w := newWorld(t, everything())
+	w := ownWorld(t, everything())
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true) + pod("shop", "till", "node2", "10.1.0.2", true))
 	link, err := w.Link()
 	if err != nil {
@@ -121,7 +121,7 @@ func TestAnAPIServerThatHasForgottenIsReadAnew(t *testing.T) {
 }
 
 func TestAPausedEtcdDelaysChangesAndLosesNone(t *testing.T) {
-	w := newWorld(t, everything())
+	w := ownWorld(t, everything())
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	p := w.join(r, "node1").settled()
@@ -153,7 +153,7 @@ func pauseFor(ctx context.Context, d time.Duration) error {
 }
 
 func TestOptionalDefinitionsAreTakenUpWhenTheyCome(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := ownWorld(t, worldSpec{})
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	p := w.join(r, "node1").settled()

@@ -35,7 +35,7 @@ const pods = `
 `
 
 func TestNobodyIsServedBeforeEverythingWasReadOnce(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true) + "---" + allButPods)
 	r := w.start(replicaSpec{User: apiserver.User{Namespace: system, Account: "istiod"}})
 	w.eventually("word of what is missing", func(ctx context.Context) error {
@@ -63,7 +63,7 @@ func TestNobodyIsServedBeforeEverythingWasReadOnce(t *testing.T) {
 }
 
 func TestWhatAProxyRejectsIsSeen(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	other := w.join(r, "node2").settled()
@@ -125,7 +125,7 @@ func (r *replica) shows(path string, words ...string) {
 }
 
 func TestReplicasTellTheSame(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(shop)
 	for i := range 30 {
 		w.apply(pod("shop", fmt.Sprintf("web-%d", i), "node1", fmt.Sprintf("10.1.0.%d", i+1), true))
@@ -159,7 +159,7 @@ func anyOf(replicas ...*replica) grpc.DialOption {
 
 func TestProxiesOfAKilledReplicaGoOnAtAnotherAndGetOnlyWhatChanged(t *testing.T) {
 	const crowd = 20
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(shop)
 	for i := range 30 {
 		w.apply(pod("shop", fmt.Sprintf("web-%d", i), "node1", fmt.Sprintf("10.1.0.%d", i+1), true))

@@ -136,7 +136,7 @@ func (w *world) deployed() {
 }
 
 func TestAGatewayIsDeployedAndGoesWithAllThatWasMadeForIt(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.start(replicaSpec{}).ready()
 	w.object(classOfWaypoints, "istio-waypoint", func(o *unstructured.Unstructured) error {
 		return errors.Join(says("Accepted=True Accepted")(o), field("istio.io/mesh-controller", "spec", "controllerName")(o))
@@ -175,7 +175,7 @@ func TestAGatewayIsDeployedAndGoesWithAllThatWasMadeForIt(t *testing.T) {
 }
 
 func TestObjectsOfAWaypointFollowTheGatewayAndItsParameters(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.start(replicaSpec{}).ready()
 	w.apply(waypointGateway("waypoint", "", ""))
 	w.object(waypointService, "waypoint", nil)
@@ -220,7 +220,7 @@ func TestObjectsOfAWaypointFollowTheGatewayAndItsParameters(t *testing.T) {
 }
 
 func TestObjectsOfAWaypointAreRepaired(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	first := w.start(replicaSpec{Name: "first"}).ready()
 	w.apply(waypointGateway("waypoint", "", ""))
 	w.object(waypointService, "waypoint", nil)
@@ -246,7 +246,7 @@ func TestObjectsOfAWaypointAreRepaired(t *testing.T) {
 }
 
 func TestAWaypointTakesOverNothingOfOthers(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(`
 {apiVersion: v1, kind: ServiceAccount, metadata: {name: admin, namespace: shop, labels: {mine: "yes"}}}
 ---
@@ -280,7 +280,7 @@ spec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: 
 
 // Bindings by namespace, by service and by pod lead to a Gateway that was deployed, and say so.
 func TestWhatIsBoundPassesTheWaypointThatIsDeployed(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	bound := strings.Replace(pod("shop", "own", "node1", "10.1.0.2", true), "labels: {", "labels: {istio.io/use-waypoint: waypoint, ", 1)
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true) + bound + `
 ---
@@ -328,7 +328,7 @@ func TestWhatIsBoundPassesTheWaypointThatIsDeployed(t *testing.T) {
 }
 
 func TestGatewaysThatCannotBeMeantAreTold(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.start(replicaSpec{}).ready()
 	long := strings.Repeat("a", 64)
 	labels := make([]string, 0, 9)

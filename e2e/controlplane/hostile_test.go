@@ -116,7 +116,7 @@ func TestHostileObjectsChangeNothingAndAreTold(t *testing.T) {
 	if len(all) < 40 {
 		t.Errorf("only %d hostile objects", len(all))
 	}
-	w := newWorld(t, worldSpec{CRDs: []apiserver.Definitions{apiserver.IstioCRDs.Loose(), apiserver.GatewayCRDs.Loose()}})
+	w := ownWorld(t, worldSpec{CRDs: []apiserver.Definitions{apiserver.IstioCRDs.Loose(), apiserver.GatewayCRDs.Loose()}})
 	w.apply(pod("hostile", "web", "node1", "10.1.0.1", true))
 	r := w.start(replicaSpec{}).ready()
 	p := w.join(r, "node1").settled()

@@ -52,7 +52,7 @@ func (w *world) written(name string) {
 func TestOneOfThreeReplicasWritesAndAnotherTakesOver(t *testing.T) {
 	spec := everything()
 	spec.Audit = true
-	w := newWorld(t, spec)
+	w := ownWorld(t, spec)
 	w.authorize()
 	at := freeAddr(t)
 	w.apply(installed(byDefault, at) + "---\n" + fmt.Sprintf(wrongPolicy, ""))
@@ -128,7 +128,7 @@ func TestOneOfThreeReplicasWritesAndAnotherTakesOver(t *testing.T) {
 }
 
 func TestALeaderThatStopsIsFollowedAtOnce(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.authorize()
 	w.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n" + installed(byDefault, freeAddr(t)))
 	a := w.replica("istiod-a", "--webhook-address", freeAddr(t))
@@ -160,7 +160,7 @@ func TestALeaderThatStopsIsFollowedAtOnce(t *testing.T) {
 func TestALeaderOfIstiosIsLeftAlone(t *testing.T) {
 	spec := everything()
 	spec.Audit = true
-	w := newWorld(t, spec)
+	w := ownWorld(t, spec)
 	w.authorize()
 	now := metav1.NowMicro().Format(metav1.RFC3339Micro)
 	w.apply(fmt.Sprintf(`
@@ -207,7 +207,7 @@ metadata:
 func TestWhatIsAsItShouldBeIsNotWrittenAgain(t *testing.T) {
 	spec := everything()
 	spec.Audit = true
-	w := newWorld(t, spec)
+	w := ownWorld(t, spec)
 	w.authorize()
 	first := w.replica("istiod-a")
 	w.written("early")

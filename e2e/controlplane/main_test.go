@@ -4,10 +4,12 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +38,14 @@ func run(m *testing.M) int {
 	if err := build(program); err != nil {
 		return complain(err)
 	}
+	servers.dir = filepath.Join(dir, "servers")
+	if err := errors.Join(os.Mkdir(servers.dir, 0o755), flag.Set("test.parallel", strconv.Itoa(sideBySide))); err != nil {
+		return complain(err)
+	}
 	code := m.Run()
+	if err := servers.stop(); err != nil {
+		return complain(err)
+	}
 	if left := processes(dir); len(left) > 0 {
 		return complain(fmt.Errorf("left behind by the tests: %s", strings.Join(left, ", ")))
 	}

@@ -86,7 +86,7 @@ func TestTheRightsOfTheManifestAreEnoughAndAllNeeded(t *testing.T) {
 	spec := everything()
 	spec.Audit = true
 	spec.Lists = true // what a server streams needs no right to list it
-	w := newWorld(t, spec)
+	w := ownWorld(t, spec)
 	w.authorize()
 	at := freeAddr(t)
 	w.apply(installed(byDefault, at) + installed(byRevision, at))

@@ -214,7 +214,7 @@ func (w *world) signer(ctx context.Context) (string, error) {
 
 // A root of 40 seconds' life: the next one is announced after 20, signs after 28, and is alone from 40 on.
 func TestNoHandshakeFailsWhileTheRootIsReplaced(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
 	env := []string{
 		"CITADEL_SELF_SIGNED_CA_CERT_TTL=40s", "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE=50",
@@ -319,7 +319,7 @@ func plug(t *testing.T, dir string, signer *authority, roots ...*authority) {
 }
 
 func TestNoHandshakeFailsWhileAPluggedAuthorityIsReplaced(t *testing.T) {
-	w := newWorld(t, worldSpec{})
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true))
 	one, other := newAuthority(t, "root 1", nil), newAuthority(t, "root 2", nil)
 	first, second, moved := newAuthority(t, "first", one), newAuthority(t, "second", one), newAuthority(t, "moved", other)

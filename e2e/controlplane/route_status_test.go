@@ -118,7 +118,7 @@ spec: {hosts: [outside.example.com], resolution: DNS, ports: [{number: 80, name:
 }
 
 func TestRoutesAreToldWhatBecameOfThemAtEachParent(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	text := waypoint("shop", "10.1.9.1") + routedServices()
 	for name, c := range routesOf {
 		text += fmt.Sprintf("---\n{apiVersion: gateway.networking.k8s.io/v1, kind: %s, metadata: {name: %s, namespace: shop}, spec: %s}\n", c.kind, name, c.spec)
@@ -135,7 +135,7 @@ func TestRoutesAreToldWhatBecameOfThemAtEachParent(t *testing.T) {
 }
 
 func TestWhatARouteIsToldFollowsWhatItRefersTo(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(waypoint("shop", "10.1.9.1") + routedServices() + `---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute

@@ -39,7 +39,7 @@ func enrolled(w *workload.Workload) error {
 }
 
 func TestAProxyLearnsWhatIsInTheCluster(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", false))
 	r := w.start(replicaSpec{}).ready()
 	p := w.join(r, "node1").settled()
@@ -57,7 +57,7 @@ func TestAProxyLearnsWhatIsInTheCluster(t *testing.T) {
 }
 
 func TestANodeProxyGetsCertificatesOfPodsOnItsNode(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true) + pod("shop", "till", "node2", "10.1.0.2", true))
 	r := w.start(replicaSpec{}).ready()
 	conn, identity := w.dial(r), w.identity("node1")
@@ -75,7 +75,7 @@ func TestANodeProxyGetsCertificatesOfPodsOnItsNode(t *testing.T) {
 }
 
 func TestOthersLearnNothing(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(pod("shop", "web", "node1", "10.1.0.1", true) + "---\n{apiVersion: v1, kind: ServiceAccount, metadata: {name: web, namespace: shop}}")
 	r := w.start(replicaSpec{}).ready()
 	good := w.identity("node1")

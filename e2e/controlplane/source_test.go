@@ -120,16 +120,15 @@ func kinds() map[string]followed {
 // TestEachKindComesChangesAndGoes also while the control plane looks, which is told of each step by a watch, and finds the
 // same when it starts anew.
 func TestEachKindComesChangesAndGoes(t *testing.T) {
-	t.Run("of a server that streams", func(t *testing.T) { eachKind(t, everything()) })
+	t.Run("of a server that streams", func(t *testing.T) { eachKind(newWorld(t)) })
 	t.Run("of a server that lists", func(t *testing.T) {
 		spec := everything()
 		spec.Lists = true
-		eachKind(t, spec)
+		eachKind(ownWorld(t, spec))
 	})
 }
 
-func eachKind(t *testing.T, spec worldSpec) {
-	w := newWorld(t, spec)
+func eachKind(w *world) {
 	w.apply(pod("shop", "web", "node9", "10.1.0.1", true) + `---
 apiVersion: v1
 kind: Service
@@ -144,7 +143,7 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 		}
 	}
 	for name, kind := range kinds() {
-		t.Run(name, func(t *testing.T) {
+		w.t.Run(name, func(*testing.T) {
 			see(kind.before)
 			w.apply(kind.yaml)
 			see(kind.first)
@@ -162,7 +161,7 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 func TestAPodThatHasEndedIsGone(t *testing.T) {
 	for _, phase := range []string{"Succeeded", "Failed"} {
 		t.Run(phase, func(t *testing.T) {
-			w := newWorld(t, everything())
+			w := newWorld(t)
 			job := pod("shop", "job", "node1", "10.1.0.1", true)
 			w.apply(job)
 			p := w.join(w.start(replicaSpec{}).ready(), "node1").settled()
@@ -175,7 +174,7 @@ func TestAPodThatHasEndedIsGone(t *testing.T) {
 
 // TestAPolicyThatNeverMadeSenseLetsNobodyIn holds for a control plane that starts: it doesn't know what was meant before.
 func TestAPolicyThatNeverMadeSenseLetsNobodyIn(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	broken := `---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

@@ -39,7 +39,7 @@ func TestStuckProxiesCostLittleAndDelayNobody(t *testing.T) {
 		each    = 256 << 10 // bytes that one may cost: buffers of its connection
 		late    = 2 * time.Second
 	)
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	// More than the buffers of a connection hold.
 	for i := range 40 {
 		w.apply(policyOf(i))

@@ -137,7 +137,7 @@ func (p *proxy) own(namespace string, others ...string) {
 }
 
 func TestAWaypointLearnsOnlyWhatIsItsOwn(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(waypoint("shop", "10.1.9.1") + waypoint("bank", "10.1.9.2") + routed("shop", "10.1.0.1") + routed("bank", "10.1.0.2"))
 	r := w.start(replicaSpec{}).ready()
 	shop, bank := w.joinWaypoint(r, "shop"), w.joinWaypoint(r, "bank")
@@ -182,7 +182,7 @@ spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: sho
 }
 
 func TestOnlyAPodOfTheGatewayIsItsWaypoint(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.apply(waypoint("shop", "10.1.9.1") + waypoint("bank", "10.1.9.2") + pod("shop", "web", "node1", "10.1.0.1", true) +
 		"---\n{apiVersion: v1, kind: ServiceAccount, metadata: {name: web, namespace: shop}}")
 	r := w.start(replicaSpec{}).ready()

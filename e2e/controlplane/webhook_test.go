@@ -87,7 +87,7 @@ func (w *world) refuses(yaml string, words ...string) {
 }
 
 func TestTheWebhookIsTestedBeforeItIsReliedOn(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.authorize()
 	at := freeAddr(t)
 	w.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n" + installed(byDefault, at) + installed(byRevision, at))
@@ -126,7 +126,7 @@ func TestTheWebhookIsTestedBeforeItIsReliedOn(t *testing.T) {
 
 // TestAWebhookThatNobodyHeedsStaysOpen: it would lock everybody out.
 func TestAWebhookThatNobodyHeedsStaysOpen(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.authorize()
 	served, elsewhere := freeAddr(t), freeAddr(t)
 	w.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n" + installed(byDefault, elsewhere))
@@ -144,7 +144,7 @@ func TestAWebhookThatNobodyHeedsStaysOpen(t *testing.T) {
 
 // Roots of 20 s: the next one is announced after 10 s, and signs after 15 s.
 func TestWritesPassWhileTheWebhooksRootIsReplaced(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.authorize()
 	at := freeAddr(t)
 	w.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n" + installed(byDefault, at))

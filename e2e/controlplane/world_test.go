@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -26,14 +27,14 @@ const (
 // slow is the patience with things that take no time on an idle machine.
 const slow = 30 * time.Second
 
-// world is an API server of a test's own, and the control planes that the test starts.
+// world is an API server that nobody else has while a test runs, and the control planes that the test starts.
 type world struct {
 	*apiserver.Server
 	t   *testing.T
 	dir string
 }
 
-// worldSpec says what is there from the start.
+// worldSpec says what is there from the start of an API server of a test's own.
 type worldSpec struct {
 	CRDs        []apiserver.Definitions
 	Controllers []string // of kube-controller-manager
@@ -49,15 +50,36 @@ func everything() worldSpec {
 	}
 }
 
-// newWorld starts an API server. It ends with the test, after the control planes.
-func newWorld(t *testing.T, spec worldSpec) *world {
-	t.Helper()
-	w := &world{t: t, dir: t.TempDir()}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+// serve starts an API server that keeps its data in a folder.
+func (spec worldSpec) serve(ctx context.Context, dir string) (*apiserver.Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	var err error
-	w.Server, err = apiserver.Start(ctx, apiserver.Config{Dir: w.dir, Controllers: spec.Controllers, Audit: spec.Audit, Lists: spec.Lists})
+	server, err := apiserver.Start(ctx, apiserver.Config{Dir: dir, Controllers: spec.Controllers, Audit: spec.Audit, Lists: spec.Lists})
 	if err != nil {
+		return nil, err
+	}
+	if err := server.Install(ctx, spec.CRDs...); err != nil {
+		return nil, errors.Join(err, server.Stop())
+	}
+	return server, nil
+}
+
+// newWorld has an API server with everything that a test before may have had, too: what that made is gone.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	t.Parallel()
+	lent := servers.take(t)
+	t.Cleanup(func() { servers.put(t, lent) }) // after the control planes have ended
+	return (&world{t: t, dir: t.TempDir(), Server: lent.Server}).settle()
+}
+
+// ownWorld has an API server that the test may do anything to, or that isn't as others.
+func ownWorld(t *testing.T, spec worldSpec) *world {
+	t.Helper()
+	t.Parallel()
+	w := &world{t: t, dir: t.TempDir()}
+	var err error
+	if w.Server, err = spec.serve(t.Context(), w.dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -65,9 +87,12 @@ func newWorld(t *testing.T, spec worldSpec) *world {
 			t.Error(err)
 		}
 	})
-	if err := w.Install(ctx, spec.CRDs...); err != nil {
-		t.Fatal(err)
-	}
+	return w.settle()
+}
+
+// settle makes what every control plane needs.
+func (w *world) settle() *world {
+	w.t.Helper()
 	w.apply(`
 {apiVersion: v1, kind: ServiceAccount, metadata: {name: istiod, namespace: istio-system}}
 ---

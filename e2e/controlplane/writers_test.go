@@ -123,7 +123,7 @@ func (w *world) rooted(namespace string) *unstructured.Unstructured {
 }
 
 func TestConditionsComeChangeAndGo(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.authorize()
 	w.replica("istiod")
 	const service = `
@@ -169,7 +169,7 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 }
 
 func TestOfTwoEntriesWithOneAddressTheYoungerGetsAnother(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.authorize()
 	first := w.replica("istiod-a")
 	w.apply(entry("older", "older.example.com"))
@@ -199,7 +199,7 @@ func TestOfTwoEntriesWithOneAddressTheYoungerGetsAnother(t *testing.T) {
 }
 
 func TestRootsAreInEveryNamespaceAndPutRight(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.authorize()
 	w.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: local-path-storage}}")
 	w.replica("istiod")
@@ -242,7 +242,7 @@ func TestRootsAreInEveryNamespaceAndPutRight(t *testing.T) {
 }
 
 func TestRootsOnlyWhereTheMeshIs(t *testing.T) {
-	w := newWorld(t, everything())
+	w := newWorld(t)
 	w.authorize()
 	w.apply("{apiVersion: v1, kind: Namespace, metadata: {name: plain}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}")
 	w.replica("istiod", "--roots-in-mesh-only")
