@@ -166,7 +166,7 @@ func TestDefinitionsComeAndGo(t *testing.T) {
 	if err := s.Apply(t.Context(), policy); err == nil {
 		t.Error("a kind that isn't defined was taken")
 	}
-	if err := s.Install(t.Context(), IstioCRDs, GatewayCRDs.Only("gatewayclasses.gateway.networking.k8s.io", "tcproutes.gateway.networking.k8s.io")); err != nil {
+	if err := s.Install(t.Context(), IstioCRDs, GatewayCRDs); err != nil {
 		t.Fatal(err)
 	}
 	apply(t, s, policy)
@@ -174,7 +174,7 @@ func TestDefinitionsComeAndGo(t *testing.T) {
 	if _, err := s.Get(t.Context(), kind, "shop", "none"); err != nil {
 		t.Error(err)
 	}
-	if err := s.Uninstall(t.Context(), IstioCRDs.Only("authorizationpolicies.security.istio.io")); err != nil {
+	if err := s.Uninstall(t.Context(), IstioCRDs); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the kind to go", func() bool { _, err := s.Get(t.Context(), kind, "shop", "none"); return err != nil })
@@ -209,7 +209,7 @@ func TestALinkCanBeCutAndBlocked(t *testing.T) {
 
 func TestWhatCameSinceASnapshotGoes(t *testing.T) {
 	s := start(t, Config{Controllers: []string{"namespace-controller", "garbage-collector-controller"}})
-	if err := s.Install(t.Context(), GatewayCRDs.Only("gatewayclasses.gateway.networking.k8s.io")); err != nil {
+	if err := s.Install(t.Context(), GatewayCRDs); err != nil {
 		t.Fatal(err)
 	}
 	const class = `

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 
@@ -19,7 +18,6 @@ import (
 type Definitions struct {
 	module string // with its version
 	files  string // pattern within the module
-	only   []string
 	loose  bool
 }
 
@@ -29,12 +27,6 @@ var (
 	// GatewayCRDs are all of the standard channel of Gateway API.
 	GatewayCRDs = Definitions{module: "sigs.k8s.io/gateway-api@v1.6.3", files: "config/crd/standard/*.yaml"}
 )
-
-// Only returns those of the set with these names, such as "gateways.gateway.networking.k8s.io".
-func (d Definitions) Only(names ...string) Definitions {
-	d.only = names
-	return d
-}
 
 // Loose returns the set without schemas: the API server then takes any object of these kinds, as one with older or
 // edited definitions may.
@@ -115,7 +107,7 @@ func (d Definitions) read(ctx context.Context) ([]*unstructured.Unstructured, er
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		for _, object := range objects {
-			if object.GetKind() != definition.Kind || (len(d.only) > 0 && !slices.Contains(d.only, object.GetName())) {
+			if object.GetKind() != definition.Kind {
 				continue
 			}
 			if d.loose {
@@ -125,9 +117,6 @@ func (d Definitions) read(ctx context.Context) ([]*unstructured.Unstructured, er
 			}
 			found = append(found, object)
 		}
-	}
-	if len(d.only) > 0 && len(found) != len(d.only) {
-		return nil, fmt.Errorf("found %d of %q", len(found), d.only)
 	}
 	return found, nil
 }

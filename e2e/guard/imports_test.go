@@ -51,6 +51,7 @@ var mayImport = map[string][]string{
 	"istiod-lite/ca":        {"mesh/identity", "mesh/api/", "mesh/token"},
 	"istiod-lite/keep":      {"istiod-lite/ca", "mesh/file"},
 	"istiod-lite/review":    {"istiod-lite/ca"},
+	"istiod-lite/golden":    {"istiod-lite/model", "istiod-lite/watch"},
 	// What it writes to Kubernetes.
 	"istiod-lite/queue":     {},
 	"istiod-lite/reflector": {},
@@ -101,7 +102,7 @@ var only = map[string][]string{
 	"golang.org/x/net/http2":           {"mesh/h2", "mesh/hbone"},
 	"github.com/fsnotify/fsnotify":     {"mesh/folder", "mesh/file", "cni-plugin/install"},
 	"github.com/miekg/dns":             {"ztunnel/dns"},
-	"testing":                          {"mesh/meshtest/"},
+	"testing":                          {"mesh/meshtest/", "istiod-lite/golden"},
 	"github.com/vishvananda/netns":     {},
 	"istio.io/istio":                   {},
 	"sigs.k8s.io/controller-runtime":   {},

@@ -1,24 +1,15 @@
 package deploy
 
 import (
-	"context"
-	"flag"
 	"fmt"
-	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tulle-mesh/tulle/istiod-lite/golden"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
-	"github.com/tulle-mesh/tulle/istiod-lite/watch"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 var settings = Settings{
 	Image: "registry.example/waypoint:1.0", Domain: "cluster.local", ClusterID: "Kubernetes", Namespace: "istio-system",
@@ -27,24 +18,12 @@ var settings = Settings{
 var meshSettings = model.Settings{SystemNamespace: "istio-system", Domain: "cluster.local", TrustDomain: "cluster.local", Revisions: []string{"default"}}
 
 // read takes a file's text through the watch, as the daemon does; ConfigMaps that the watch has no use for are overlays.
-func read(t *testing.T, text string) (*model.Model, *parameters) {
+func read(t *testing.T, text []byte) (*model.Model, *parameters) {
 	t.Helper()
-	source := t.TempDir()
-	if err := os.WriteFile(filepath.Join(source, "objects.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
 	m := model.New(meshSettings)
-	if err := (watch.Files{
-		Source: source, Status: t.TempDir(), Log: slog.New(slog.DiscardHandler),
-		Apply:  func(changes []model.Change) { m.Apply(changes); cancel() },
-		Report: func(err error) { t.Error(err); cancel() },
-	}).Run(ctx); err != nil {
-		t.Fatal(err)
-	}
+	m.Apply(golden.MustRead(t, text))
 	p := &parameters{namespace: "istio-system", listed: true, named: make(map[model.Name]*named), defaults: make(map[string]defaults)}
-	for document := range strings.SplitSeq(text, "\n---\n") {
+	for document := range strings.SplitSeq(string(text), "\n---\n") {
 		var o struct {
 			Kind     string
 			Metadata struct {
@@ -123,43 +102,21 @@ func describe(t *testing.T, m *model.Model, p *parameters, name model.Name) stri
 
 // TestGolden deploys the Gateways of testdata/<case>.in.yaml, in their order, and compares with <case>.out.yaml.
 func TestGolden(t *testing.T) {
-	inputs, err := filepath.Glob("testdata/*.in.yaml")
-	if err != nil || len(inputs) == 0 {
-		t.Fatal("no cases", err)
-	}
-	for _, input := range inputs {
-		t.Run(strings.TrimSuffix(filepath.Base(input), ".in.yaml"), func(t *testing.T) {
-			text, err := os.ReadFile(input)
-			if err != nil {
+	golden.Test(t, func(t *testing.T, input []byte) string {
+		m, p := read(t, input)
+		got := ""
+		for document := range strings.SplitSeq(string(input), "\n---\n") {
+			var o struct {
+				Kind     string
+				Metadata struct{ Namespace, Name string }
+			}
+			if err := yaml.Unmarshal([]byte(document), &o); err != nil {
 				t.Fatal(err)
 			}
-			m, p := read(t, string(text))
-			got := ""
-			for document := range strings.SplitSeq(string(text), "\n---\n") {
-				var o struct {
-					Kind     string
-					Metadata struct{ Namespace, Name string }
-				}
-				if err := yaml.Unmarshal([]byte(document), &o); err != nil {
-					t.Fatal(err)
-				}
-				if o.Kind == "Gateway" {
-					got += describe(t, m, p, model.Name{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name})
-				}
+			if o.Kind == "Gateway" {
+				got += describe(t, m, p, model.Name{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name})
 			}
-			golden := strings.TrimSuffix(input, ".in.yaml") + ".out.yaml"
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("differs from %s (-want +got), rewrite with -update if that is meant:\n%s", golden, diff)
-			}
-		})
-	}
+		}
+		return got
+	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tulle-mesh/tulle/istiod-lite/golden"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
 	"github.com/tulle-mesh/tulle/mesh/api/security"
@@ -19,10 +20,7 @@ import (
 // tableOf is what a ztunnel knows after it was told all that becomes of the objects.
 func tableOf(t *testing.T, text []byte) *state.Table {
 	t.Helper()
-	changes, refusal := read(t, text)
-	if refusal != nil {
-		t.Fatal(refusal)
-	}
+	changes := golden.MustRead(t, text)
 	m := model.New(cluster)
 	var update state.Update
 	for _, key := range m.Apply(changes) {

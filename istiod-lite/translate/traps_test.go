@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tulle-mesh/tulle/istiod-lite/golden"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
 	"github.com/tulle-mesh/tulle/mesh/api/security"
@@ -37,11 +38,7 @@ func newMesh(t *testing.T, settings model.Settings, yaml string) *mesh {
 // apply takes objects in, and reports the names that went.
 func (m *mesh) apply(yaml string) (gone []string) {
 	m.t.Helper()
-	changes, refusal := read(m.t, []byte(yaml))
-	if refusal != nil {
-		m.t.Fatal(refusal)
-	}
-	m.touched = m.model.Apply(changes)
+	m.touched = m.model.Apply(golden.MustRead(m.t, []byte(yaml)))
 	for _, key := range m.touched {
 		before := m.owned[key]
 		m.owned[key] = nil
@@ -224,10 +221,7 @@ func TestTheSameObjectsGiveTheSameBytesInWhateverOrder(t *testing.T) {
 		text += fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: svc%d, namespace: demo}\nspec: {clusterIP: 10.96.0.%d, selector: {app: a}, ports: [{port: 80}]}\n", i, i+1)
 		text += policy(fmt.Sprint("policy", i), "{selector: {matchLabels: {app: a}}, rules: [{}]}")
 	}
-	changes, refusal := read(t, []byte(text+pod("a", "10.1.0.1", "app: a", "")))
-	if refusal != nil {
-		t.Fatal(refusal)
-	}
+	changes := golden.MustRead(t, []byte(text+pod("a", "10.1.0.1", "app: a", "")))
 	encode := func() string {
 		m := model.New(cluster)
 		m.Apply(changes)
