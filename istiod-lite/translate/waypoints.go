@@ -75,10 +75,12 @@ func (mesh Mesh) bind(m *model.Model, w wish) bound {
 			b.share(m, w, binding)
 		}
 		return b
-	case failure.Reason == unsupportedTraffic && w.traffic == model.ForWorkload && (inherited || w.part):
-		return bound{} // as usual: most waypoints are for services only
-	case failure.Reason == unsupportedTraffic:
-		return bound{condition: failure}
+	case failure.Reason == unsupportedTraffic && (inherited || w.part):
+		// It was named for all that is in the namespace, or in the entry, of which it takes some.
+		if w.traffic == model.ForWorkload {
+			return bound{} // as usual: most waypoints are for services only
+		}
+		fallthrough
 	case mesh.Bypass:
 		failure.Message += "; until then connections go without it"
 		return bound{condition: failure}
