@@ -32,6 +32,9 @@ var (
 	vmKind      = schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "WorkloadEntry"}
 	gatewayKind = schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "Gateway"}
 	httpKind    = schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "HTTPRoute"}
+	grpcKind    = schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "GRPCRoute"}
+	tcpKind     = schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "TCPRoute"}
+	tlsKind     = schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "TLSRoute"}
 	meshKind    = schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
 )
 
@@ -42,8 +45,11 @@ var good = map[schema.GroupVersionKind]string{
 	jwtKind:     "spec: {jwtRules: [{issuer: shop.example.com, jwksUri: 'https://shop.example.com/keys'}]}",
 	entryKind:   "spec: {hosts: [NAME.example.com], addresses: [198.51.100.7], resolution: STATIC, ports: [{number: 80, name: http}], endpoints: [{address: 192.0.2.7}]}",
 	vmKind:      "spec: {address: 192.0.2.8, ports: {http: 80}}",
-	gatewayKind: "spec: {gatewayClassName: of-somebody-else, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}",
+	gatewayKind: "spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}",
 	httpKind:    "spec: {parentRefs: [{kind: Service, group: '', name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+	grpcKind:    "spec: {parentRefs: [{kind: Service, group: '', name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+	tcpKind:     "spec: {parentRefs: [{kind: Service, group: '', name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}",
+	tlsKind:     "spec: {parentRefs: [{kind: Service, group: '', name: web}], hostnames: [web.example.com], rules: [{backendRefs: [{name: web, port: 80}]}]}",
 	meshKind:    `data: {mesh: "trustDomain: cluster.local"}`,
 }
 
@@ -98,6 +104,11 @@ var badOthers = []hostile{
 	{name: "a gateway with port -1", kind: gatewayKind, bad: "spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: -1, protocol: HBONE}]}"},
 	{name: "a route whose rules are text", kind: httpKind, bad: "spec: {rules: all}"},
 	{name: "a route to a backend of no port", kind: httpKind, bad: "spec: {parentRefs: [{kind: Service, group: '', name: web}], rules: [{backendRefs: [{name: web, port: 99999999999}]}]}"},
+	{name: "a route of calls whose rules are text", kind: grpcKind, bad: "spec: {rules: all}"},
+	{name: "a route of calls with a parent's port beyond all", kind: grpcKind, bad: "spec: {parentRefs: [{kind: Service, group: '', name: web, port: 70000}]}"},
+	{name: "a route of streams that is a list", kind: tcpKind, bad: "spec: [all]"},
+	{name: "a route of streams to a port below all", kind: tcpKind, bad: "spec: {parentRefs: [{kind: Service, group: '', name: web}], rules: [{backendRefs: [{name: web, port: -1}]}]}"},
+	{name: "a route of names that are numbers", kind: tlsKind, bad: "spec: {hostnames: [{a: 1}], rules: [{backendRefs: [{name: web, port: 80}]}]}"},
 	{name: "mesh settings that are no YAML", kind: meshKind, bad: `data: {mesh: "{{{"}`},
 	{name: "mesh settings with an impossible trust domain", kind: meshKind, bad: `data: {mesh: "trustDomain: \"Not A Domain!\""}`},
 }
@@ -157,6 +168,10 @@ func (a attack) run() {
 		}
 		return err
 	})
+	a.w.eventually("a word about the good state", a.mended)
+	if a.kind == gatewayKind { // proxies know what it is made of
+		a.p.service(serviceName(a.object[0], a.object[1]), nil)
+	}
 	force, told := a.state("before")
 	a.w.apply(a.yaml(a.bad))
 	a.w.eventually("a word about it", func(ctx context.Context) error { return errors.Join(a.r.alive(), a.told(ctx)) })
@@ -221,8 +236,8 @@ func (a attack) inForce(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// told looks for an event about the object which says what is wrong and what that means, and where the kind has one, for a
-// condition of its present generation.
+// told looks for an event about the object which says what is wrong and what that means, and where its kind has a status, for a
+// condition that says the same of its present generation.
 func (a attack) told(ctx context.Context) error {
 	object, err := a.w.Get(ctx, a.kind, a.object[0], a.object[1])
 	if err != nil {
@@ -239,14 +254,29 @@ func (a attack) told(ctx context.Context) error {
 	if event.Type != "Warning" || event.Reason != "Invalid" || !containsAll(event.Message, []string{a.field(), "what it said before stays in force"}) {
 		return fmt.Errorf("the event is %s %s: %s", event.Type, event.Reason, event.Message)
 	}
-	if a.kind != policyKind {
-		return nil
-	}
-	c := condition(object, "ZtunnelAccepted")
-	if c["status"] != "False" || c["reason"] != "Invalid" || c["observedGeneration"] != object.GetGeneration() || c["message"] != event.Message {
-		return fmt.Errorf("the condition is %v", c)
+	c := a.condition(object)
+	wrong, _, _ := strings.Cut(event.Message, "; ")
+	if reason := rejections[a.kind][1]; reason != "" && (c["status"] != "False" || c["reason"] != reason ||
+		c["observedGeneration"] != object.GetGeneration() || !strings.HasPrefix(fmt.Sprint(c["message"]), wrong)) {
+		return fmt.Errorf("the condition is %v, the event %q", c, event.Message)
 	}
 	return nil
+}
+
+// rejections are the condition by which objects of a kind are told that they aren't used as they are, and its reason. A route has
+// one at each parent.
+var rejections = map[schema.GroupVersionKind][2]string{
+	policyKind: {"ZtunnelAccepted", "Invalid"}, jwtKind: {"WaypointAccepted", "Invalid"}, gatewayKind: {"Accepted", "Invalid"},
+	httpKind: {"Accepted", "UnsupportedValue"}, grpcKind: {"Accepted", "UnsupportedValue"}, tcpKind: {"Accepted", "UnsupportedValue"},
+	tlsKind: {"Accepted", "UnsupportedValue"},
+}
+
+// condition is the one that says whether the object is used as it is; of a route, that at its only parent.
+func (a attack) condition(object *unstructured.Unstructured) map[string]any {
+	if parents, _, _ := unstructured.NestedSlice(object.Object, "status", "parents"); len(parents) == 1 {
+		object = &unstructured.Unstructured{Object: map[string]any{"status": parents[0]}}
+	}
+	return conditionOf(object, rejections[a.kind][0])
 }
 
 // field is where every mistake is.
@@ -260,22 +290,11 @@ func (a attack) field() string {
 // mended looks whether the condition tells of the present, good state.
 func (a attack) mended(ctx context.Context) error {
 	object, err := a.w.Get(ctx, a.kind, a.object[0], a.object[1])
-	if err != nil || a.kind != policyKind {
+	if err != nil || rejections[a.kind][0] == "" {
 		return err
 	}
-	if c := condition(object, "ZtunnelAccepted"); c["status"] != "True" || c["observedGeneration"] != object.GetGeneration() {
+	if c := a.condition(object); c["observedGeneration"] != object.GetGeneration() || c["reason"] == rejections[a.kind][1] {
 		return fmt.Errorf("the condition is %v", c)
-	}
-	return nil
-}
-
-// condition returns one of an object's conditions.
-func condition(object *unstructured.Unstructured, of string) map[string]any {
-	all, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
-	for _, each := range all {
-		if c, ok := each.(map[string]any); ok && c["type"] == of {
-			return c
-		}
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // sideBySide is how many tests run at once: mostly, they wait.
-const sideBySide = 4
+const sideBySide = 5
 
 // servers are for all tests that leave them as they were.
 var servers pool

@@ -76,7 +76,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	d.metrics = newMetrics(registry, d.model, version)
 	d.verdicts = newVerdicts(log.With("scope", "kube"))
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
-	d.pipeline.tell = d.verdicts.tell
+	d.pipeline.tell, d.pipeline.tellParents = d.verdicts.tell, d.verdicts.tellParents
 	if err := d.openWriters(serving.Config()); err != nil {
 		return nil, err
 	}

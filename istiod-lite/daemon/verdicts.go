@@ -6,33 +6,45 @@ import (
 
 	"github.com/tulle-mesh/tulle/istiod-lite/kube"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/routes"
 )
 
 // verdicts joins what there is to say of objects in their statuses: what translation says of those in force, and what the
 // source says of those whose present state isn't. The latter goes before the former.
 type verdicts struct {
-	// set takes the conditions of an object, trouble what is wrong with it, or nothing. Neither waits.
-	set     func(model.Key, int64, []model.Condition)
-	trouble func(key model.Key, uid, reason, message string)
+	// set takes the conditions of an object, setParents those of a route at each of its parents, trouble what is wrong with an
+	// object, or nothing. None waits.
+	set        func(model.Key, int64, []model.Condition)
+	setParents func(model.Key, int64, []routes.Parent)
+	trouble    func(key model.Key, uid, reason, message string)
 	// gateway takes what keeps the present state of a Gateway from being used, or nothing. It doesn't wait.
 	gateway func(name model.Name, generation int64, message string)
 	log     *slog.Logger
 
 	lock     sync.Mutex
-	rejected map[model.Key]*verdict // of translation, for when the object is right again
+	rejected map[model.Key]*rejected
+	parents  map[model.Key][]routes.Parent // of routes in force: a state that can't be read may have others, or none
 }
 
+// rejected is a present state that isn't in force, and what translation has told meanwhile of the one that is, for when that is
+// so again. Of what it hasn't it will tell then, since the object changes.
+type rejected struct {
+	generation int64
+	message    string
+	held       *verdict
+}
+
+// verdict is what translation says of an object.
 type verdict struct {
-	known      bool // something was told meanwhile; else it will be, since the object changes
 	generation int64
 	conditions []model.Condition
 }
 
 func newVerdicts(log *slog.Logger) *verdicts {
 	return &verdicts{
-		set: func(model.Key, int64, []model.Condition) {}, trouble: func(model.Key, string, string, string) {},
-		gateway: func(model.Name, int64, string) {}, log: log,
-		rejected: make(map[model.Key]*verdict),
+		set: func(model.Key, int64, []model.Condition) {}, setParents: func(model.Key, int64, []routes.Parent) {},
+		trouble: func(model.Key, string, string, string) {}, gateway: func(model.Name, int64, string) {}, log: log,
+		rejected: make(map[model.Key]*rejected), parents: make(map[model.Key][]routes.Parent),
 	}
 }
 
@@ -40,11 +52,37 @@ func newVerdicts(log *slog.Logger) *verdicts {
 func (v *verdicts) tell(key model.Key, generation int64, conditions []model.Condition) {
 	v.lock.Lock()
 	defer v.lock.Unlock()
-	if held := v.rejected[key]; held != nil {
-		*held = verdict{true, generation, conditions}
+	if r := v.rejected[key]; r != nil {
+		r.held = &verdict{generation, conditions}
 		return
 	}
 	v.set(key, generation, conditions)
+}
+
+// tellParents takes what translation says of a route at its parents.
+func (v *verdicts) tellParents(key model.Key, generation int64, parents []routes.Parent) {
+	v.lock.Lock()
+	defer v.lock.Unlock()
+	if len(parents) == 0 {
+		delete(v.parents, key)
+	} else {
+		v.parents[key] = parents
+	}
+	if r := v.rejected[key]; r != nil {
+		v.refuseAtParents(key, r)
+		return
+	}
+	v.setParents(key, generation, parents)
+}
+
+// refuseAtParents says at the parents of what is in force that something else should be.
+func (v *verdicts) refuseAtParents(key model.Key, r *rejected) {
+	var refused []routes.Parent
+	for _, parent := range v.parents[key] {
+		condition := model.Condition{Type: "Accepted", Reason: "UnsupportedValue", Message: r.message}
+		refused = append(refused, routes.Parent{Ref: parent.Ref, Conditions: []model.Condition{condition}})
+	}
+	v.setParents(key, r.generation, refused)
 }
 
 // reject takes what the source says of one.
@@ -56,8 +94,8 @@ func (v *verdicts) reject(r kube.Rejection) {
 	if r.Err == nil {
 		log.Info("object used again, or gone")
 		v.trouble(key, r.UID, "", "")
-		if held := v.rejected[key]; held != nil && held.known {
-			v.set(key, held.generation, held.conditions)
+		if was := v.rejected[key]; was != nil && was.held != nil {
+			v.set(key, was.held.generation, was.held.conditions)
 		}
 		delete(v.rejected, key)
 		if key.Kind == model.KindGateway {
@@ -70,21 +108,30 @@ func (v *verdicts) reject(r kube.Rejection) {
 	if r.Name == (model.Name{}) {
 		return
 	}
-	if v.rejected[key] == nil {
-		v.rejected[key] = new(verdict)
+	now := v.rejected[key]
+	if now == nil {
+		now = new(rejected)
+		v.rejected[key] = now
 	}
+	now.generation, now.message = r.Generation, message
 	v.trouble(key, r.UID, "Invalid", message)
 	switch key.Kind {
 	case model.KindGateway:
 		v.gateway(key.Name, r.Generation, r.Err.Error())
 	case model.KindAuthorizationPolicy:
 		v.set(key, r.Generation, []model.Condition{{Type: "ZtunnelAccepted", Reason: "Invalid", Message: message}})
+	case model.KindRequestAuthentication:
+		v.set(key, r.Generation, []model.Condition{{Type: "WaypointAccepted", Reason: "Invalid", Message: message}})
+	case model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute:
+		v.refuseAtParents(key, now)
 	}
 }
 
 // consequence says what is in force instead.
 func consequence(r kube.Rejection) string {
 	switch {
+	case r.Closed && r.Kind.Model == model.KindRequestAuthentication:
+		return "it said nothing before, so no token is good"
 	case r.Closed:
 		return "it said nothing before, so it lets nobody in"
 	case r.First:

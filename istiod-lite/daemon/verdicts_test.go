@@ -10,20 +10,13 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/decode"
 	"github.com/tulle-mesh/tulle/istiod-lite/kube"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/istiod-lite/routes"
 )
 
 // TestARejectedObjectSaysSoUntilItIsRightAgain although what translation says of its last good state changes meanwhile.
 func TestARejectedObjectSaysSoUntilItIsRightAgain(t *testing.T) {
 	var told []string
-	v := newVerdicts(slog.New(slog.DiscardHandler))
-	v.set = func(key model.Key, generation int64, conditions []model.Condition) {
-		line := fmt.Sprint(key.Name, " ", generation)
-		for _, c := range conditions {
-			line += fmt.Sprint(" ", c.Type, "=", c.Status, " ", c.Reason, " ", c.Message)
-		}
-		told = append(told, line)
-	}
-	v.trouble = func(_ model.Key, _, reason, message string) { told = append(told, "event "+reason+" "+message) }
+	v := writing(&told)
 	name := model.Name{Namespace: "demo", Name: "p"}
 	policy := model.Key{Kind: model.KindAuthorizationPolicy, Name: name}
 	kind := decode.Kind{Kind: "AuthorizationPolicy", Model: model.KindAuthorizationPolicy}
@@ -42,6 +35,79 @@ func TestARejectedObjectSaysSoUntilItIsRightAgain(t *testing.T) {
 		"demo/p 3",
 	}
 	if !slices.Equal(told, want) {
+		t.Errorf("told %q", told)
+	}
+}
+
+// writing makes verdicts that write down what statuses and events are to say.
+func writing(told *[]string) *verdicts {
+	v := newVerdicts(slog.New(slog.DiscardHandler))
+	say := func(about string, generation int64, conditions []model.Condition) {
+		line := fmt.Sprint(about, " ", generation)
+		for _, c := range conditions {
+			line += fmt.Sprint(" ", c.Type, "=", c.Status, " ", c.Reason, " ", c.Message)
+		}
+		*told = append(*told, line)
+	}
+	v.set = func(key model.Key, generation int64, conditions []model.Condition) {
+		say(key.String(), generation, conditions)
+	}
+	v.setParents = func(key model.Key, generation int64, parents []routes.Parent) {
+		if len(parents) == 0 {
+			say(key.String()+" at no parent", generation, nil)
+		}
+		for _, parent := range parents {
+			say(key.String()+" at "+parent.Ref.Name.String(), generation, parent.Conditions)
+		}
+	}
+	v.trouble = func(_ model.Key, _, reason, message string) { *told = append(*told, "event "+reason+" "+message) }
+	return v
+}
+
+func TestARejectedRouteSaysSoAtTheParentsWhereItsLastGoodStateIsInForce(t *testing.T) {
+	var told []string
+	v := writing(&told)
+	kind := decode.Kind{Kind: "HTTPRoute", Model: model.KindHTTPRoute}
+	name := model.Name{Namespace: "demo", Name: "r"}
+	key := model.Key{Kind: kind.Model, Name: name}
+	parents := func(names ...string) (list []routes.Parent) {
+		for _, name := range names {
+			ref := model.ParentRef{ObjectRef: model.ObjectRef{Name: model.Name{Namespace: "demo", Name: name}}}
+			list = append(list, routes.Parent{Ref: ref, Conditions: []model.Condition{{Type: "Accepted", Status: true, Reason: "Accepted"}}})
+		}
+		return list
+	}
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec.x: bad"), First: true})
+	v.reject(kube.Rejection{Kind: kind, Name: name})
+	v.tellParents(key, 2, parents("a", "b"))
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 3, Err: errors.New("spec.x: wrong")})
+	v.tellParents(key, 2, parents("b")) // the other is gone
+	v.reject(kube.Rejection{Kind: kind, Name: name})
+	v.tellParents(key, 4, parents("b"))
+	v.tellParents(key, 0, nil)
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec.x: bad"), First: true})
+	const rejected = "Accepted=false UnsupportedValue spec.x: wrong; what it said before stays in force"
+	want := []string{
+		"event Invalid spec.x: bad; it isn't in force", "demo/r at no parent 1", "event  ",
+		"demo/r at demo/a 2 Accepted=true Accepted ", "demo/r at demo/b 2 Accepted=true Accepted ",
+		"event Invalid spec.x: wrong; what it said before stays in force", "demo/r at demo/a 3 " + rejected, "demo/r at demo/b 3 " + rejected,
+		"demo/r at demo/b 3 " + rejected, "event  ", "demo/r at demo/b 4 Accepted=true Accepted ", "demo/r at no parent 0",
+		"event Invalid spec.x: bad; it isn't in force", "demo/r at no parent 1",
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("told %q", told)
+	}
+}
+
+func TestARejectedRequestAuthenticationSaysWhatItMeansForTokens(t *testing.T) {
+	var told []string
+	v := writing(&told)
+	kind := decode.Kind{Kind: "RequestAuthentication", Model: model.KindRequestAuthentication}
+	name := model.Name{Namespace: "demo", Name: "jwt"}
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec: bad"), First: true, Closed: true})
+	v.tell(model.Key{Kind: kind.Model, Name: name}, 1, []model.Condition{{Type: "WaypointAccepted", Status: true, Reason: "Accepted"}})
+	const message = "spec: bad; it said nothing before, so no token is good"
+	if want := []string{"event Invalid " + message, "demo/jwt 1 WaypointAccepted=false Invalid " + message}; !slices.Equal(told, want) {
 		t.Errorf("told %q", told)
 	}
 }

@@ -72,7 +72,7 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 	d.verdicts.set, d.verdicts.trouble = d.writers.conditions.Set, func(key model.Key, uid, reason, message string) {
 		d.writers.events.Set(key, status.Trouble{UID: uid, Reason: reason, Message: message})
 	}
-	d.pipeline.tellParents = func(key model.Key, generation int64, parents []routes.Parent) {
+	d.verdicts.setParents = func(key model.Key, generation int64, parents []routes.Parent) {
 		d.writers.conditions.SetParents(key, generation, parentStatuses(parents))
 	}
 	if d.cfg.WebhookAddress == "" {
