@@ -24,7 +24,7 @@ type Spec struct {
 	Bare bool
 	// DNS has ztunnel answer the pods' DNS questions.
 	DNS bool
-	// Engine captures the pods' traffic: ebpf, nft, or empty for the best that works.
+	// Engine captures the pods' traffic: one that the agent knows, or empty for the best that works.
 	Engine string
 	// Env are more settings of the ztunnels, as NAME=value.
 	Env []string

@@ -36,7 +36,7 @@ type Config struct {
 	WithdrawGrace time.Duration // how long peers have to notice that a pod leaves the mesh
 	DrainTimeout  time.Duration // how long captured connections may live on in a pod that leaves
 
-	Engine string // how pods are captured: auto, ebpf or nft
+	Engine string // how pods are captured: auto, or an engine of package redirect
 	Pins   string // folder for pinned BPF objects, where a bpffs is or will be mounted
 
 	DNSCapture bool // pods' DNS questions go to ztunnel, too
@@ -103,7 +103,7 @@ func Parse(args []string, out io.Writer) (Config, error) {
 	flags.StringVar(&c.MetricsAddr, "metrics-addr", c.MetricsAddr, "address of metrics alone (default :15014 with --source kubernetes, nowhere with files)")
 	flags.DurationVar(&c.WithdrawGrace, "withdraw-grace", c.WithdrawGrace, "how long peers have to notice that a pod leaves the mesh")
 	flags.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long captured connections may live on in a pod that leaves the mesh")
-	flags.StringVar(&c.Engine, "engine", c.Engine, "how pods are captured: ebpf, nft, or auto for the best that works")
+	flags.StringVar(&c.Engine, "engine", c.Engine, "how pods are captured: ebpf, nft, iptables-nft, iptables-legacy, or auto for the best that works")
 	flags.StringVar(&c.Pins, "bpf-dir", c.Pins, "folder for what the ebpf engine has in pods; a bpffs is mounted there unless it is one. Agents must not share it")
 	flags.BoolVar(&c.DNSCapture, "dns-capture", c.DNSCapture, "send pods' DNS questions to ztunnel, which needs ISTIO_META_DNS_CAPTURE=true")
 	flags.StringVar(&c.LogLevel, "log-level", c.LogLevel, "log levels, such as info,zds=debug")

@@ -199,6 +199,8 @@ func (f *ebpfFound) close() {
 	}
 }
 
+func (f *ebpfFound) name() Engine { return EBPF }
+
 // runs tells that any program of ours runs in this namespace, which another of that number may have been before.
 func (f *ebpfFound) runs() bool {
 	return uint64(f.attached.Netns) == f.netns || len(f.attached.Interfaces) > 0

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/mesh/socket"
@@ -15,8 +16,10 @@ type Engine string
 
 // The engines, the best first.
 const (
-	EBPF Engine = "ebpf"
-	NFT  Engine = "nft"
+	EBPF           Engine = "ebpf"
+	NFT            Engine = "nft"
+	IPTablesNFT    Engine = "iptables-nft"
+	IPTablesLegacy Engine = "iptables-legacy"
 )
 
 // Auto takes the best engine that works.
@@ -54,6 +57,8 @@ type engine interface {
 
 // found is what an engine has in a namespace. It must be closed, and is out of date after set.
 type found interface {
+	// name is that of the engine that has something there.
+	name() Engine
 	state() State
 	// suits tells why the engine can't do a job here.
 	suits(job) error
@@ -100,20 +105,25 @@ type Engines struct {
 // New tries the engines out, and takes away what the ebpf engine has left of pods that are gone. Have one agent at most use a
 // folder of pins.
 func New(cfg Config) (*Engines, error) {
+	if !slices.Contains([]Engine{Auto, EBPF, NFT, IPTablesNFT, IPTablesLegacy}, Engine(cfg.Engine)) {
+		return nil, fmt.Errorf("engine %q: want %s, %s, %s, %s or %s", cfg.Engine, Auto, EBPF, NFT, IPTablesNFT, IPTablesLegacy)
+	}
+	use := func(engine Engine) bool { return cfg.Engine == Auto || cfg.Engine == string(engine) }
 	e := &Engines{cfg: cfg, use: map[Engine]bool{}}
+	rewriter := newRewriter(use)
 	ebpf, err := newEBPF(cfg.Pins)
 	if err == nil {
 		e.all = append(e.all, ebpf)
-		e.use[EBPF] = cfg.Engine == Auto || cfg.Engine == string(EBPF)
+		e.use[EBPF] = use(EBPF)
 	} else if cfg.Engine == string(EBPF) {
 		return nil, fmt.Errorf("capture by ebpf doesn't work here: %w", err)
-	} else if cfg.Engine == Auto {
-		cfg.Log.Warn("capture by ebpf doesn't work here, pods get nft", "err", err)
+	} else if cfg.Engine == Auto && rewriter.broken == nil {
+		cfg.Log.Warn("capture by ebpf doesn't work here, pods get "+string(rewriter.chosen), "err", err)
 	}
-	e.all = append(e.all, nftEngine{})
-	e.use[NFT] = cfg.Engine == Auto || cfg.Engine == string(NFT)
-	if !e.use[EBPF] && !e.use[NFT] {
-		return nil, fmt.Errorf("engine %q: want %s, %s or %s", cfg.Engine, Auto, EBPF, NFT)
+	e.all = append(e.all, rewriter)
+	e.use[rewriter.chosen] = rewriter.chosen != ""
+	if !e.use[EBPF] && rewriter.broken != nil {
+		return nil, fmt.Errorf("no engine can capture here: %w", errors.Join(err, rewriter.broken))
 	}
 	return e, nil
 }
@@ -143,9 +153,9 @@ func (s sight) close() {
 func (e *Engines) summary(s sight) Found {
 	sum := Found{}
 	rank := map[State]int{Removed: 0, Draining: 1, Damaged: 2, Capture: 3, CaptureDNS: 3}
-	for i, f := range s {
+	for _, f := range s {
 		if state := f.state(); rank[state] > rank[sum.State] {
-			sum = Found{state, e.all[i].name()}
+			sum = Found{state, f.name()}
 		}
 	}
 	return sum
@@ -277,7 +287,7 @@ func (e *Engines) capture(s sight, j job) error {
 			continue
 		}
 		if err := f.set(then, j); err != nil {
-			return fmt.Errorf("away from %s: %w", e.all[i].name(), err)
+			return fmt.Errorf("away from %s: %w", f.name(), err)
 		}
 	}
 	return nil
@@ -307,9 +317,9 @@ func (e *Engines) confirm(at place, d Desired) error {
 
 func (e *Engines) text(s sight) string {
 	var b strings.Builder
-	for i, f := range s {
+	for _, f := range s {
 		if f.state() != Removed {
-			fmt.Fprintf(&b, "%s: %s\n%s", e.all[i].name(), f.state(), f)
+			fmt.Fprintf(&b, "%s: %s\n%s", f.name(), f.state(), f)
 		}
 	}
 	return b.String()

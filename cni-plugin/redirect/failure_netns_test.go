@@ -1,7 +1,9 @@
 package redirect_test
 
 import (
+	"errors"
 	"log/slog"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -25,7 +27,7 @@ func TestOnlyNftTracksConnections(t *testing.T) {
 		for _, to := range []string{pod4, pod6} {
 			wantProxy(t, mustDial(t, peer, hostPort(to, 9080), socket.DialConfig{}))
 		}
-		if tracked, nft := trackedBy(t, pod), under.engine == redirect.NFT; (tracked > 0) != nft {
+		if tracked, rewrites := trackedBy(t, pod), under.rewrites(); (tracked > 0) != rewrites {
 			t.Errorf("%d connections are tracked", tracked)
 		}
 	})
@@ -38,7 +40,7 @@ func wantProxy(t *testing.T, l *line) {
 	}
 }
 
-// An app that may change the pod's rules can flush them. By nft that is damage, which the next look finds and mends; ebpf has none.
+// An app that may change the pod's rules can flush them. By rules that is damage, which the next look finds and mends; ebpf has none.
 func TestFlushedRulesOpenNothingForLong(t *testing.T) {
 	eachEngine(t, func(t *testing.T) {
 		pod, peer := newPair(t)
@@ -51,12 +53,15 @@ func TestFlushedRulesOpenNothingForLong(t *testing.T) {
 				return err
 			}
 			conn.FlushRuleset()
+			if under.engine == redirect.IPTablesLegacy {
+				return errors.Join(exec.Command("iptables-legacy", "-t", "nat", "-F").Run(), exec.Command("ip6tables-legacy", "-t", "nat", "-F").Run())
+			}
 			return conn.Flush()
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if under.engine == redirect.NFT {
+		if under.rewrites() {
 			wantState(t, pod, redirect.Damaged)
 			set(t, pod, redirect.Capture)
 		}

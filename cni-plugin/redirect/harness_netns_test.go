@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/iptables"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
@@ -69,7 +70,7 @@ var under *bed
 
 // eachEngine runs a test with every engine.
 func eachEngine(t *testing.T, test func(t *testing.T)) {
-	for _, engine := range []redirect.Engine{redirect.NFT, redirect.EBPF} {
+	for _, engine := range []redirect.Engine{redirect.NFT, redirect.EBPF, redirect.IPTablesNFT, redirect.IPTablesLegacy} {
 		t.Run(string(engine), func(t *testing.T) {
 			useEngine(t, string(engine))
 			test(t)
@@ -82,6 +83,9 @@ func useEngine(t testing.TB, engine string) *bed {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs root")
+	}
+	if strings.HasPrefix(engine, "iptables") {
+		iptables.Need(t)
 	}
 	dir := pins(t)
 	engines, err := redirect.New(redirect.Config{Engine: engine, Pins: dir, Log: slog.New(slog.DiscardHandler)})
@@ -118,11 +122,11 @@ func pins(t testing.TB) string {
 func desired(t testing.TB, ns *netns.Namespace, state redirect.State) redirect.Desired {
 	t.Helper()
 	for _, port := range []uint16{redirect.PortOutbound, redirect.PortInbound, redirect.PortHBONE} {
-		if addr := netip.AddrPortFrom(netip.IPv6Unspecified(), port); under.engine != redirect.NFT && state.Captures() && !under.has(ns, addr) {
+		if addr := netip.AddrPortFrom(netip.IPv6Unspecified(), port); under.hands() && state.Captures() && !under.has(ns, addr) {
 			under.spare[spare{ns, addr}] = listen(t, ns, addr)
 		}
 	}
-	if local := netip.MustParseAddrPort("127.0.0.1:15053"); under.engine != redirect.NFT && state == redirect.CaptureDNS && !under.has(ns, local) {
+	if local := netip.MustParseAddrPort("127.0.0.1:15053"); under.hands() && state == redirect.CaptureDNS && !under.has(ns, local) {
 		// Nobody answers there, and nobody takes it over: a test that asks opens its own before.
 		listener, err := ns.Listen(socket.ListenConfig{Addr: local, Mark: socket.Mark, ReusePort: true})
 		if err != nil {
@@ -138,6 +142,12 @@ func desired(t testing.TB, ns *netns.Namespace, state redirect.State) redirect.D
 	}
 	return redirect.Desired{State: state, Listeners: under.given[ns]}
 }
+
+// hands tells that the engine wants the proxy's listeners.
+func (b *bed) hands() bool { return b.engine == redirect.EBPF || b.engine == redirect.Auto }
+
+// rewrites tells that the engine rewrites addresses.
+func (b *bed) rewrites() bool { return b.engine != redirect.EBPF }
 
 func (b *bed) has(ns *netns.Namespace, addr netip.AddrPort) bool {
 	_, ok := b.given[ns][socket.Port{Addr: addr}]

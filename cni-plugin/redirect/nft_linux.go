@@ -9,6 +9,57 @@ import (
 	"github.com/google/nftables"
 )
 
+// nft holds the rules by netlink.
+type nft struct{}
+
+func (nft) name() Engine { return NFT }
+
+func (nft) read() (held, error) {
+	tables, err := readTables()
+	return nftHeld{tables: tables}, err
+}
+
+// nftHeld is what nftables has in a namespace.
+type nftHeld struct {
+	nft
+	tables []Table
+}
+
+func (h nftHeld) empty() bool { return len(h.tables) == 0 }
+
+func (h nftHeld) is(wish Wish) bool {
+	plan := Plan(wish).Tables
+	return Rules{Tables: h.inOrderOf(plan)}.String() == Rules{Tables: plan}.String()
+}
+
+func (h nftHeld) inOrderOf(plan []Table) []Table {
+	tables := slices.Clone(h.tables)
+	for i, table := range tables {
+		for _, model := range plan {
+			if model.Name == table.Name {
+				tables[i] = ordered(table, model)
+			}
+		}
+	}
+	return tables
+}
+
+func (h nftHeld) write(wish Wish) error { return writeTables(h.tables, Plan(wish).Tables) }
+
+func (h nftHeld) remembered() map[string]string {
+	var comments []string
+	for _, table := range h.tables {
+		for _, chain := range table.Chains {
+			for _, rule := range chain.Rules {
+				comments = append(comments, rule.Comment)
+			}
+		}
+	}
+	return remembered(comments)
+}
+
+func (h nftHeld) String() string { return Rules{Tables: h.tables}.String() }
+
 // readTables returns those of our tables which exist in the calling thread's namespace, chains and rules in order.
 func readTables() ([]Table, error) {
 	conn, err := nftables.New()
@@ -16,6 +67,9 @@ func readTables() ([]Table, error) {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	present, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if unavailable(err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}

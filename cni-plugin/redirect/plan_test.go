@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,19 +29,86 @@ func TestPlansReadAsTheyAreDocumented(t *testing.T) {
 	}
 	for name, wish := range cases {
 		t.Run(name, func(t *testing.T) {
-			file := filepath.Join("testdata", name+".golden")
-			got := Plan(wish).String()
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
+			wantGolden(t, name, Plan(wish).String())
+		})
+	}
+}
+
+func wantGolden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("plan differs from %s (-want +got; -update rewrites it):\n%s", file, diff)
+	}
+}
+
+// What iptables gets is what it shows again, so restoring a plan in an empty namespace is the plan itself.
+func TestPlansForIptablesReadAsTheyAreDocumented(t *testing.T) {
+	for name, wish := range map[string]Wish{
+		"iptables":          {State: Capture, IPv6: true, Remembered: before("2", "0")},
+		"iptables_dns":      {State: CaptureDNS, IPv6: true, Remembered: before("2", "0")},
+		"iptables_draining": {State: Draining, Remembered: before("0", "")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := "# iptables-restore --noflush\n" + restore(nil, planXTables(wish, ipv4)) + "# ip6tables-restore --noflush\n" + restore(nil, planXTables(wish, ipv6))
+			wantGolden(t, name, got)
+			for _, f := range []family{ipv4, ipv6} {
+				planned := planXTables(wish, f)
+				if diff := cmp.Diff(listXTables("", planned), listXTables("", parseXTables(restore(nil, planned)))); diff != "" {
+					t.Errorf("read back (-planned +read):\n%s", diff)
 				}
 			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("plan differs from %s (-want +got; -update rewrites it):\n%s", file, diff)
+		})
+	}
+}
+
+func TestRulesOfOthersStayInIptables(t *testing.T) {
+	const others = `*filter
+:INPUT ACCEPT [0:0]
+-A INPUT -p tcp -j ACCEPT
+COMMIT
+`
+	const sidecar = `*nat
+:PREROUTING ACCEPT [0:0]
+:ISTIO_OUTPUT - [0:0]
+:ISTIO_INBOUND - [0:0]
+-A PREROUTING -p tcp -j ISTIO_INBOUND
+-A OUTPUT -p tcp -j ISTIO_OUTPUT
+-A ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN
+COMMIT
+`
+	const mixed = `*nat
+:ISTIO_OUTPUT - [0:0]
+:ISTIO_PRERT - [0:0]
+-A PREROUTING -p udp -j DNAT --to-destination 10.0.0.1
+-A PREROUTING -j ISTIO_PRERT
+-A PREROUTING -p tcp -j ISTIO_PRERT
+-A OUTPUT -j ISTIO_OUTPUT
+-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 15001
+COMMIT
+`
+	cases := map[string]struct {
+		found string
+		wish  State
+		want  string
+	}{
+		"nothing to remove":        {others, Removed, ""},
+		"a sidecar's aren't ours":  {sidecar, Removed, ""},
+		"other jumps are put back": {mixed, Removed, "*nat\n:ISTIO_PRERT - [0:0]\n:ISTIO_OUTPUT - [0:0]\n-D PREROUTING -j ISTIO_PRERT\n-D PREROUTING -p tcp -j ISTIO_PRERT\n-D OUTPUT -j ISTIO_OUTPUT\n-X ISTIO_PRERT\n-X ISTIO_OUTPUT\nCOMMIT\n"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, restore(parseXTables(c.found), planXTables(Wish{State: c.wish}, ipv4))); diff != "" {
+				t.Errorf("input of iptables-restore (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -66,15 +134,12 @@ func TestCommentsOfStrangersAreReadSafely(t *testing.T) {
 }
 
 func TestOnlyPlausibleRememberedValuesAreBelieved(t *testing.T) {
-	table := func(comment string) []Table {
-		return []Table{{Name: mangleTable, Chains: []Chain{{Name: "output", Rules: []Rule{{Comment: comment}}}}}}
-	}
 	for comment, want := range map[string][]Sysctl{
 		remember(before("0", "1")): before("0", "1"), remember(before("1", "0")): before("1", "0"), remember(before("2", "")): before("2", ""),
 		remember(before("3", "0")): before("", "0"), remember(before("22", "2")): nil, remember(nil): nil, "something else": nil, "": nil,
 		"net.ipv4.tcp_tw_reuse=1": nil, "before: net.ipv4.tcp_tw_reuse=": nil, "before: xnet.ipv4.tcp_tw_reuse=1": nil,
 	} {
-		got := remembered(table(comment))
+		got := remembered([]string{comment})
 		if len(got) != len(want) || slices.ContainsFunc(want, func(s Sysctl) bool { return got[s.Name] != s.Value }) {
 			t.Errorf("remembered(%q) = %v, want %v", comment, got, want)
 		}
@@ -88,6 +153,19 @@ func FuzzComment(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if got := comment(data); len(got) > len(data) {
 			t.Errorf("comment of %d bytes from %d", len(got), len(data))
+		}
+	})
+}
+
+func FuzzSavedRules(f *testing.F) {
+	f.Add(restore(nil, planXTables(Wish{State: CaptureDNS, Remembered: before("2", "0")}, ipv4)))
+	f.Fuzz(func(t *testing.T, text string) {
+		found := parseXTables(text)
+		remembered(commentsOf(found))
+		for line := range strings.Lines(restore(found, nil)) {
+			if line[0] == '-' && line[1] != 'D' && line[1] != 'X' {
+				t.Errorf("removal makes a rule: %s", line)
+			}
 		}
 	})
 }

@@ -3,9 +3,11 @@
 // There are several ways to do that, the engines. engines.go chooses among them, for each pod, and takes a pod from one to another
 // without a moment in which a new connection could escape; what a pod has is found in its namespace, never remembered.
 //
-//	ebpf  programs choose the listener; no address is rewritten, nothing tracked      ebpf_linux.go, and module bpf
-//	nft   the tables, chains, marks, rule and route of Istio's ambient mode, so that  plan.go is what has to be there, as a pure
-//	      either agent can take over the other's pods                                 function; nft_linux.go reads and writes it
+//	ebpf      programs choose the listener; no address is rewritten, nothing tracked      ebpf_linux.go, and module bpf
+//	nft       the tables, chains, marks, rule and route of Istio's ambient mode, so that  plan.go is what has to be there, as a pure
+//	          either agent can take over the other's pods                                 function; nft_linux.go reads and writes it
+//	iptables  the same by the programs of iptables, of both variants, on kernels where    iptables.go is what has to be there;
+//	          nftables can't redirect                                                     iptables_linux.go reads and writes it
 package redirect
 
 import (

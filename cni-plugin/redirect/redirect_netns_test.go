@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"sort"
 	"strings"
 	"sync"
@@ -158,7 +159,7 @@ func liveConnectionsSurviveEnrolmentAndUnenrolment(t *testing.T) {
 			during := both("direct")
 			alive(append(before, captured...), "while-draining-goes-on")
 			own := 1 // the relay's to the app
-			if under.engine == redirect.NFT {
+			if under.rewrites() {
 				own = 2 // and the inbound one to the relay, which looks like any other with ebpf
 			}
 			wantConnections(t, pod, 1+own)
@@ -284,8 +285,11 @@ func snapshot(t *testing.T, ns *netns.Namespace) string {
 			return err
 		}
 		for _, table := range tables {
-			lines = append(lines, fmt.Sprintf("table %d %s", table.Family, table.Name))
+			if table.Family == nftables.TableFamilyINet { // iptables never takes its own away
+				lines = append(lines, fmt.Sprintf("table %d %s", table.Family, table.Name))
+			}
 		}
+		lines = append(lines, iptablesRules(t)...)
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 			rules, err := netlink.RuleList(family)
 			if err != nil {
@@ -317,6 +321,26 @@ func snapshot(t *testing.T, ns *netns.Namespace) string {
 	}
 	sort.Strings(lines)
 	return strings.Join(lines, "\n")
+}
+
+// iptablesRules lists rules and chains that somebody has made in the calling thread's namespace.
+func iptablesRules(t *testing.T) (lines []string) {
+	t.Helper()
+	if _, err := exec.LookPath("iptables-nft-save"); err != nil {
+		return nil // nobody can have
+	}
+	for _, program := range []string{"iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"} {
+		out, err := exec.Command(program).Output()
+		if err != nil {
+			t.Errorf("%s: %v", program, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, "-A") || strings.HasPrefix(line, ":") && strings.Contains(line, " - ") {
+				lines = append(lines, program+" "+strings.TrimSpace(line))
+			}
+		}
+	}
+	return lines
 }
 
 func TestRemovalLeavesTheNamespaceAsItWas(t *testing.T) {

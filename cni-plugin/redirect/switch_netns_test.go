@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/iptables"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
@@ -74,6 +75,43 @@ func TestPodsChangeTheirEngineUnderLoad(t *testing.T) {
 			t.Errorf("the other engine is still there (%v):\n%s", err, text)
 		}
 	}
+	set(t, pod, redirect.Removed)
+	if after := snapshot(t, pod); after != before {
+		t.Errorf("before:\n%s\nafter removal:\n%s", before, after)
+	}
+}
+
+// Another agent may have to rewrite addresses by other means, as after an update of its image: rules change hands in one step.
+func TestRulesChangeHandsUnderLoad(t *testing.T) {
+	iptables.Need(t)
+	bed := useEngine(t, string(redirect.NFT))
+	pod, peer := newPair(t)
+	before := snapshot(t, pod)
+	app(t, peer, "the peer", 9080)
+	app(t, pod, "the pod", 9080)
+	relay(t, pod, redirect.PortOutbound)
+	relay(t, pod, redirect.PortInbound)
+	set(t, pod, redirect.Capture)
+	load := startLoad(t, map[*netns.Namespace]string{pod: hostPort(peer4, 9080), peer: hostPort(pod6, 9080)})
+	var lines []*line
+	for i := range 12 {
+		engine := []redirect.Engine{redirect.IPTablesNFT, redirect.IPTablesLegacy, redirect.NFT}[i%3]
+		engines, err := redirect.New(redirect.Config{Engine: string(engine), Pins: bed.pins, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bed.Engines = engines
+		set(t, pod, redirect.Capture)
+		wantEngine(t, pod, engine)
+		if text, err := under.Listing(pod.Netns); err != nil || strings.Count(text, string(engine)+": capture\n") != 1 || strings.Contains(text, "damaged") {
+			t.Errorf("rules of more than %s (%v):\n%s", engine, err, text)
+		}
+		for _, l := range lines {
+			l.alive(t, "after-the-rules-changed-hands")
+		}
+		lines = append(lines, mustDial(t, pod, hostPort(peer6, 9080), socket.DialConfig{}), mustDial(t, peer, hostPort(pod4, 9080), socket.DialConfig{}))
+	}
+	load.stop(t)
 	set(t, pod, redirect.Removed)
 	if after := snapshot(t, pod); after != before {
 		t.Errorf("before:\n%s\nafter removal:\n%s", before, after)

@@ -84,19 +84,15 @@ func remember(values []Sysctl) string {
 	return comment
 }
 
-// remembered finds that comment's values in tables of an earlier run.
-func remembered(tables []Table) map[string]string {
+// remembered finds that comment's values among the comments of an earlier run.
+func remembered(comments []string) map[string]string {
 	values := map[string]string{}
-	for _, table := range tables {
-		for _, chain := range table.Chains {
-			for _, rule := range chain.Rules {
-				text, _ := strings.CutPrefix(rule.Comment, rememberedAs)
-				for _, s := range commonSysctls {
-					_, value, _ := strings.Cut(" "+text+" ", " "+s.name+"=")
-					if value, _, _ = strings.Cut(value, " "); text != rule.Comment && len(value) == 1 && value >= "0" && value <= s.most {
-						values[s.name] = value
-					}
-				}
+	for _, comment := range comments {
+		text, ok := strings.CutPrefix(comment, rememberedAs)
+		for _, s := range commonSysctls {
+			_, value, _ := strings.Cut(" "+text+" ", " "+s.name+"=")
+			if value, _, _ = strings.Cut(value, " "); ok && len(value) == 1 && value >= "0" && value <= s.most {
+				values[s.name] = value
 			}
 		}
 	}

@@ -1,0 +1,254 @@
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// rewriter is the engines that capture by rewriting addresses. They differ in how the rules come into the kernel, and in nothing else:
+// what was captured lives on whoever holds the rules, so a pod goes from one of them to another in one step.
+type rewriter struct {
+	holders []holder
+	chosen  Engine
+	broken  error // why none of those that may be used works
+}
+
+// holder holds rules.
+type holder interface {
+	name() Engine
+	// read tells what it holds in the calling thread's namespace.
+	read() (held, error)
+}
+
+// held is what a holder holds in a namespace, and is out of date after write.
+type held interface {
+	name() Engine
+	empty() bool
+	is(Wish) bool
+	// write makes it what is wished for, in one step for each family.
+	write(Wish) error
+	remembered() map[string]string
+	String() string
+}
+
+// newRewriter takes the first of the engines that works.
+func newRewriter(use func(Engine) bool) *rewriter {
+	r := &rewriter{holders: []holder{nft{}}}
+	var broken []error
+	for _, x := range []iptables{{IPTablesNFT}, {IPTablesLegacy}} {
+		if err := x.installed(); err == nil {
+			r.holders = append(r.holders, x)
+		} else if use(x.variant) {
+			broken = append(broken, fmt.Errorf("capture by %s: %w", x.variant, err))
+		}
+	}
+	for _, h := range r.holders {
+		if !use(h.name()) {
+			continue
+		}
+		err := try(h)
+		if err == nil {
+			r.chosen = h.name()
+			return r
+		}
+		broken = append(broken, fmt.Errorf("capture by %s: %w", h.name(), err))
+	}
+	r.broken = errors.Join(broken...)
+	return r
+}
+
+// try does what is done with every pod, in a namespace that is thrown away.
+func try(h holder) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine, and the namespace with the thread
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN): %w", err)
+			return
+		}
+		result <- rehearse(h)
+	}()
+	return <-result
+}
+
+func rehearse(h holder) error {
+	v6, err := hasIPv6()
+	if err != nil {
+		return err
+	}
+	for _, state := range []State{CaptureDNS, Draining, Removed} {
+		wish := Wish{State: state, IPv6: v6}
+		f, err := h.read()
+		if err == nil {
+			err = f.write(wish)
+		}
+		if err == nil {
+			f, err = h.read()
+		}
+		if err == nil && !f.is(wish) {
+			err = fmt.Errorf("rules for state %s aren't read back as they were written:\n%s", state, f)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *rewriter) name() Engine { return r.chosen }
+
+func (r *rewriter) look(place) (found, error) {
+	f := &rewritten{rewriter: r}
+	for _, h := range r.holders {
+		each, err := h.read()
+		if err != nil {
+			return nil, err
+		}
+		f.held = append(f.held, each)
+	}
+	var err error
+	if f.routes, err = readRoutes(); err != nil {
+		return nil, err
+	}
+	if f.sysctls, err = readSysctls(commonSysctls); err != nil {
+		return nil, err
+	}
+	f.ipv6, err = hasIPv6()
+	return f, err
+}
+
+// rewritten is what was seen in a namespace.
+type rewritten struct {
+	*rewriter
+	held    []held
+	routes  []Route
+	ipv6    bool
+	sysctls []Sysctl // present values
+}
+
+func (f *rewritten) close() {}
+
+// name is that of the one that holds rules.
+func (f *rewritten) name() Engine {
+	for _, h := range f.held {
+		if !h.empty() {
+			return h.name()
+		}
+	}
+	return f.chosen
+}
+
+func (f *rewritten) holding() (holding []held) {
+	return slices.DeleteFunc(slices.Clone(f.held), held.empty)
+}
+
+func (f *rewritten) empty() bool { return len(f.holding()) == 0 && len(f.routes) == 0 }
+
+// String lists the redirection in the form of Rules.String.
+func (f *rewritten) String() string {
+	var b strings.Builder
+	for _, h := range f.holding() {
+		b.WriteString(h.String())
+	}
+	b.WriteString(Rules{Routes: f.routes, Sysctls: f.sysctls}.String())
+	return b.String()
+}
+
+// state compares what was found with the plans.
+func (f *rewritten) state() State {
+	if f.empty() {
+		return Removed
+	}
+	holding := f.holding()
+	if len(holding) != 1 {
+		return Damaged
+	}
+	for _, state := range []State{Capture, CaptureDNS, Draining} {
+		wish := f.wish(state)
+		plan := Plan(wish)
+		if slices.Equal(f.routes, plan.Routes) && slices.Equal(f.sysctls, plan.Sysctls) && holding[0].is(wish) {
+			return state
+		}
+	}
+	return Damaged
+}
+
+func (f *rewritten) wish(state State) Wish {
+	return Wish{State: state, IPv6: f.ipv6, Remembered: beforeTulle(f.sysctls, f.remembered(), !f.empty())}
+}
+
+func (f *rewritten) remembered() map[string]string {
+	values := map[string]string{}
+	for _, h := range slices.Backward(f.held) {
+		for name, value := range h.remembered() {
+			values[name] = value
+		}
+	}
+	return values
+}
+
+// set changes the namespace. On the way in, the return path exists before a rule needs it, and the old sysctl value is remembered
+// before it changes; on the way out, the reverse.
+func (f *rewritten) set(desired State, job job) error {
+	if desired == Removed {
+		if err := f.release(""); err != nil {
+			return err
+		}
+		return removeRoutes(f.routes)
+	}
+	if f.broken != nil {
+		return f.broken
+	}
+	wish := f.wish(desired)
+	wish.Remembered = job.inherited(wish.Remembered)
+	plan := Plan(wish)
+	if err := addRoutes(plan.Routes); err != nil {
+		return err
+	}
+	for _, h := range f.held {
+		if h.name() == f.chosen {
+			if err := h.write(wish); err != nil {
+				return err
+			}
+		}
+	}
+	if err := f.release(f.chosen); err != nil {
+		return err
+	}
+	return setSysctls(f.sysctls, plan.Sysctls)
+}
+
+// release takes all rules away but those of one holder.
+func (f *rewritten) release(but Engine) error {
+	for _, h := range f.holding() {
+		if h.name() == but {
+			continue
+		}
+		if err := h.write(Wish{State: Removed}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// needed counts the connections whose addresses are rewritten, also those that are just beginning or ending.
+func (f *rewritten) needed(sockets []diagSocket, _ map[netip.Addr]bool) int {
+	count := 0
+	for _, s := range sockets {
+		if s.local.Port() == PortOutbound || s.local.Port() == PortInbound {
+			count++
+		}
+	}
+	return count
+}
+
+func (f *rewritten) suits(job) error { return f.broken }
+
+// fits tells that the rules are held by the engine that was chosen.
+func (f *rewritten) fits(job) bool { return f.name() == f.chosen }

@@ -1,0 +1,18 @@
+// Package iptables gets the programs of iptables for tests.
+package iptables
+
+import (
+	"os/exec"
+	"testing"
+)
+
+// install does nothing where they are; tests of several packages may ask at once.
+const install = `command -v iptables-nft-restore && command -v iptables-legacy-restore || { apt-get update && apt-get install -y --no-install-recommends iptables; }`
+
+// Need installs them, as root, on a machine with apt.
+func Need(t testing.TB) {
+	t.Helper()
+	if out, err := exec.Command("flock", "--timeout", "300", "/tmp/tulle-test-iptables.lock", "sh", "-c", install).CombinedOutput(); err != nil {
+		t.Fatalf("this needs iptables, both variants: apt-get install -y iptables: %v\n%s", err, out)
+	}
+}
