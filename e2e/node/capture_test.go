@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,7 +19,7 @@ import (
 // The app sees its client's address, on a port that the client never takes by itself: else a connection of the client's from that
 // port, made while the pod leaves the mesh, would hang.
 func TestAppsSeeClientsOnPortsThatClientsDontUse(t *testing.T) {
-	eachEngine(t, appsSeeClientsOnPortsThatClientsDontUse)
+	lastToo(t, appsSeeClientsOnPortsThatClientsDontUse)
 }
 
 func appsSeeClientsOnPortsThatClientsDontUse(t *testing.T, c *demo.Cluster) {
@@ -41,7 +43,7 @@ func appsSeeClientsOnPortsThatClientsDontUse(t *testing.T, c *demo.Cluster) {
 }
 
 func TestPodsAreCapturedByTheChosenEngine(t *testing.T) {
-	eachEngine(t, func(t *testing.T, c *demo.Cluster) {
+	lastToo(t, func(t *testing.T, c *demo.Cluster) {
 		for _, node := range []string{"node1", "node2"} {
 			engine := c.Spec().Engine
 			if engine == "" {
@@ -134,7 +136,7 @@ func briefly(t *testing.T, c *demo.Cluster, from, to string, family int) error {
 }
 
 // A pod comes into the mesh and leaves it, again and again, while it has and gets connections all the time.
-func TestPodsComeAndGoUnderLoad(t *testing.T) { eachEngine(t, podsComeAndGoUnderLoad) }
+func TestPodsComeAndGoUnderLoad(t *testing.T) { lastToo(t, podsComeAndGoUnderLoad) }
 
 func podsComeAndGoUnderLoad(t *testing.T, c *demo.Cluster) {
 	load := &rush{}
@@ -154,4 +156,80 @@ func podsComeAndGoUnderLoad(t *testing.T, c *demo.Cluster) {
 		load.more(t, 200)
 	}
 	load.stop(t, 1200)
+}
+
+// Connections that are older than a pod's enrolment stay what they are, plain and whole, while data flows on them all the time, and
+// while the pod comes and goes: a program that pools its connections for days notices nothing.
+func TestEnrolmentCutsNoConnection(t *testing.T) { lastToo(t, enrolmentCutsNoConnection) }
+
+func enrolmentCutsNoConnection(t *testing.T, c *demo.Cluster) {
+	for _, pod := range []string{stranger, outpost, annex} {
+		serve(t, c, pod, raw, func(conn *net.TCPConn) { io.Copy(conn, conn) })
+	}
+	old := &older{}
+	for i := range 40 {
+		path := [][2]string{{stranger, outpost}, {outpost, stranger}, {stranger, annex}, {annex, stranger}}[i%4]
+		old.hold(t, c, path[0], podAddr(c, path[1], i/4%2, raw))
+	}
+	for range 3 {
+		relabel(t, c, stranger, true)
+		old.more(t)
+		relabel(t, c, stranger, false)
+		old.more(t)
+	}
+	old.stop(t)
+}
+
+// older are connections that are held, each with an exchange all the time.
+type older struct {
+	clients   sync.WaitGroup
+	stopped   atomic.Bool
+	exchanges []*atomic.Int64
+}
+
+func (o *older) hold(t *testing.T, c *demo.Cluster, from string, to netip.AddrPort) {
+	t.Helper()
+	conn, err := c.Dial(t.Context(), from, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := &atomic.Int64{}
+	o.exchanges = append(o.exchanges, count)
+	o.clients.Go(func() {
+		defer conn.Close()
+		for i := 0; !o.stopped.Load(); i++ {
+			conn.SetDeadline(time.Now().Add(slow))
+			if err := exchange(conn, i); err != nil {
+				t.Errorf("the connection from %s to %s, which was there before: exchange %d: %v", from, to, i, err)
+				return
+			}
+			count.Add(1)
+			time.Sleep(time.Millisecond) // the application thinks
+		}
+	})
+}
+
+// more waits until each of them has had some more exchanges.
+func (o *older) more(t *testing.T) {
+	t.Helper()
+	for i, count := range o.exchanges {
+		want := count.Load() + 10
+		eventually(t, "more exchanges", func(context.Context) error {
+			if now := count.Load(); now < want {
+				return fmt.Errorf("%d of %d on connection %d", now, want, i)
+			}
+			return nil
+		})
+	}
+}
+
+func (o *older) stop(t *testing.T) {
+	t.Helper()
+	o.stopped.Store(true)
+	o.clients.Wait()
+	total := int64(0)
+	for _, count := range o.exchanges {
+		total += count.Load()
+	}
+	t.Logf("%d exchanges on %d connections", total, len(o.exchanges))
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/iptables"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
@@ -49,7 +50,7 @@ func sharedSpec(dir, engine string) demo.Spec {
 		return demo.Service{Name: name, Namespace: namespace, Selector: map[string]string{"app": name}, Ports: map[uint16]uint16{80: web, raw: raw}}
 	}
 	return demo.Spec{
-		Name: mine() + engine, Dir: dir, Programs: programs, Engine: engine,
+		Name: mine() + strings.ReplaceAll(engine, "-", ""), Dir: dir, Programs: programs, Engine: engine,
 		Nodes: []string{"node1", "node2"},
 		Pods: []demo.Pod{
 			pod(client, "app", "node1", true), pod(near, "app", "node1", true), pod(far, "app", "node2", true),
@@ -61,8 +62,9 @@ func sharedSpec(dir, engine string) demo.Spec {
 	}
 }
 
-// shared is one cluster for all tests that leave it as they found it. Its pods are captured by the best engine; those of rewriting by nft.
-var shared, rewriting = sharedCluster{}, sharedCluster{engine: "nft"}
+// shared is one cluster for all tests that leave it as they found it. Its pods are captured by the best engine; those of rewriting by
+// nft, those of last by the one for old kernels.
+var shared, rewriting, last = sharedCluster{}, sharedCluster{engine: "nft"}, sharedCluster{engine: "iptables-nft"}
 
 type sharedCluster struct {
 	engine  string
@@ -96,7 +98,16 @@ func (s *sharedCluster) use(t *testing.T) *demo.Cluster {
 	return s.cluster
 }
 
-// eachEngine runs a test with every engine.
+// lastToo runs a test of what every engine has to do with the one for old kernels besides.
+func lastToo(t *testing.T, test func(t *testing.T, c *demo.Cluster)) {
+	eachEngine(t, test)
+	t.Run("iptables", func(t *testing.T) {
+		iptables.Need(t)
+		test(t, last.use(t))
+	})
+}
+
+// eachEngine runs a test with every engine of today's kernels.
 func eachEngine(t *testing.T, test func(t *testing.T, c *demo.Cluster)) {
 	t.Run("ebpf", func(t *testing.T) { test(t, shared.use(t)) })
 	t.Run("nft", func(t *testing.T) { test(t, rewriting.use(t)) })

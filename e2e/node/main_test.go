@@ -43,7 +43,7 @@ func run(m *testing.M) int {
 	}
 	before := traces()
 	code := m.Run()
-	if err := errors.Join(shared.end(), rewriting.end()); err != nil {
+	if err := errors.Join(shared.end(), rewriting.end(), last.end()); err != nil {
 		code = complain(err)
 	}
 	if left := newcomers(before, traces()); len(left) > 0 {
