@@ -144,11 +144,13 @@ func (p *poller) wake() {
 	_, _ = unix.Write(p.eventfd, one[:]) // fails only when it is at its highest, which wakes as well
 }
 
-// brief is how many milliseconds a busy loop waits without giving its place among Go's running threads to others: that and coming
-// back costs more than most turns do. Longer it must not keep it, as the scheduler would take it for stuck, and disturb it.
-const brief = 1
+// brief is how many milliseconds at most a busy loop waits without giving its place among Go's running threads to others: that and
+// coming back costs more than most turns do. The runtime takes the place when it needs all to stop, and after some 10 ms anyway, by a
+// signal that ends the wait. This is a bound in case it sends none; short it must not be, since a timer that is the machine's
+// next has to be told to its clock, which costs as much as a turn on a virtual machine.
+const brief = 100
 
-// wait returns the number of events. A negative patience waits for ever.
+// wait returns the number of events, 0 also before the time is up. A negative patience waits for ever.
 func (p *poller) wait(patience time.Duration) int {
 	timeout := -1
 	if patience >= 0 {
@@ -157,8 +159,7 @@ func (p *poller) wait(patience time.Duration) int {
 	n := 0
 	if timeout == 0 || p.busy {
 		n = count(p.epollBriefly(briefly(timeout)))
-	}
-	if n == 0 && timeout != 0 {
+	} else {
 		n = count(unix.EpollWait(p.epoll, p.events[:], timeout))
 	}
 	p.busy = n > 0

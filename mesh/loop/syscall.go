@@ -10,7 +10,7 @@ import (
 // The system calls of the hot path. They don't block, or only for a moment, so the scheduler isn't told: that saves a good part of
 // their cost.
 
-// epollBriefly waits for up to timeout milliseconds, which must be few.
+// epollBriefly waits for up to timeout milliseconds, or until a signal comes.
 func (p *poller) epollBriefly(timeout int) (int, error) {
 	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, uintptr(timeout), 0, 0)
 	return result(n, errno)
