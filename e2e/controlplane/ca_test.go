@@ -175,18 +175,24 @@ func TestARevokedTokenWorksForTenSecondsAtMost(t *testing.T) {
 	}
 	w.delete(account("shop", "web"))
 	began := time.Now()
+	var last time.Time // when a call began that was still served
 	w.eventually("the token to be refused", func(ctx context.Context) error {
 		request, err := delta.Request()
 		if err != nil {
 			return err
 		}
-		if _, err := identity.Sign(ctx, conn, request, ""); status.Code(err) != codes.Unauthenticated {
+		asked := time.Now()
+		_, err = identity.Sign(ctx, conn, request, "")
+		if err == nil {
+			last = asked
+		}
+		if status.Code(err) != codes.Unauthenticated {
 			return fmt.Errorf("have %v", err)
 		}
 		return nil
 	})
-	if took := time.Since(began); took > 15*time.Second {
-		t.Errorf("a revoked token worked for %s", took)
+	if worked := last.Sub(began); worked > 10*time.Second {
+		t.Errorf("a revoked token worked for %s", worked)
 	}
 }
 

@@ -178,9 +178,9 @@ func (a *Authority) Issue(id identity.Workload, public crypto.PublicKey, ttl tim
 // maxCSR bounds a request, in bytes of PEM.
 const maxCSR = 16 << 10
 
-// ParseCSR returns the key of a request that proves to have its private half. All else that the request says is ignored:
+// parseCSR returns the key of a request that proves to have its private half. All else that the request says is ignored:
 // who the caller is was proven otherwise.
-func ParseCSR(text string) (crypto.PublicKey, error) {
+func parseCSR(text string) (crypto.PublicKey, error) {
 	if len(text) > maxCSR {
 		return nil, fmt.Errorf("certificate request exceeds %d bytes", maxCSR)
 	}

@@ -28,7 +28,7 @@ func TestKeysOfRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, key := range map[string]crypto.Signer{"P-256": ecKey(t), "P-384": p384, "RSA": rsa2048} {
-		if public, err := ParseCSR(request(t, key)); err != nil || !public.(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public()) {
+		if public, err := parseCSR(request(t, key)); err != nil || !public.(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public()) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -36,7 +36,7 @@ func TestKeysOfRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ParseCSR(string(weak)); err == nil || !strings.Contains(err.Error(), "RSA key of 1024 bits") {
+	if _, err := parseCSR(string(weak)); err == nil || !strings.Contains(err.Error(), "RSA key of 1024 bits") {
 		t.Errorf("a weak key: %v", err)
 	}
 }
@@ -50,7 +50,7 @@ func FuzzParseCSR(f *testing.F) {
 	f.Add(string(weak))
 	f.Add("-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		if key, err := ParseCSR(text); (key == nil) == (err == nil) {
+		if key, err := parseCSR(text); (key == nil) == (err == nil) {
 			t.Errorf("key %v, error %v", key, err)
 		}
 	})
@@ -157,7 +157,7 @@ func BenchmarkIssue(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		public, err := ParseCSR(text)
+		public, err := parseCSR(text)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"context"
 	"crypto"
 	"errors"
 	"fmt"
@@ -39,9 +40,10 @@ const (
 
 // Server answers requests for certificates; Register it with a grpc.Server.
 type Server struct {
-	cfg     Config
-	metrics *metrics
-	limit   *Limit
+	cfg        Config
+	metrics    *metrics
+	limit      *Limit
+	complaints *Complaints
 }
 
 // NewServer makes a server.
@@ -52,7 +54,9 @@ func NewServer(cfg Config) *Server {
 	if cfg.MaxTTL == 0 {
 		cfg.MaxTTL = MaxTTL
 	}
-	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry, cfg.Authority), limit: NewLimit(rate, burst)}
+	return &Server{
+		cfg: cfg, metrics: newMetrics(cfg.Registry, cfg.Authority), limit: NewLimit(rate, burst), complaints: NewComplaints(),
+	}
 }
 
 // Register serves certificates to callers that an interceptor of streams has proven, see WithCaller. The method is
@@ -76,7 +80,7 @@ func Serves(method string) bool {
 func (s *Server) serve(_ any, stream grpc.ServerStream) error {
 	caller, known := CallerOf(stream.Context())
 	if !known {
-		return s.Refuse(errors.New("nobody has authenticated the call"))
+		return s.Refuse(stream.Context(), errors.New("nobody has authenticated the call"))
 	}
 	s.metrics.requests.Inc()
 	log := s.cfg.Logger.With("account", caller.Account(), "node", caller.Node, "pod", caller.Pod)
@@ -101,13 +105,13 @@ func (s *Server) create(caller Caller, request *ca.IstioCertificateRequest, log 
 	impersonated := request.GetMetadata().GetFields()["ImpersonatedIdentity"].GetStringValue()
 	id, err := s.identify(caller, impersonated)
 	if err != nil {
-		return nil, s.unidentified(log.With("impersonated", cut(impersonated)), err)
+		return nil, s.unidentified(caller, log.With("impersonated", cut(impersonated)), err)
 	}
 	log = log.With("identity", id.String())
 	public, ttl, err := s.check(request)
 	if err != nil {
 		s.metrics.parsing.Inc()
-		log.Warn("certificate refused: bad request", "err", err)
+		s.complaints.Say(log, slog.LevelWarn, caller.client(), "certificate refused: bad request", err)
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	chain, err := s.cfg.Authority.Authority().Issue(id, public, ttl)
@@ -122,10 +126,10 @@ func (s *Server) create(caller Caller, request *ca.IstioCertificateRequest, log 
 }
 
 // Refuse notes a request of a caller that wasn't proven, and returns what the caller gets.
-func (s *Server) Refuse(err error) error {
+func (s *Server) Refuse(ctx context.Context, err error) error {
 	s.metrics.requests.Inc()
 	s.metrics.authentication.Inc()
-	s.cfg.Logger.Warn("certificate refused: caller is not authenticated", "err", err)
+	s.complaints.Say(s.cfg.Logger, slog.LevelWarn, AddressOf(ctx), "certificate refused: caller is not authenticated", err)
 	return Opaque(err, "request authentication failure")
 }
 
@@ -137,26 +141,25 @@ func Opaque(err error, message string) error {
 	return status.Error(codes.Unauthenticated, message)
 }
 
-func (s *Server) unidentified(log *slog.Logger, err error) error {
+func (s *Server) unidentified(caller Caller, log *slog.Logger, err error) error {
 	s.metrics.identification.Inc()
 	var impersonation *refusal
 	var early *unseen
+	level, message, answer := slog.LevelWarn, "certificate refused", "request authentication failure"
 	switch {
 	case errors.As(err, &early):
 		// This is usual when a pod has just come.
-		log.Info("certificate not signed yet", "err", err)
-		return Opaque(err, "request impersonation authentication failure")
+		level, message, answer = slog.LevelInfo, "certificate not signed yet", "request impersonation authentication failure"
 	case errors.As(err, &impersonation):
-		log.Warn("certificate refused", "err", err)
-		return Opaque(err, "request impersonation authentication failure")
+		answer = "request impersonation authentication failure"
 	}
-	log.Warn("certificate refused", "err", err)
-	return Opaque(err, "request authentication failure")
+	s.complaints.Say(log, level, caller.client(), message, err)
+	return Opaque(err, answer)
 }
 
 // check returns the key to sign and for how long.
 func (s *Server) check(request *ca.IstioCertificateRequest) (crypto.PublicKey, time.Duration, error) {
-	public, err := ParseCSR(request.Csr)
+	public, err := parseCSR(request.Csr)
 	if err != nil {
 		return nil, 0, err
 	}

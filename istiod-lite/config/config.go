@@ -118,6 +118,8 @@ func (c *Config) from(source string, folders []string) error {
 	switch {
 	case source == "" && len(folders) == 0:
 		return nil
+	case source == "" && c.Kubeconfig != "":
+		return fmt.Errorf("argument %q is not expected: with --kubeconfig the objects are in a cluster; for a folder use istiod-lite --source files DIR", folders[0])
 	case source != "files" && source != "":
 		return fmt.Errorf("source %q is not known: use files, or leave the flag out for Kubernetes", source)
 	case source == "files" && c.Kubeconfig != "":
@@ -175,6 +177,9 @@ func (c *Config) check() error {
 		if parts := strings.Split(account, "/"); len(parts) != 2 || slices.Contains(parts, "") {
 			return fmt.Errorf("trusted node account %q: want namespace/name", account)
 		}
+	}
+	if len(c.TokenAudiences) == 0 || slices.Contains(c.TokenAudiences, "") {
+		return fmt.Errorf("--token-audiences must not be empty, nor any of them, but is %q: want names such as istio-ca", c.TokenAudiences)
 	}
 	for _, required := range []struct{ flag, value string }{
 		{"trust-domain", c.TrustDomain}, {"cluster-id", c.ClusterID}, {"root-namespace", c.RootNamespace}, {"domain", c.Domain},

@@ -50,8 +50,6 @@ func (d *Daemon) gateway(key model.Key) {
 		return
 	}
 	waypoint := deploy.Look(d.model, key.Name, routes.Attached)
-	if waypoint != nil {
-		d.writers.roots.Need(key.Namespace) // its pods mount them
-	}
+	d.writers.roots.Waypoint(key.Name, waypoint != nil)
 	d.writers.waypoints.Put(key.Name, waypoint)
 }

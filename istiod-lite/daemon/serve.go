@@ -97,7 +97,7 @@ func (d *Daemon) admit(server any, stream grpc.ServerStream, info *grpc.StreamSe
 	case err == nil:
 		return handle(server, bounded{stream, ca.WithCaller(stream.Context(), caller)})
 	case ca.Serves(info.FullMethod):
-		return d.signer.Refuse(err)
+		return d.signer.Refuse(stream.Context(), err)
 	}
 	d.log.Warn("stream refused: caller is not authenticated", "scope", "push", "err", err)
 	return ca.Opaque(err, "authentication failure")

@@ -5,13 +5,11 @@ package review
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	authv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -21,8 +19,6 @@ import (
 )
 
 const (
-	// Audience is that of tokens for the control plane, unless others are asked for.
-	Audience = "istio-ca"
 	// maxToken bounds a token, in bytes. The API server's own are a tenth of it.
 	maxToken = 12 << 10
 	// timeout bounds one review, and so how long a call waits for it.
@@ -37,7 +33,7 @@ const (
 // Config is what a Reviewer needs.
 type Config struct {
 	API *rest.Config
-	// Audiences are those of which a token must have one. None means Audience.
+	// Audiences are those of which a token must have one.
 	Audiences []string
 	// ClusterID is that of the API server's cluster. Callers that name another one are refused.
 	ClusterID string
@@ -54,9 +50,6 @@ type Reviewer struct {
 
 // New makes one.
 func New(cfg Config) (*Reviewer, error) {
-	if len(cfg.Audiences) == 0 {
-		cfg.Audiences = []string{Audience}
-	}
 	api, err := connect(cfg.API)
 	if err != nil {
 		return nil, err
@@ -109,21 +102,9 @@ func (r *Reviewer) checkCluster(ctx context.Context) error {
 	return nil
 }
 
-// addressOf names the machine that called.
-func addressOf(ctx context.Context) string {
-	from, known := peer.FromContext(ctx)
-	if !known {
-		return ""
-	}
-	if tcp, ok := from.Addr.(*net.TCPAddr); ok {
-		return tcp.IP.String()
-	}
-	return from.Addr.String()
-}
-
 // review asks the API server. It takes its time even if whoever asked has gone, since others may wait for the same answer.
 func (r *Reviewer) review(ctx context.Context, token string) (ca.Caller, error) {
-	address := addressOf(ctx)
+	address := ca.AddressOf(ctx)
 	if r.failed.Spent(address) {
 		return ca.Caller{}, fmt.Errorf("%s has sent too many bad tokens, so this one isn't reviewed: %w", address, ca.ErrUnavailable)
 	}

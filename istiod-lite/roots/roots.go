@@ -64,17 +64,19 @@ type Writer struct {
 
 	lock       sync.Mutex
 	namespaces map[string]bool           // all, and whether they are meshed
-	needed     map[string]bool           // by others, see Need
+	waypoints  map[string]names          // by namespace
 	listed     map[string]bool           // names of ConfigMaps of which all were seen
 	seen       map[reflector.Name]digest // what is in those that are there
 }
+
+type names map[string]bool
 
 // digest stands for a text, or if it is zero, for none.
 type digest [sha256.Size]byte
 
 // New makes a Writer, which writes while it is run.
 func New(c Config) *Writer {
-	w := &Writer{cfg: c, namespaces: make(map[string]bool), needed: make(map[string]bool)}
+	w := &Writer{cfg: c, namespaces: make(map[string]bool), waypoints: make(map[string]names)}
 	w.queue = queue.New(w.write, c.Log)
 	return w
 }
@@ -94,14 +96,24 @@ func (w *Writer) Drop(namespace string) {
 	delete(w.namespaces, namespace)
 }
 
-// Need says that something of the control plane's runs in a namespace, such as a waypoint, whatever its labels are.
-func (w *Writer) Need(namespace string) {
+// Waypoint says whether there is a waypoint of the name: its pods mount the roots, whatever the labels of its namespace are.
+func (w *Writer) Waypoint(name model.Name, there bool) {
 	w.lock.Lock()
-	known := w.needed[namespace]
-	w.needed[namespace] = true
+	known := w.waypoints[name.Namespace]
+	first := there && len(known) == 0
+	switch {
+	case first:
+		w.waypoints[name.Namespace] = names{name.Name: true}
+	case there:
+		known[name.Name] = true
+	case known != nil:
+		if delete(known, name.Name); len(known) == 0 {
+			delete(w.waypoints, name.Namespace)
+		}
+	}
 	w.lock.Unlock()
-	if !known {
-		w.add(namespace)
+	if first {
+		w.add(name.Namespace)
 	}
 }
 
@@ -210,7 +222,7 @@ func (w *Writer) wants(namespace string) bool {
 	if !known || slices.Contains(excluded, namespace) {
 		return false
 	}
-	return !w.cfg.Meshed || isMeshed || w.needed[namespace] || namespace == w.cfg.Namespace
+	return !w.cfg.Meshed || isMeshed || len(w.waypoints[namespace]) > 0 || namespace == w.cfg.Namespace
 }
 
 func (w *Writer) write(ctx context.Context, name reflector.Name) error {

@@ -48,13 +48,28 @@ func TestNamespacesThatGetTheRoots(t *testing.T) {
 
 func TestNamespaceWithAWaypointNeedsTheRoots(t *testing.T) {
 	w := writer(true, "")
-	w.Need("plain")
-	if w.wanted(reflector.Name{Namespace: "plain", Name: RootsName}) == "" {
-		t.Error("it gets none")
+	roots := reflector.Name{Namespace: "plain", Name: RootsName}
+	a, b := model.Name{Namespace: "plain", Name: "a"}, model.Name{Namespace: "plain", Name: "b"}
+	for _, step := range []struct {
+		what string
+		do   func()
+		want bool
+	}{
+		{"none that was ever there went", func() { w.Waypoint(a, false) }, false},
+		{"one came", func() { w.Waypoint(a, true) }, true},
+		{"and another", func() { w.Waypoint(b, true); w.Waypoint(b, true) }, true},
+		{"one went", func() { w.Waypoint(a, false) }, true},
+		{"both went", func() { w.Waypoint(b, false) }, false},
+		{"one came again", func() { w.Waypoint(b, true) }, true},
+		{"the namespace went", func() { w.Drop("plain") }, false},
+	} {
+		if step.do(); (w.wanted(roots) != "") != step.want {
+			t.Errorf("%s: it wants them: %v", step.what, !step.want)
+		}
 	}
-	w.Drop("plain")
-	if w.wanted(reflector.Name{Namespace: "plain", Name: RootsName}) != "" {
-		t.Error("it gets them when it is gone")
+	w.Waypoint(b, false)
+	if len(w.waypoints) != 0 {
+		t.Errorf("remembers %v", w.waypoints)
 	}
 }
 
