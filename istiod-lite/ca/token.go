@@ -103,7 +103,7 @@ func (t *Tokens) Authenticate(ctx context.Context) (Caller, error) {
 func (t *Tokens) current() (crypto.PublicKey, error) {
 	info, err := os.Stat(t.path)
 	if err != nil {
-		return nil, fmt.Errorf("read token key: %w", err)
+		return nil, fmt.Errorf("read token key: %w: %w", err, ErrUnavailable)
 	}
 	t.lock.Lock()
 	defer t.lock.Unlock()
@@ -112,7 +112,7 @@ func (t *Tokens) current() (crypto.PublicKey, error) {
 	}
 	key, err := token.ReadPublicKey(t.path)
 	if err != nil {
-		return nil, fmt.Errorf("read token key: %w", err)
+		return nil, fmt.Errorf("read token key: %w: %w", err, ErrUnavailable)
 	}
 	t.seen, t.key = info, key
 	return key, nil

@@ -20,21 +20,18 @@ type authority struct {
 	lead []func(context.Context) error // on one of them
 }
 
-// openAuthority opens what signs and what proves callers, and returns the control plane's own certificate.
-func (d *Daemon) openAuthority(ctx context.Context) (*ca.Serving, error) {
-	var err error
-	if d.callers, err = authenticator(d.cfg, d.source.api); err != nil {
-		return nil, err
-	}
-	if d.authority, err = openAuthority(ctx, d.cfg, d.source.api, d.log.With("scope", "ca")); err != nil {
+// openAuthority opens what signs, and returns the control plane's own certificate.
+func (d *Daemon) openAuthority(ctx context.Context) (serving *ca.Serving, err error) {
+	waits := func(err error) { d.waits.Store(&err) }
+	if d.authority, err = openAuthority(ctx, d.cfg, d.source.api, waits, d.log.With("scope", "ca")); err != nil {
 		return nil, err
 	}
 	return ca.NewServing(d.authority.live, d.cfg.ServerNames)
 }
 
 // openAuthority opens the authority that is plugged in or, without one, our own: in a folder, or in a Secret of the cluster.
-// For that it waits until the API server answers.
-func openAuthority(ctx context.Context, cfg config.Config, api *rest.Config, log *slog.Logger) (authority, error) {
+// For that it waits until the API server answers; waits is told what for.
+func openAuthority(ctx context.Context, cfg config.Config, api *rest.Config, waits func(error), log *slog.Logger) (authority, error) {
 	var a authority
 	plugged, err := keep.OpenPlugged(cfg.CACerts, log)
 	switch {
@@ -43,7 +40,7 @@ func openAuthority(ctx context.Context, cfg config.Config, api *rest.Config, log
 	case plugged != nil:
 		a = authority{live: plugged.Live(), run: []func(context.Context) error{plugged.Run}}
 	case api != nil:
-		secret, err := keep.OpenSecret(ctx, secretConfig(cfg, api, log))
+		secret, err := keep.OpenSecret(ctx, secretConfig(cfg, api, log), waits)
 		if err != nil {
 			return a, err
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -33,14 +34,13 @@ type Daemon struct {
 	resource *push.Log
 	pusher   *push.Server
 	rpc      *grpc.Server
-	signer   *ca.Server
 	debug    *admin.Server
 	listener net.Listener // for proxies
 
 	authority authority
-	callers   ca.Authenticator
-	unproven  chan struct{} // has an element for each call whose caller isn't proven yet
+	door      *door
 
+	waits    atomic.Pointer[error] // why there is no authority yet
 	trouble  atomic.Pointer[error] // the last file that couldn't be used
 	metrics  *metrics
 	verdicts *verdicts
@@ -59,36 +59,50 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	return d.Run(ctx)
 }
 
-// New opens the authority, which in a cluster waits for the API server; listens for proxies and shows the debug pages. Whoever doesn't go on to Run leaks them.
+// New shows the debug pages, opens the authority, which in a cluster waits for the API server, and listens for proxies.
+// Whoever doesn't go on to Run leaks them.
 func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
 	registry := prometheus.NewRegistry()
 	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), resource: push.NewLog()}
-	d.unproven, d.synced = make(chan struct{}, maxUnproven), make(chan struct{})
+	d.synced = make(chan struct{})
 	d.model = model.New(settings(cfg))
 	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: cfg.DryRun, Bypass: cfg.Bypass}
 	if err := d.open(); err != nil {
-		return nil, err
-	}
-	serving, err := d.openAuthority(ctx)
-	if err != nil {
 		return nil, err
 	}
 	d.metrics = newMetrics(registry, d.model, version)
 	d.verdicts = newVerdicts(log.With("scope", "kube"))
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.pipeline.tell, d.pipeline.tellParents = d.verdicts.tell, d.verdicts.tellParents
-	if err := d.openWriters(serving.Config()); err != nil {
+	d.openPusher()
+	if err := d.openDoor(); err != nil {
 		return nil, err
 	}
-	d.serve(serving)
-	if d.listener, err = listen(cfg.TLSAddress); err != nil {
-		return nil, err
-	}
+	var err error
 	d.debug, err = admin.Start(admin.Config{Addr: cfg.DebugAddress, Handler: d.pages(registry), Log: log.With("scope", "admin")})
 	if err != nil {
-		return nil, errors.Join(err, d.listener.Close())
+		return nil, err
+	}
+	if err := d.openServing(ctx); err != nil {
+		d.debug.Close()
+		return nil, err
 	}
 	return d, nil
+}
+
+// openServing opens what needs the authority.
+func (d *Daemon) openServing(ctx context.Context) error {
+	serving, err := d.openAuthority(ctx)
+	if err != nil {
+		return err
+	}
+	d.waits.Store(nil)
+	if err := d.openWriters(serving.Config()); err != nil {
+		return err
+	}
+	d.serve(serving)
+	d.listener, err = d.door.listen(d.cfg.TLSAddress)
+	return err
 }
 
 // settings are those that the model is told at the start.
@@ -111,8 +125,8 @@ func (d *Daemon) DebugAddr() net.Addr { return d.debug.Addrs()[0] }
 
 // Run follows the objects and serves until the context ends, which isn't an error.
 func (d *Daemon) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var group sync.WaitGroup
 	parts := []func() error{
 		func() error { return d.rpc.Serve(d.listener) },
@@ -124,24 +138,28 @@ func (d *Daemon) Run(ctx context.Context) error {
 	failures := make([]error, len(parts))
 	for i, part := range parts {
 		group.Go(func() {
-			defer cancel() // none goes on without the others
 			failures[i] = part()
+			cancel(failures[i]) // none goes on without the others
 		})
 	}
-	if tokens, ok := d.callers.(*ca.Tokens); ok {
+	if tokens, ok := d.door.callers.(*ca.Tokens); ok {
 		if err := tokens.Check(); err != nil {
 			d.log.Warn("every proxy will be refused until the tokens' public key is there; tulle token key makes a pair", "err", err)
 		}
 	}
 	d.log.Info("control plane started", "source", d.source.name, "tls", d.XDSAddr().String(), "debug", d.DebugAddr().String(), "roots", d.cfg.State)
 	<-ctx.Done()
+	began := time.Now()
+	d.log.Info("draining", "reason", context.Cause(ctx), "over", d.drain.over, "proxies", len(d.pusher.Status()))
 	// Proxies reconnect with what they know, so there is nothing to finish for them.
 	d.drain.stop(d.rpc)
 	group.Wait()
 	d.pusher.Wait()
+	d.door.streams.Wait()
 	d.debug.Close()
 	if errors.Is(failures[0], grpc.ErrServerStopped) {
 		failures[0] = nil // it hadn't begun
 	}
+	d.log.Info("stopped", "took", time.Since(began))
 	return errors.Join(failures...)
 }

@@ -60,6 +60,10 @@ func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
+	if waits := d.waits.Load(); waits != nil {
+		fmt.Fprintln(w, "not ready, pending:", *waits)
+		return
+	}
 	fmt.Fprintln(w, "not ready, pending: first read of", d.source.name)
 	for _, one := range d.source.pending() {
 		fmt.Fprintln(w, one)

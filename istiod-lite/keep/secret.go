@@ -52,8 +52,8 @@ type Secret struct {
 }
 
 // OpenSecret reads the authority, and makes it if there is none: of several that try at once one wins. Should it have
-// expired, there is nothing to lose by a new one at once. It tries until the context ends.
-func OpenSecret(ctx context.Context, cfg SecretConfig) (*Secret, error) {
+// expired, there is nothing to lose by a new one at once. It tries until the context ends; waits is told what is in the way.
+func OpenSecret(ctx context.Context, cfg SecretConfig, waits func(error)) (*Secret, error) {
 	api, err := connect(cfg.API)
 	if err != nil {
 		return nil, err
@@ -68,9 +68,14 @@ func OpenSecret(ctx context.Context, cfg SecretConfig) (*Secret, error) {
 				return s, nil
 			}
 		}
-		cfg.Log.Error("no authority yet, nothing can be served without", "secret", s.name(), "retry", wait, "err", err)
+		err = fmt.Errorf("authority in Secret %s: %w", s.name(), err)
+		if apierrors.IsForbidden(err) {
+			err = fmt.Errorf("%w; apply deploy/rbac/istiod-lite.yaml", err)
+		}
+		waits(err)
+		cfg.Log.Error("no authority yet, nothing can be served without", "retry", wait, "err", err)
 		if pause(ctx, wait) != nil {
-			return nil, fmt.Errorf("authority in secret %s: %w", s.name(), err)
+			return nil, err
 		}
 	}
 }

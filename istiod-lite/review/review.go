@@ -21,7 +21,7 @@ import (
 const (
 	// maxToken bounds a token, in bytes. The API server's own are a tenth of it.
 	maxToken = 12 << 10
-	// timeout bounds one review, and so how long a call waits for it.
+	// timeout is that of every Reviewer but those of tests.
 	timeout = 5 * time.Second
 	// maxReviews is how many are asked for at a time; the others wait.
 	maxReviews = 32
@@ -44,8 +44,10 @@ type Reviewer struct {
 	cfg    Config
 	api    rest.Interface // authentication.k8s.io/v1
 	cache  *cache
-	slots  chan struct{}
-	failed *ca.Limit // by address
+	slots  chan struct{} // has an element for each review that goes on
+	failed *ca.Limit     // by address
+	// timeout bounds one review, and so how long a call waits for it.
+	timeout time.Duration
 }
 
 // New makes one.
@@ -54,7 +56,7 @@ func New(cfg Config) (*Reviewer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Reviewer{cfg: cfg, api: api, slots: make(chan struct{}, maxReviews), failed: ca.NewLimit(failures, failuresAtOnce)}
+	r := &Reviewer{cfg: cfg, api: api, slots: make(chan struct{}, maxReviews), failed: ca.NewLimit(failures, failuresAtOnce), timeout: timeout}
 	r.cache = newCache(r.review)
 	return r, nil
 }
@@ -105,16 +107,17 @@ func (r *Reviewer) checkCluster(ctx context.Context) error {
 // review asks the API server. It takes its time even if whoever asked has gone, since others may wait for the same answer.
 func (r *Reviewer) review(ctx context.Context, token string) (ca.Caller, error) {
 	address := ca.AddressOf(ctx)
-	if r.failed.Spent(address) {
+	// Who was proven before is asked for again whatever others send from there: a revoked token mustn't last longer by that.
+	if _, proven := ca.CallerOf(ctx); !proven && r.failed.Spent(address) {
 		return ca.Caller{}, fmt.Errorf("%s has sent too many bad tokens, so this one isn't reviewed: %w", address, ca.ErrUnavailable)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.timeout)
 	defer cancel()
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
-		return ca.Caller{}, fmt.Errorf("%d tokens are being reviewed already: %w", maxReviews, ca.ErrUnavailable)
+		return ca.Caller{}, fmt.Errorf("%d tokens are being reviewed already: %w", cap(r.slots), ca.ErrUnavailable)
 	}
 	ask := &authv1.TokenReview{Spec: authv1.TokenReviewSpec{Token: token, Audiences: r.cfg.Audiences}}
 	answer := new(authv1.TokenReview)

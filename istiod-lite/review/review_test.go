@@ -2,15 +2,20 @@ package review
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	authv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/ca"
@@ -124,5 +129,57 @@ func TestAnAddressThatSendsBadTokensIsLeftAlone(t *testing.T) {
 	}
 	if _, err := r.Authenticate(call("10.0.0.2", "authorization", "Bearer b")); err == nil || strings.Contains(err.Error(), "too many") {
 		t.Errorf("another address: %v", err)
+	}
+	// Else a revoked token would last as long as somebody sends bad ones.
+	again := ca.WithCaller(call("10.0.0.1", "authorization", "Bearer c"), ca.Caller{})
+	if _, err := r.Authenticate(again); err == nil || strings.Contains(err.Error(), "too many") {
+		t.Errorf("a caller that was proven before: %v", err)
+	}
+}
+
+// TestReviewsBeyondTheLimitWait for others to end, but no longer than a review may take.
+func TestReviewsBeyondTheLimitWait(t *testing.T) {
+	asked, answer := make(chan struct{}, 10), make(chan struct{})
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		select {
+		case <-answer:
+		case <-r.Context().Done():
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(authv1.TokenReview{
+			TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview"}, Status: answered(nil),
+		})
+	}))
+	defer api.Close()
+	r, err := New(Config{API: &rest.Config{Host: api.URL}, Audiences: []string{"istio-ca"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.slots, r.timeout = make(chan struct{}, 2), 10*time.Second
+	results := make(chan error, 3)
+	for i := range 3 {
+		go func() {
+			_, err := r.Authenticate(call("10.0.0.1", "authorization", fmt.Sprint("Bearer ", i)))
+			results <- err
+		}()
+	}
+	<-asked
+	<-asked
+	select {
+	case <-asked:
+		t.Error("a third of two is asked for")
+	case <-time.After(50 * time.Millisecond):
+	}
+	hasty := *r
+	hasty.timeout = time.Millisecond
+	if _, err := hasty.review(call("10.0.0.1"), "x"); !errors.Is(err, ca.ErrUnavailable) || !strings.Contains(err.Error(), "2 tokens are being reviewed already") {
+		t.Errorf("one that can't wait: %v", err)
+	}
+	close(answer)
+	for range 3 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
 	}
 }
