@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -23,6 +24,7 @@ type authority struct {
 // openAuthority opens what signs, and returns the control plane's own certificate.
 func (d *Daemon) openAuthority(ctx context.Context) (serving *ca.Serving, err error) {
 	waits := func(err error) { d.waits.Store(&err) }
+	waits(errors.New("authority"))
 	if d.authority, err = openAuthority(ctx, d.cfg, d.source.api, waits, d.log.With("scope", "ca")); err != nil {
 		return nil, err
 	}

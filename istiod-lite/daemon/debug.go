@@ -48,7 +48,7 @@ func build(version string) string {
 	return version + "-" + revision + "-" + status
 }
 
-// readiness is 200 from the first good read of everything on.
+// readiness is 200 from the first good read of everything on: what is known stays in force, so who lags is no less ready.
 func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 	if d.drain.draining() {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -57,6 +57,9 @@ func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 	}
 	if d.pipeline.ready.Load() {
 		fmt.Fprintln(w, "ready")
+		for _, one := range d.source.lagging() {
+			fmt.Fprintln(w, "lagging:", one)
+		}
 		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)

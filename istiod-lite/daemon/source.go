@@ -21,6 +21,8 @@ type source struct {
 	run func(context.Context) error
 	// pending says what isn't there yet at the start.
 	pending func() []string
+	// lagging says of what it doesn't hear at present.
+	lagging func() []string
 }
 
 // open prepares the source.
@@ -36,7 +38,7 @@ func (d *Daemon) open() (err error) {
 		API: d.source.api, SystemNamespace: d.cfg.RootNamespace, Apply: d.apply, Reject: d.reject, Registry: d.registry,
 		Log: d.log.With("scope", "kube"),
 	}
-	d.source.name, d.source.run, d.source.pending = d.source.api.Host, cluster.Run, cluster.Pending
+	d.source.name, d.source.run, d.source.pending, d.source.lagging = d.source.api.Host, cluster.Run, cluster.Pending, cluster.Lagging
 	return nil
 }
 
@@ -56,6 +58,7 @@ func (d *Daemon) openFolder() error {
 			}
 			return nil
 		},
+		lagging: func() []string { return nil },
 	}
 	return nil
 }

@@ -5,11 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/decode"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
@@ -73,8 +78,8 @@ func TestTheFirstCallHasEverythingOfEveryKind(t *testing.T) {
 		f.synced(one)
 		f.add(node("b"))
 		expect(t, h)
-		f.blocked(one, errors.New("not any more"))
-		f.blocked(two, errors.New("list two: not now"))
+		f.note(one, errors.New("not any more"))
+		f.note(two, errors.New("list two: not now"))
 		if pending := f.pending(); !slices.Equal(pending, []string{"list two: not now"}) {
 			t.Errorf("pending: %q", pending)
 		}
@@ -85,6 +90,40 @@ func TestTheFirstCallHasEverythingOfEveryKind(t *testing.T) {
 		expect(t, h, []string{"c"})
 		cancel()
 		synctest.Wait()
+	})
+}
+
+// TestAKindThatIsNotFollowedAnyMoreSaysSinceWhenAndWhy, as when somebody takes the right to watch it away.
+func TestAKindThatIsNotFollowedAnyMoreSaysSinceWhenAndWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, registry := newFeed([]decode.Kind{one, two}), prometheus.NewRegistry()
+		f.register(registry, []decode.Kind{one, two})
+		metric := func() string {
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var values []string
+			for _, m := range families[0].GetMetric() {
+				values = append(values, fmt.Sprint(m.GetLabel()[0].GetValue(), "=", m.GetGauge().GetValue()))
+			}
+			return strings.Join(values, " ")
+		}
+		expect := func(metrics string, want ...string) {
+			t.Helper()
+			if have := f.lagging(); !slices.Equal(have, want) || metric() != metrics {
+				t.Errorf("lagging %q, %s; want %q, %s", have, metric(), want, metrics)
+			}
+		}
+		forbidden := fmt.Errorf("watch ones: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "ones"}, "", errors.New("no right")))
+		expect("One=0 Two=0")
+		f.note(one, errors.New("connection refused"))
+		expect("One=0 Two=0")
+		time.Sleep(90 * time.Second)
+		f.note(one, forbidden)
+		expect("One=90 Two=0", `One for 1m30s: watch ones: ones is forbidden: no right; apply deploy/rbac/istiod-lite.yaml`)
+		f.note(one, nil)
+		expect("One=0 Two=0")
 	})
 }
 

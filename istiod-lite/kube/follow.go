@@ -58,13 +58,17 @@ func clientsFor(api *rest.Config, kinds []decode.Kind) ([]rest.Interface, error)
 
 // run follows the kind until the context ends.
 func (f *follower) run(ctx context.Context) {
-	reflector.Run(ctx, reflector.Config{Name: f.kind.Kind, List: f.list, Watch: f.watch, Store: f, Log: f.log})
+	reflector.Run(ctx, reflector.Config{
+		Name: f.kind.Kind, List: f.list, Watch: f.watch, Store: f, Log: f.log,
+		Note: func(err error) { f.feed.note(f.kind, err) },
+	})
 }
 
 func (f *follower) list(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 	list := new(page)
 	err := f.ask(options, func(r *rest.Request) error { return r.Do(ctx).Into(list) })
 	if apierrors.IsNotFound(err) {
+		f.feed.note(f.kind, nil)
 		f.absent()
 	}
 	return list, err
@@ -96,11 +100,7 @@ func (f *follower) ask(options metav1.ListOptions, do func(*rest.Request) error)
 	if options.Watch {
 		verb = "watch"
 	}
-	err = fmt.Errorf("%s %s: %w", verb, f.kind.Resource, err)
-	if !apierrors.IsNotFound(err) {
-		f.feed.blocked(f.kind, err)
-	}
-	return err
+	return fmt.Errorf("%s %s: %w", verb, f.kind.Resource, err)
 }
 
 // pathOf is where objects of a kind are.

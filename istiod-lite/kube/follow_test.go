@@ -274,8 +274,14 @@ func TestAServerThatKeepsHangingUpIsToldOfOnceAndWhenItAnswers(t *testing.T) {
 	if pending := s.source.Pending(); len(pending) != 1 || !strings.Contains(pending[0], "nodes: ") || !strings.HasSuffix(pending[0], "EOF") {
 		t.Errorf("pending: %q", pending)
 	}
+	if lagging := s.source.Lagging(); len(lagging) != 1 || !strings.HasPrefix(lagging[0], "Node for ") {
+		t.Errorf("lagging: %q", lagging)
+	}
 	answers.Store(true)
 	s.told(lost, back)
+	if lagging := s.source.Lagging(); lagging != nil {
+		t.Errorf("lagging when it answers again: %q", lagging)
+	}
 }
 
 // told waits for the log to say the same.

@@ -4,14 +4,17 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/decode"
@@ -62,6 +65,7 @@ func (s *Source) Run(ctx context.Context) error {
 		return err
 	}
 	changes, counts := newFeed(kinds), newMetrics(s.Registry)
+	changes.register(s.Registry, kinds)
 	s.running.Store(changes)
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -103,17 +107,27 @@ func (s *Source) Pending() []string {
 	return f.pending()
 }
 
+// Lagging says which kinds' changes aren't followed at present, with what is in the way.
+func (s *Source) Lagging() []string {
+	f := s.running.Load()
+	if f == nil {
+		return nil
+	}
+	return f.lagging()
+}
+
 // feed gathers changes of all kinds for one reader. It holds at most one change per object.
 type feed struct {
 	wake chan struct{} // has room for one
 
 	lock    sync.Mutex
 	waiting map[string]error // kinds that weren't listed yet, with the last that was in the way, or nil
+	lags    map[string]lag   // kinds of which no request succeeds
 	changes map[model.Key]model.Object
 }
 
 func newFeed(kinds []decode.Kind) *feed {
-	f := &feed{wake: make(chan struct{}, 1), waiting: make(map[string]error), changes: make(map[model.Key]model.Object)}
+	f := &feed{wake: make(chan struct{}, 1), waiting: make(map[string]error), lags: make(map[string]lag), changes: make(map[model.Key]model.Object)}
 	for _, kind := range kinds {
 		f.waiting[kind.Kind] = nil
 	}
@@ -135,12 +149,23 @@ func (f *feed) synced(kind decode.Kind) {
 	f.notify()
 }
 
-// blocked says what is in the way of a kind.
-func (f *feed) blocked(kind decode.Kind, err error) {
+// note takes what is in the way of a kind, or that nothing is.
+func (f *feed) note(kind decode.Kind, err error) {
+	if apierrors.IsForbidden(err) {
+		err = fmt.Errorf("%w; apply deploy/rbac/istiod-lite.yaml", err)
+	}
 	f.lock.Lock()
 	defer f.lock.Unlock()
 	if _, waits := f.waiting[kind.Kind]; waits {
 		f.waiting[kind.Kind] = err
+	}
+	switch before, lags := f.lags[kind.Kind]; {
+	case err == nil:
+		delete(f.lags, kind.Kind)
+	case lags:
+		f.lags[kind.Kind] = lag{before.since, err}
+	default:
+		f.lags[kind.Kind] = lag{time.Now(), err}
 	}
 }
 

@@ -40,7 +40,9 @@ type Config struct {
 	List  func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	Watch func(context.Context, metav1.ListOptions) (watch.Interface, error)
 	Store cache.ReflectorStore
-	Log   *slog.Logger
+	// Note takes why a request failed, or nil when one succeeded. It is nil where nobody wants to know.
+	Note func(error)
+	Log  *slog.Logger
 }
 
 // Run keeps the store up until the context ends.
@@ -65,12 +67,12 @@ type follower struct {
 
 // list reads a page. Only a server that can't stream the objects is asked to list them.
 func (f *follower) list(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-	ctx, cancel := context.WithTimeout(ctx, pageTime)
+	bound, cancel := context.WithTimeout(ctx, pageTime)
 	defer cancel()
 	if options.Limit > 0 {
 		options.ResourceVersion = "" // with one, the server would disregard the limit
 	}
-	list, err := f.List(ctx, options)
+	list, err := f.List(bound, options)
 	f.note(ctx, err)
 	return list, err
 }
@@ -105,9 +107,13 @@ func (b *bounded) Stop() {
 
 // note says once what is in the way if it doesn't pass soon, and that it did. A kind that isn't there is in nobody's way.
 func (f *follower) note(ctx context.Context, err error) {
-	switch {
-	case ctx.Err() != nil || apierrors.IsNotFound(err):
+	if ctx.Err() != nil || apierrors.IsNotFound(err) {
 		return
+	}
+	if f.Note != nil {
+		f.Note(err)
+	}
+	switch {
 	case err == nil:
 		f.failing = time.Time{}
 		if f.said {
