@@ -59,7 +59,7 @@ func clientsFor(api *rest.Config, kinds []decode.Kind) ([]rest.Interface, error)
 // run follows the kind until the context ends.
 func (f *follower) run(ctx context.Context) {
 	reflector.Run(ctx, reflector.Config{
-		Name: f.kind.Kind, List: f.list, Watch: f.watch, Store: f, Log: f.log,
+		Name: f.kind.Resource, List: f.list, Watch: f.watch, Store: f, Log: f.log,
 		Note: func(err error) { f.feed.note(f.kind, err) },
 	})
 }

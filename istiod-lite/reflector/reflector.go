@@ -5,6 +5,7 @@ package reflector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -36,7 +37,7 @@ var errHungUp = errors.New("the API server hung up before it answered")
 
 // Config says what is followed. List and Watch ask once: what fails is tried again, later.
 type Config struct {
-	Name  string // of the kind
+	Name  string // of the resource
 	List  func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	Watch func(context.Context, metav1.ListOptions) (watch.Interface, error)
 	Store cache.ReflectorStore
@@ -83,7 +84,7 @@ func (f *follower) watch(ctx context.Context, options metav1.ListOptions) (watch
 	options.Watch = true
 	stream, err := f.Watch(bound, options)
 	if _, begun := stream.(*watch.StreamWatcher); err == nil && !begun {
-		err = errHungUp
+		err = fmt.Errorf("watch %s: %w", f.Name, errHungUp)
 	}
 	f.note(ctx, err)
 	if err != nil {
