@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/kube"
@@ -23,7 +24,9 @@ type verdicts struct {
 
 	lock     sync.Mutex
 	rejected map[model.Key]*rejected
-	parents  map[model.Key][]routes.Parent // of routes in force: a state that can't be read may have others, or none
+	// Of those in force, since a state that can't be read may say something else, or nothing.
+	parents  map[model.Key][]routes.Parent // of routes
+	targeted map[model.Key]struct{}        // policies that waypoints enforce
 }
 
 // rejected is a present state that isn't in force, and what translation has told meanwhile of the one that is, for when that is
@@ -44,7 +47,7 @@ func newVerdicts(log *slog.Logger) *verdicts {
 	return &verdicts{
 		set: func(model.Key, int64, []model.Condition) {}, setParents: func(model.Key, int64, []routes.Parent) {},
 		trouble: func(model.Key, string, string, string) {}, gateway: func(model.Name, int64, string) {}, log: log,
-		rejected: make(map[model.Key]*rejected), parents: make(map[model.Key][]routes.Parent),
+		rejected: make(map[model.Key]*rejected), parents: make(map[model.Key][]routes.Parent), targeted: make(map[model.Key]struct{}),
 	}
 }
 
@@ -52,8 +55,13 @@ func newVerdicts(log *slog.Logger) *verdicts {
 func (v *verdicts) tell(key model.Key, generation int64, conditions []model.Condition) {
 	v.lock.Lock()
 	defer v.lock.Unlock()
+	delete(v.targeted, key)
+	if slices.ContainsFunc(conditions, func(c model.Condition) bool { return c.Type == waypointAccepted }) {
+		v.targeted[key] = struct{}{}
+	}
 	if r := v.rejected[key]; r != nil {
 		r.held = &verdict{generation, conditions}
+		v.refuse(key, r)
 		return
 	}
 	v.set(key, generation, conditions)
@@ -69,10 +77,27 @@ func (v *verdicts) tellParents(key model.Key, generation int64, parents []routes
 		v.parents[key] = parents
 	}
 	if r := v.rejected[key]; r != nil {
-		v.refuseAtParents(key, r)
+		v.refuse(key, r)
 		return
 	}
 	v.setParents(key, generation, parents)
+}
+
+// The conditions by which policies are told whether those who enforce them can.
+const ztunnelAccepted, waypointAccepted = "ZtunnelAccepted", "WaypointAccepted"
+
+// refuse says in the object's status what is in the way of its present state; the Gateways' is another's.
+func (v *verdicts) refuse(key model.Key, r *rejected) {
+	of := ztunnelAccepted
+	if _, targeted := v.targeted[key]; targeted || key.Kind == model.KindRequestAuthentication {
+		of = waypointAccepted
+	}
+	switch key.Kind {
+	case model.KindAuthorizationPolicy, model.KindRequestAuthentication:
+		v.set(key, r.generation, []model.Condition{{Type: of, Reason: "Invalid", Message: r.message}})
+	case model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute:
+		v.refuseAtParents(key, r)
+	}
 }
 
 // refuseAtParents says at the parents of what is in force that something else should be.
@@ -115,15 +140,9 @@ func (v *verdicts) reject(r kube.Rejection) {
 	}
 	now.generation, now.message = r.Generation, message
 	v.trouble(key, r.UID, "Invalid", message)
-	switch key.Kind {
-	case model.KindGateway:
+	v.refuse(key, now)
+	if key.Kind == model.KindGateway {
 		v.gateway(key.Name, r.Generation, r.Err.Error())
-	case model.KindAuthorizationPolicy:
-		v.set(key, r.Generation, []model.Condition{{Type: "ZtunnelAccepted", Reason: "Invalid", Message: message}})
-	case model.KindRequestAuthentication:
-		v.set(key, r.Generation, []model.Condition{{Type: "WaypointAccepted", Reason: "Invalid", Message: message}})
-	case model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute:
-		v.refuseAtParents(key, now)
 	}
 }
 

@@ -30,6 +30,7 @@ func TestARejectedObjectSaysSoUntilItIsRightAgain(t *testing.T) {
 		"demo/p 1 ZtunnelAccepted=true Accepted ",
 		"event Invalid spec.x: wrong; what it said before stays in force",
 		"demo/p 2 ZtunnelAccepted=false Invalid spec.x: wrong; what it said before stays in force",
+		"demo/p 2 ZtunnelAccepted=false Invalid spec.x: wrong; what it said before stays in force",
 		"event  ",
 		"demo/p 1 ZtunnelAccepted=true Other ",
 		"demo/p 3",
@@ -107,7 +108,28 @@ func TestARejectedRequestAuthenticationSaysWhatItMeansForTokens(t *testing.T) {
 	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec: bad"), First: true, Closed: true})
 	v.tell(model.Key{Kind: kind.Model, Name: name}, 1, []model.Condition{{Type: "WaypointAccepted", Status: true, Reason: "Accepted"}})
 	const message = "spec: bad; it said nothing before, so no token is good"
-	if want := []string{"event Invalid " + message, "demo/jwt 1 WaypointAccepted=false Invalid " + message}; !slices.Equal(told, want) {
+	const status = "demo/jwt 1 WaypointAccepted=false Invalid " + message
+	if want := []string{"event Invalid " + message, status, status}; !slices.Equal(told, want) {
+		t.Errorf("told %q", told)
+	}
+}
+
+func TestARejectedPolicySaysSoInPlaceOfWhoeverEnforcesIt(t *testing.T) {
+	var told []string
+	v := writing(&told)
+	kind := decode.Kind{Kind: "AuthorizationPolicy", Model: model.KindAuthorizationPolicy}
+	name := model.Name{Namespace: "demo", Name: "p"}
+	key := model.Key{Kind: kind.Model, Name: name}
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec: bad"), First: true, Closed: true})
+	v.tell(key, 1, []model.Condition{{Type: "WaypointAccepted", Status: true, Reason: "Accepted"}}) // of what lets nobody in
+	v.reject(kube.Rejection{Kind: kind, Name: name})
+	v.tell(key, 2, nil)
+	const wrong = "spec: bad; it said nothing before, so it lets nobody in"
+	want := []string{
+		"event Invalid " + wrong, "demo/p 1 ZtunnelAccepted=false Invalid " + wrong, "demo/p 1 WaypointAccepted=false Invalid " + wrong,
+		"event  ", "demo/p 1 WaypointAccepted=true Accepted ", "demo/p 2",
+	}
+	if !slices.Equal(told, want) {
 		t.Errorf("told %q", told)
 	}
 }
