@@ -36,9 +36,9 @@ type Attached struct {
 // Attached looks at the links.
 func (p *Pod) Attached() (Attached, error) {
 	var at Attached
-	spec, err := loadProgram()
+	spec, err := committed()
 	if err != nil {
-		return at, fmt.Errorf("read the committed programs: %w", err)
+		return at, err
 	}
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
@@ -157,15 +157,15 @@ func (p *Pod) Attach(netns int, interfaces []int) error {
 
 // load verifies the programs with the pod's maps. The error says what the verifier has said.
 func (p *Pod) load(into *programPrograms) error {
-	spec, err := loadProgram()
+	spec, err := committed()
 	if err != nil {
-		return fmt.Errorf("read the committed programs: %w", err)
+		return err
 	}
 	replaced := map[string]*ebpf.Map{}
 	for name, m := range p.byName() {
 		replaced[name] = *m
 	}
-	return explain(spec.LoadAndAssign(into, &ebpf.CollectionOptions{MapReplacements: replaced}))
+	return explain(spec.Copy().LoadAndAssign(into, &ebpf.CollectionOptions{MapReplacements: replaced}))
 }
 
 // verifierLines is how many of the last lines of the verifier's log an error shows.

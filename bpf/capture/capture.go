@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 )
@@ -72,6 +73,16 @@ type Pod struct {
 	maps programMaps
 }
 
+// committed are the programs and maps as they were compiled. They are read once, which takes longer than making a pod's maps; whoever
+// loads them has a copy.
+var committed = sync.OnceValues(func() (*ebpf.CollectionSpec, error) {
+	spec, err := loadProgram()
+	if err != nil {
+		return nil, fmt.Errorf("read the committed programs: %w", err)
+	}
+	return spec, nil
+})
+
 // Open opens the pinned maps of a folder. The error wraps fs.ErrNotExist if there is nothing, or not all.
 func Open(dir string) (*Pod, error) {
 	p := &Pod{dir: dir}
@@ -88,9 +99,9 @@ func Open(dir string) (*Pod, error) {
 
 // Create makes the maps, with everything switched off, and pins them in a new folder. What was there before has to be removed first.
 func Create(dir string) (*Pod, error) {
-	spec, err := loadProgram()
+	spec, err := committed()
 	if err != nil {
-		return nil, fmt.Errorf("read the committed programs: %w", err)
+		return nil, err
 	}
 	p := &Pod{dir: dir}
 	if err := p.create(spec); err != nil {

@@ -167,6 +167,7 @@ func enrolmentCutsNoConnection(t *testing.T, c *demo.Cluster) {
 		serve(t, c, pod, raw, func(conn *net.TCPConn) { io.Copy(conn, conn) })
 	}
 	old := &older{}
+	t.Cleanup(old.stop)
 	for i := range 40 {
 		path := [][2]string{{stranger, outpost}, {outpost, stranger}, {stranger, annex}, {annex, stranger}}[i%4]
 		old.hold(t, c, path[0], podAddr(c, path[1], i/4%2, raw))
@@ -177,7 +178,12 @@ func enrolmentCutsNoConnection(t *testing.T, c *demo.Cluster) {
 		relabel(t, c, stranger, false)
 		old.more(t)
 	}
-	old.stop(t)
+	old.stop()
+	total := int64(0)
+	for _, count := range old.exchanges {
+		total += count.Load()
+	}
+	t.Logf("%d exchanges on %d connections", total, len(old.exchanges))
 }
 
 // older are connections that are held, each with an exchange all the time.
@@ -223,13 +229,7 @@ func (o *older) more(t *testing.T) {
 	}
 }
 
-func (o *older) stop(t *testing.T) {
-	t.Helper()
+func (o *older) stop() {
 	o.stopped.Store(true)
 	o.clients.Wait()
-	total := int64(0)
-	for _, count := range o.exchanges {
-		total += count.Load()
-	}
-	t.Logf("%d exchanges on %d connections", total, len(o.exchanges))
 }
