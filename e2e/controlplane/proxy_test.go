@@ -88,9 +88,13 @@ const pause = 50 * time.Millisecond
 
 func (p *proxy) run(ctx context.Context, types []string) {
 	for ctx.Err() == nil {
-		stream, err := delta.Open(ctx, p.conn, p.identity)
+		have, err := encodeVersions(p.versions())
+		var stream *delta.Stream
 		if err == nil {
-			err = stream.Run(p.versions(), types, p.take)
+			stream, err = delta.Open(ctx, p.conn, p.identity)
+		}
+		if err == nil {
+			err = stream.Run(have, types, p.take)
 		}
 		p.note(err)
 		select {
@@ -125,6 +129,17 @@ func (p *proxy) versions() map[string]map[string]string {
 		}
 	}
 	return versions
+}
+
+func encodeVersions(byType map[string]map[string]string) (map[string]delta.Versions, error) {
+	encoded := map[string]delta.Versions{}
+	for typeURL, versions := range byType {
+		var err error
+		if encoded[typeURL], err = delta.EncodeVersions(versions); err != nil {
+			return nil, err
+		}
+	}
+	return encoded, nil
 }
 
 func (p *proxy) take(r *delta.Response) {

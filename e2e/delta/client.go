@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/tulle-mesh/tulle/mesh/controlplane"
 )
 
 // The types of resources.
@@ -39,6 +41,8 @@ func Dial(addr, serverName string, roots *x509.CertPool, options ...grpc.DialOpt
 	options = append([]grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: serverName, MinVersion: tls.VersionTLS13})),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(200 << 20)),
+		// As a ztunnel's: see package mesh/controlplane.
+		grpc.WithStaticStreamWindowSize(controlplane.Window), grpc.WithStaticConnWindowSize(controlplane.Window),
 	}, options...)
 	return grpc.NewClient("passthrough:///"+addr, options...)
 }
@@ -99,17 +103,19 @@ func Open(ctx context.Context, conn *grpc.ClientConn, identity Identity) (*Strea
 	return &Stream{stream: stream, identity: identity}, nil
 }
 
-// Subscribe asks for everything of a type; have is what the client knows, as versions by name.
-func (s *Stream) Subscribe(typeURL string, have map[string]string) error {
-	return s.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeURL, InitialResourceVersions: have})
+// Subscribe asks for everything of a type but what the client has.
+func (s *Stream) Subscribe(typeURL string, have Versions) error {
+	return s.send(request{&discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeURL}, have})
 }
 
 // Send sends any request; the first says who the client is.
-func (s *Stream) Send(request *discoveryv3.DeltaDiscoveryRequest) error {
+func (s *Stream) Send(r *discoveryv3.DeltaDiscoveryRequest) error { return s.send(request{r, nil}) }
+
+func (s *Stream) send(r request) error {
 	if !s.greeted {
-		request.Node, s.greeted = s.identity.node(), true
+		r.Node, s.greeted = s.identity.node(), true
 	}
-	return s.stream.SendMsg(request)
+	return s.stream.SendMsg(r)
 }
 
 // Receive returns the next response, which the caller frees.
@@ -132,7 +138,7 @@ func (s *Stream) Reject(r *Response, reason string) error {
 }
 
 // Run subscribes to types, and receives and accepts until the stream ends. Handle may not keep what it is given.
-func (s *Stream) Run(have map[string]map[string]string, types []string, handle func(*Response)) error {
+func (s *Stream) Run(have map[string]Versions, types []string, handle func(*Response)) error {
 	for _, typeURL := range types {
 		if err := s.Subscribe(typeURL, have[typeURL]); err != nil {
 			return s.ended(err)

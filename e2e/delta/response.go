@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -33,18 +34,18 @@ func (r *Response) Free() {
 	*r = Response{}
 }
 
-// codec encodes requests as they are, and decodes only what clients look at.
+// codec encodes requests, and decodes only what clients look at.
 type codec struct{}
 
 func (codec) Name() string { return "proto" }
 
 func (codec) Marshal(v any) (mem.BufferSlice, error) {
-	message, ok := v.(proto.Message)
+	r, ok := v.(request)
 	if !ok {
-		return nil, fmt.Errorf("%T is no message", v)
+		return nil, fmt.Errorf("%T is no request", v)
 	}
-	data, err := proto.Marshal(message)
-	return mem.BufferSlice{mem.SliceBuffer(data)}, err
+	data, err := proto.Marshal(r.DeltaDiscoveryRequest)
+	return mem.BufferSlice{mem.SliceBuffer(data), mem.SliceBuffer(r.have)}, err
 }
 
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
@@ -119,4 +120,18 @@ func fields(data []byte, visit func(protowire.Number, []byte) error) error {
 		data = data[length:]
 	}
 	return nil
+}
+
+// Versions are the initial_resource_versions of a request, encoded once for any number of clients.
+type Versions []byte
+
+// EncodeVersions encodes versions by the names of resources.
+func EncodeVersions(byName map[string]string) (Versions, error) {
+	return proto.Marshal(&discoveryv3.DeltaDiscoveryRequest{InitialResourceVersions: byName})
+}
+
+// request is one with the versions that the client has.
+type request struct {
+	*discoveryv3.DeltaDiscoveryRequest
+	have Versions
 }

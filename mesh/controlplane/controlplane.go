@@ -22,6 +22,10 @@ const (
 	pingTimeout    = 10 * time.Second
 )
 
+// Window is how much the control plane may send before it is read, in bytes. A window that gRPC finds out by itself costs a ping
+// and its answer with every change of the mesh, of each node.
+const Window = 1 << 20
+
 // Config is where the control plane is and how both sides prove who they are.
 type Config struct {
 	// Address is host:port or https://host:port.
@@ -69,6 +73,7 @@ func Dial(config Config, log *slog.Logger) (*grpc.ClientConn, error) {
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithStaticStreamWindowSize(Window), grpc.WithStaticConnWindowSize(Window),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: 15 * time.Second},

@@ -210,7 +210,9 @@ func (b *bench) many(ctx context.Context, c *control) error {
 	if err := b.held(ctx, c, heap100, resident100, anonymous100); err != nil {
 		return err
 	}
-	if err := churn.watch(ctx); err != nil {
+	watching, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	if err := churn.watch(watching); err != nil {
 		return err
 	}
 	for i, rate := range []int{20, 100} {
@@ -304,16 +306,22 @@ func (b *bench) reconnect(ctx context.Context, c *control) (fleet, error) {
 	if err != nil {
 		return nil, err
 	}
+	profiled := make(chan error, 1)
+	go func() { profiled <- b.profile(ctx, c, "reconnect", "/debug/pprof/profile?seconds=3") }()
+	if err := pause(ctx, 100*time.Millisecond); err != nil {
+		return nil, err
+	}
 	peak := watchPeak(c)
 	began := time.Now()
 	clients, err := b.connect(ctx, c, through(0, b.clients-1), have, nil)
 	if err == nil {
 		err = clients.settled(ctx)
 	}
-	if err != nil {
+	took := time.Since(began)
+	if err := errors.Join(err, <-profiled); err != nil {
 		return clients, err
 	}
-	b.set(againTime, time.Since(began).Seconds())
+	b.set(againTime, took.Seconds())
 	bytes, _ := clients.received()
 	b.set(againBytes, float64(bytes)/kilo/float64(len(clients)))
 	b.set(againPeak, peak().anonymous/mega)
@@ -322,20 +330,26 @@ func (b *bench) reconnect(ctx context.Context, c *control) (fleet, error) {
 	return clients, err
 }
 
-// learn returns the versions of everything, by type and name.
-func (b *bench) learn(ctx context.Context, c *control) (map[string]map[string]string, error) {
-	have := map[string]map[string]string{}
+// learn returns the versions of everything, by type.
+func (b *bench) learn(ctx context.Context, c *control) (map[string]delta.Versions, error) {
+	known := map[string]map[string]string{}
 	one, err := b.connect(ctx, c, []int{0}, nil, func(_ int, r *delta.Response) {
-		if have[r.TypeURL] == nil {
-			have[r.TypeURL] = map[string]string{}
+		if known[r.TypeURL] == nil {
+			known[r.TypeURL] = map[string]string{}
 		}
 		for _, resource := range r.Resources {
-			have[r.TypeURL][resource.Name] = resource.Version
+			known[r.TypeURL][resource.Name] = resource.Version
 		}
 	})
 	if err == nil {
 		err = errors.Join(one.settled(ctx), pause(ctx, time.Second))
 	}
 	one.close() // after which nobody writes to the map
+	have := map[string]delta.Versions{}
+	for typeURL, versions := range known {
+		if err == nil {
+			have[typeURL], err = delta.EncodeVersions(versions)
+		}
+	}
 	return have, err
 }

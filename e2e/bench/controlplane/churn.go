@@ -13,9 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/tulle-mesh/tulle/e2e/delta"
 )
@@ -103,7 +100,7 @@ func (c *churn) choose() *event {
 	c.lock.Lock()
 	defer c.lock.Unlock()
 	kind := often[c.random.IntN(len(often))]
-	if kind == creation && (len(c.gone) == 0 || !c.gone[0].heard(c.clients-1)) {
+	if kind == creation && (len(c.gone) == 0 || !c.gone[0].over(c.clients-1)) {
 		kind = label // a pod that is there again at once may never be missed
 	}
 	e := &event{kind: kind, received: make([]time.Time, c.clients)}
@@ -173,32 +170,29 @@ func patch(fields map[string]any) []byte {
 }
 
 // observe notes what the plain watch tells.
-func (c *churn) observe(kind watch.EventType, pod *corev1.Pod) {
-	now := time.Now()
+func (c *churn) observe(one sight) {
 	c.lock.Lock()
-	e := c.byPod[pod.Namespace+"/"+pod.Name]
+	e := c.byPod[one.Pod]
 	c.lock.Unlock()
-	if e == nil || !e.isDone(kind, pod) {
+	if e == nil || !e.isDone(one) {
 		return
 	}
 	e.lock.Lock()
 	defer e.lock.Unlock()
 	if e.watched.IsZero() {
-		e.watched = now
+		e.watched = one.At
 	}
 }
 
 // isDone tells whether what a watch says of a pod is the event's outcome.
-func (e *event) isDone(kind watch.EventType, pod *corev1.Pod) bool {
+func (e *event) isDone(one sight) bool {
 	switch {
-	case e.kind == deletion || kind == watch.Deleted:
-		return e.kind == deletion && kind == watch.Deleted
+	case e.kind == deletion || one.Deleted:
+		return e.kind == deletion && one.Deleted
 	case e.kind == readiness:
-		return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && (c.Status == corev1.ConditionTrue) == e.ready
-		})
+		return one.Ready == e.ready
 	}
-	return pod.Labels["version"] == e.version && len(pod.Status.PodIPs) > 0
+	return one.Version == e.version && one.Addressed
 }
 
 // receive notes what a client is sent.
@@ -229,11 +223,17 @@ func (c *churn) note(client int, name string, removed bool, now time.Time) {
 	}
 }
 
-// heard tells whether the plain watch and so many clients have heard of the event.
-func (e *event) heard(clients int) bool {
+// reached tells whether the plain watch, and whether so many clients have heard of the event.
+func (e *event) reached(clients int) (watched, heard bool) {
 	e.lock.Lock()
 	defer e.lock.Unlock()
-	return !e.watched.IsZero() && !slices.ContainsFunc(e.received[:clients], time.Time.IsZero)
+	return !e.watched.IsZero(), !slices.ContainsFunc(e.received[:clients], time.Time.IsZero)
+}
+
+// over tells whether all have heard of the event.
+func (e *event) over(clients int) bool {
+	watched, heard := e.reached(clients)
+	return watched && heard
 }
 
 // settle waits until every client but the stuck one has heard of every event.
@@ -241,43 +241,23 @@ func (c *churn) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		missing := 0
+		unwatched, unheard := 0, 0
 		for _, e := range c.events {
-			if !e.heard(c.clients - 1) {
-				missing++
+			if watched, heard := e.reached(c.clients - 1); !watched {
+				unwatched++
+			} else if !heard {
+				unheard++
 			}
 		}
-		if missing == 0 {
+		if unwatched+unheard == 0 {
 			return nil
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("%d of %d changes were not received by all: %w", missing, len(c.events), context.Cause(ctx))
+			return fmt.Errorf("of %d changes the plain watch lacks %d, and some client %d more: %w", len(c.events), unwatched, unheard, context.Cause(ctx))
 		}
 	}
-}
-
-// watch follows pods as plainly as can be, until the context ends.
-func (c *churn) watch(ctx context.Context) error {
-	pods := c.server.Client().CoreV1().Pods("")
-	list, err := pods.List(ctx, metav1.ListOptions{Limit: 1})
-	if err != nil {
-		return err
-	}
-	// A watch that the server ends, such as one that doesn't keep up, goes on where it was.
-	follow, err := watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{WatchFuncWithContext: pods.Watch})
-	if err != nil {
-		return err
-	}
-	go func() {
-		for e := range follow.ResultChan() {
-			if pod, ok := e.Object.(*corev1.Pod); ok {
-				c.observe(e.Type, pod)
-			}
-		}
-	}()
-	return nil
 }
 
 // latencies are how much later than the plain watch the clients heard of the events, sorted.

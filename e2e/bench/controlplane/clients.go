@@ -49,7 +49,7 @@ func (b *bench) identities(ctx context.Context) error {
 }
 
 // connect starts clients, all at once. What they have already is shared by all.
-func (b *bench) connect(ctx context.Context, c *control, numbers []int, have map[string]map[string]string, handle func(int, *delta.Response)) (fleet, error) {
+func (b *bench) connect(ctx context.Context, c *control, numbers []int, have map[string]delta.Versions, handle func(int, *delta.Response)) (fleet, error) {
 	var all fleet
 	for _, number := range numbers {
 		conn, err := b.dial(c)
@@ -66,7 +66,7 @@ func (b *bench) connect(ctx context.Context, c *control, numbers []int, have map
 }
 
 // run keeps a stream, and opens it again when it ends before anything came: the control plane may not be ready.
-func (c *client) run(ctx context.Context, have map[string]map[string]string) {
+func (c *client) run(ctx context.Context, have map[string]delta.Versions) {
 	defer close(c.done)
 	for {
 		stream, err := delta.Open(ctx, c.conn, c.identity)
