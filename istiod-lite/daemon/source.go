@@ -68,7 +68,10 @@ func (d *Daemon) apply(changes []model.Change) {
 	began := time.Now()
 	d.pipeline.apply(changes)
 	d.writers.take(changes)
-	d.once.Do(func() { close(d.synced) })
+	d.once.Do(func() {
+		setCollector(gcPercentStart, gcPercentReady)
+		close(d.synced)
+	})
 	d.metrics.applied(changes, time.Since(began))
 }
 

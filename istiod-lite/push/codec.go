@@ -29,7 +29,7 @@ func (c codec) Marshal(message any) (mem.BufferSlice, error) {
 // Unmarshal reads into a *request of ours, or any protobuf message.
 func (c codec) Unmarshal(data mem.BufferSlice, message any) error {
 	if ours, ok := message.(*request); ok {
-		return ours.unmarshal(data.Materialize())
+		return ours.unmarshal(data.MaterializeToBuffer(mem.DefaultBufferPool()))
 	}
 	return c.CodecV2.Unmarshal(data, message)
 }

@@ -2,6 +2,7 @@ package push
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/cespare/xxhash/v2"
@@ -13,6 +14,7 @@ import (
 // resource is an encoded resource. It doesn't change, and all streams that send it share its bytes.
 type resource struct {
 	name, version string
+	number        int // of its table's entry
 	// field is a resources field of a DeltaDiscoveryResponse: tag, length, and the Resource. It is kept as what gRPC sends,
 	// so that sending it costs no copy.
 	field mem.Buffer
@@ -77,7 +79,7 @@ func (r *resource) aliased(aliases []string) *resource {
 	for _, alias := range aliases {
 		b = appendText(b, resourceAliases, alias)
 	}
-	return &resource{name: r.name, version: r.version, field: mem.SliceBuffer(b)}
+	return &resource{name: r.name, version: r.version, number: r.number, field: mem.SliceBuffer(b)}
 }
 
 func sizeOf(number protowire.Number, length int) int {
@@ -114,4 +116,18 @@ func (r *response) buffers() mem.BufferSlice {
 		buffers = append(buffers, resource.field)
 	}
 	return append(buffers, mem.SliceBuffer(tail))
+}
+
+// some names a few of the resources, for people.
+func (r *response) some() []string {
+	const few = 5
+	var names []string
+	for _, resource := range r.resources[:min(few+1, len(r.resources))] {
+		names = append(names, resource.name)
+	}
+	names = append(names, r.removed[:min(few+1, len(r.removed))]...)
+	if len(names) > few {
+		names = append(slices.Clip(names[:few]), "…")
+	}
+	return names
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
@@ -27,10 +28,11 @@ type Update struct {
 
 // Log holds every resource with the number of the change that made it what it is. It is safe for concurrent use.
 type Log struct {
-	lock    sync.Mutex
+	lock    sync.RWMutex
 	tables  map[string]*table
-	head    uint64        // number of the last change
-	changed chan struct{} // closed at the next change
+	head    uint64          // number of the last change
+	made    [1024]time.Time // when the last changes were made, by number
+	changed chan struct{}   // closed at the next change
 	readers map[*cursor]struct{}
 	views   views
 }
@@ -41,10 +43,13 @@ type table struct {
 	order  *list.List               // by change, oldest first
 	index  index                    // of the live ones
 	graves int
+	count  int   // of numbers of entries, in use or free
+	free   []int // numbers
 }
 
 type entry struct {
 	name     string
+	number   int // small, and its own while it is in the table
 	change   uint64
 	resource *resource // nil in a grave; shared by all streams
 	keys     keys
@@ -95,13 +100,14 @@ func (l *Log) Publish(updates []Update) (changed int, failures []error) {
 	l.lock.Lock()
 	defer l.lock.Unlock()
 	for i, update := range updates {
-		if !failed[i] && l.set(update.Type, entry{update.Name, l.head + 1, encoded[i], keysOf(update.Message)}) {
+		if !failed[i] && l.set(update.Type, entry{name: update.Name, change: l.head + 1, resource: encoded[i], keys: keysOf(update.Message)}) {
 			changed++
 		}
 	}
 	if changed > 0 {
 		l.refresh(l.head + 1)
 		l.head++
+		l.made[l.head%uint64(len(l.made))] = time.Now()
 		l.fill(l.tables)
 		close(l.changed)
 		l.changed = make(chan struct{})
@@ -112,15 +118,15 @@ func (l *Log) Publish(updates []Update) (changed int, failures []error) {
 // set stores a resource, or buries it, and notes which waypoints that is about. It tells whether it made a difference.
 func (l *Log) set(typeURL string, now entry) bool {
 	t := l.tables[typeURL]
-	if len(l.views.byWaypoint) == 0 {
-		return t.set(now)
-	}
 	var before entry
 	if element := t.byName[now.name]; element != nil {
 		before = *element.Value.(*entry)
 	}
 	if !t.set(now) {
 		return false
+	}
+	if now.resource != nil {
+		now.resource.number = t.byName[now.name].Value.(*entry).number
 	}
 	l.views.note(typeURL, &before)
 	l.views.note(typeURL, &now)
@@ -134,6 +140,7 @@ func (t *table) set(now entry) bool {
 		if now.resource == nil {
 			return false
 		}
+		now.number = t.take()
 		t.byName[now.name] = t.order.PushBack(&now)
 		t.index.add(t.byName[now.name])
 		return true
@@ -149,10 +156,22 @@ func (t *table) set(now entry) bool {
 		t.graves++
 	}
 	t.index.remove(element)
+	now.number = e.number
 	*e = now // readers may hold the old entry's resource, never the entry
 	t.index.add(element)
 	t.order.MoveToBack(element)
 	return true
+}
+
+// take takes a number for a new entry.
+func (t *table) take() int {
+	if last := len(t.free) - 1; last >= 0 {
+		number := t.free[last]
+		t.free = t.free[:last]
+		return number
+	}
+	t.count++
+	return t.count - 1
 }
 
 // fill removes graves that every reader has passed.
@@ -173,6 +192,7 @@ func (l *Log) fill(tables map[string]*table) {
 			if e.resource == nil {
 				t.order.Remove(element)
 				delete(t.byName, e.name)
+				t.free = append(t.free, e.number)
 				t.graves--
 			}
 			element = next
@@ -196,17 +216,31 @@ func (l *Log) close(c *cursor) {
 	delete(l.readers, c)
 }
 
+// now returns the number of the last change, and a channel that is closed at the next.
+func (l *Log) now() (head uint64, changed <-chan struct{}) {
+	l.lock.RLock()
+	defer l.lock.RUnlock()
+	return l.head, l.changed
+}
+
+// when a change was made; one long ago was made later than that. The log is locked.
+func (l *Log) when(change uint64) time.Time {
+	if oldest := l.head + 1 - min(l.head, uint64(len(l.made))); change < oldest {
+		change = oldest
+	}
+	return l.made[change%uint64(len(l.made))]
+}
+
 // Changed returns a channel that is closed at the next change.
 func (l *Log) Changed() <-chan struct{} {
-	l.lock.Lock()
-	defer l.lock.Unlock()
-	return l.changed
+	_, changed := l.now()
+	return changed
 }
 
 // All returns every resource of a type, in the order of their changes.
 func (l *Log) All(typeURL string) []*discoveryv3.Resource {
-	l.lock.Lock()
-	defer l.lock.Unlock()
+	l.lock.RLock()
+	defer l.lock.RUnlock()
 	t := l.tables[typeURL]
 	all := make([]*discoveryv3.Resource, 0, len(t.byName))
 	for element := t.order.Front(); element != nil; element = element.Next() {
@@ -230,9 +264,6 @@ type delta struct {
 // since returns what changed behind a change, oldest first.
 func (t *table) since(change uint64) delta {
 	var d delta
-	if change == 0 {
-		d.resources = make([]*resource, 0, len(t.byName)-t.graves)
-	}
 	for e := range t.changed(change) {
 		if e.resource != nil {
 			d.resources = append(d.resources, e.resource)

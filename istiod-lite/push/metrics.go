@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // metrics are under Istio's names, so that its boards show them.
 type metrics struct {
 	clients       *prometheus.GaugeVec
-	pushes        *prometheus.CounterVec
+	pushed        map[string]prometheus.Counter // by type URL
 	rejects       *prometheus.CounterVec
 	expiredNonces prometheus.Counter
 	writeTimeouts prometheus.Counter
@@ -17,9 +17,6 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		clients: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "pilot_xds", Help: "Proxies that are connected, by the version that they say.",
 		}, []string{"version"}),
-		pushes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pilot_xds_pushes", Help: "Responses sent to proxies, by type.",
-		}, []string{"type"}),
 		rejects: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pilot_total_xds_rejects", Help: "Responses that a proxy rejected, by type.",
 		}, []string{"type"}),
@@ -34,6 +31,13 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 3, 5, 10, 20, 30},
 		}),
 	}
-	registry.MustRegister(m.clients, m.pushes, m.rejects, m.expiredNonces, m.writeTimeouts, m.convergence)
+	pushes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pilot_xds_pushes", Help: "Responses sent to proxies, by type.",
+	}, []string{"type"})
+	m.pushed = make(map[string]prometheus.Counter)
+	for _, typeURL := range order {
+		m.pushed[typeURL] = pushes.WithLabelValues(short(typeURL))
+	}
+	registry.MustRegister(m.clients, pushes, m.rejects, m.expiredNonces, m.writeTimeouts, m.convergence)
 	return m
 }

@@ -2,9 +2,11 @@ package push
 
 import (
 	"errors"
+	"slices"
 	"unicode/utf8"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
@@ -22,22 +24,28 @@ var errVersions = errors.New("initial_resource_versions can't be read")
 // request is what a proxy says. Of a proxy that comes back most of it is the versions that it has: as a map, those of ten
 // thousand workloads would be twenty thousand strings, of each of a hundred proxies that come at once.
 type request struct {
-	*discoveryv3.DeltaDiscoveryRequest // without InitialResourceVersions
+	discoveryv3.DeltaDiscoveryRequest // without InitialResourceVersions
 
-	known versions
+	known  versions // is in the buffer
+	buffer mem.Buffer
 }
 
-// unmarshal reads a request, and keeps the message.
-func (r *request) unmarshal(message []byte) error {
-	var rest []byte
+// unmarshal reads a request, and keeps the message until the request is freed.
+func (r *request) unmarshal(buffer mem.Buffer) error {
+	message := buffer.ReadOnlyData()
+	r.buffer, r.known = buffer, nil
+	rest := message
 	for left := message; len(left) > 0; {
 		number, kind, n := protowire.ConsumeField(left)
 		if n < 0 {
 			return protowire.ParseError(n)
 		}
-		if number == requestVersions && kind == protowire.BytesType {
-			r.known = message
-		} else {
+		switch {
+		case number == requestVersions && kind == protowire.BytesType:
+			if r.known == nil {
+				r.known, rest = message, slices.Clone(message[:len(message)-len(left)])
+			}
+		case r.known != nil:
 			rest = append(rest, left[:n]...)
 		}
 		left = left[n:]
@@ -47,8 +55,15 @@ func (r *request) unmarshal(message []byte) error {
 			return errVersions
 		}
 	}
-	r.DeltaDiscoveryRequest = new(discoveryv3.DeltaDiscoveryRequest)
-	return proto.Unmarshal(rest, r.DeltaDiscoveryRequest)
+	return proto.Unmarshal(rest, &r.DeltaDiscoveryRequest)
+}
+
+// free gives the message back.
+func (r *request) free() {
+	if r.buffer != nil {
+		r.buffer.Free()
+	}
+	r.buffer, r.known = nil, nil
 }
 
 // versions is an encoded request, of which the initial_resource_versions count.

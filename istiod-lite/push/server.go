@@ -68,100 +68,11 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(w.Context())
-	defer cancel()
-	requests := s.receive(ctx, w)
-	first, waypoint, err := s.greet(ctx, requests, caller)
-	if err != nil {
-		return err
-	}
-	show := s.show(first.Node, caller)
-	defer s.hide(show)
-	send, sent := s.sender(ctx, w)
 	one := &stream{
-		log: s.cfg.Log, metrics: s.metrics, shown: show, requests: requests, send: send, sent: sent,
-		patience:      s.patience,
-		logger:        s.cfg.Logger.With("proxy", first.Node.Id, "node", caller.Node),
-		subscriptions: make(map[string]*subscription), outstanding: make(map[string]pushed),
+		server: s, log: s.cfg.Log, wire: w, caller: caller, patience: s.patience, logger: s.cfg.Logger,
+		kick: make(chan struct{}, 1), ended: make(chan error, 1), subscriptions: make(map[string]*subscription),
 	}
-	if waypoint != nil {
-		one.view = s.cfg.Log.openView(*waypoint)
-	} else {
-		one.node = caller.Node
-	}
-	defer one.close()
-	if err := one.request(first); err != nil {
-		return err
-	}
-	return one.run(ctx)
-}
-
-// receive reads requests until the stream ends, which it does at the latest when its handler returns.
-func (s *Server) receive(ctx context.Context, w wire) <-chan *request {
-	requests := make(chan *request)
-	s.group.Go(func() {
-		defer close(requests)
-		for {
-			next := new(request)
-			if err := w.RecvMsg(next); err != nil {
-				return
-			}
-			select {
-			case requests <- next:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return requests
-}
-
-// sender writes rounds. It blocks where the proxy doesn't read, until the handler gives up and returns.
-func (s *Server) sender(ctx context.Context, w wire) (chan<- []*response, <-chan error) {
-	send := make(chan []*response, 1)
-	sent := make(chan error, 1)
-	s.group.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case responses := <-send:
-				sent <- sendAll(w, responses) // has room: one answer per round
-			}
-		}
-	})
-	return send, sent
-}
-
-func sendAll(w wire, responses []*response) error {
-	for _, response := range responses {
-		if err := w.SendMsg(response); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// greet takes the first request, which says what the proxy is: a waypoint, or a node's if that is nil.
-func (s *Server) greet(ctx context.Context, requests <-chan *request, caller Caller) (*request, *Waypoint, error) {
-	timer := time.NewTimer(greeting)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return nil, nil, status.FromContextError(ctx.Err()).Err()
-	case <-timer.C:
-		return nil, nil, status.Errorf(codes.DeadlineExceeded, "no request within %s", greeting)
-	case first, open := <-requests:
-		if !open {
-			return nil, nil, status.Error(codes.Canceled, "stream closed before its first request")
-		}
-		waypoint, err := s.identify(first.Node, caller)
-		if err != nil {
-			s.cfg.Logger.Warn("stream refused", "proxy", first.Node.GetId(), "node", caller.Node, "account", caller.Account(), "err", err)
-			return nil, nil, err
-		}
-		return first, waypoint, nil
-	}
+	return one.run(w.Context())
 }
 
 // identify refuses a proxy that says to be something else than its token does, or that isn't a node's or a waypoint.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -27,130 +28,179 @@ const (
 // about, and goes after it; so do routes, whose backends a waypoint waits for.
 var order = [...]string{Authorization, L7, Address}
 
-// stream is one proxy's connection. Its fields belong to the goroutine of run, but for those in shown.
+// stream is one proxy's connection. One goroutine receives requests, one pushes what is owed, and the handler waits for the
+// end. Rounds don't overlap: the next begins when everything of the last was sent and acknowledged, and then has all that
+// changed meanwhile, once.
 type stream struct {
-	log     *Log
-	metrics *metrics
-	logger  *slog.Logger
-	node    string // where a node's proxy runs, as proven; its pods' addresses come unasked
-	view    *view  // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
+	server *Server
+	log    *Log
+	wire   wire
+	caller Caller
 	// patience is how long the proxy may take to read and acknowledge what it was sent. Nothing more is sent meanwhile, so
 	// one that doesn't read costs no memory, and after this time its stream.
 	patience time.Duration
+	kick     chan struct{} // has an element when there may be something to push because of a request
+	ended    chan error    // has an element when the stream has to end
 
-	requests <-chan *request
-	send     chan<- []*response
-	sent     <-chan error // one per round
-
+	lock          sync.Mutex // guards what follows; taken before the log's
+	closed        bool
+	logger        *slog.Logger
+	shown         *shown // nil before the first request
+	view          *view  // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
 	subscriptions map[string]*subscription
-	outstanding   map[string]pushed // by nonce
+	outstanding   []*response
 	sending       bool
 	nonces        uint64
 	began         time.Time // of the first request
 	lastRound     time.Time
-	noticed       time.Time // of the oldest change in this round; zero if none
-	pending       time.Time // of the oldest change not yet sent; zero if none
-	shown         *shown
+	changed       time.Time   // when the oldest change of this round was made; zero if it has none
+	deadline      *time.Timer // of the first request, and of each round
 }
 
-// run answers requests and sends changes until the proxy goes, or has to. Rounds don't overlap: the next begins when
-// everything of the last was sent and acknowledged, and then has all that changed meanwhile, once.
+// run serves the proxy until it goes, or has to.
 func (s *stream) run(ctx context.Context) error {
-	deadline := time.NewTimer(greeting)
-	defer deadline.Stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.lock.Lock()
+	s.deadline = time.AfterFunc(greeting, s.expire)
+	s.lock.Unlock()
+	defer s.close()
+	s.server.group.Go(s.receive)
+	s.server.group.Go(func() { s.push(ctx) })
+	select {
+	case <-ctx.Done():
+		if !s.greeted() {
+			return status.FromContextError(ctx.Err()).Err()
+		}
+		return nil
+	case err := <-s.ended:
+		return err
+	}
+}
+
+// end ends the stream, unless that was done already.
+func (s *stream) end(err error) {
+	select {
+	case s.ended <- err:
+	default:
+	}
+}
+
+func (s *stream) greeted() bool {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	return s.shown != nil
+}
+
+// receive takes requests in until the stream ends, which it does at the latest when its handler returns.
+func (s *stream) receive() {
+	next := new(request)
+	for {
+		err := s.wire.RecvMsg(next)
+		if err != nil && !s.greeted() {
+			s.end(status.Error(codes.Canceled, "stream closed before its first request"))
+			return
+		}
+		if err != nil {
+			s.end(nil)
+			return
+		}
+		err = s.request(next)
+		next.free()
+		if err != nil {
+			s.end(err)
+			return
+		}
+	}
+}
+
+// push sends rounds until the context ends. It blocks where the proxy doesn't read, until the handler gives up and returns.
+func (s *stream) push(ctx context.Context) {
 	wake := time.NewTimer(0)
 	defer wake.Stop()
 	for {
-		changed := s.log.Changed()
-		if s.idle() && len(s.subscriptions) > 0 {
-			s.proceed(deadline, wake)
+		responses, wait, changed := s.next()
+		for _, response := range responses {
+			if err := s.wire.SendMsg(response); err != nil {
+				s.end(err)
+				return
+			}
+		}
+		if len(responses) > 0 {
+			s.sent()
+			continue
+		}
+		if wait > 0 {
+			wake.Reset(wait)
 		}
 		select {
 		case <-ctx.Done():
-			return nil
-		case request, open := <-s.requests:
-			if !open {
-				return nil
-			}
-			if err := s.request(request); err != nil {
-				return err
-			}
-		case err := <-s.sent:
-			s.sending = false
-			if err != nil {
-				return err
-			}
-			s.settle()
+			return
+		case <-s.kick:
 		case <-changed:
-			s.notice()
 		case <-wake.C:
-		case <-deadline.C:
-			return s.cut()
 		}
 	}
 }
 
-// proceed begins the next round, or sets the timer to when it may begin. What was sent has a deadline; waiting has none,
-// nor has a round in which nothing was owed, since what changed isn't what this proxy asked for.
-func (s *stream) proceed(deadline, wake *time.Timer) {
-	wait, due := s.next()
-	switch {
-	case due && wait <= 0:
-		s.round()
-	case due:
-		wake.Reset(wait)
+// next returns a round to send; or else how long to wait, or a channel that is closed when there may be one. A request
+// that asks for something, or makes way for it, kicks.
+func (s *stream) next() (responses []*response, wait time.Duration, changed <-chan struct{}) {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	if s.closed {
+		return nil, 0, nil
 	}
-	if s.idle() {
-		deadline.Stop()
-	} else {
-		deadline.Reset(s.patience)
+	head, changed := s.log.now()
+	switch due, owed := s.due(head); {
+	case !due:
+		return nil, 0, changed
+	case !s.idle():
+		return nil, 0, nil
+	case s.lastRound.IsZero() && len(s.subscriptions) < s.types():
+		wait = time.Until(s.began.Add(gathering))
+	case !owed: // answers to a request don't wait
+		wait = time.Until(s.lastRound.Add(window))
 	}
+	if wait > 0 {
+		return nil, wait, nil
+	}
+	return s.round(), 0, changed
+}
+
+// due tells whether there may be something to send now that the log is at head, and whether it is an answer.
+func (s *stream) due(head uint64) (due, owed bool) {
+	for _, subscribed := range s.subscriptions {
+		due = due || subscribed.due(head)
+		owed = owed || subscribed.owed
+	}
+	return due, owed
 }
 
 // idle tells whether the last round is over.
 func (s *stream) idle() bool { return !s.sending && len(s.outstanding) == 0 }
 
-// notice notes when the first change came that isn't sent. It may have been sent just now.
-func (s *stream) notice() {
-	if _, due := s.next(); due && s.pending.IsZero() {
-		s.pending = time.Now()
+// types is how many the proxy may ask for.
+func (s *stream) types() int {
+	if s.view == nil {
+		return len(order) - 1
 	}
+	return len(order)
 }
 
-// next tells whether there is something to send, and how long to wait for more. Answers to a request don't wait.
-func (s *stream) next() (wait time.Duration, due bool) {
-	s.log.lock.Lock()
-	head := s.log.head
-	s.log.lock.Unlock()
-	wait = time.Until(s.lastRound.Add(window))
-	if s.lastRound.IsZero() && len(s.subscriptions) < len(order) {
-		if wait = time.Until(s.began.Add(gathering)); wait > 0 {
-			return wait, true
-		}
-	}
-	for _, subscribed := range s.subscriptions {
-		if subscribed.owed {
-			return 0, true
-		}
-		due = due || subscribed.due(head)
-	}
-	return wait, due
-}
-
-// pushed is what is remembered of a response until it is acknowledged.
-type pushed struct {
-	typeURL, version string
-	resources        []string // a few of their names
-}
-
-// round sends what every subscription is owed: policies, then L7 resources, then addresses, then what else is no more.
-func (s *stream) round() {
+// round begins one of what every subscription is owed: policies, then L7 resources, then addresses, then what else is no
+// more. It may be empty, since what changed isn't what this proxy asked for.
+func (s *stream) round() []*response {
 	var responses, farewells []*response
+	var changed time.Time
 	s.log.lock.Lock()
 	for _, typeURL := range order {
 		subscribed := s.subscriptions[typeURL]
 		if subscribed == nil {
 			continue
+		}
+		if made := subscribed.unsent(s.log); changed.IsZero() || !made.IsZero() && made.Before(changed) {
+			changed = made
 		}
 		d, answer := subscribed.take(s.source(typeURL), s.log.head)
 		if typeURL != Address && len(d.removed) > 0 && s.subscriptions[Address] != nil {
@@ -163,13 +213,17 @@ func (s *stream) round() {
 	}
 	s.log.lock.Unlock()
 	responses = append(responses, farewells...)
-	noticed := s.pending
-	s.pending = time.Time{}
 	if len(responses) == 0 {
-		return
+		return nil
 	}
-	s.noticed = noticed
-	s.dispatch(responses)
+	s.lastRound = time.Now()
+	s.changed, s.sending, s.outstanding = changed, true, responses
+	s.deadline.Reset(s.patience)
+	for _, response := range responses {
+		s.server.metrics.pushed[response.typeURL].Inc()
+		s.shown.sent(response.typeURL, response.version, s.lastRound)
+	}
+	return slices.Clone(responses) // acknowledgements shorten the other one
 }
 
 // source is where the proxy's resources of a type come from. The log is locked.
@@ -184,17 +238,6 @@ func (s *stream) source(typeURL string) source {
 	return source{unasked: s.view.tables[typeURL], asked: s.view.tables[typeURL]}
 }
 
-func (s *stream) dispatch(responses []*response) {
-	s.lastRound = time.Now()
-	for _, response := range responses {
-		s.outstanding[response.nonce] = pushed{response.typeURL, response.version, some(response)}
-		s.metrics.pushes.WithLabelValues(short(response.typeURL)).Inc()
-		s.shown.sent(response.typeURL, response.version, s.lastRound)
-	}
-	s.sending = true
-	s.send <- responses // has room: the sender is done with the last round
-}
-
 // response makes a response of a delta. The log is locked.
 func (s *stream) response(typeURL string, d delta) *response {
 	s.nonces++
@@ -204,8 +247,26 @@ func (s *stream) response(typeURL string, d delta) *response {
 	}
 }
 
-// request takes in a subscription, an acknowledgement, or both.
+// sent notes that a round was written.
+func (s *stream) sent() {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.sending = false
+	s.settle()
+}
+
+// request takes in a subscription, an acknowledgement, or both. The first says what the proxy is.
 func (s *stream) request(r *request) error {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	if s.closed {
+		return nil
+	}
+	if s.shown == nil {
+		if err := s.greet(r); err != nil {
+			return err
+		}
+	}
 	if s.log.tables[r.TypeUrl] == nil {
 		return status.Errorf(codes.InvalidArgument, "resources of type %q are not served here", r.TypeUrl)
 	}
@@ -215,13 +276,45 @@ func (s *stream) request(r *request) error {
 	if r.ResponseNonce != "" {
 		s.acknowledge(r)
 	}
+	if err := s.subscribe(r); err != nil {
+		return err
+	}
+	head, _ := s.log.now()
+	if due, _ := s.due(head); due && s.idle() {
+		select {
+		case s.kick <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+// greet finds out what the proxy is, and what it gets to see.
+func (s *stream) greet(first *request) error {
+	waypoint, err := s.server.identify(first.Node, s.caller)
+	if err != nil {
+		s.logger.Warn("stream refused", "proxy", first.Node.GetId(), "node", s.caller.Node, "account", s.caller.Account(), "err", err)
+		return err
+	}
+	s.logger = s.logger.With("proxy", first.Node.Id, "node", s.caller.Node)
+	s.shown = s.server.show(first.Node, s.caller)
+	if waypoint != nil {
+		s.view = s.log.openView(*waypoint)
+	}
+	s.began = time.Now()
+	s.deadline.Stop()
+	return nil
+}
+
+func (s *stream) subscribe(r *request) error {
 	subscribed := s.subscriptions[r.TypeUrl]
 	first := subscribed == nil
-	if len(s.subscriptions) == 0 {
-		s.began = time.Now()
-	}
 	if first {
-		subscribed = &subscription{cursor: s.log.open(), node: s.node}
+		subscribed = &subscription{cursor: s.log.open()}
+		if s.view == nil {
+			subscribed.node = s.caller.Node
+		}
+		subscribed.held = s.log.held(r.TypeUrl, s.source(r.TypeUrl), r.known, subscribed.cursor)
 		s.subscriptions[r.TypeUrl] = subscribed
 	}
 	if !subscribed.request(first, r) {
@@ -230,63 +323,66 @@ func (s *stream) request(r *request) error {
 	return nil
 }
 
+// acknowledge notes that a response was read, or what was wrong with it. Answers to older responses are ignored.
+func (s *stream) acknowledge(r *request) {
+	i := slices.IndexFunc(s.outstanding, func(one *response) bool { return one.nonce == r.ResponseNonce && one.typeURL == r.TypeUrl })
+	if i < 0 {
+		s.server.metrics.expiredNonces.Inc()
+		return
+	}
+	answered := s.outstanding[i]
+	s.outstanding = slices.Delete(s.outstanding, i, i+1)
+	s.shown.acknowledged(answered, r.ErrorDetail, time.Now())
+	if r.ErrorDetail != nil {
+		// What it rejected isn't sent again before it changes.
+		s.server.metrics.rejects.WithLabelValues(short(r.TypeUrl)).Inc()
+		s.logger.Warn("proxy rejected resources", "type", short(r.TypeUrl), "err", r.ErrorDetail.Message, "resources", answered.some())
+	}
+	s.settle()
+}
+
+// settle notes, when a round is over, how long its oldest change took until the proxy had it.
+func (s *stream) settle() {
+	if !s.idle() {
+		return
+	}
+	s.deadline.Stop()
+	if !s.changed.IsZero() {
+		s.server.metrics.convergence.Observe(time.Since(s.changed).Seconds())
+		s.changed = time.Time{}
+	}
+}
+
+// expire ends the stream of a proxy that doesn't keep up. It comes back when it can, with the versions that it has.
+func (s *stream) expire() {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	switch {
+	case s.closed:
+	case s.shown == nil:
+		s.end(status.Errorf(codes.DeadlineExceeded, "no request within %s", greeting))
+	case !s.idle():
+		s.server.metrics.writeTimeouts.Inc()
+		s.logger.Warn("proxy cut off: it doesn't read or acknowledge what it is sent", "after", s.patience)
+		s.end(status.Errorf(codes.Aborted, "a push was not acknowledged within %s", s.patience))
+	}
+}
+
 // close gives the cursors and the view back.
 func (s *stream) close() {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.closed = true
+	s.deadline.Stop()
+	if s.shown != nil {
+		s.server.hide(s.shown)
+	}
 	for _, subscribed := range s.subscriptions {
 		s.log.close(subscribed.cursor)
 	}
 	if s.view != nil {
 		s.log.closeView(s.view)
 	}
-}
-
-// acknowledge notes that a response was read, or what was wrong with it. Answers to older responses are ignored.
-func (s *stream) acknowledge(r *request) {
-	answered, known := s.outstanding[r.ResponseNonce]
-	if !known || answered.typeURL != r.TypeUrl {
-		s.metrics.expiredNonces.Inc()
-		return
-	}
-	delete(s.outstanding, r.ResponseNonce)
-	s.shown.acknowledged(answered, r.ErrorDetail, time.Now())
-	if r.ErrorDetail != nil {
-		// What it rejected isn't sent again before it changes.
-		s.metrics.rejects.WithLabelValues(short(r.TypeUrl)).Inc()
-		s.logger.Warn("proxy rejected resources", "type", short(r.TypeUrl), "err", r.ErrorDetail.Message, "resources", answered.resources)
-	}
-	s.settle()
-}
-
-// settle notes how long a change took until the proxy had it.
-func (s *stream) settle() {
-	if s.idle() && !s.noticed.IsZero() {
-		s.metrics.convergence.Observe(time.Since(s.noticed).Seconds())
-		s.noticed = time.Time{}
-	}
-}
-
-// cut ends the stream of a proxy that doesn't keep up. It comes back when it can, with the versions that it has.
-func (s *stream) cut() error {
-	if len(s.subscriptions) == 0 {
-		return status.Errorf(codes.DeadlineExceeded, "no request within %s", greeting)
-	}
-	s.metrics.writeTimeouts.Inc()
-	s.logger.Warn("proxy cut off: it doesn't read or acknowledge what it is sent", "after", s.patience)
-	return status.Errorf(codes.Aborted, "a push was not acknowledged within %s", s.patience)
-}
-
-// some names a few of the resources in a response, for people.
-func some(response *response) []string {
-	const few = 5
-	var names []string
-	for _, resource := range response.resources[:min(few+1, len(response.resources))] {
-		names = append(names, resource.name)
-	}
-	names = append(names, response.removed[:min(few+1, len(response.removed))]...)
-	if len(names) > few {
-		names = append(slices.Clip(names[:few]), "…")
-	}
-	return names
 }
 
 // short is how Istio's metrics call a type.

@@ -3,6 +3,7 @@ package push
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // maxNames bounds what one proxy subscribes to by name. One that wants more asks for everything.
@@ -17,7 +18,7 @@ type subscription struct {
 	cursor   *cursor
 
 	started bool     // had its first answer
-	known   versions // that the proxy had before it connected; nil after the first answer
+	held    *held    // by the proxy before it connected; nil if nothing, and after the first answer
 	asked   []string // names to be answered, changed or not
 	owed    bool     // an answer is due even if it is empty
 }
@@ -26,7 +27,6 @@ type subscription struct {
 func (s *subscription) request(first bool, r *request) (ok bool) {
 	if first {
 		s.owed = true
-		s.known = r.known
 		s.wildcard = len(r.ResourceNamesSubscribe) == 0
 		s.names = make(map[string]struct{})
 	}
@@ -52,6 +52,14 @@ func (s *subscription) request(first bool, r *request) (ok bool) {
 
 // due tells whether there may be something to send now that the log is at head.
 func (s *subscription) due(head uint64) bool { return s.owed || s.started && s.cursor.change < head }
+
+// unsent is when the oldest change was made that the proxy wasn't told; zero if there is none. The log is locked.
+func (s *subscription) unsent(l *Log) time.Time {
+	if !s.started || s.cursor.change == l.head {
+		return time.Time{}
+	}
+	return l.when(s.cursor.change + 1)
+}
 
 // source is where a proxy's resources of one type come from.
 type source struct {
@@ -82,37 +90,66 @@ func (s *subscription) take(from source, head uint64) (d delta, answer bool) {
 	}
 	answer = s.owed || len(d.resources)+len(d.removed) > 0
 	s.cursor.change = head
-	s.started, s.owed, s.known, s.asked = true, false, nil, nil
+	s.started, s.owed, s.held, s.asked = true, false, nil, nil
 	return d, answer
 }
 
 // resume is the first answer to a proxy that wants everything: what differs from what it had, and what is no more.
 func (s *subscription) resume(t *table) delta {
-	d := t.since(0)
-	had, gone := s.had(t)
-	d.resources = slices.DeleteFunc(d.resources, func(r *resource) bool { return had[r] })
-	slices.Sort(gone)
-	d.removed = slices.Compact(gone)
+	var d delta
+	if s.held == nil {
+		d.resources = make([]*resource, 0, len(t.byName)-t.graves)
+	} else {
+		d.removed = slices.DeleteFunc(s.held.gone, t.has)
+	}
+	for e := range t.changed(0) {
+		switch {
+		case e.resource == nil:
+			if s.held != nil && e.change > s.held.change {
+				d.removed = append(d.removed, e.name)
+			}
+		case !s.held.has(e):
+			d.resources = append(d.resources, e.resource)
+		}
+	}
+	slices.Sort(d.removed)
+	d.removed = slices.Compact(d.removed)
 	return d
 }
 
-// had are the resources that the proxy has as they are, and the names of those that are no more.
-func (s *subscription) had(t *table) (same map[*resource]bool, gone []string) {
-	if len(s.known) == 0 {
-		return nil, nil
+// held is which resources of a table a proxy had, as they were at a change, and the names of those that were no more.
+type held struct {
+	change  uint64
+	numbers []uint64 // a bit for each entry
+	gone    []string
+}
+
+// held finds out what a proxy has that comes back. Its cursor, open by now, keeps what goes from now on.
+func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) *held {
+	if len(known) == 0 {
+		return nil
 	}
-	same = make(map[*resource]bool, len(t.byName))
-	for name, version := range s.known.all {
-		element := t.byName[string(name)]
-		if element == nil || element.Value.(*entry).resource == nil {
-			gone = append(gone, string(name))
-			continue
+	l.lock.RLock()
+	defer l.lock.RUnlock()
+	h := &held{change: cursor.change, numbers: make([]uint64, (l.tables[typeURL].count+63)/64)}
+	for name, version := range known.all {
+		var r *resource
+		if element := from.asked.byName[string(name)]; element != nil {
+			r = element.Value.(*entry).resource
 		}
-		if r := element.Value.(*entry).resource; r.version == string(version) {
-			same[r] = true
+		if r != nil && r.version == string(version) {
+			h.numbers[r.number/64] |= 1 << (r.number % 64)
+		}
+		if r == nil || from.asked != from.unasked && !from.unasked.has(string(name)) {
+			h.gone = append(h.gone, string(name))
 		}
 	}
-	return same, gone
+	return h
+}
+
+// has tells whether the proxy has what is in an entry.
+func (h *held) has(e *entry) bool {
+	return h != nil && e.resource != nil && e.change <= h.change && h.numbers[e.resource.number/64]&(1<<(e.resource.number%64)) != 0
 }
 
 // beside joins what is in a view with what was asked for. What leaves the view stays if its name was asked for, and what
@@ -155,10 +192,9 @@ func (s *subscription) pick(t *table) delta {
 		}
 	}
 	s.gather(t, wanted)
-	had, _ := s.had(t)
 	for e := range wanted {
 		s.names[e.name] = struct{}{}
-		if e.resource == nil || !had[e.resource] {
+		if !s.held.has(e) {
 			s.add(&d, e)
 		}
 	}

@@ -1,0 +1,17 @@
+package daemon
+
+import "runtime/debug"
+
+// How much the heap may grow before garbage is collected, in percent of what lives. While everything is read for the first
+// time, nearly all is garbage and time counts; after that nearly all is the state of the mesh, which stays.
+const (
+	gcPercentStart = 200
+	gcPercentReady = 50
+)
+
+// setCollector changes how much the heap may grow, unless GOGC, which the runtime reads, has changed it.
+func setCollector(from, to int) {
+	if set := debug.SetGCPercent(to); set != from {
+		debug.SetGCPercent(set)
+	}
+}
