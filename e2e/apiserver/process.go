@@ -27,6 +27,11 @@ func launch(path, log string, args ...string) (*process, error) {
 	defer file.Close()
 	p := &process{cmd: exec.Command(path, args...), log: log, ended: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(log)}
+	for _, name := range []string{"GOGC", "GOMEMLIMIT"} {
+		if value, set := os.LookupEnv(name); set {
+			p.cmd.Env = append(p.cmd.Env, name+"="+value)
+		}
+	}
 	p.cmd.Stdout, p.cmd.Stderr = file, file
 	// A group of its own, so that Ctrl-C at the terminal reaches us alone; and nothing is left behind when we are killed.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -14,7 +14,8 @@ import (
 // resource is an encoded resource. It doesn't change, and all streams that send it share its bytes.
 type resource struct {
 	name, version string
-	number        int // of its table's entry
+	sum           uint64 // of which version is the text
+	number        int    // of its table's entry
 	// field is a resources field of a DeltaDiscoveryResponse: tag, length, and the Resource. It is kept as what gRPC sends,
 	// so that sending it costs no copy.
 	field mem.Buffer
@@ -43,7 +44,8 @@ func encode(update Update) (*resource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", update.Name, err)
 	}
-	version := strconv.FormatUint(xxhash.Sum64(body), 16)
+	sum := xxhash.Sum64(body)
+	version := strconv.FormatUint(sum, 16)
 	packed := sizeOf(anyTypeURL, len(update.Type)) + sizeOf(anyValue, len(body))
 	size := sizeOf(resourceVersion, len(version)) + sizeOf(resourceBody, packed) + sizeOf(resourceName, len(update.Name))
 	b := make([]byte, 0, sizeOf(responseResources, size))
@@ -53,7 +55,7 @@ func encode(update Update) (*resource, error) {
 	b = appendText(b, anyTypeURL, update.Type)
 	b = protowire.AppendBytes(appendTag(b, anyValue), body)
 	b = appendText(b, resourceName, update.Name)
-	return &resource{name: update.Name, version: version, field: mem.SliceBuffer(b)}, nil
+	return &resource{name: update.Name, version: version, sum: sum, field: mem.SliceBuffer(b)}, nil
 }
 
 // message is the bytes of the Resource.
@@ -79,7 +81,7 @@ func (r *resource) aliased(aliases []string) *resource {
 	for _, alias := range aliases {
 		b = appendText(b, resourceAliases, alias)
 	}
-	return &resource{name: r.name, version: r.version, number: r.number, field: mem.SliceBuffer(b)}
+	return &resource{name: r.name, version: r.version, sum: r.sum, number: r.number, field: mem.SliceBuffer(b)}
 }
 
 func sizeOf(number protowire.Number, length int) int {

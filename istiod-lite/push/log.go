@@ -5,6 +5,7 @@ package push
 import (
 	"container/list"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type Update struct {
 type Log struct {
 	lock    sync.RWMutex
 	tables  map[string]*table
+	live    map[string]live // by type, as tables
 	head    uint64          // number of the last change
 	made    [1024]time.Time // when the last changes were made, by number
 	changed chan struct{}   // closed at the next change
@@ -45,6 +47,19 @@ type table struct {
 	graves int
 	count  int   // of numbers of entries, in use or free
 	free   []int // numbers
+}
+
+// live are the resources of a type that there are, by the hash of their names. What proxies say that come back, ten thousand names
+// each, is compared with these, since looking at each resource would cost most of the time.
+type live struct {
+	seed   maphash.Seed // nobody can foresee it, and so choose names with the same hash
+	byHash map[uint64]version
+}
+
+// version is that of a resource.
+type version struct {
+	sum    uint64
+	number uint32 // of the resource
 }
 
 type entry struct {
@@ -71,7 +86,11 @@ const maxGraves = 1024
 
 // NewLog makes an empty log.
 func NewLog() *Log {
-	return &Log{tables: newTables(), changed: make(chan struct{}), readers: make(map[*cursor]struct{}), views: newViews()}
+	l := &Log{tables: newTables(), live: make(map[string]live), changed: make(chan struct{}), readers: make(map[*cursor]struct{}), views: newViews()}
+	for typeURL := range l.tables {
+		l.live[typeURL] = live{maphash.MakeSeed(), make(map[uint64]version)}
+	}
+	return l
 }
 
 func newTables() map[string]*table {
@@ -125,13 +144,19 @@ func (l *Log) set(typeURL string, now entry) bool {
 	if !t.set(now) {
 		return false
 	}
+	hash := l.live[typeURL].hash([]byte(now.name))
 	if now.resource != nil {
 		now.resource.number = t.byName[now.name].Value.(*entry).number
+		l.live[typeURL].byHash[hash] = version{now.resource.sum, uint32(now.resource.number)}
+	} else {
+		delete(l.live[typeURL].byHash, hash)
 	}
 	l.views.note(typeURL, &before)
 	l.views.note(typeURL, &now)
 	return true
 }
+
+func (l live) hash(name []byte) uint64 { return maphash.Bytes(l.seed, name) }
 
 // set stores a resource, or buries it, and tells whether that made a difference.
 func (t *table) set(now entry) bool {

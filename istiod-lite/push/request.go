@@ -3,7 +3,6 @@ package push
 import (
 	"errors"
 	"slices"
-	"unicode/utf8"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/mem"
@@ -50,11 +49,6 @@ func (r *request) unmarshal(buffer mem.Buffer) error {
 		}
 		left = left[n:]
 	}
-	for name, version := range r.known.all {
-		if name == nil || !utf8.Valid(name) || !utf8.Valid(version) {
-			return errVersions
-		}
-	}
 	return proto.Unmarshal(rest, &r.DeltaDiscoveryRequest)
 }
 
@@ -69,9 +63,21 @@ func (r *request) free() {
 // versions is an encoded request, of which the initial_resource_versions count.
 type versions []byte
 
+// oneByte is the most that is encoded in one byte.
+const oneByte = 0x7f
+
 // all goes through names and versions. An entry that can't be read has a nil name.
 func (v versions) all(yield func(name, version []byte) bool) {
+	const tag = byte(requestVersions<<3) | byte(protowire.BytesType)
 	for len(v) > 0 {
+		if len(v) > 1 && v[0] == tag && v[1] <= oneByte && len(v) >= 2+int(v[1]) {
+			entry := v[2 : 2+int(v[1])]
+			v = v[2+len(entry):]
+			if !yield(versionOf(entry)) {
+				return
+			}
+			continue
+		}
 		number, kind, n := protowire.ConsumeField(v)
 		if n < 0 {
 			yield(nil, nil)
@@ -85,8 +91,16 @@ func (v versions) all(yield func(name, version []byte) bool) {
 	}
 }
 
-// versionOf reads one entry.
+// versionOf reads one entry. Nearly all are short, and have a name and then a version.
 func versionOf(entry []byte) (name, version []byte) {
+	const nameTag = byte(versionsName<<3) | byte(protowire.BytesType)
+	const versionTag = byte(versionsVersion<<3) | byte(protowire.BytesType)
+	if len(entry) > 1 && entry[0] == nameTag && entry[1] <= oneByte && len(entry) >= 4+int(entry[1]) {
+		rest := entry[2+entry[1]:]
+		if rest[0] == versionTag && rest[1] <= oneByte && len(rest) == 2+int(rest[1]) {
+			return entry[2 : 2+entry[1]], rest[2:]
+		}
+	}
 	name = []byte{} // one that is left out is empty
 	for len(entry) > 0 {
 		number, kind, n := protowire.ConsumeField(entry)
@@ -104,6 +118,25 @@ func versionOf(entry []byte) (name, version []byte) {
 		}
 	}
 	return name, version
+}
+
+// parseVersion reads the text of a version of ours.
+func parseVersion(text []byte) (sum uint64, ok bool) {
+	if len(text) == 0 || len(text) > 16 {
+		return 0, false
+	}
+	for _, c := range text {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return 0, false
+		}
+		sum = sum<<4 | uint64(c)
+	}
+	return sum, true
 }
 
 // content is that of a field of bytes, which was found to be whole.

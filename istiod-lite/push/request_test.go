@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"testing"
+	"unicode/utf8"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -97,6 +98,11 @@ func FuzzRequest(f *testing.F) {
 		var want discoveryv3.DeltaDiscoveryRequest
 		var got request
 		wanted, err := proto.Unmarshal(message, &want), got.unmarshal(mem.SliceBuffer(message))
+		for name, version := range got.known.all {
+			if name == nil || !utf8.Valid(name) || !utf8.Valid(version) {
+				err = errVersions // of which a stream is told that gets as far
+			}
+		}
 		if (wanted == nil) != (err == nil) {
 			t.Fatalf("protobuf says %v, we say %v", wanted, err)
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// window is how long a stream rests after it sent something because of a change, so that a burst becomes one push.
+	// window is how long a stream rests after a round was over, so that a burst of changes becomes one push.
 	window = 10 * time.Millisecond
 	// patience is that of streams, but for tests that can't wait.
 	patience = 30 * time.Second
@@ -51,10 +51,12 @@ type stream struct {
 	outstanding   []*response
 	sending       bool
 	nonces        uint64
-	began         time.Time // of the first request
-	lastRound     time.Time
+	began         time.Time   // when the first request came
+	round         time.Time   // when the last round began
+	over          time.Time   // when the last round was over
 	changed       time.Time   // when the oldest change of this round was made; zero if it has none
-	deadline      *time.Timer // of the first request, and of each round
+	alarm         *time.Timer // looks whether the proxy keeps up
+	armed         bool        // for a round, of this one or before
 }
 
 // run serves the proxy until it goes, or has to.
@@ -62,7 +64,7 @@ func (s *stream) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.lock.Lock()
-	s.deadline = time.AfterFunc(greeting, s.expire)
+	s.alarm = time.AfterFunc(greeting, s.expire)
 	s.lock.Unlock()
 	defer s.close()
 	s.server.group.Go(s.receive)
@@ -157,15 +159,15 @@ func (s *stream) next() (responses []*response, wait time.Duration, changed <-ch
 		return nil, 0, changed
 	case !s.idle():
 		return nil, 0, nil
-	case s.lastRound.IsZero() && len(s.subscriptions) < s.types():
+	case s.round.IsZero() && len(s.subscriptions) < s.types():
 		wait = time.Until(s.began.Add(gathering))
 	case !owed: // answers to a request don't wait
-		wait = time.Until(s.lastRound.Add(window))
+		wait = time.Until(s.over.Add(window))
 	}
 	if wait > 0 {
 		return nil, wait, nil
 	}
-	return s.round(), 0, changed
+	return s.begin(), 0, changed
 }
 
 // due tells whether there may be something to send now that the log is at head, and whether it is an answer.
@@ -188,9 +190,9 @@ func (s *stream) types() int {
 	return len(order)
 }
 
-// round begins one of what every subscription is owed: policies, then L7 resources, then addresses, then what else is no
+// begin begins a round of what every subscription is owed: policies, then L7 resources, then addresses, then what else is no
 // more. It may be empty, since what changed isn't what this proxy asked for.
-func (s *stream) round() []*response {
+func (s *stream) begin() []*response {
 	var responses, farewells []*response
 	var changed time.Time
 	s.log.lock.Lock()
@@ -216,12 +218,15 @@ func (s *stream) round() []*response {
 	if len(responses) == 0 {
 		return nil
 	}
-	s.lastRound = time.Now()
+	s.round = time.Now()
 	s.changed, s.sending, s.outstanding = changed, true, responses
-	s.deadline.Reset(s.patience)
+	if !s.armed {
+		s.alarm.Reset(s.patience)
+		s.armed = true
+	}
 	for _, response := range responses {
 		s.server.metrics.pushed[response.typeURL].Inc()
-		s.shown.sent(response.typeURL, response.version, s.lastRound)
+		s.shown.sent(response.typeURL, response.version, s.round)
 	}
 	return slices.Clone(responses) // acknowledgements shorten the other one
 }
@@ -302,7 +307,7 @@ func (s *stream) greet(first *request) error {
 		s.view = s.log.openView(*waypoint)
 	}
 	s.began = time.Now()
-	s.deadline.Stop()
+	s.alarm.Stop()
 	return nil
 }
 
@@ -314,8 +319,11 @@ func (s *stream) subscribe(r *request) error {
 		if s.view == nil {
 			subscribed.node = s.caller.Node
 		}
-		subscribed.held = s.log.held(r.TypeUrl, s.source(r.TypeUrl), r.known, subscribed.cursor)
 		s.subscriptions[r.TypeUrl] = subscribed
+		var err error
+		if subscribed.held, err = s.log.held(r.TypeUrl, s.source(r.TypeUrl), r.known, subscribed.cursor); err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
 	}
 	if !subscribed.request(first, r) {
 		return status.Errorf(codes.ResourceExhausted, "more than %d names subscribed to: subscribe to *", maxNames)
@@ -346,22 +354,28 @@ func (s *stream) settle() {
 	if !s.idle() {
 		return
 	}
-	s.deadline.Stop()
+	s.over = time.Now()
 	if !s.changed.IsZero() {
-		s.server.metrics.convergence.Observe(time.Since(s.changed).Seconds())
+		s.server.metrics.convergence.Observe(s.over.Sub(s.changed).Seconds())
 		s.changed = time.Time{}
 	}
 }
 
-// expire ends the stream of a proxy that doesn't keep up. It comes back when it can, with the versions that it has.
+// expire ends the stream of a proxy that doesn't keep up. It comes back when it can, with the versions that it has. A round
+// that began after the alarm was set has the rest of its time: setting it for each would cost more than the round.
 func (s *stream) expire() {
 	s.lock.Lock()
 	defer s.lock.Unlock()
-	switch {
+	s.armed = false
+	switch left := time.Until(s.round.Add(s.patience)); {
 	case s.closed:
 	case s.shown == nil:
 		s.end(status.Errorf(codes.DeadlineExceeded, "no request within %s", greeting))
-	case !s.idle():
+	case s.idle():
+	case left > 0:
+		s.alarm.Reset(left)
+		s.armed = true
+	default:
 		s.server.metrics.writeTimeouts.Inc()
 		s.logger.Warn("proxy cut off: it doesn't read or acknowledge what it is sent", "after", s.patience)
 		s.end(status.Errorf(codes.Aborted, "a push was not acknowledged within %s", s.patience))
@@ -373,7 +387,7 @@ func (s *stream) close() {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	s.closed = true
-	s.deadline.Stop()
+	s.alarm.Stop()
 	if s.shown != nil {
 		s.server.hide(s.shown)
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // maxNames bounds what one proxy subscribes to by name. One that wants more asks for everything.
@@ -125,26 +126,30 @@ type held struct {
 }
 
 // held finds out what a proxy has that comes back. Its cursor, open by now, keeps what goes from now on.
-func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) *held {
+func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) (*held, error) {
 	if len(known) == 0 {
-		return nil
+		return nil, nil
 	}
 	l.lock.RLock()
 	defer l.lock.RUnlock()
 	h := &held{change: cursor.change, numbers: make([]uint64, (l.tables[typeURL].count+63)/64)}
-	for name, version := range known.all {
-		var r *resource
-		if element := from.asked.byName[string(name)]; element != nil {
-			r = element.Value.(*entry).resource
+	now, scoped := l.live[typeURL], from.unasked != l.tables[typeURL]
+	for name, text := range known.all {
+		if name == nil {
+			return nil, errVersions
 		}
-		if r != nil && r.version == string(version) {
-			h.numbers[r.number/64] |= 1 << (r.number % 64)
+		has, found := now.byHash[now.hash(name)]
+		if sum, ok := parseVersion(text); ok && found && has.sum == sum {
+			h.numbers[has.number/64] |= 1 << (has.number % 64)
 		}
-		if r == nil || from.asked != from.unasked && !from.unasked.has(string(name)) {
+		if (!found || scoped) && !from.unasked.has(string(name)) {
+			if !utf8.Valid(name) {
+				return nil, errVersions // it can't be told as removed
+			}
 			h.gone = append(h.gone, string(name))
 		}
 	}
-	return h
+	return h, nil
 }
 
 // has tells whether the proxy has what is in an entry.

@@ -194,6 +194,24 @@ func (b *bench) few(ctx context.Context, c *control) error {
 	return errors.Join(err, b.held(ctx, c, heap10, resident10, anonymous10), clients.lost())
 }
 
+// rest waits until the control plane has written the statuses of all that is new.
+func (c *control) rest(ctx context.Context) error {
+	const look, little = time.Second, 20 * time.Millisecond
+	before, err := c.spent()
+	for range 60 {
+		if err := errors.Join(err, pause(ctx, look)); err != nil {
+			return err
+		}
+		var now time.Duration
+		now, err = c.spent()
+		if now-before <= little {
+			return err
+		}
+		before = now
+	}
+	return errors.New("the control plane doesn't come to rest within a minute")
+}
+
 // many is with all clients, one of them stuck: cold at once, then while pods change, then back with what they know.
 func (b *bench) many(ctx context.Context, c *control) error {
 	churn := newChurn(b)
@@ -202,6 +220,9 @@ func (b *bench) many(ctx context.Context, c *control) error {
 		return err
 	}
 	defer stop()
+	if err := c.rest(ctx); err != nil {
+		return err
+	}
 	clients, err := b.cold(ctx, c, churn.receive)
 	defer func() { clients.close() }()
 	if err != nil {

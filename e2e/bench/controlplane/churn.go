@@ -138,7 +138,7 @@ func (c *churn) change(ctx context.Context, e *event) error {
 	pods := client.CoreV1().Pods(c.size.namespace(e.pod))
 	switch e.kind {
 	case label:
-		_, err := pods.Patch(ctx, name, types.MergePatchType, patch(map[string]any{"metadata": map[string]any{"labels": map[string]any{"version": e.version}}}), metav1.PatchOptions{})
+		_, err := pods.Patch(ctx, name, types.MergePatchType, patch(map[string]any{"metadata": map[string]any{"labels": map[string]any{"version": e.version}}}), metav1.PatchOptions{FieldValidation: metav1.FieldValidationIgnore})
 		return err
 	case readiness:
 		state := corev1.ConditionFalse
@@ -146,7 +146,7 @@ func (c *churn) change(ctx context.Context, e *event) error {
 			state = corev1.ConditionTrue
 		}
 		conditions := []any{map[string]any{"type": "Ready", "status": state}, map[string]any{"type": "ContainersReady", "status": state}}
-		_, err := pods.Patch(ctx, name, types.StrategicMergePatchType, patch(map[string]any{"status": map[string]any{"conditions": conditions}}), metav1.PatchOptions{}, "status")
+		_, err := pods.Patch(ctx, name, types.StrategicMergePatchType, patch(map[string]any{"status": map[string]any{"conditions": conditions}}), metav1.PatchOptions{FieldValidation: metav1.FieldValidationIgnore}, "status")
 		return err
 	case deletion:
 		now := int64(0)
