@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -18,14 +19,14 @@ type process struct {
 	ended chan struct{} // closed when it's gone
 }
 
-// launch starts a program with its output at the end of a file.
-func launch(path, log string, args ...string) (*process, error) {
+// launch starts a program with its output at the end of a file, and a niceness.
+func launch(nice int, path, log string, args ...string) (*process, error) {
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	p := &process{cmd: exec.Command(path, args...), log: log, ended: make(chan struct{})}
+	p := &process{cmd: exec.Command("nice", append([]string{"-n", strconv.Itoa(nice), path}, args...)...), log: log, ended: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(log)}
 	for _, name := range []string{"GOGC", "GOMEMLIMIT"} {
 		if value, set := os.LookupEnv(name); set {
@@ -55,7 +56,7 @@ func launch(path, log string, args ...string) (*process, error) {
 func (p *process) alive() error {
 	select {
 	case <-p.ended:
-		return fmt.Errorf("%s ended; the end of its log:\n%s", filepath.Base(p.cmd.Path), tail(p.log))
+		return fmt.Errorf("%s ended; the end of its log:\n%s", filepath.Base(p.cmd.Args[3]), tail(p.log))
 	default:
 		return nil
 	}

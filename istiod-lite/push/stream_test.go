@@ -2,6 +2,7 @@ package push
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,9 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -302,6 +306,101 @@ func TestOnlyNodeProxiesLearnWhatIsInTheMesh(t *testing.T) {
 		inBubbleAs(t, caller, func(b *bench) {
 			b.subscribe(Address)
 			b.wantEnd("PermissionDenied: account " + caller.Namespace + "/" + caller.ServiceAccount + " is not among the trusted node accounts")
+		})
+	}
+}
+
+func TestAProxyThatAcknowledgesWhatItDidNotReadIsCutOff(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address, Authorization)
+		synctest.Wait() // both answers are ready, and neither is read
+		for i, typeURL := range []string{Authorization, Address} {
+			b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeURL, ResponseNonce: fmt.Sprint(1 + i)})
+		}
+		publish(t, b.log, "w/a=1")
+		b.wantEnd("Aborted: a push was not acknowledged within 30s")
+		if got := b.metric("pilot_xds_pushes"); got != 2 {
+			t.Errorf("%v pushes", got)
+		}
+	})
+}
+
+func TestARoundHasAllOfItsTimeAfterOthers(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address, Authorization)
+		b.take(Authorization)
+		b.take(Address)
+		time.Sleep(patience - time.Second)
+		publish(t, b.log, "w/a=1")
+		response, _ := b.next()
+		time.Sleep(patience - time.Second)
+		b.ack(response)
+		time.Sleep(2 * patience)
+		publish(t, b.log, "w/a=2")
+		began := time.Now()
+		b.next()
+		b.wantEnd("Aborted: a push was not acknowledged within 30s")
+		if took := time.Since(began); took != patience {
+			t.Errorf("cut off after %s", took)
+		}
+	})
+}
+
+// What happens while the first answer waits for the proxy's other subscriptions.
+func TestAReconnectIsToldWhatChangesMeanwhile(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1", "w/b=1", "w/c=1")
+		versions := map[string]string{"w/later": "1"}
+		for _, resource := range b.log.All(Address) {
+			versions[resource.Name] = resource.Version
+		}
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, InitialResourceVersions: versions})
+		synctest.Wait()
+		var more, gone []string
+		for i := range maxGraves + 1 { // so that graves are looked through, and numbers of entries come free
+			more, gone = append(more, fmt.Sprint("w/x", i, "=1")), append(gone, fmt.Sprint("w/x", i))
+		}
+		publish(t, b.log, "w/a", "w/b=2", "w/later=1")
+		publish(t, b.log, more...)
+		publish(t, b.log, gone...)
+		publish(t, b.log, "w/new=1")
+		response, _ := b.next()
+		got := contents(response)
+		for _, want := range []string{"w/b", "w/later", "w/new", "-w/a"} {
+			if !slices.Contains(got, want) {
+				t.Errorf("%s is not told", want)
+			}
+		}
+		for _, other := range []string{"w/c", "-w/c", "-w/later"} {
+			if slices.Contains(got, other) {
+				t.Errorf("%s is told", other)
+			}
+		}
+	})
+}
+
+func TestVersionsThatCannotBeReadEndTheStream(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1")
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, InitialResourceVersions: map[string]string{"w/a": "no checksum", "w/b": strings.Repeat("f", 17)}})
+		b.take(Address, "w/a", "-w/b")
+	})
+	for name, broken := range map[string]string{"an entry": "\x2a\x02\x0a\x05", "a name": "\x2a\x05\x0a\x03w/\xff"} {
+		inBubble(t, func(b *bench) {
+			encoded, err := proto.Marshal(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, Node: &corev3.Node{Id: b.id}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.line.raw = append(encoded, broken...)
+			b.send(&discoveryv3.DeltaDiscoveryRequest{})
+			select {
+			case err := <-b.ended:
+				if status.Code(err) != codes.InvalidArgument {
+					t.Errorf("%s: %v", name, err)
+				}
+			case <-time.After(time.Minute):
+				t.Errorf("%s is taken", name)
+			}
 		})
 	}
 }

@@ -230,6 +230,27 @@ func TestAWaypointResumes(t *testing.T) {
 	})
 }
 
+func TestAWaypointResumesRoutesAmongManyOthers(t *testing.T) {
+	asWaypoint(t, func(b *bench) {
+		for i := range 200 {
+			put(t, b.log, fmt.Sprintf("r/other%d>s/b", i))
+		}
+		put(t, b.log, "s/a@s/wp", "r/a>s/a")
+		known := map[string]string{}
+		for _, resource := range b.log.All(L7) {
+			known[resource.Name] = resource.Version
+		}
+		delete(known, "r/other7")
+		put(t, b.log, "r/a2>s/a")
+		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: L7, InitialResourceVersions: known})
+		response, _ := b.next()
+		got := contents(response)
+		if !slices.Contains(got, "r/a2") || slices.Contains(got, "r/a") || !slices.Contains(got, "-r/other8") || slices.Contains(got, "-r/other7") {
+			t.Errorf("have %v", got)
+		}
+	})
+}
+
 func TestWhoIsNoWaypointIsRefused(t *testing.T) {
 	for want, c := range map[string]struct {
 		caller Caller

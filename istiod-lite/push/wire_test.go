@@ -32,6 +32,7 @@ type line struct {
 	ctx  context.Context
 	up   chan *discoveryv3.DeltaDiscoveryRequest
 	down chan *discoveryv3.DeltaDiscoveryResponse
+	raw  []byte // instead of the next request, unless nil
 }
 
 func (l *line) Context() context.Context { return l.ctx }
@@ -45,6 +46,9 @@ func (l *line) RecvMsg(message any) error {
 		encoded, err := proto.Marshal(request)
 		if err != nil {
 			return err
+		}
+		if l.raw != nil {
+			encoded = l.raw
 		}
 		return codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(encoded)}, message)
 	case <-l.ctx.Done():

@@ -50,6 +50,9 @@ func spareCollector() error {
 	return errors.Join(os.Setenv("GOGC", strconv.Itoa(percent)), os.Setenv("GOMEMLIMIT", strconv.Itoa(limit)))
 }
 
+// spareNice is the API server's niceness, for the same reason.
+const spareNice = 10
+
 // run measures one size after the other, each on an API server of its own.
 func run(ctx context.Context, o options) error {
 	if err := spareCollector(); err != nil {
