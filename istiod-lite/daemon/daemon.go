@@ -19,6 +19,7 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/push"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
 	"github.com/tulle-mesh/tulle/mesh/admin"
+	"github.com/tulle-mesh/tulle/mesh/calm"
 )
 
 // Daemon is a control plane.
@@ -144,6 +145,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			cancel(failures[i]) // none goes on without the others
 		})
 	}
+	group.Go(func() { calm.ReturnMemory(ctx, calmInterval) })
 	if tokens, ok := d.door.callers.(*ca.Tokens); ok {
 		if err := tokens.Check(); err != nil {
 			d.log.Warn("every proxy will be refused until the tokens' public key is there; tulle token key makes a pair", "err", err)

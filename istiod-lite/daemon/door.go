@@ -49,6 +49,8 @@ const (
 	maxMessage = 16 << 20
 	// window is how much of a call is taken in that nobody reads yet, in bytes.
 	window = 64 << 10
+	// readBuffer is of each connection, in bytes; acknowledgements are short.
+	readBuffer = 4 << 10
 )
 
 // door lets proven callers in, and ends the streams of those who can't be proven any more.
@@ -89,6 +91,7 @@ func (d *door) options() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.StaticStreamWindowSize(window),
+		grpc.SharedWriteBuffer(true), grpc.ReadBufferSize(readBuffer),
 		grpc.MaxHeaderListSize(16 << 10), // a token has at most three quarters of it
 		grpc.ChainStreamInterceptor(d.admit, d.keep),
 	}

@@ -22,6 +22,9 @@ const (
 	// gathering is how long the first answers wait for the proxy's other subscriptions, so that their order holds for a
 	// proxy that comes back, too: it asks for one type after the other.
 	gathering = 100 * time.Millisecond
+	// turns is how many new streams are heard at a time, and turn how long one waits for that at most.
+	turns = 8
+	turn  = time.Second
 )
 
 // order is that in which the types of a round are sent. A policy is known before the workload or service that it is
@@ -44,6 +47,7 @@ type stream struct {
 
 	lock          sync.Mutex // guards what follows; taken before the log's
 	closed        bool
+	hasTurn       bool
 	logger        *slog.Logger
 	shown         *shown // nil before the first request
 	view          *view  // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
@@ -67,7 +71,7 @@ func (s *stream) run(ctx context.Context) error {
 	s.alarm = time.AfterFunc(greeting, s.expire)
 	s.lock.Unlock()
 	defer s.close()
-	s.server.group.Go(s.receive)
+	s.server.group.Go(func() { s.receive(ctx) })
 	s.server.group.Go(func() { s.push(ctx) })
 	select {
 	case <-ctx.Done():
@@ -94,8 +98,34 @@ func (s *stream) greeted() bool {
 	return s.shown != nil
 }
 
+// awaitTurn lets a few proxies at a time tell what they have, since that of a hundred that come back at once would be in memory
+// together. But nobody waits long for others, who may be stuck.
+func (s *stream) awaitTurn(ctx context.Context) {
+	timer := time.NewTimer(turn)
+	defer timer.Stop()
+	select {
+	case s.server.turns <- struct{}{}:
+		s.lock.Lock()
+		defer s.lock.Unlock()
+		s.hasTurn = true
+		if s.closed {
+			s.leaveTurn()
+		}
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (s *stream) leaveTurn() {
+	if s.hasTurn {
+		<-s.server.turns
+		s.hasTurn = false
+	}
+}
+
 // receive takes requests in until the stream ends, which it does at the latest when its handler returns.
-func (s *stream) receive() {
+func (s *stream) receive(ctx context.Context) {
+	s.awaitTurn(ctx)
 	next := new(request)
 	for {
 		err := s.wire.RecvMsg(next)
@@ -193,6 +223,7 @@ func (s *stream) types() int {
 // begin begins a round of what every subscription is owed: policies, then L7 resources, then addresses, then what else is no
 // more. It may be empty, since what changed isn't what this proxy asked for.
 func (s *stream) begin() []*response {
+	s.leaveTurn() // it was heard
 	var responses, farewells []*response
 	var changed time.Time
 	s.log.lock.Lock()
@@ -388,6 +419,7 @@ func (s *stream) close() {
 	defer s.lock.Unlock()
 	s.closed = true
 	s.alarm.Stop()
+	s.leaveTurn()
 	if s.shown != nil {
 		s.server.hide(s.shown)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/admin"
 	"github.com/tulle-mesh/tulle/mesh/balance"
+	"github.com/tulle-mesh/tulle/mesh/calm"
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/drain"
@@ -162,7 +163,7 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 	background.Go(func() { followRoots(ctx, z.cfg, z.certs, z.log) })
 	background.Go(func() { _ = z.certs.Run(ctx) }) // it only ends with ctx
 	background.Go(func() { z.pods.follow(ctx) })
-	background.Go(func() { returnMemory(ctx) })
+	background.Go(func() { calm.ReturnMemory(ctx, calmInterval) })
 	background.Go(func() { z.demand.Run(ctx) })
 	select {
 	case <-ready:

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // memoryMax says how much memory this program's control group may use, in bytes or "max".
@@ -38,6 +39,9 @@ func relaxCollector() {
 		debug.SetGCPercent(wished)
 	}
 }
+
+// calmInterval is how often it is looked whether a burst is over; spare tunnels are given up within two.
+const calmInterval = 4 * time.Second
 
 // maxStalled bounds what all workers' tunnels may hold, beyond their windows, for connections whose applications don't read.
 const maxStalled = 256 << 20

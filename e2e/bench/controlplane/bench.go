@@ -29,7 +29,7 @@ type bench struct {
 }
 
 // calm is how long everything rests before memory is looked at.
-const calm = 3 * time.Second
+const calm = 5 * time.Second
 
 func (b *bench) run(ctx context.Context) (err error) {
 	say("%d pods, %d services, %d policies, %d nodes:", b.size.pods, b.size.services, b.size.policies, b.size.nodes)

@@ -1,4 +1,5 @@
-package daemon
+// Package calm returns memory to the system once a burst is over.
+package calm
 
 import (
 	"context"
@@ -9,11 +10,9 @@ import (
 )
 
 const (
-	// calmInterval is how often it is looked whether a burst is over.
-	calmInterval = 4 * time.Second
-	// calmLooks is how many calm intervals end a burst: spare tunnels are given up meanwhile.
+	// calmLooks is how many calm intervals end a burst.
 	calmLooks = 2
-	// calmBytes is how much may be allocated in an interval of calm: scrapes of metrics and pings of tunnels stay below.
+	// calmBytes is how much may be allocated in an interval of calm: scrapes of metrics and pings of peers stay below.
 	calmBytes = 2 << 20
 	// burstBytes is from how much on it was a burst, whose garbage is worth a collection.
 	burstBytes = 16 << 20
@@ -40,11 +39,11 @@ func (c *calm) over(allocated uint64) bool {
 	return true
 }
 
-// returnMemory does so after each burst, until ctx ends.
-func returnMemory(ctx context.Context) {
+// ReturnMemory does so after each burst, until the context ends. Interval is how often it is looked whether one is over.
+func ReturnMemory(ctx context.Context, interval time.Duration) {
 	var c calm
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	tick := time.NewTicker(calmInterval)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
