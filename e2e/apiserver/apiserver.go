@@ -47,8 +47,6 @@ type Config struct {
 	Audit bool
 	// Lists makes those who follow objects list them first, as they have to with older servers: it doesn't stream what there is.
 	Lists bool
-	// Nice is how readily the programs leave the processors to others: see nice(1).
-	Nice int
 }
 
 // Server is a running etcd and API server.
@@ -110,7 +108,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 
 func (s *Server) startEtcd(peers string) (err error) {
 	client, peer := "http://"+s.etcdAddr, "http://"+peers
-	s.etcd, err = launch(s.config.Nice, s.programs.Path("etcd"), s.Log("etcd"),
+	s.etcd, err = launch(s.programs.Path("etcd"), s.Log("etcd"),
 		"--name=etcd", "--data-dir="+filepath.Join(s.dir, "etcd"), "--unsafe-no-fsync", "--quota-backend-bytes=8589934592",
 		"--listen-client-urls="+client, "--advertise-client-urls="+client,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=etcd="+peer,
@@ -146,7 +144,7 @@ func (s *Server) StartAPI(ctx context.Context) error {
 		}
 		args = append(args, "--audit-policy-file="+in("audit.yaml"), "--audit-log-path="+s.AuditLog(), "--audit-log-mode=blocking")
 	}
-	if s.api, err = launch(s.config.Nice, s.programs.Path("kube-apiserver"), s.Log("kube-apiserver"), args...); err != nil {
+	if s.api, err = launch(s.programs.Path("kube-apiserver"), s.Log("kube-apiserver"), args...); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -183,7 +181,7 @@ func (s *Server) startControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.controllers, err = launch(s.config.Nice, s.programs.Path("kube-controller-manager"), s.Log("kube-controller-manager"),
+	s.controllers, err = launch(s.programs.Path("kube-controller-manager"), s.Log("kube-controller-manager"),
 		"--kubeconfig="+kubeconfig, "--controllers="+strings.Join(s.config.Controllers, ","), "--leader-elect=false",
 		"--kube-api-qps=500", "--kube-api-burst=1000", "--secure-port=0", "--root-ca-file="+filepath.Join(s.dir, caFile),
 		"--service-account-private-key-file="+filepath.Join(s.dir, tokenKey),

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"syscall"
 	"time"
 )
@@ -19,16 +18,16 @@ type process struct {
 	ended chan struct{} // closed when it's gone
 }
 
-// launch starts a program with its output at the end of a file, and a niceness.
-func launch(nice int, path, log string, args ...string) (*process, error) {
+// launch starts a program with its output at the end of a file. How Go's runtime is set for us holds for it, too.
+func launch(path, log string, args ...string) (*process, error) {
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	p := &process{cmd: exec.Command("nice", append([]string{"-n", strconv.Itoa(nice), path}, args...)...), log: log, ended: make(chan struct{})}
+	p := &process{cmd: exec.Command(path, args...), log: log, ended: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(log)}
-	for _, name := range []string{"GOGC", "GOMEMLIMIT"} {
+	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS"} {
 		if value, set := os.LookupEnv(name); set {
 			p.cmd.Env = append(p.cmd.Env, name+"="+value)
 		}
@@ -56,7 +55,7 @@ func launch(nice int, path, log string, args ...string) (*process, error) {
 func (p *process) alive() error {
 	select {
 	case <-p.ended:
-		return fmt.Errorf("%s ended; the end of its log:\n%s", filepath.Base(p.cmd.Args[3]), tail(p.log))
+		return fmt.Errorf("%s ended; the end of its log:\n%s", filepath.Base(p.cmd.Path), tail(p.log))
 	default:
 		return nil
 	}

@@ -12,8 +12,8 @@ import (
 const (
 	// calmLooks is how many calm intervals end a burst.
 	calmLooks = 2
-	// calmBytes is how much may be allocated in an interval of calm: scrapes of metrics and pings of peers stay below.
-	calmBytes = 2 << 20
+	// calmBytes is how much may be allocated in a second of calm: scrapes of metrics and pings of peers stay below.
+	calmBytes = 512 << 10
 	// burstBytes is from how much on it was a burst, whose garbage is worth a collection.
 	burstBytes = 16 << 20
 )
@@ -21,6 +21,7 @@ const (
 // calm tells when a burst is over, so that memory which it took can be returned: the runtime does so only after a further
 // collection, which without allocations doesn't come for minutes.
 type calm struct {
+	bytes    uint64 // that may be allocated between two looks in calm
 	seen     uint64 // bytes that were ever allocated, at the last look
 	returned uint64 // the same, when memory was last returned
 	looks    int    // that found calm, in a row
@@ -28,7 +29,7 @@ type calm struct {
 
 // over tells that memory should be returned, after so many bytes were ever allocated.
 func (c *calm) over(allocated uint64) bool {
-	if c.looks++; allocated-c.seen >= calmBytes {
+	if c.looks++; allocated-c.seen >= c.bytes {
 		c.looks = 0
 	}
 	c.seen = allocated
@@ -39,9 +40,10 @@ func (c *calm) over(allocated uint64) bool {
 	return true
 }
 
-// ReturnMemory does so after each burst, until the context ends. Interval is how often it is looked whether one is over.
+// ReturnMemory does so after each burst, until the context ends. Interval is how often it is looked whether one is over, a second
+// at least.
 func ReturnMemory(ctx context.Context, interval time.Duration) {
-	var c calm
+	c := calm{bytes: calmBytes * uint64(interval/time.Second)}
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()

@@ -3,7 +3,7 @@ package calm
 import "testing"
 
 func TestMemoryIsReturnedOnceABurstIsOver(t *testing.T) {
-	var c calm
+	c := calm{bytes: 2 << 20}
 	total := uint64(0)
 	for i, look := range []struct {
 		what      string

@@ -59,7 +59,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 
 // prepare starts the API server and fills it.
 func (b *bench) prepare(ctx context.Context) (err error) {
-	if b.server, err = apiserver.Start(ctx, apiserver.Config{Dir: b.dir, Nice: spareNice}); err != nil {
+	if b.server, err = apiserver.Start(ctx, apiserver.Config{Dir: b.dir}); err != nil {
 		return err
 	}
 	began := time.Now()
