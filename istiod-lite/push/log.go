@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -32,11 +34,43 @@ type Log struct {
 	lock    sync.RWMutex
 	tables  map[string]*table
 	live    map[string]live // by type, as tables
-	head    uint64          // number of the last change
+	head    atomic.Uint64   // number of the last change; written under the lock
 	made    [1024]time.Time // when the last changes were made, by number
-	changed chan struct{}   // closed at the next change
 	readers map[*cursor]struct{}
 	views   views
+
+	listeners atomic.Pointer[[]*listener]
+}
+
+// listener is told that there was a change, while it wants to be.
+type listener struct {
+	wants atomic.Bool
+	kick  chan struct{} // gets an element then
+}
+
+func newListener() *listener { return &listener{kick: make(chan struct{}, 1)} }
+
+// wake has the listener look again.
+func (l *listener) wake() {
+	select {
+	case l.kick <- struct{}{}:
+	default: // it hasn't looked yet
+	}
+}
+
+// listen tells the listener of changes from now on.
+func (l *Log) listen(one *listener) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	all := append(slices.Clone(*l.listeners.Load()), one)
+	l.listeners.Store(&all)
+}
+
+func (l *Log) unlisten(one *listener) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	all := slices.DeleteFunc(slices.Clone(*l.listeners.Load()), func(each *listener) bool { return each == one })
+	l.listeners.Store(&all)
 }
 
 // table holds the resources of one type. Those that went stay behind as graves until every reader has passed them.
@@ -86,7 +120,8 @@ const maxGraves = 1024
 
 // NewLog makes an empty log.
 func NewLog() *Log {
-	l := &Log{tables: newTables(), live: make(map[string]live), changed: make(chan struct{}), readers: make(map[*cursor]struct{}), views: newViews()}
+	l := &Log{tables: newTables(), live: make(map[string]live), readers: make(map[*cursor]struct{}), views: newViews()}
+	l.listeners.Store(new([]*listener))
 	for typeURL := range l.tables {
 		l.live[typeURL] = live{maphash.MakeSeed(), make(map[uint64]version)}
 	}
@@ -116,22 +151,33 @@ func (l *Log) Publish(updates []Update) (changed int, failures []error) {
 		}
 		encoded[i] = resource
 	}
+	if changed = l.put(updates, encoded, failed); changed > 0 {
+		for _, each := range *l.listeners.Load() {
+			if each.wants.Load() {
+				each.wake()
+			}
+		}
+	}
+	return changed, failures
+}
+
+// put takes in what was encoded, and tells how much of it is a change.
+func (l *Log) put(updates []Update, encoded []*resource, failed map[int]bool) (changed int) {
 	l.lock.Lock()
 	defer l.lock.Unlock()
+	next := l.head.Load() + 1
 	for i, update := range updates {
-		if !failed[i] && l.set(update.Type, entry{name: update.Name, change: l.head + 1, resource: encoded[i], keys: keysOf(update.Message)}) {
+		if !failed[i] && l.set(update.Type, entry{name: update.Name, change: next, resource: encoded[i], keys: keysOf(update.Message)}) {
 			changed++
 		}
 	}
 	if changed > 0 {
-		l.refresh(l.head + 1)
-		l.head++
-		l.made[l.head%uint64(len(l.made))] = time.Now()
+		l.refresh(next)
+		l.made[next%uint64(len(l.made))] = time.Now()
+		l.head.Store(next)
 		l.fill(l.tables)
-		close(l.changed)
-		l.changed = make(chan struct{})
 	}
-	return changed, failures
+	return changed
 }
 
 // set stores a resource, or buries it, and notes which waypoints that is about. It tells whether it made a difference.
@@ -205,7 +251,7 @@ func (l *Log) fill(tables map[string]*table) {
 		if t.graves <= maxGraves {
 			continue
 		}
-		passed := l.head
+		passed := l.head.Load()
 		for reader := range l.readers {
 			passed = min(passed, reader.change)
 		}
@@ -230,7 +276,7 @@ func (l *Log) open() *cursor {
 	l.lock.Lock()
 	defer l.lock.Unlock()
 	// A first answer has no graves, so from here on is enough.
-	c := &cursor{change: l.head}
+	c := &cursor{change: l.head.Load()}
 	l.readers[c] = struct{}{}
 	return c
 }
@@ -241,25 +287,10 @@ func (l *Log) close(c *cursor) {
 	delete(l.readers, c)
 }
 
-// now returns the number of the last change, and a channel that is closed at the next.
-func (l *Log) now() (head uint64, changed <-chan struct{}) {
-	l.lock.RLock()
-	defer l.lock.RUnlock()
-	return l.head, l.changed
-}
-
 // when a change was made; one long ago was made later than that. The log is locked.
 func (l *Log) when(change uint64) time.Time {
-	if oldest := l.head + 1 - min(l.head, uint64(len(l.made))); change < oldest {
-		change = oldest
-	}
-	return l.made[change%uint64(len(l.made))]
-}
-
-// Changed returns a channel that is closed at the next change.
-func (l *Log) Changed() <-chan struct{} {
-	_, changed := l.now()
-	return changed
+	head, kept := l.head.Load(), uint64(len(l.made))
+	return l.made[max(change, head+1-min(head, kept))%kept]
 }
 
 // All returns every resource of a type, in the order of their changes.

@@ -33,18 +33,18 @@ func TestVersionsGoByContentAlone(t *testing.T) {
 }
 
 func TestWhatIsAsItWasIsNoChange(t *testing.T) {
-	log := NewLog()
-	changed := log.Changed()
+	log, one := NewLog(), newListener()
+	one.wants.Store(true)
+	log.listen(one)
 	if got := publish(t, log, "w/a=1", "w/none"); got != 1 {
 		t.Errorf("%d changed", got)
 	}
-	<-changed
-	changed = log.Changed()
+	<-one.kick
 	if got := publish(t, log, "w/a=1", "w/none"); got != 0 {
 		t.Errorf("%d changed", got)
 	}
 	select {
-	case <-changed:
+	case <-one.kick:
 		t.Error("readers were woken")
 	default:
 	}
@@ -56,11 +56,11 @@ func TestGravesAreKeptForReadersBehindThem(t *testing.T) {
 	for i := range maxGraves + 1 {
 		publish(t, log, fmt.Sprint("w/", i, "=1"))
 	}
-	behind.change = log.head
+	behind.change = log.head.Load()
 	for i := range maxGraves + 1 {
 		publish(t, log, fmt.Sprint("w/", i))
 	}
-	ahead.change = log.head
+	ahead.change = log.head.Load()
 	table := log.tables[Address]
 	if d := table.since(behind.change); len(d.removed) != maxGraves+1 {
 		t.Fatalf("the reader behind sees %d of %d removals", len(d.removed), maxGraves+1)
@@ -114,7 +114,7 @@ func BenchmarkPublish(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				publish(b, log, fmt.Sprint("w/", i%size, "=", i))
-				reader.change = log.head - 1
+				reader.change = log.head.Load() - 1
 				if d := log.tables[Address].since(reader.change); len(d.resources) != 1 {
 					b.Fatal(len(d.resources))
 				}

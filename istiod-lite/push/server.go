@@ -71,7 +71,7 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 	}
 	one := &stream{
 		server: s, log: s.cfg.Log, wire: w, caller: caller, patience: s.patience, logger: s.cfg.Logger,
-		kick: make(chan struct{}, 1), ended: make(chan error, 1), subscriptions: make(map[string]*subscription),
+		listener: newListener(), ended: make(chan error, 1),
 	}
 	return one.run(w.Context())
 }

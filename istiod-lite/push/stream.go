@@ -42,16 +42,16 @@ type stream struct {
 	// patience is how long the proxy may take to read and acknowledge what it was sent. Nothing more is sent meanwhile, so
 	// one that doesn't read costs no memory, and after this time its stream.
 	patience time.Duration
-	kick     chan struct{} // has an element when there may be something to push because of a request
-	ended    chan error    // has an element when the stream has to end
+	listener *listener  // is woken when there may be something to push
+	ended    chan error // has an element when the stream has to end
 
 	lock          sync.Mutex // guards what follows; taken before the log's
 	closed        bool
 	hasTurn       bool
 	logger        *slog.Logger
-	shown         *shown // nil before the first request
-	view          *view  // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
-	subscriptions map[string]*subscription
+	shown         *shown                    // nil before the first request
+	view          *view                     // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
+	subscriptions [len(order)]*subscription // nil for what isn't asked for
 	outstanding   []*response
 	sending       bool
 	nonces        uint64
@@ -70,9 +70,10 @@ func (s *stream) run(ctx context.Context) error {
 	s.lock.Lock()
 	s.alarm = time.AfterFunc(greeting, s.expire)
 	s.lock.Unlock()
+	s.log.listen(s.listener)
 	defer s.close()
 	s.server.group.Go(func() { s.receive(ctx) })
-	s.server.group.Go(func() { s.push(ctx) })
+	s.server.group.Go(s.push)
 	select {
 	case <-ctx.Done():
 		if !s.greeted() {
@@ -146,67 +147,87 @@ func (s *stream) receive(ctx context.Context) {
 	}
 }
 
-// push sends rounds until the context ends. It blocks where the proxy doesn't read, until the handler gives up and returns.
-func (s *stream) push(ctx context.Context) {
-	wake := time.NewTimer(0)
+// push sends rounds until the stream is closed. It blocks where the proxy doesn't read, until the handler gives up and returns.
+func (s *stream) push() {
+	wake := time.NewTimer(time.Hour)
 	defer wake.Stop()
 	for {
-		responses, wait, changed := s.next()
+		responses, wait, open := s.next()
+		if !open {
+			return
+		}
 		for _, response := range responses {
 			if err := s.wire.SendMsg(response); err != nil {
 				s.end(err)
 				return
 			}
 		}
-		if len(responses) > 0 {
+		switch {
+		case len(responses) > 0:
 			s.sent()
-			continue
-		}
-		if wait > 0 {
+		case wait > 0:
 			wake.Reset(wait)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.kick:
-		case <-changed:
-		case <-wake.C:
+			select {
+			case <-s.listener.kick:
+			case <-wake.C:
+			}
+		default:
+			<-s.listener.kick
 		}
 	}
 }
 
-// next returns a round to send; or else how long to wait, or a channel that is closed when there may be one. A request
-// that asks for something, or makes way for it, kicks.
-func (s *stream) next() (responses []*response, wait time.Duration, changed <-chan struct{}) {
+// next returns a round to send, or how long to wait for one, or neither: then the listener is woken, by a change, by a request
+// that asks for something or makes way for it, or when the stream isn't open any more.
+func (s *stream) next() (responses []*response, wait time.Duration, open bool) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	if s.closed {
-		return nil, 0, nil
+		return nil, 0, false
 	}
-	head, changed := s.log.now()
-	switch due, owed := s.due(head); {
-	case !due:
-		return nil, 0, changed
-	case !s.idle():
-		return nil, 0, nil
-	case s.round.IsZero() && len(s.subscriptions) < s.types():
-		wait = time.Until(s.began.Add(gathering))
-	case !owed: // answers to a request don't wait
-		wait = time.Until(s.over.Add(window))
+	for {
+		// It is woken for what comes after it has looked.
+		s.listener.wants.Store(true)
+		switch due, owed := s.due(s.log.head.Load()); {
+		case !due:
+			return nil, 0, true
+		case !s.idle():
+			s.listener.wants.Store(false)
+			return nil, 0, true
+		case s.round.IsZero() && s.asked() < s.types():
+			wait = time.Until(s.began.Add(gathering))
+		case !owed: // answers to a request don't wait
+			wait = time.Until(s.over.Add(window))
+		}
+		s.listener.wants.Store(false)
+		if wait > 0 {
+			return nil, wait, true
+		}
+		if responses := s.begin(); len(responses) > 0 {
+			return responses, 0, true
+		}
 	}
-	if wait > 0 {
-		return nil, wait, nil
-	}
-	return s.begin(), 0, changed
 }
 
 // due tells whether there may be something to send now that the log is at head, and whether it is an answer.
 func (s *stream) due(head uint64) (due, owed bool) {
 	for _, subscribed := range s.subscriptions {
-		due = due || subscribed.due(head)
-		owed = owed || subscribed.owed
+		if subscribed != nil {
+			due = due || subscribed.due(head)
+			owed = owed || subscribed.owed
+		}
 	}
 	return due, owed
+}
+
+// asked is how many types the proxy has asked for.
+func (s *stream) asked() (count int) {
+	for _, subscribed := range s.subscriptions {
+		if subscribed != nil {
+			count++
+		}
+	}
+	return count
 }
 
 // idle tells whether the last round is over.
@@ -227,16 +248,17 @@ func (s *stream) begin() []*response {
 	var responses, farewells []*response
 	var changed time.Time
 	s.log.lock.Lock()
-	for _, typeURL := range order {
-		subscribed := s.subscriptions[typeURL]
+	head := s.log.head.Load()
+	for i, typeURL := range order {
+		subscribed := s.subscriptions[i]
 		if subscribed == nil {
 			continue
 		}
 		if made := subscribed.unsent(s.log); changed.IsZero() || !made.IsZero() && made.Before(changed) {
 			changed = made
 		}
-		d, answer := subscribed.take(s.source(typeURL), s.log.head)
-		if typeURL != Address && len(d.removed) > 0 && s.subscriptions[Address] != nil {
+		d, answer := subscribed.take(s.source(typeURL), head)
+		if typeURL != Address && len(d.removed) > 0 && s.subscriptions[slices.Index(order[:], Address)] != nil {
 			farewells = append(farewells, s.response(typeURL, delta{removed: d.removed}))
 			answer, d.removed = len(d.resources) > 0, nil
 		}
@@ -278,7 +300,7 @@ func (s *stream) source(typeURL string) source {
 func (s *stream) response(typeURL string, d delta) *response {
 	s.nonces++
 	return &response{
-		version: strconv.FormatUint(s.log.head, 10), typeURL: typeURL, resources: d.resources, removed: d.removed,
+		version: strconv.FormatUint(s.log.head.Load(), 10), typeURL: typeURL, resources: d.resources, removed: d.removed,
 		nonce: strconv.FormatUint(s.nonces, 10),
 	}
 }
@@ -315,12 +337,8 @@ func (s *stream) request(r *request) error {
 	if err := s.subscribe(r); err != nil {
 		return err
 	}
-	head, _ := s.log.now()
-	if due, _ := s.due(head); due && s.idle() {
-		select {
-		case s.kick <- struct{}{}:
-		default:
-		}
+	if due, _ := s.due(s.log.head.Load()); due && s.idle() {
+		s.listener.wake()
 	}
 	return nil
 }
@@ -343,14 +361,15 @@ func (s *stream) greet(first *request) error {
 }
 
 func (s *stream) subscribe(r *request) error {
-	subscribed := s.subscriptions[r.TypeUrl]
+	kind := slices.Index(order[:], r.TypeUrl)
+	subscribed := s.subscriptions[kind]
 	first := subscribed == nil
 	if first {
 		subscribed = &subscription{cursor: s.log.open()}
 		if s.view == nil {
 			subscribed.node = s.caller.Node
 		}
-		s.subscriptions[r.TypeUrl] = subscribed
+		s.subscriptions[kind] = subscribed
 		var err error
 		if subscribed.held, err = s.log.held(r.TypeUrl, s.source(r.TypeUrl), r.known, subscribed.cursor); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
@@ -418,13 +437,17 @@ func (s *stream) close() {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	s.closed = true
+	s.log.unlisten(s.listener)
+	s.listener.wake()
 	s.alarm.Stop()
 	s.leaveTurn()
 	if s.shown != nil {
 		s.server.hide(s.shown)
 	}
 	for _, subscribed := range s.subscriptions {
-		s.log.close(subscribed.cursor)
+		if subscribed != nil {
+			s.log.close(subscribed.cursor)
+		}
 	}
 	if s.view != nil {
 		s.log.closeView(s.view)

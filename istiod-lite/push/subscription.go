@@ -56,7 +56,7 @@ func (s *subscription) due(head uint64) bool { return s.owed || s.started && s.c
 
 // unsent is when the oldest change was made that the proxy wasn't told; zero if there is none. The log is locked.
 func (s *subscription) unsent(l *Log) time.Time {
-	if !s.started || s.cursor.change == l.head {
+	if !s.started || s.cursor.change == l.head.Load() {
 		return time.Time{}
 	}
 	return l.when(s.cursor.change + 1)

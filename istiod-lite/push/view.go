@@ -75,7 +75,7 @@ func (l *Log) openView(w Waypoint) *view {
 		for _, label := range w.base() {
 			l.want(one, label)
 		}
-		l.refresh(l.head)
+		l.refresh(l.head.Load())
 	}
 	one.streams++
 	return one
