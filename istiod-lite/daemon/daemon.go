@@ -77,6 +77,7 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	d.verdicts = newVerdicts(log.With("scope", "kube"))
 	d.pipeline = newPipeline(d.model, mesh, d.resource, log.With("scope", "pipeline"))
 	d.pipeline.tell, d.pipeline.tellParents = d.verdicts.tell, d.verdicts.tellParents
+	d.pipeline.failures = d.metrics.failures
 	d.openPusher()
 	if err := d.openDoor(); err != nil {
 		return nil, err

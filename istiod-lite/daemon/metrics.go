@@ -15,6 +15,7 @@ type metrics struct {
 	updates  *prometheus.CounterVec // by type
 	triggers *prometheus.CounterVec // by type
 	apply    prometheus.Histogram
+	failures prometheus.Counter
 }
 
 func newMetrics(registry prometheus.Registerer, m *model.Model, version string) *metrics {
@@ -33,10 +34,13 @@ func newMetrics(registry prometheus.Registerer, m *model.Model, version string) 
 			Buckets: []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 3, 5},
 		}),
 	}
+	all.failures = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "pilot_total_xds_internal_errors", Help: "Resources that couldn't be encoded, so that proxies keep what they were told before.",
+	})
 	start := time.Now()
 	registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		all.rejected, all.updates, all.triggers, all.apply,
+		all.rejected, all.updates, all.triggers, all.apply, all.failures,
 		gauge("pilot_services", "Services that are known.", func() (count float64) {
 			m.View(func() { count = float64(m.Count(model.KindService)) })
 			return count

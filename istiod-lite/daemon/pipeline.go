@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
@@ -32,7 +33,8 @@ type pipeline struct {
 	produced map[model.Key][]product // what each object became
 	noted    map[model.Key]string    // what was logged of it
 
-	ready atomic.Bool // everything was taken in once
+	failures prometheus.Counter // resources that couldn't be encoded
+	ready    atomic.Bool        // everything was taken in once
 }
 
 // product is a published resource.
@@ -42,7 +44,7 @@ func newPipeline(m *model.Model, mesh translate.Mesh, log *push.Log, out *slog.L
 	return &pipeline{
 		model: m, mesh: mesh, log: log, out: out, gateway: func(model.Key) {},
 		tell: func(model.Key, int64, []model.Condition) {}, tellParents: func(model.Key, int64, []routes.Parent) {},
-		produced: make(map[model.Key][]product), noted: make(map[model.Key]string),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{}), produced: make(map[model.Key][]product), noted: make(map[model.Key]string),
 	}
 }
 
@@ -92,6 +94,7 @@ func (p *pipeline) translated(key model.Key) []push.Update {
 
 func (p *pipeline) publish(updates []push.Update) (changed int) {
 	changed, failures := p.log.Publish(updates)
+	p.failures.Add(float64(len(failures)))
 	for _, err := range failures {
 		p.out.Error("resource not published, proxies keep what they were told of it before", "err", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/push"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
@@ -34,6 +36,8 @@ func TestAResourceThatCannotBeEncodedKeepsNoOtherBack(t *testing.T) {
 	p := emptyPipeline()
 	var logged bytes.Buffer
 	p.out = slog.New(slog.NewTextHandler(&logged, nil))
+	registry := prometheus.NewRegistry()
+	p.failures = newMetrics(registry, p.model, "test").failures
 	good, bad := house(1, true), house(2, true)
 	p.apply([]model.Change{{Key: bad.Key(), Object: bad}})
 	before := p.published()
@@ -52,4 +56,14 @@ func TestAResourceThatCannotBeEncodedKeepsNoOtherBack(t *testing.T) {
 	if !strings.Contains(logged.String(), "Pod/ns0/pod2") {
 		t.Errorf("logged %s", logged.String())
 	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "pilot_total_xds_internal_errors" && family.Metric[0].Counter.GetValue() == 1 {
+			return
+		}
+	}
+	t.Error("it isn't counted")
 }

@@ -120,6 +120,14 @@ func (r *response) buffers() mem.BufferSlice {
 	return append(buffers, mem.SliceBuffer(tail))
 }
 
+// size is that of the resources, in bytes.
+func (r *response) size() (size int) {
+	for _, resource := range r.resources {
+		size += resource.field.Len()
+	}
+	return size
+}
+
 // some names a few of the resources, for people.
 func (r *response) some() []string {
 	const few = 5

@@ -5,11 +5,19 @@ import "github.com/prometheus/client_golang/prometheus"
 // metrics are under Istio's names, so that its boards show them.
 type metrics struct {
 	clients       *prometheus.GaugeVec
-	pushed        map[string]prometheus.Counter // by type URL
 	rejects       *prometheus.CounterVec
 	expiredNonces prometheus.Counter
 	writeTimeouts prometheus.Counter
 	convergence   prometheus.Histogram
+	queued        prometheus.Histogram
+	sending       prometheus.Histogram
+	byType        map[string]typeMetrics // by type URL
+}
+
+// typeMetrics are of the responses of a type.
+type typeMetrics struct {
+	pushes      prometheus.Counter
+	time, bytes prometheus.Observer
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -31,13 +39,27 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 3, 5, 10, 20, 30},
 		}),
 	}
+	seconds := []float64{.001, .01, .1, 1, 3, 5, 10, 20, 30}
+	m.queued = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "pilot_proxy_queue_time", Help: "Seconds from a change until its round began, for each proxy.", Buckets: seconds,
+	})
+	m.sending = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "pilot_xds_send_time", Help: "Seconds that it took until a response was handed to its connection.", Buckets: seconds,
+	})
 	pushes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pilot_xds_pushes", Help: "Responses sent to proxies, by type.",
 	}, []string{"type"})
-	m.pushed = make(map[string]prometheus.Counter)
+	times := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "pilot_xds_push_time", Help: "Seconds from the beginning of a round until a response was handed to its connection, by type.", Buckets: seconds,
+	}, []string{"type"})
+	sizes := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "pilot_xds_config_size_bytes", Help: "Bytes of the resources in a response, by type.", Buckets: []float64{1, 1e4, 1e6, 4e6, 1e7, 4e7},
+	}, []string{"type"})
+	m.byType = make(map[string]typeMetrics)
 	for _, typeURL := range order {
-		m.pushed[typeURL] = pushes.WithLabelValues(short(typeURL))
+		name := short(typeURL)
+		m.byType[typeURL] = typeMetrics{pushes.WithLabelValues(name), times.WithLabelValues(name), sizes.WithLabelValues(name)}
 	}
-	registry.MustRegister(m.clients, pushes, m.rejects, m.expiredNonces, m.writeTimeouts, m.convergence)
+	registry.MustRegister(m.clients, pushes, times, sizes, m.rejects, m.expiredNonces, m.writeTimeouts, m.convergence, m.queued, m.sending)
 	return m
 }

@@ -156,11 +156,9 @@ func (s *stream) push() {
 		if !open {
 			return
 		}
-		for _, response := range responses {
-			if err := s.wire.SendMsg(response); err != nil {
-				s.end(err)
-				return
-			}
+		if err := s.send(responses); err != nil {
+			s.end(err)
+			return
 		}
 		switch {
 		case len(responses) > 0:
@@ -175,6 +173,24 @@ func (s *stream) push() {
 			<-s.listener.kick
 		}
 	}
+}
+
+func (s *stream) send(round []*response) error {
+	began := time.Now()
+	last := began
+	for _, response := range round {
+		of := s.server.metrics.byType[response.typeURL]
+		of.pushes.Inc()
+		of.bytes.Observe(float64(response.size()))
+		if err := s.wire.SendMsg(response); err != nil {
+			return err
+		}
+		now := time.Now()
+		of.time.Observe(now.Sub(began).Seconds())
+		s.server.metrics.sending.Observe(now.Sub(last).Seconds())
+		last = now
+	}
+	return nil
 }
 
 // next returns a round to send, or how long to wait for one, or neither: then the listener is woken, by a change, by a request
@@ -272,13 +288,15 @@ func (s *stream) begin() []*response {
 		return nil
 	}
 	s.round = time.Now()
+	if !changed.IsZero() {
+		s.server.metrics.queued.Observe(s.round.Sub(changed).Seconds())
+	}
 	s.changed, s.sending, s.outstanding = changed, true, responses
 	if !s.armed {
 		s.alarm.Reset(s.patience)
 		s.armed = true
 	}
 	for _, response := range responses {
-		s.server.metrics.pushed[response.typeURL].Inc()
 		s.shown.sent(response.typeURL, response.version, s.round)
 	}
 	return slices.Clone(responses) // acknowledgements shorten the other one
