@@ -103,7 +103,7 @@ func startStorm(t *testing.T, s *soak, place string, to ...netip.AddrPort) (wait
 func bed(t *testing.T, env ...string) *soak {
 	t.Helper()
 	s := &soak{options: options{dir: filepath.Join(t.TempDir(), "soak"), env: env, say: func(line string) { t.Log(line) }}, first: map[string]usage{}, last: map[string]usage{}}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // on a fresh machine the programs are built first
 	defer cancel()
 	t.Cleanup(func() {
 		if err := s.down(); err != nil {
