@@ -31,14 +31,16 @@ type limits struct {
 	idle time.Duration
 	// A connection that is older than age is left by its proxy for another, and is closed after grace more.
 	age, grace time.Duration
-	// proof is after how long at most the caller of a stream that goes on has to be proven again.
-	proof time.Duration
+	// proof is after how long at most the pod of a stream's caller has to be there still. Every so many times, which is reviews, its
+	// token is reviewed as well, which the API server pays for.
+	proof   time.Duration
+	reviews int
 }
 
 // usual has more connections than the largest cluster has nodes.
 var usual = limits{
 	connections: 8192, unproven: 1024, greeting: 10 * time.Second, idle: time.Minute, age: 30 * time.Minute, grace: 10 * time.Second,
-	proof: 40 * time.Second,
+	proof: 40 * time.Second, reviews: 10,
 }
 
 const (
@@ -147,22 +149,22 @@ func (d *door) keep(server any, stream grpc.ServerStream, info *grpc.StreamServe
 // untilUnproven returns why the caller isn't proven any more, or when its stream has ended. Those who came together aren't
 // asked for together.
 func (d *door) untilUnproven(ctx context.Context) error {
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(d.limits.proof/2 + rand.N(d.limits.proof/2)):
 		}
-		if err := d.again(ctx); err != nil {
+		if err := d.again(ctx, n%d.limits.reviews == 0); err != nil {
 			return err
 		}
 	}
 }
 
 // again tells why a caller isn't proven any more. While nobody can tell, it is.
-func (d *door) again(ctx context.Context) error {
+func (d *door) again(ctx context.Context, review bool) error {
 	caller, _ := ca.CallerOf(ctx)
-	if _, err := d.pods.Node(caller); err != nil {
+	if _, err := d.pods.Node(caller); err != nil || !review {
 		return err
 	}
 	if _, err := d.callers.Authenticate(ctx); err != nil && !errors.Is(err, ca.ErrUnavailable) {

@@ -218,7 +218,7 @@ func TestAStreamLastsAsLongAsItsCallerIsProven(t *testing.T) {
 					return bound, test.answers[n-2]
 				}
 				return bound, nil
-			}, func(l *limits) { l.proof = 20 * time.Millisecond })
+			}, func(l *limits) { l.proof, l.reviews = 20*time.Millisecond, 1 })
 			d.pods.Find = func(string, string) (ca.Pod, bool) {
 				return ca.Pod{UID: "1", Node: "node1", ServiceAccount: "ztunnel"}, !test.gone || int(asked.Load()) <= len(test.answers)
 			}
@@ -235,7 +235,7 @@ func TestAStreamLastsAsLongAsItsCallerIsProven(t *testing.T) {
 	}
 }
 
-func TestCallersAreProvenAgainWithinFortySecondsAndNotAllAtOnce(t *testing.T) {
+func TestTokensAreReviewedAgainWithinSevenMinutesAndNotAllAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := doorOf(func(context.Context) (ca.Caller, error) { return ca.Caller{}, errors.New("revoked") }, func(*limits) {})
 		began, moments := time.Now(), make(chan time.Duration, 100)
@@ -251,12 +251,24 @@ func TestCallersAreProvenAgainWithinFortySecondsAndNotAllAtOnce(t *testing.T) {
 		different := make(map[time.Duration]bool)
 		for range cap(moments) {
 			took := <-moments
-			if different[took.Truncate(time.Millisecond)] = true; took < 20*time.Second || took > 40*time.Second {
+			if different[took.Truncate(time.Millisecond)] = true; took < 200*time.Second || took > 400*time.Second {
 				t.Errorf("after %s", took)
 			}
 		}
 		if len(different) < 50 {
 			t.Errorf("100 callers at %d different times", len(different))
+		}
+	})
+}
+
+func TestAPodThatIsGoneIsMissedWithinFortySeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := doorOf(func(context.Context) (ca.Caller, error) { return ca.Caller{}, nil }, func(*limits) {})
+		d.pods.Find = func(string, string) (ca.Pod, bool) { return ca.Pod{}, false }
+		began := time.Now()
+		bound := ca.Caller{Namespace: "istio-system", ServiceAccount: "ztunnel", Pod: "ztunnel-1", PodUID: "1"}
+		if err := d.untilUnproven(ca.WithCaller(t.Context(), bound)); err == nil || time.Since(began) > 40*time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
 		}
 	})
 }
