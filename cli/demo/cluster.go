@@ -215,30 +215,35 @@ func (c *Cluster) connect(context.Context) error {
 	if err := makeFabric(c.nets[fabric]); err != nil {
 		return err
 	}
-	for i, node := range c.spec.Nodes {
-		if err := joinFabric(c.nets[fabric], c.nets[node], node, i); err != nil {
-			return err
-		}
-	}
-	var pods []netip.Addr
-	for i, pod := range c.spec.Pods {
-		node := c.spec.nodeIndex(pod.Node)
-		addrs := podAddrs(node, i)
-		pods = append(pods, addrs...)
-		if err := joinNode(c.nets[pod.Node], c.nets[pod.Name], fmt.Sprintf("pod%d", i), gateway(node), addrs); err != nil {
-			return fmt.Errorf("connect pod %s: %w", pod.Name, err)
-		}
-	}
-	entries := targets(c.spec)
-	for i, node := range c.spec.Nodes {
-		if err := routeNodes(c.nets[node], i, len(c.spec.Nodes)); err != nil {
-			return err
-		}
-		if err := serveVIPs(c.nets[node], entries, pods); err != nil {
+	for _, node := range c.spec.Nodes {
+		if err := c.connectNode(node); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// connectNode connects a node with the fabric, and its pods with it.
+func (c *Cluster) connectNode(node string) error {
+	index := c.spec.nodeIndex(node)
+	if err := joinFabric(c.nets[fabric], c.nets[node], node, index); err != nil {
+		return err
+	}
+	var pods []netip.Addr
+	for i, pod := range c.spec.Pods {
+		addrs := podAddrs(c.spec.nodeIndex(pod.Node), i)
+		pods = append(pods, addrs...)
+		if pod.Node != node {
+			continue
+		}
+		if err := joinNode(c.nets[node], c.nets[pod.Name], fmt.Sprintf("pod%d", i), gateway(index), addrs); err != nil {
+			return fmt.Errorf("connect pod %s: %w", pod.Name, err)
+		}
+	}
+	if err := routeNodes(c.nets[node], index, len(c.spec.Nodes)); err != nil {
+		return err
+	}
+	return serveVIPs(c.nets[node], targets(c.spec), pods)
 }
 
 // run starts a program and writes it down.

@@ -56,11 +56,9 @@ func (c *Cluster) startAll(ctx context.Context) error {
 			}
 		}
 	}
-	for _, pod := range c.spec.Pods {
-		if len(pod.Command) > 0 {
-			if err := c.startPod(pod); err != nil {
-				return err
-			}
+	for _, node := range c.spec.Nodes {
+		if err := c.StartPods(node); err != nil {
+			return err
 		}
 	}
 	if c.spec.Bare {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -23,7 +24,7 @@ import (
 // ebpfEngine captures by programs. A pod's maps and links are pinned in a folder that is named after its namespace.
 type ebpfEngine struct{ root string }
 
-func newEBPF(pins string) (ebpfEngine, error) {
+func newEBPF(pins string, log *slog.Logger) (ebpfEngine, error) {
 	e := ebpfEngine{root: filepath.Join(pins, "tulle-"+capture.Version)}
 	if pins == "" {
 		return e, errors.New("no folder for pinned objects is named")
@@ -34,11 +35,11 @@ func newEBPF(pins string) (ebpfEngine, error) {
 	if err := probe.Capture(e.root); err != nil {
 		return e, err
 	}
-	return e, e.sweep()
+	return e, e.sweep(log)
 }
 
 // sweep removes what is left of namespaces that are gone.
-func (e ebpfEngine) sweep() error {
+func (e ebpfEngine) sweep(log *slog.Logger) error {
 	entries, err := os.ReadDir(e.root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("list pinned objects: %w", err)
@@ -54,6 +55,7 @@ func (e ebpfEngine) sweep() error {
 		if err := capture.Remove(dir); err != nil {
 			return err
 		}
+		log.Info("removed what was pinned for a network namespace that is gone", "netns", entry.Name())
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func New(cfg Config) (*Engines, error) {
 	use := func(engine Engine) bool { return cfg.Engine == Auto || cfg.Engine == string(engine) }
 	e := &Engines{cfg: cfg, use: map[Engine]bool{}}
 	rewriter := newRewriter(use)
-	ebpf, err := newEBPF(cfg.Pins)
+	ebpf, err := newEBPF(cfg.Pins, cfg.Log)
 	if err == nil {
 		e.all = append(e.all, ebpf)
 		e.use[EBPF] = use(EBPF)

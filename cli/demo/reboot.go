@@ -1,0 +1,60 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Reboot makes a node and its pods anew, with the same names and addresses, as after a crash of the machine: their programs are killed,
+// their namespaces are gone, and what is on disk or pinned stays. Nothing runs there afterwards. Nobody may use the node meanwhile.
+func (c *Cluster) Reboot(ctx context.Context, node string) error {
+	places := []string{node}
+	for _, pod := range c.spec.Pods {
+		if pod.Node == node {
+			places = append(places, pod.Name)
+		}
+	}
+	var names []string
+	for _, place := range places {
+		names = append(names, c.netnsName(place))
+	}
+	for _, p := range inside(names) {
+		if err := p.signal(unix.SIGKILL); err != nil {
+			return err
+		}
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+	}
+	err := links(c.nets[fabric], func(handle *netlink.Handle) error { // the kernel takes namespaces apart later
+		return handle.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: uplink(node)}})
+	})
+	if err != nil {
+		return fmt.Errorf("disconnect node %s: %w", node, err)
+	}
+	for _, place := range places {
+		c.nets[place].Close()
+		if err := removeNamespace(c.netnsName(place)); err != nil {
+			return err
+		}
+		if c.nets[place], err = makeNamespace(c.netnsName(place)); err != nil {
+			return err
+		}
+	}
+	return c.connectNode(node)
+}
+
+// StartPods starts the programs of a node's pods.
+func (c *Cluster) StartPods(node string) error {
+	for _, pod := range c.spec.Pods {
+		if pod.Node == node && len(pod.Command) > 0 {
+			if err := c.startPod(pod); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
