@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -21,7 +22,13 @@ func (c *Cluster) Reboot(ctx context.Context, node string) error {
 	for _, place := range places {
 		names = append(names, c.netnsName(place))
 	}
-	for _, p := range inside(names) {
+	processes := inside(names) // but an agent may be looking elsewhere
+	for _, p := range c.Processes() {
+		if slices.Contains(append(places, Agent(node), Ztunnel(node)), p.Name) {
+			processes = append(processes, p)
+		}
+	}
+	for _, p := range processes {
 		if err := p.signal(unix.SIGKILL); err != nil {
 			return err
 		}
