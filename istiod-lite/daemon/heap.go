@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"os"
 	"runtime/debug"
 	"time"
 )
@@ -15,9 +16,9 @@ const (
 	gcPercentReady = 50
 )
 
-// setCollector changes how much the heap may grow, unless GOGC, which the runtime reads, has changed it.
-func setCollector(from, to int) {
-	if set := debug.SetGCPercent(to); set != from {
-		debug.SetGCPercent(set)
+// setCollector changes how much the heap may grow, unless GOGC, which the runtime reads, says how much.
+func setCollector(percent int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
 	}
 }

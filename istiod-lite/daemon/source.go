@@ -69,7 +69,7 @@ func (d *Daemon) apply(changes []model.Change) {
 	d.pipeline.apply(changes)
 	d.writers.take(changes)
 	d.once.Do(func() {
-		setCollector(gcPercentStart, gcPercentReady)
+		setCollector(gcPercentReady)
 		close(d.synced)
 	})
 	d.metrics.applied(changes, time.Since(began))

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// resource is an encoded resource. It doesn't change, and all streams that send it share its bytes.
+// resource is an encoded resource. It doesn't change once it is in a log, and all streams that send it share its bytes.
 type resource struct {
 	name, version string
 	sum           uint64 // of which version is the text

@@ -112,7 +112,8 @@ func (e *entry) version() string {
 	return e.resource.version
 }
 
-// cursor says up to which change a reader knows a type. Guarded by the log's lock.
+// cursor says up to which change a reader knows a type. It is written under the locks of its stream and of the log, and read under
+// either.
 type cursor struct{ change uint64 }
 
 // maxGraves is how many resources that went are kept per type before it is looked whether somebody needs them.
@@ -271,11 +272,11 @@ func (l *Log) fill(tables map[string]*table) {
 	}
 }
 
-// open makes a cursor of a reader that hasn't read; graves behind it are kept as soon as it has.
+// open makes a cursor of a reader that hasn't read. What goes from now on leaves graves that it passes, though what it is told first
+// is everything.
 func (l *Log) open() *cursor {
 	l.lock.Lock()
 	defer l.lock.Unlock()
-	// A first answer has no graves, so from here on is enough.
 	c := &cursor{change: l.head.Load()}
 	l.readers[c] = struct{}{}
 	return c

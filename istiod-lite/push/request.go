@@ -18,7 +18,10 @@ const (
 	versionsVersion protowire.Number = 2
 )
 
-var errVersions = errors.New("initial_resource_versions can't be read")
+var (
+	errVersions = errors.New("initial_resource_versions can't be read")
+	errGone     = errors.New("initial_resource_versions has more than 400000 names of what isn't there: come back without them")
+)
 
 // request is what a proxy says. Of a proxy that comes back most of it is the versions that it has: as a map, those of ten
 // thousand workloads would be twenty thousand strings, of each of a hundred proxies that come at once.

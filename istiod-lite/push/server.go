@@ -69,11 +69,27 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 	if err != nil {
 		return err
 	}
+	if err := s.mayServe(caller); err != nil {
+		s.cfg.Logger.Warn("stream refused", "node", caller.Node, "account", caller.Account(), "pod", caller.Pod, "err", err)
+		return err
+	}
 	one := &stream{
 		server: s, log: s.cfg.Log, wire: w, caller: caller, patience: s.patience, logger: s.cfg.Logger,
 		listener: newListener(), ended: make(chan error, 1),
 	}
 	return one.run(w.Context())
+}
+
+// mayServe refuses who can be no proxy before anything is read of what he sends. A pod that a token isn't bound to is only known by
+// the first request.
+func (s *Server) mayServe(caller Caller) error {
+	if caller.Pod == "" || slices.Contains(s.cfg.TrustedNodeAccounts, caller.Account()) {
+		return nil
+	}
+	if _, err := s.cfg.Waypoint(caller, caller.Pod); err != nil {
+		return status.Errorf(codes.PermissionDenied, "account %s is not among the trusted node accounts, and the pod %s is not a waypoint: %v", caller.Account(), caller.Pod, err)
+	}
+	return nil
 }
 
 // identify refuses a proxy that says to be something else than its token does, or that isn't a node's or a waypoint.

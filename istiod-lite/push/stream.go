@@ -22,9 +22,9 @@ const (
 	// gathering is how long the first answers wait for the proxy's other subscriptions, so that their order holds for a
 	// proxy that comes back, too: it asks for one type after the other.
 	gathering = 100 * time.Millisecond
-	// turns is how many new streams are heard at a time, and turn how long one waits for that at most.
+	// turns is how many new streams are heard at a time; turn is how long one waits for that at most, and how long it is heard.
 	turns = 8
-	turn  = time.Second
+	turn  = 200 * time.Millisecond
 )
 
 // order is that in which the types of a round are sent. A policy is known before the workload or service that it is
@@ -47,7 +47,7 @@ type stream struct {
 
 	lock          sync.Mutex // guards what follows; taken before the log's
 	closed        bool
-	hasTurn       bool
+	turn          *time.Timer // ends it; nil without one
 	logger        *slog.Logger
 	shown         *shown                    // nil before the first request
 	view          *view                     // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
@@ -100,7 +100,7 @@ func (s *stream) greeted() bool {
 }
 
 // awaitTurn lets a few proxies at a time tell what they have, since that of a hundred that come back at once would be in memory
-// together. But nobody waits long for others, who may be stuck.
+// together. Nobody waits long for others, and nobody has a turn for long, who may be stuck.
 func (s *stream) awaitTurn(ctx context.Context) {
 	timer := time.NewTimer(turn)
 	defer timer.Stop()
@@ -108,7 +108,7 @@ func (s *stream) awaitTurn(ctx context.Context) {
 	case s.server.turns <- struct{}{}:
 		s.lock.Lock()
 		defer s.lock.Unlock()
-		s.hasTurn = true
+		s.turn = time.AfterFunc(turn, func() { <-s.server.turns })
 		if s.closed {
 			s.leaveTurn()
 		}
@@ -117,11 +117,12 @@ func (s *stream) awaitTurn(ctx context.Context) {
 	}
 }
 
+// leaveTurn makes room for another.
 func (s *stream) leaveTurn() {
-	if s.hasTurn {
+	if s.turn != nil && s.turn.Stop() {
 		<-s.server.turns
-		s.hasTurn = false
 	}
+	s.turn = nil
 }
 
 // receive takes requests in until the stream ends, which it does at the latest when its handler returns.
@@ -260,7 +261,6 @@ func (s *stream) types() int {
 // begin begins a round of what every subscription is owed: policies, then L7 resources, then addresses, then what else is no
 // more. It may be empty, since what changed isn't what this proxy asked for.
 func (s *stream) begin() []*response {
-	s.leaveTurn() // it was heard
 	var responses, farewells []*response
 	var changed time.Time
 	s.log.lock.Lock()
@@ -392,6 +392,7 @@ func (s *stream) subscribe(r *request) error {
 		if subscribed.held, err = s.log.held(r.TypeUrl, s.source(r.TypeUrl), r.known, subscribed.cursor); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
+		s.leaveTurn() // what it has was the most of what it says
 	}
 	if !subscribed.request(first, r) {
 		return status.Errorf(codes.ResourceExhausted, "more than %d names subscribed to: subscribe to *", maxNames)

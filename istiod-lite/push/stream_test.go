@@ -409,3 +409,77 @@ func TestVersionsThatCannotBeReadEndTheStream(t *testing.T) {
 		})
 	}
 }
+
+// A stock ztunnel with on-demand configuration says only by its versions, which are empty, what it had asked for.
+func TestAProxyByNameThatComesBackHasAskedForWhatItHas(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1", "w/b=1")
+		b.send(&discoveryv3.DeltaDiscoveryRequest{
+			TypeUrl: Address, ResourceNamesSubscribe: []string{"*"}, ResourceNamesUnsubscribe: []string{"*", "w/left"},
+			InitialResourceVersions: map[string]string{"w/a": "", "w/gone": "", "w/left": ""},
+		})
+		b.take(Address, "w/a", "-w/gone")
+		publish(t, b.log, "w/b=2")
+		b.silent(time.Second)
+		publish(t, b.log, "w/a=2")
+		b.take(Address, "w/a")
+		publish(t, b.log, "w/left=1")
+		b.silent(time.Second)
+	})
+}
+
+func TestSilentStreamsHoldOthersUpForLessThanASecond(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var others []func()
+		mine := b.line
+		ended := b.ended
+		for range 2 * turns {
+			others = append(others, b.connect())
+		}
+		synctest.Wait()
+		publish(t, b.log, "w/a=1")
+		hangUp := b.connect()
+		began := time.Now()
+		b.subscribe(Address, Authorization)
+		b.take(Authorization)
+		b.take(Address, "w/a")
+		if took := time.Since(began); took > 2*turn {
+			t.Errorf("it took %s", took)
+		}
+		hangUp()
+		for _, other := range others {
+			other()
+		}
+		b.line, b.ended = mine, ended
+	})
+}
+
+func TestAnAcknowledgementBeforeTheRestIsWritten(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.subscribe(Address, Authorization)
+		synctest.Wait()
+		for i, typeURL := range []string{Authorization, Address} { // nonces are foreseen
+			b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeURL, ResponseNonce: fmt.Sprint(1 + i)})
+		}
+		for _, typeURL := range []string{Authorization, Address} {
+			if response, _ := b.next(); response.TypeUrl != typeURL {
+				t.Errorf("%s came, want %s", response.TypeUrl, typeURL)
+			}
+		}
+		publish(t, b.log, "w/a=1")
+		b.take(Address, "w/a")
+	})
+}
+
+func TestNumbersOfWhatWentAreUsedAgain(t *testing.T) {
+	log := NewLog()
+	for round := range 3 {
+		for i := range 2 * maxGraves {
+			publish(t, log, fmt.Sprint("w/", round, "-", i, "=1"))
+			publish(t, log, fmt.Sprint("w/", round, "-", i))
+		}
+	}
+	if count := log.tables[Address].count; count > maxGraves+2 {
+		t.Errorf("%d numbers for %d graves at most", count, maxGraves+1)
+	}
+}

@@ -10,8 +10,7 @@ import (
 // maxNames bounds what one proxy subscribes to by name. One that wants more asks for everything.
 const maxNames = 100_000
 
-// subscription is what a proxy wants of one type, and how far it was told. It belongs to the goroutine of its stream,
-// but for the cursor.
+// subscription is what a proxy wants of one type, and how far it was told. Its stream's lock guards it.
 type subscription struct {
 	wildcard bool
 	names    map[string]struct{} // without wildcard: asked for, or sent along
@@ -44,11 +43,28 @@ func (s *subscription) request(first bool, r *request) (ok bool) {
 	for _, name := range r.ResourceNamesUnsubscribe {
 		if name == "*" {
 			s.wildcard = false
-			continue
 		}
+	}
+	if first && !s.wildcard {
+		s.resubscribe(r.known)
+	}
+	for _, name := range r.ResourceNamesUnsubscribe {
 		delete(s.names, name)
 	}
 	return len(s.names) <= maxNames && len(s.asked) <= maxNames
+}
+
+// resubscribe asks for what a proxy by name has that comes back: it may say what that is only by its versions, even by empty ones.
+func (s *subscription) resubscribe(has versions) {
+	for name := range has.all {
+		if len(s.names) > maxNames {
+			return // which ends the stream
+		}
+		if _, already := s.names[string(name)]; !already {
+			s.names[string(name)] = struct{}{}
+			s.asked = append(s.asked, string(name))
+		}
+	}
 }
 
 // due tells whether there may be something to send now that the log is at head.
@@ -125,6 +141,13 @@ type held struct {
 	gone    []string
 }
 
+const (
+	// batch is how many versions are looked up before others may go on.
+	batch = 1024
+	// maxGone bounds the names of a proxy that comes back which nothing has.
+	maxGone = 4 * maxNames
+)
+
 // held finds out what a proxy has that comes back. Its cursor, open by now, keeps what goes from now on.
 func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) (*held, error) {
 	if len(known) == 0 {
@@ -132,11 +155,16 @@ func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) 
 	}
 	l.lock.RLock()
 	defer l.lock.RUnlock()
+	seen := 0
 	h := &held{change: cursor.change, numbers: make([]uint64, (l.tables[typeURL].count+63)/64)}
 	now, scoped := l.live[typeURL], from.unasked != l.tables[typeURL]
 	for name, text := range known.all {
 		if name == nil {
 			return nil, errVersions
+		}
+		if seen++; seen%batch == 0 { // others don't wait for long; what changes meanwhile is told anyway
+			l.lock.RUnlock()
+			l.lock.RLock()
 		}
 		has, found := now.byHash[now.hash(name)]
 		if sum, ok := parseVersion(text); ok && found && has.sum == sum {
@@ -147,6 +175,9 @@ func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) 
 				return nil, errVersions // it can't be told as removed
 			}
 			h.gone = append(h.gone, string(name))
+		}
+		if len(h.gone) > maxGone {
+			return nil, errGone
 		}
 	}
 	return h, nil

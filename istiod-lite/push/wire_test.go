@@ -114,18 +114,36 @@ func inBubbleWith(t *testing.T, caller Caller, id string, test func(*bench)) {
 		test(b)
 		hangUp()
 		b.server.Wait()
+		b.nothingIsLeft()
 	})
+}
+
+// nothingIsLeft of streams that have ended.
+func (b *bench) nothingIsLeft() {
+	b.t.Helper()
+	synctest.Wait()
+	b.log.lock.Lock()
+	defer b.log.lock.Unlock()
+	for what, left := range map[string]int{
+		"cursors": len(b.log.readers), "listeners": len(*b.log.listeners.Load()), "views": len(b.log.views.byWaypoint),
+		"turns": len(b.server.turns), "shown streams": len(b.server.streams),
+	} {
+		if left != 0 {
+			b.t.Errorf("%d %s are left", left, what)
+		}
+	}
 }
 
 // connect opens a stream; what it returns ends it.
 func (b *bench) connect() func() {
 	ctx, cancel := context.WithCancel(b.t.Context())
 	b.line = &line{ctx: ctx, up: make(chan *discoveryv3.DeltaDiscoveryRequest), down: make(chan *discoveryv3.DeltaDiscoveryResponse)}
-	b.ended = make(chan error, 1)
+	line, ended := b.line, make(chan error, 1)
+	b.ended = ended
 	go func() {
 		// The end of a handler ends its stream, as with gRPC.
 		defer cancel()
-		b.ended <- b.server.DeltaAggregatedResources(b.line)
+		ended <- b.server.DeltaAggregatedResources(line)
 	}()
 	return cancel
 }

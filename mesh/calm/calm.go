@@ -14,7 +14,7 @@ const (
 	calmLooks = 2
 	// calmBytes is how much may be allocated in a second of calm: scrapes of metrics and pings of peers stay below.
 	calmBytes = 512 << 10
-	// burstBytes is from how much on it was a burst, whose garbage is worth a collection.
+	// burstBytes is from how much on garbage is worth a collection, be it of a burst or of a long time.
 	burstBytes = 16 << 20
 )
 

