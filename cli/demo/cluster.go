@@ -24,9 +24,11 @@ import (
 
 // Cluster is a simulated cluster that is up. Its methods may be called from several goroutines.
 type Cluster struct {
-	spec  Spec
-	nets  map[string]*Netns // by the name of node or pod; fixed after Up
-	owner *os.File          // the lock; nil for one that was found by Find
+	spec Spec
+	// nets are by the name of node or pod. After Up only Reboot changes them, under the lock, since others may look for theirs.
+	nets     map[string]*Netns
+	netsLock sync.RWMutex
+	owner    *os.File // the lock; nil for one that was found by Find
 
 	mu     sync.Mutex // guards record, and the mesh folder's changes
 	record *record
@@ -158,7 +160,9 @@ func (c *Cluster) MeshDir() string { return c.path("mesh") }
 
 // Netns is the namespace of a node, of a pod, or of the fabric.
 func (c *Cluster) Netns(place string) (*Netns, error) {
+	c.netsLock.RLock()
 	netns, ok := c.nets[place]
+	c.netsLock.RUnlock()
 	if !ok {
 		return nil, fmt.Errorf("no %q here; there are %v", place, c.places())
 	}

@@ -47,9 +47,13 @@ func (c *Cluster) Reboot(ctx context.Context, node string) error {
 		if err := removeNamespace(c.netnsName(place)); err != nil {
 			return err
 		}
-		if c.nets[place], err = makeNamespace(c.netnsName(place)); err != nil {
+		anew, err := makeNamespace(c.netnsName(place))
+		if err != nil {
 			return err
 		}
+		c.netsLock.Lock()
+		c.nets[place] = anew
+		c.netsLock.Unlock()
 	}
 	return c.connectNode(node)
 }

@@ -93,7 +93,7 @@ func (d *door) options() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.StaticStreamWindowSize(window),
-		grpc.SharedWriteBuffer(true), grpc.ReadBufferSize(readBuffer),
+		grpc.ReadBufferSize(readBuffer),
 		grpc.MaxHeaderListSize(16 << 10), // a token has at most three quarters of it
 		grpc.ChainStreamInterceptor(d.admit, d.keep),
 	}
