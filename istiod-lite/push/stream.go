@@ -261,6 +261,7 @@ func (s *stream) types() int {
 // begin begins a round of what every subscription is owed: policies, then L7 resources, then addresses, then what else is no
 // more. It may be empty, since what changed isn't what this proxy asked for.
 func (s *stream) begin() []*response {
+	s.leaveTurn() // if it didn't ask for all types
 	var responses, farewells []*response
 	var changed time.Time
 	s.log.lock.Lock()
@@ -392,7 +393,9 @@ func (s *stream) subscribe(r *request) error {
 		if subscribed.held, err = s.log.held(r.TypeUrl, s.source(r.TypeUrl), r.known, subscribed.cursor); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
-		s.leaveTurn() // what it has was the most of what it says
+		if s.asked() == s.types() {
+			s.leaveTurn() // what it has was the most of what it says
+		}
 	}
 	if !subscribed.request(first, r) {
 		return status.Errorf(codes.ResourceExhausted, "more than %d names subscribed to: subscribe to *", maxNames)
