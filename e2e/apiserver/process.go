@@ -27,7 +27,7 @@ func launch(path, log string, args ...string) (*process, error) {
 	defer file.Close()
 	p := &process{cmd: exec.Command(path, args...), log: log, ended: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(log)}
-	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS"} {
+	for _, name := range []string{"GOGC", "GOMEMLIMIT"} {
 		if value, set := os.LookupEnv(name); set {
 			p.cmd.Env = append(p.cmd.Env, name+"="+value)
 		}

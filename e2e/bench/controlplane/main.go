@@ -41,14 +41,13 @@ func main() {
 	}
 }
 
-// ofOthers sets Go's runtime for what isn't measured. Garbage of the API server, etcd and the clients is collected late: elsewhere
-// they have machines of their own. With as many threads as such a machine has, the API server's watches don't wait for one another
-// behind its requests.
+// ofOthers sets Go's runtime for what isn't measured: garbage of the API server, etcd and the clients is collected late, since elsewhere
+// they have machines of their own.
 func ofOthers() error {
-	const percent, limit, threads = 400, 8 << 30, 8
+	const percent, limit = 400, 8 << 30
 	debug.SetGCPercent(percent)
 	debug.SetMemoryLimit(limit)
-	return errors.Join(os.Setenv("GOGC", strconv.Itoa(percent)), os.Setenv("GOMEMLIMIT", strconv.Itoa(limit)), os.Setenv("GOMAXPROCS", strconv.Itoa(threads)))
+	return errors.Join(os.Setenv("GOGC", strconv.Itoa(percent)), os.Setenv("GOMEMLIMIT", strconv.Itoa(limit)))
 }
 
 // run measures one size after the other, each on an API server of its own.
