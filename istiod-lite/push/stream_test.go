@@ -446,6 +446,10 @@ func TestSilentStreamsHoldOthersUpForLessThanASecond(t *testing.T) {
 		if took := time.Since(began); took > 2*turn {
 			t.Errorf("it took %s", took)
 		}
+		time.Sleep(2 * turn)
+		if left := len(b.server.turns); left != 0 {
+			t.Errorf("%d who say nothing are still waited for", left)
+		}
 		hangUp()
 		for _, other := range others {
 			other()

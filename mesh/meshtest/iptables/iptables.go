@@ -2,6 +2,7 @@
 package iptables
 
 import (
+	"os"
 	"os/exec"
 	"testing"
 )
@@ -12,7 +13,7 @@ const install = `command -v iptables-nft-restore && command -v iptables-legacy-r
 // Need installs them, as root, on a machine with apt.
 func Need(t testing.TB) {
 	t.Helper()
-	if out, err := exec.Command("flock", "--timeout", "300", "/tmp/tulle-test-iptables.lock", "sh", "-c", install).CombinedOutput(); err != nil {
+	if out, err := exec.Command("flock", "--timeout", "300", os.TempDir(), "sh", "-c", install).CombinedOutput(); err != nil {
 		t.Fatalf("this needs iptables, both variants: apt-get install -y iptables: %v\n%s", err, out)
 	}
 }
