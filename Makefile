@@ -9,7 +9,7 @@ BUILD     := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -tags grpcnotra
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
 SOAK      ?= 1h
-MODULES   := mesh bpf ztunnel cni-plugin istiod-lite cli
+MODULES   := mesh bpf ztunnel cni-plugin istiod-lite cli deploy
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
