@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // HBONEPort is where meshed pods accept tunnels.
@@ -66,9 +68,9 @@ func (c *Cluster) Watch(node string, markers ...string) (*Capture, error) {
 }
 
 // openCapture returns a packet socket on a link, which gives each packet from its IP header on.
-func openCapture(netns *Netns, link string) (int, error) {
+func openCapture(netns *wire.Netns, link string) (int, error) {
 	var fd int
-	err := links(netns, func(handle *netlink.Handle) error {
+	err := wire.Links(netns, func(handle *netlink.Handle) error {
 		device, err := handle.LinkByName(link)
 		if err != nil {
 			return err

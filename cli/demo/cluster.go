@@ -20,13 +20,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // Cluster is a simulated cluster that is up. Its methods may be called from several goroutines.
 type Cluster struct {
 	spec Spec
 	// nets are by the name of node or pod. After Up only Reboot changes them, under the lock, since others may look for theirs.
-	nets     map[string]*Netns
+	nets     map[string]*wire.Netns
 	netsLock sync.RWMutex
 	owner    *os.File // the lock; nil for one that was found by Find
 
@@ -79,7 +81,7 @@ func claim(ctx context.Context, spec Spec) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{spec: spec, owner: owner, nets: map[string]*Netns{}, record: &record{Spec: spec}, labels: map[string]map[string]string{}}
+	c := &Cluster{spec: spec, owner: owner, nets: map[string]*wire.Netns{}, record: &record{Spec: spec}, labels: map[string]map[string]string{}}
 	for _, dir := range []string{c.MeshDir(), c.logDir(), c.path("tokens"), c.path("hosts"), c.path("run")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("make the run folder: %w", err)
@@ -97,9 +99,9 @@ func Find(dir string) (*Cluster, error) {
 	if !r.running() {
 		return nil, fs.ErrNotExist
 	}
-	c := &Cluster{spec: r.Spec, nets: map[string]*Netns{}, record: r, labels: map[string]map[string]string{}}
+	c := &Cluster{spec: r.Spec, nets: map[string]*wire.Netns{}, record: r, labels: map[string]map[string]string{}}
 	for _, name := range c.places() {
-		if c.nets[name], err = openNamespace(c.netnsName(name)); err != nil {
+		if c.nets[name], err = wire.Open(c.netnsName(name)); err != nil {
 			c.close()
 			return nil, err
 		}
@@ -149,7 +151,7 @@ func (c *Cluster) places() []string {
 
 func (c *Cluster) netnsName(place string) string { return "tulle-" + c.spec.Name + "-" + place }
 
-func (c *Cluster) netnsPath(place string) string { return filepath.Join(netnsDir, c.netnsName(place)) }
+func (c *Cluster) netnsPath(place string) string { return filepath.Join(wire.Dir, c.netnsName(place)) }
 
 func (c *Cluster) path(name string) string { return filepath.Join(c.spec.Dir, name) }
 
@@ -159,7 +161,7 @@ func (c *Cluster) logDir() string { return c.path("log") }
 func (c *Cluster) MeshDir() string { return c.path("mesh") }
 
 // Netns is the namespace of a node, of a pod, or of the fabric.
-func (c *Cluster) Netns(place string) (*Netns, error) {
+func (c *Cluster) Netns(place string) (*wire.Netns, error) {
 	c.netsLock.RLock()
 	netns, ok := c.nets[place]
 	c.netsLock.RUnlock()
@@ -206,7 +208,7 @@ func (c *Cluster) makeNamespaces(context.Context) error {
 		return err
 	}
 	for _, place := range c.places() {
-		netns, err := makeNamespace(c.netnsName(place))
+		netns, err := wire.Make(c.netnsName(place))
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // bareSpec is two nodes without a mesh: a caller on the first, a backend on each, and one service over both.
@@ -285,7 +287,7 @@ func nothingLeft(t *testing.T, spec Spec, processes []*Process) {
 			t.Errorf("%s still runs", p.Name)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(netnsDir, "tulle-"+spec.Name+"-*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(wire.Dir, "tulle-"+spec.Name+"-*")); len(left) > 0 {
 		t.Errorf("namespaces left: %v", left)
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // Names and places of the control plane, which the fabric's namespace stands for.
@@ -207,7 +209,7 @@ func (c *Cluster) client(place string) (*http.Client, error) {
 				if err != nil {
 					return nil, fmt.Errorf("address %s: %w", addr, err)
 				}
-				return netns.dial(ctx, to)
+				return netns.Dial(ctx, to, socket.DialConfig{})
 			},
 		},
 		Timeout: 10 * time.Second,

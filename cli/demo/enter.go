@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // Enter replaces the calling process by a program that sees a hosts file of its own. The process must have a mount
@@ -50,7 +52,7 @@ func (c *Cluster) Command(place string, argv []string) (*Command, error) {
 // Command is a program that is to run inside a namespace.
 type Command struct {
 	*exec.Cmd
-	netns *Netns
+	netns *wire.Netns
 }
 
 // Run starts the program inside its namespace and waits for its end.

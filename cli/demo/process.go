@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // Process is one program of the cluster. Pid and Start together name it for good: a process id alone may be reused.
@@ -27,7 +29,7 @@ type Process struct {
 // launch describes a program to start.
 type launch struct {
 	name  string
-	netns *Netns
+	netns *wire.Netns
 	args  []string
 	env   []string
 	log   string

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // Reboot makes a node and its pods anew, with the same names and addresses, as after a crash of the machine: their programs are killed,
@@ -36,7 +38,7 @@ func (c *Cluster) Reboot(ctx context.Context, node string) error {
 			return err
 		}
 	}
-	err := links(c.nets[fabric], func(handle *netlink.Handle) error { // the kernel takes namespaces apart later
+	err := wire.Links(c.nets[fabric], func(handle *netlink.Handle) error { // the kernel takes namespaces apart later
 		return handle.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: uplink(node)}})
 	})
 	if err != nil {
@@ -44,10 +46,10 @@ func (c *Cluster) Reboot(ctx context.Context, node string) error {
 	}
 	for _, place := range places {
 		c.nets[place].Close()
-		if err := removeNamespace(c.netnsName(place)); err != nil {
+		if err := wire.Remove(c.netnsName(place)); err != nil {
 			return err
 		}
-		anew, err := makeNamespace(c.netnsName(place))
+		anew, err := wire.Make(c.netnsName(place))
 		if err != nil {
 			return err
 		}

@@ -19,17 +19,13 @@ import (
 // maxBody bounds what a request of the demo reads of an answer: 4 MiB.
 const maxBody = 4 << 20
 
-func (n *Netns) dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
-	return n.Dial(ctx, to, socket.DialConfig{})
-}
-
 // Dial connects from inside a node's or pod's namespace, as any program there would.
 func (c *Cluster) Dial(ctx context.Context, place string, to netip.AddrPort) (*net.TCPConn, error) {
 	netns, err := c.Netns(place)
 	if err != nil {
 		return nil, err
 	}
-	return netns.dial(ctx, to)
+	return netns.Dial(ctx, to, socket.DialConfig{})
 }
 
 // Get requests a URL from inside a namespace over a new connection, and returns the answer's body. Hosts are addresses;

@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // Require tells in one line what this machine lacks for a simulated cluster, and what helps. It leaves nothing behind.
@@ -29,7 +31,7 @@ func Require(spec Spec) error {
 		}
 	}
 	var lack error
-	if err := elsewhere(func() error { lack = probe(); return nil }); err != nil {
+	if err := wire.Elsewhere(func() error { lack = probe(); return nil }); err != nil {
 		return fmt.Errorf("can't make namespaces (%w); in a container, run it with --privileged", err)
 	}
 	return lack

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // ErrUp says that a cluster is running in the folder.
@@ -96,10 +98,10 @@ func (r *record) clear(ctx context.Context) error {
 		errs = append(errs, <-ended)
 	}
 	for _, name := range r.Namespaces {
-		errs = append(errs, removeNamespace(name))
+		errs = append(errs, wire.Remove(name))
 	}
 	for _, node := range r.Spec.Nodes {
-		errs = append(errs, unmount(r.Spec.pins(node)))
+		errs = append(errs, wire.Unmount(r.Spec.pins(node)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // The state file stays, for the next attempt.
@@ -115,7 +117,7 @@ func inside(namespaces []string) []*Process {
 	ours := map[uint64]bool{}
 	for _, name := range namespaces {
 		var stat unix.Stat_t
-		if unix.Stat(filepath.Join(netnsDir, name), &stat) == nil {
+		if unix.Stat(filepath.Join(wire.Dir, name), &stat) == nil {
 			ours[stat.Ino] = true
 		}
 	}

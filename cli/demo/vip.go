@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // Each node sends a service's virtual address to one of its pods as kube-proxy does: one map per address family from
@@ -74,8 +76,8 @@ func families() []family {
 }
 
 // serveVIPs installs the map and its rules in a node's namespace, in one transaction.
-func serveVIPs(node *Netns, entries []target, pods []netip.Addr) error {
-	file, err := os.Open(node.path())
+func serveVIPs(node *wire.Netns, entries []target, pods []netip.Addr) error {
+	file, err := os.Open(node.Path())
 	if err != nil {
 		return err
 	}
@@ -90,7 +92,7 @@ func serveVIPs(node *Netns, entries []target, pods []netip.Addr) error {
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("install the service map on %s: %w", node.name, err)
+		return fmt.Errorf("install the service map on %s: %w", node.Name, err)
 	}
 	return nil
 }

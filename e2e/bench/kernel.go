@@ -5,7 +5,7 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // Port ranges of connections that are dialled: a wide one that leaves out all ports that are listened on, so that rows
@@ -16,7 +16,7 @@ const (
 )
 
 // widen gives a pod a wide range of ports, and their reuse after a second, as the node agent sets it too.
-func widen(netns *demo.Netns) error {
+func widen(netns *wire.Netns) error {
 	if err := setKernel(netns, "ipv4/tcp_tw_reuse", "1"); err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ const (
 	filesOfSplice = 6 // for a connection: two sockets and a pipe each way
 )
 
-func setKernel(netns *demo.Netns, name, value string) error {
+func setKernel(netns *wire.Netns, name, value string) error {
 	err := netns.Do(func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) })
 	if err != nil {
 		return fmt.Errorf("set kernel parameter %s: %w", name, err)

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/cli/wire"
 )
 
 // process is a program that runs in a namespace of a site.
@@ -23,7 +23,7 @@ type process struct {
 
 // launch is a program to start.
 type launch struct {
-	netns  *demo.Netns
+	netns  *wire.Netns
 	path   string
 	args   []string
 	env    []string

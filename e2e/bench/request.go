@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 
-	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/cli/wire"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
@@ -16,14 +16,14 @@ import (
 const maxBody = 64 << 20
 
 // get asks a server inside a namespace. The context must have a deadline.
-func get(ctx context.Context, netns *demo.Netns, url string) ([]byte, error) {
+func get(ctx context.Context, netns *wire.Netns, url string) ([]byte, error) {
 	client := clientIn(netns)
 	defer client.CloseIdleConnections()
 	return fetch(ctx, client, url)
 }
 
 // clientIn makes HTTP requests to literal addresses from inside a namespace.
-func clientIn(netns *demo.Netns) *http.Client {
+func clientIn(netns *wire.Netns) *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 		to, err := netip.ParseAddrPort(addr)
 		if err != nil {

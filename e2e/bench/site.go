@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/cli/wire"
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
 	"github.com/tulle-mesh/tulle/e2e/bench/load"
 	"github.com/tulle-mesh/tulle/e2e/bench/relay"
@@ -21,8 +22,8 @@ import (
 // side is one of a site's two nodes, with its pod.
 type side struct {
 	node, pod string
-	podNetns  *demo.Netns
-	nodeNetns *demo.Netns
+	podNetns  *wire.Netns
+	nodeNetns *wire.Netns
 	program   *process     // in the pod
 	load      *load.Remote // the same, to talk to
 	proxy     *process     // nil: none

@@ -80,7 +80,8 @@ var mayImport = map[string][]string{
 
 	"cli/command": {"cli/", "mesh/"},
 	"cli/story":   {"cli/demo", "mesh/"},
-	"cli/demo":    {"mesh/"},
+	"cli/demo":    {"cli/wire", "mesh/"},
+	"cli/wire":    {"mesh/socket"},
 	"cli/shop":    {},
 
 	"deploy/image": {},
@@ -88,14 +89,14 @@ var mayImport = map[string][]string{
 
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":                  {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "bpf/probe", "cli/demo"},
+	"golang.org/x/sys/unix":                  {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "bpf/probe", "cli/demo", "cli/wire"},
 	"google.golang.org/grpc":                 {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/review", "istiod-lite/daemon", "e2e/delta", "e2e/bench/controlplane"},
 	"k8s.io/":                                {"cni-plugin/kube", "istiod-lite/config", "istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "istiod-lite/keep", "istiod-lite/review", "e2e/apiserver", "e2e/bench/controlplane", "istiod-lite/queue", "istiod-lite/reflector", "istiod-lite/lead", "istiod-lite/status", "istiod-lite/addresses", "istiod-lite/roots", "istiod-lite/webhook", "istiod-lite/deploy"},
 	"istio.io/":                              {"istiod-lite/decode"},
 	"sigs.k8s.io/gateway-api/":               {"istiod-lite/decode"},
 	"github.com/google/nftables":             {"cni-plugin/redirect", "cli/demo"},
 	"github.com/cilium/ebpf":                 {"bpf/"},
-	"github.com/vishvananda/netlink":         {"cni-plugin/redirect", "cli/demo", "mesh/meshtest/netns"},
+	"github.com/vishvananda/netlink":         {"cni-plugin/redirect", "cli/demo", "cli/wire", "e2e/cluster", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":        {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":                 {"cli/"},
 	"github.com/prometheus/":                 {"mesh/telemetry", "mesh/scrape", "mesh/spans", "ztunnel/daemon", "istiod-lite/", "cni-plugin/daemon"},

@@ -1,4 +1,5 @@
-package demo
+// Package wire makes network namespaces that have names, and the links between them.
+package wire
 
 import (
 	"errors"
@@ -13,31 +14,32 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
-// netnsDir is where `ip netns` looks too, so that its users see our namespaces.
-const netnsDir = "/run/netns"
+// Dir is where `ip netns` looks too, so that its users see our namespaces.
+const Dir = "/run/netns"
 
-// Netns is a network namespace of the cluster, under a name that the state file knows.
+// Netns is a network namespace under its name.
 type Netns struct {
 	*socket.Netns
-	name string
+	Name string
 }
 
-func (n *Netns) path() string { return filepath.Join(netnsDir, n.name) }
+// Path is its file.
+func (n *Netns) Path() string { return filepath.Join(Dir, n.Name) }
 
-// openNamespace opens one that exists.
-func openNamespace(name string) (*Netns, error) {
-	netns, err := socket.OpenNetns(filepath.Join(netnsDir, name))
+// Open opens one that exists.
+func Open(name string) (*Netns, error) {
+	netns, err := socket.OpenNetns(filepath.Join(Dir, name))
 	if err != nil {
 		return nil, err
 	}
 	return &Netns{netns, name}, nil
 }
 
-// makeNamespace creates a network namespace under its name and prepares it: loopback up, and a congestion control that
+// Make creates a network namespace under its name and prepares it: loopback up, and a congestion control that
 // measures the same on every machine (BBR, the default of some, distorts virtual links).
-func makeNamespace(name string) (*Netns, error) {
-	path := filepath.Join(netnsDir, name)
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+func Make(name string) (*Netns, error) {
+	path := filepath.Join(Dir, name)
+	if err := os.MkdirAll(Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
 	}
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
@@ -49,7 +51,7 @@ func makeNamespace(name string) (*Netns, error) {
 		os.Remove(path)
 		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
 	}
-	netns, err := openNamespace(name)
+	netns, err := Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +64,7 @@ func makeNamespace(name string) (*Netns, error) {
 
 // bindNew makes a namespace and pins it to path.
 func bindNew(path string) error {
-	return elsewhere(func() error {
+	return Elsewhere(func() error {
 		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount: %w", err)
 		}
@@ -70,9 +72,9 @@ func bindNew(path string) error {
 	})
 }
 
-// elsewhere runs f in a new network namespace, which goes when f ends unless f has pinned it. The thread comes back
+// Elsewhere runs f in a new network namespace, which goes when f ends unless f has pinned it. The thread comes back
 // home: to let it die instead, as is usual, doesn't work for a process's first thread, which then stays there for good.
-func elsewhere(f func() error) error {
+func Elsewhere(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -98,10 +100,10 @@ func elsewhere(f func() error) error {
 	return <-result
 }
 
-// removeNamespace undoes makeNamespace, and whatever half of it a crash left behind.
-func removeNamespace(name string) error {
-	path := filepath.Join(netnsDir, name)
-	if err := unmount(path); err != nil {
+// Remove undoes Make, and whatever half of it a crash left behind.
+func Remove(name string) error {
+	path := filepath.Join(Dir, name)
+	if err := Unmount(path); err != nil {
 		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -110,8 +112,8 @@ func removeNamespace(name string) error {
 	return nil
 }
 
-// unmount takes away all that is mounted on a path, which may be nothing.
-func unmount(path string) error {
+// Unmount takes away all that is mounted on a path, which may be nothing.
+func Unmount(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
