@@ -18,13 +18,13 @@ import (
 
 // connect makes the clients of an administrator. They have no rate limit.
 func (s *Server) connect() (err error) {
-	admin, err := s.authority.client("admin", "system:masters")
+	admin, err := s.authority.Client("admin", "system:masters")
 	if err != nil {
 		return err
 	}
 	s.admin = &rest.Config{
 		Host: "https://" + s.apiAddr, QPS: -1,
-		TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.pem, CertData: admin.cert, KeyData: admin.key},
+		TLSClientConfig: rest.TLSClientConfig{CAData: s.authority.PEM, CertData: admin.Public, KeyData: admin.Private},
 	}
 	if s.client, err = kubernetes.NewForConfig(s.binary()); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (s *Server) Kubeconfig(ctx context.Context, user User) (string, error) {
 	}
 	const name = "tulle"
 	config := clientcmdapi.NewConfig()
-	config.Clusters[name] = &clientcmdapi.Cluster{Server: host, CertificateAuthorityData: s.authority.pem}
+	config.Clusters[name] = &clientcmdapi.Cluster{Server: host, CertificateAuthorityData: s.authority.PEM}
 	config.AuthInfos[name] = info
 	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
 	config.CurrentContext = name

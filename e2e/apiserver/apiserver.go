@@ -35,6 +35,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/e2e/cluster"
+	"github.com/tulle-mesh/tulle/e2e/keys"
 )
 
 // Config says what to run.
@@ -54,7 +55,7 @@ type Server struct {
 	dir       string
 	programs  cluster.Programs
 	config    Config
-	authority *authority
+	authority *keys.Authority
 	admin     *rest.Config
 	client    *kubernetes.Clientset
 	dynamic   *dynamic.DynamicClient
