@@ -1,205 +1,337 @@
-// Package cluster builds the programs of a real Kubernetes cluster out of their Go modules, once, into a cache.
+// Package cluster runs a real Kubernetes of several nodes on this machine: etcd, the API server, controllers, scheduler, kubelets, kube-proxies,
+// containerd and CoreDNS, each node in namespaces of its own. It needs root.
+//
+//	c, err := cluster.Up(ctx, cluster.Config{Name: "mine", Nodes: 3, Say: say})  // 15 s; the first time on a machine minutes
+//	defer c.Down()                                                             // or it ends with this process, and the next Up cleans up
+//	err = c.Load(ctx, "bin/images/ztunnel.tar")                                 // images that pods can run
+//	out, err := c.Kubectl(ctx, yaml, "apply", "-f", "-")
+//	err = c.Stop(2); err = c.Boot(ctx, 2)                                       // as a crash of a machine, and its boot from the same disk
+//
+// The nodes are joined by a network namespace, the fabric, from where everything of the cluster can be reached; the machine's own network isn't
+// touched. What takes long to make is in the user's cache folder: Kubernetes' programs, built out of their Go modules, and containerd, runc
+// and the like, out of the distribution's packages.
 package cluster
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	_ "embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/cli/wire"
+	"github.com/tulle-mesh/tulle/e2e/cluster/cgroup"
 )
 
-// names of the programs; see programs/main.go.
-var names = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "coredns"}
-
-// binary is what they are links to.
-const binary = "programs"
-
-// Programs is a folder with every program of a Kubernetes cluster.
-type Programs struct{ dir string }
-
-// Path returns the file of a program, such as "kube-apiserver".
-func (p Programs) Path(name string) string { return filepath.Join(p.dir, name) }
-
-// Build returns the programs. The first time, on a machine that has never compiled Kubernetes, it takes both of two cores
-// for six minutes; say is told what is going on then. Afterwards the programs are in the user's cache folder, by a hash of
-// what they are made of. Several processes may call it at a time: one builds, the others wait.
-func Build(ctx context.Context, say func(string)) (Programs, error) {
-	source, err := sources(ctx)
-	if err != nil {
-		return Programs{}, err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return Programs{}, fmt.Errorf("folder for Kubernetes' programs: %w; set XDG_CACHE_HOME", err)
-	}
-	base := filepath.Join(cache, "tulle", "kubernetes")
-	p := Programs{dir: filepath.Join(base, source.key)}
-	if p.there() {
-		return p, nil
-	}
-	unlock, err := lock(ctx, base, say)
-	if err != nil {
-		return Programs{}, err
-	}
-	defer unlock()
-	if p.there() {
-		return p, nil // another process has just built them
-	}
-	if err := source.build(ctx, p.dir, say); err != nil {
-		return Programs{}, fmt.Errorf("build Kubernetes' programs: %w", err)
-	}
-	return p, nil
+// Config says what cluster to make.
+type Config struct {
+	Name   string       // one or more small letters and digits; "" for one that no other has, which ends with this process
+	Number int          // from 0 to 9, of its networks: those of different numbers don't overlap
+	Nodes  int          // from 1 to 9; 0 for 3
+	Keep   bool         // it stays when this process ends, until somebody takes it down by its name
+	Say    func(string) // is told what takes long; nil for nobody
 }
 
-// there is true for a whole build: the folder gets its name at the end.
-func (p Programs) there() bool {
-	_, err := os.Stat(p.Path(binary))
-	return err == nil
+// Cluster is a running one.
+type Cluster struct {
+	spec   Spec
+	fabric *wire.Netns
+	nodes  map[int]*exec.Cmd // those that this process has started
+	unlock func()            // that it is ours; nil if nobody's
 }
 
-// lock waits until no other process builds.
-func lock(ctx context.Context, dir string, say func(string)) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// Up makes a cluster, and waits until its nodes are ready and names are answered. What clusters of dead processes have left goes first.
+func Up(ctx context.Context, config Config) (*Cluster, error) {
+	if config.Say == nil {
+		config.Say = func(string) {}
+	}
+	spec := Spec{Name: config.Name, Number: config.Number, Nodes: config.Nodes, Kept: config.Keep}
+	if spec.Nodes == 0 {
+		spec.Nodes = 3
+	}
+	if spec.Name == "" {
+		spec.Name = fmt.Sprintf("t%dn%d", os.Getpid(), spec.Number)
+	}
+	if err := errors.Join(spec.check(), able()); err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	programs, err := Build(ctx, config.Say)
 	if err != nil {
 		return nil, err
 	}
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for told := false; ; told = true {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { file.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
-		}
-		if !told {
-			say("another process is building Kubernetes; waiting for it")
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			file.Close()
-			return nil, context.Cause(ctx)
-		}
+	spec.Programs = programs.dir
+	if spec.Packages, err = packages(ctx, config.Say); err != nil {
+		return nil, err
 	}
-}
-
-// source is the module of the programs.
-type source struct {
-	dir, key string
-	version  string // of Kubernetes, such as v1.36.3
-}
-
-var kubernetesVersion = regexp.MustCompile(`(?m)^\s+k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)$`)
-
-// sources finds the module beside this package, and hashes it.
-func sources(ctx context.Context) (source, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", "github.com/tulle-mesh/tulle/e2e/cluster").Output()
+	c, err := claim(ctx, spec)
 	if err != nil {
-		return source{}, fmt.Errorf("find the source of Kubernetes' programs: %w; run this within the project", err)
+		return nil, err
 	}
-	s := source{dir: filepath.Join(strings.TrimSpace(string(out)), "programs")}
-	hash := sha256.New()
-	fmt.Fprintln(hash, runtime.Version(), runtime.GOARCH)
-	for _, name := range []string{"go.mod", "go.sum", "main.go"} {
-		text, err := os.ReadFile(filepath.Join(s.dir, name))
-		if err != nil {
-			return source{}, err
-		}
-		if version := kubernetesVersion.FindSubmatch(text); name == "go.mod" && version != nil {
-			s.version = string(version[1])
-		}
-		fmt.Fprintf(hash, "%s %d\n%s", name, len(text), text)
+	if err := c.up(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("cluster %s: %w", spec.Name, err), c.Down())
 	}
-	if s.version == "" {
-		return source{}, fmt.Errorf("%s requires no version of k8s.io/kubernetes", filepath.Join(s.dir, "go.mod"))
-	}
-	s.key = s.version + "-" + hex.EncodeToString(hash.Sum(nil)[:8])
-	return s, nil
+	return c, nil
 }
 
-// build compiles into a folder beside the wanted one, which then gets its name: a build that was killed counts for nothing.
-func (s source) build(ctx context.Context, dir string, say func(string)) error {
-	fresh, err := os.MkdirTemp(filepath.Dir(dir), ".build-")
-	if err != nil {
+// able tells what this machine lacks.
+func able() error {
+	if os.Geteuid() != 0 {
+		return errors.New(`nodes are made of namespaces, which needs root: sudo env "PATH=$PATH" make cluster-up`)
+	}
+	for _, tool := range []string{"go", "nsenter", "tar"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("a cluster needs the program %s: %w", tool, err)
+		}
+	}
+	_, err := cgroup.List()
+	return err
+}
+
+func (c *Cluster) up(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	if err := roomForWatches(); err != nil {
 		return err
 	}
-	defer os.RemoveAll(fresh)
-	if err := s.compile(ctx, filepath.Join(fresh, binary), say); err != nil {
+	if err := c.spec.writeKeys(); err != nil {
 		return err
 	}
-	for _, name := range names {
-		if err := os.Symlink(binary, filepath.Join(fresh, name)); err != nil {
+	if err := build(ctx, c.program(), "./e2e/cluster/command"); err != nil {
+		return err
+	}
+	var err error
+	if c.fabric, err = makeFabric(c.spec); err != nil {
+		return err
+	}
+	for node := range c.each() {
+		if err := c.start(node); err != nil {
 			return err
 		}
 	}
-	if err := os.Chmod(fresh, 0o755); err != nil {
+	images, err := c.ownImages(ctx)
+	if err != nil {
 		return err
 	}
-	return os.Rename(fresh, dir)
+	if err := c.Load(ctx, images...); err != nil {
+		return err
+	}
+	if err := c.await(ctx, "the API server", "get", "--raw", "/readyz"); err != nil {
+		return err
+	}
+	names := strings.NewReplacer("PROGRAMS", c.spec.Programs, "ADDRESS", c.spec.DNS().String(), "IMAGE", Image("pause")).Replace(coredns)
+	if _, err := c.Kubectl(ctx, names, "apply", "-f", "-"); err != nil {
+		return err
+	}
+	for node := range c.each() {
+		if err := c.Ready(ctx, node); err != nil {
+			return err
+		}
+	}
+	_, err = c.Kubectl(ctx, "", "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
+	return err
 }
 
-// progress is how often a build says that it goes on.
-const progress = 30 * time.Second
+// coredns answers names. It is run from the programs that the nodes run themselves.
+//
+//go:embed coredns.yaml
+var coredns string
 
-func (s source) compile(ctx context.Context, to string, say func(string)) error {
-	began := time.Now()
-	say(fmt.Sprintf("building Kubernetes %s from its Go modules, once: about six minutes of two cores", s.version))
-	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", s.ldflags(), "-o", to, ".")
-	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=", "CGO_ENABLED=0")
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // go and its compilers end together
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	ticker := time.NewTicker(progress)
-	defer ticker.Stop()
-	for {
-		select {
-		case err := <-ended:
-			if err != nil {
-				return fmt.Errorf("go build in %s: %w\n%s", s.dir, err, out.Bytes()[max(0, out.Len()-4000):])
-			}
-			say(fmt.Sprintf("built Kubernetes in %s", time.Since(began).Round(time.Second)))
-			return nil
-		case <-ticker.C:
-			say(fmt.Sprintf("still building Kubernetes, for %s", time.Since(began).Round(time.Second)))
+// each are the numbers of the nodes.
+func (c *Cluster) each() func(func(int) bool) {
+	return func(yield func(int) bool) {
+		for node := 1; node <= c.spec.Nodes && yield(node); node++ {
 		}
 	}
 }
 
-// ldflags give the programs the version that their release has; otherwise clients take them for an unknown one.
-func (s source) ldflags() string {
-	number := strings.SplitN(strings.TrimPrefix(s.version, "v"), ".", 3)
-	flags := "-s -w"
-	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		for name, value := range map[string]string{
-			"gitVersion": s.version, "gitMajor": number[0], "gitMinor": number[1],
-			"gitTreeState": "clean", "gitCommit": "tulle", "buildDate": "2026-01-01T00:00:00Z",
-		} {
-			flags += fmt.Sprintf(" -X %s.%s=%s", pkg, name, value)
-		}
+// program is what becomes a node.
+func (c *Cluster) program() string { return filepath.Join(c.spec.Dir, "tulle-node") }
+
+// build compiles one of the project's programs.
+func build(ctx context.Context, to, path string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", to, "github.com/tulle-mesh/tulle/"+strings.TrimPrefix(path, "./"))
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return run(cmd)
+}
+
+// start is a node's life from power on: its network is new, its disk is what it was.
+func (c *Cluster) start(node int) error {
+	netns, err := plug(c.spec, c.fabric, node)
+	if err != nil {
+		return err
 	}
-	return flags
+	defer netns.Close()
+	if err := os.MkdirAll(c.spec.NodeDir(node), 0o755); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(c.spec.NodeDir(node), "node.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(c.program(), "node", c.spec.Dir, fmt.Sprint(node))
+	cmd.Env = []string{"HOME=/root", "PATH=" + c.spec.Programs + ":/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC}
+	if err := netns.Do(cmd.Start); err != nil {
+		return fmt.Errorf("start node %s: %w", c.spec.NodeName(node), err)
+	}
+	c.nodes[node] = cmd
+	return nil
+}
+
+// Stop pulls the plug of a node.
+func (c *Cluster) Stop(node int) error {
+	err := cgroup.Remove(c.spec.NodeGroup(node))
+	if cmd := c.nodes[node]; cmd != nil {
+		cmd.Process.Kill() // if it hasn't come as far as to its group
+		cmd.Wait()
+		delete(c.nodes, node)
+	}
+	return errors.Join(err, unplug(c.spec, node))
+}
+
+// Boot starts a stopped node, and waits until it is ready again.
+func (c *Cluster) Boot(ctx context.Context, node int) error {
+	if err := c.start(node); err != nil {
+		return err
+	}
+	return c.Ready(ctx, node)
+}
+
+// Ready waits until Kubernetes finds a node ready, by what the node has said since it was started.
+func (c *Cluster) Ready(ctx context.Context, node int) error {
+	return c.await(ctx, "node "+c.spec.NodeName(node), "wait", "--for=condition=Ready", "--timeout=1s", "node/"+c.spec.NodeName(node))
+}
+
+// await repeats a command of kubectl until it succeeds.
+func (c *Cluster) await(ctx context.Context, what string, args ...string) error {
+	return demo.Await(ctx, what, func(ctx context.Context) error {
+		_, err := c.Kubectl(ctx, "", args...)
+		return err
+	})
+}
+
+// Down ends a cluster and removes all that it has made.
+func (c *Cluster) Down() error {
+	var errs []error
+	for node := range c.each() {
+		errs = append(errs, c.Stop(node))
+	}
+	if c.fabric != nil {
+		c.fabric.Close()
+	}
+	errs = append(errs, clear(c.spec))
+	if c.unlock != nil {
+		c.unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// clear removes whatever there is of a cluster, however far its making came. Its folder goes last, so that it can be repeated.
+func clear(spec Spec) error {
+	errs := []error{cgroup.Remove(spec.Group())}
+	for node := range spec.Nodes {
+		errs = append(errs, unplug(spec, node+1))
+	}
+	errs = append(errs, wire.Remove(place(spec, "fabric")))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(spec.Dir); err != nil {
+		return err
+	}
+	return leaveWatches()
+}
+
+// NodeNames are the names of the nodes.
+func (c *Cluster) NodeNames() (names []string) {
+	for node := range c.each() {
+		names = append(names, c.spec.NodeName(node))
+	}
+	return names
+}
+
+// Find returns a cluster that is up already, by its name.
+func Find(name string) (*Cluster, error) {
+	base, err := cache("clusters")
+	if err != nil {
+		return nil, err
+	}
+	spec, err := ReadSpec(filepath.Join(base, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no cluster %s is up: make cluster-up", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{spec: spec, nodes: map[int]*exec.Cmd{}}
+	if c.fabric, err = wire.Open(place(spec, "fabric")); err != nil {
+		return c, nil // Down is all that can be done with it
+	}
+	return c, nil
+}
+
+// claim makes a cluster's folder and holds it, after what others have left is gone.
+func claim(ctx context.Context, spec Spec) (*Cluster, error) {
+	base, err := cache("clusters")
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lock(ctx, base, func() {})
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := sweep(base); err != nil {
+		return nil, fmt.Errorf("remove what an earlier cluster has left: %w", err)
+	}
+	spec.Dir = filepath.Join(base, spec.Name)
+	if err := os.Mkdir(spec.Dir, 0o755); errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("cluster %s is up already: make cluster-down", spec.Name)
+	} else if err != nil {
+		return nil, err
+	}
+	c := &Cluster{spec: spec, nodes: map[int]*exec.Cmd{}}
+	if err := spec.write(); err != nil {
+		return nil, err
+	}
+	c.unlock, err = tryLock(filepath.Join(spec.Dir, "owner"))
+	return c, err
+}
+
+// sweep removes the clusters that should have ended with a process that is gone.
+func sweep(base string) error {
+	entries, err := os.ReadDir(base)
+	if err != nil {
+		return err
+	}
+	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return !e.IsDir() })
+	var errs []error
+	for _, entry := range entries {
+		dir := filepath.Join(base, entry.Name())
+		spec, err := ReadSpec(dir)
+		if err != nil { // its maker was killed before it had made anything else
+			errs = append(errs, os.RemoveAll(dir))
+			continue
+		}
+		unlock, err := tryLock(filepath.Join(dir, "owner"))
+		if spec.Kept || errors.Is(err, errLocked) {
+			continue
+		}
+		if err == nil {
+			err = clear(spec)
+			unlock()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
