@@ -20,7 +20,7 @@ import (
 type Actions struct {
 	// Adopt takes over what an earlier agent left in a namespace, and tells whether there was anything.
 	Adopt func(pod pods.ID, ns *socket.Netns, how pods.Capture, wanted bool) (bool, error)
-	// Enrol takes a pod in, or makes sure that it is in.
+	// Enrol takes a pod in, or makes sure that it is in. It adopts what was left where nobody has before.
 	Enrol func(ctx context.Context, pod pods.ID, ns *socket.Netns, how pods.Capture) error
 	// Unenrol takes a living pod out. It may take minutes and is abandoned by ending ctx.
 	Unenrol func(ctx context.Context, pod pods.ID, ns *socket.Netns) error

@@ -263,14 +263,14 @@ func (w *worker) adoptEarly() {
 	w.agent.mu.Lock()
 	wish := w.wish
 	w.agent.mu.Unlock()
-	if err := w.look(context.Background(), wish); err != nil {
+	if err := w.look(context.Background(), wish, true); err != nil {
 		w.agent.cfg.Log.Warn("look at pod", "pod", w.pod.Key(), "err", err)
 	}
 }
 
 // attempt does what the wish asks for. done means that nothing is left to do for a pod that is gone.
 func (w *worker) attempt(ctx context.Context, wish wish) (done bool, err error) {
-	if err := w.look(ctx, wish); err != nil {
+	if err := w.look(ctx, wish, !wish.In); err != nil { // Enrol adopts by itself
 		return false, err
 	}
 	switch {
@@ -309,7 +309,7 @@ func (w *worker) leave(ctx context.Context, wish wish) error {
 			if w.moved(wish) {
 				cancel()
 				<-ended
-				return w.look(ctx, wish)
+				return w.look(ctx, wish, true)
 			}
 		}
 	}
@@ -328,8 +328,8 @@ func (w *worker) homeless(wish wish) error {
 	return fmt.Errorf("where pod %s lives isn't known: annotate it with tulle.dev/netns=/run/netns/…", w.pod.Key())
 }
 
-// look makes ns the namespace that the pod lives in now, nil when there is none, and adopts what it finds in a new one.
-func (w *worker) look(ctx context.Context, wish wish) error {
+// look makes ns the namespace that the pod lives in now, nil when there is none, and may adopt what it finds in a new one.
+func (w *worker) look(ctx context.Context, wish wish, adopts bool) error {
 	here, at, err := w.open(wish)
 	if err != nil {
 		return err
@@ -346,7 +346,7 @@ func (w *worker) look(ctx context.Context, wish wish) error {
 			return err
 		}
 	}
-	if here == nil {
+	if here == nil || !adopts {
 		return nil
 	}
 	found, err := w.agent.cfg.Actions.Adopt(w.pod, here, wish.Capture, wish.In)

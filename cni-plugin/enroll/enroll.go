@@ -84,31 +84,45 @@ const (
 // has to be told by Enrol. It tells whether there was anything.
 func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 	found, err := e.cfg.Redirect.Current(pod.Netns)
-	if err != nil || found.State == redirect.Removed {
+	if err != nil {
 		return false, err
+	}
+	return found.State != redirect.Removed, e.adopt(pod, found, wanted)
+}
+
+func (e *Enroller) adopt(pod Pod, found redirect.Found, wanted bool) error {
+	if found.State == redirect.Removed {
+		return nil
 	}
 	file, err := netnsFile(pod.Netns)
 	if err != nil {
-		return true, err
+		return err
 	}
 	e.cfg.Proxies.Register(pod.Workload, file)
 	if wanted && found.Captures() && e.cfg.Proxies.Served(pod.UID) {
-		return true, e.cfg.Statuses.Set(pod, status.Enabled)
+		return e.cfg.Statuses.Set(pod, status.Enabled)
 	}
-	return true, nil
+	return nil
 }
 
 // Enrol takes the pod in. It may be repeated: after errors, as a check of pods that are in, and to call off an Unenrol
 // that was abandoned. While no proxy takes the pod it's published as pending, unless it's enabled already and no proxy has refused it.
 func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	log := e.cfg.Log.With("pod", pod.Key())
-	before, err := e.cfg.Redirect.Current(pod.Netns)
+	seen, err := e.cfg.Redirect.Look(pod.Netns)
 	if err != nil {
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 	}
+	defer seen.Close()
+	before := seen.Found()
+	if !e.cfg.Proxies.Knows(pod.UID) {
+		if err := e.adopt(pod, before, true); err != nil {
+			return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
+		}
+	}
 	refused := e.cfg.Proxies.Refused(pod.UID)
 	damaged := !before.Captures() && e.cfg.Statuses.Enabled(pod)
-	if in, err := e.isIn(pod, before); in || err != nil {
+	if in, err := e.isIn(pod, seen); in || err != nil {
 		return err
 	}
 	unserved := !before.Captures() || refused
@@ -118,7 +132,8 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 			return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
 		}
 	}
-	if err := e.takeIn(ctx, pod, before.State); err != nil {
+	now, err := e.takeIn(ctx, pod, seen)
+	if err != nil {
 		if unserved {
 			err = errors.Join(err, e.cfg.Statuses.Set(pod, status.Pending))
 		}
@@ -135,34 +150,34 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		}
 	}
 	if !before.Captures() {
-		now, _ := e.cfg.Redirect.Current(pod.Netns) // only for the log
 		log.Info("pod enrolled", "engine", now.Engine)
 	}
 	return nil
 }
 
 // takeIn has the proxy serve the pod, and then its connections go there.
-func (e *Enroller) takeIn(ctx context.Context, pod Pod, before redirect.State) error {
+func (e *Enroller) takeIn(ctx context.Context, pod Pod, seen *redirect.Sight) (redirect.Found, error) {
 	log := e.cfg.Log.With("pod", pod.Key())
 	file, err := netnsFile(pod.Netns)
 	if err != nil {
-		return err
+		return redirect.Found{}, err
 	}
 	if err := e.add(ctx, pod, file); err != nil {
-		return err
+		return redirect.Found{}, err
 	}
 	log.Debug("step", "step", "proxy acknowledged")
-	if err := e.capture(pod); err != nil {
-		e.undo(ctx, pod, before)
-		return err
+	now, err := e.capture(pod, seen)
+	if err != nil {
+		e.undo(ctx, pod, seen.Found().State)
+		return redirect.Found{}, err
 	}
 	log.Debug("step", "step", "capture on")
-	return nil
+	return now, nil
 }
 
 // isIn tells that nothing is left to do. While no proxy is connected, its listeners aren't looked at.
-func (e *Enroller) isIn(pod Pod, before redirect.Found) (bool, error) {
-	if before.State != pod.capture() || !e.cfg.Proxies.Served(pod.UID) || !e.cfg.Statuses.Enabled(pod) {
+func (e *Enroller) isIn(pod Pod, seen *redirect.Sight) (bool, error) {
+	if seen.Found().State != pod.capture() || !e.cfg.Proxies.Served(pod.UID) || !e.cfg.Statuses.Enabled(pod) {
 		return false, nil
 	}
 	if e.cfg.Proxies.Connected() == 0 {
@@ -173,7 +188,7 @@ func (e *Enroller) isIn(pod Pod, before redirect.Found) (bool, error) {
 		return false, err
 	}
 	defer desired.Listeners.Close()
-	met, err := e.cfg.Redirect.Met(pod.Netns, desired)
+	met, err := seen.Met(desired)
 	if err != nil {
 		return false, fmt.Errorf("check pod %s: %w", pod.Key(), err)
 	}
@@ -189,13 +204,13 @@ func (e *Enroller) desired(pod Pod) (redirect.Desired, error) {
 	return redirect.Desired{State: pod.capture(), Listeners: listeners}, nil
 }
 
-func (e *Enroller) capture(pod Pod) error {
+func (e *Enroller) capture(pod Pod, seen *redirect.Sight) (redirect.Found, error) {
 	desired, err := e.desired(pod)
 	if err != nil {
-		return err
+		return redirect.Found{}, err
 	}
 	defer desired.Listeners.Close()
-	return e.cfg.Redirect.Set(pod.Netns, desired)
+	return seen.Set(desired)
 }
 
 // undo takes a pod back from the proxy whose rules failed, unless it was served before and has connections to lose.

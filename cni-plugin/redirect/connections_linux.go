@@ -17,7 +17,12 @@ import (
 func Connections(ns *socket.Netns) (int, error) {
 	count := 0
 	err := ns.Do(func() error {
-		own, err := ownAddresses()
+		at, err := openPlace(ns.ID())
+		if err != nil {
+			return err
+		}
+		defer at.close()
+		own, err := at.ownAddresses()
 		if err != nil {
 			return err
 		}
@@ -42,8 +47,8 @@ func allSockets() (all []diagSocket, err error) {
 	return all, nil
 }
 
-func ownAddresses() (map[netip.Addr]bool, error) {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+func (p place) ownAddresses() (map[netip.Addr]bool, error) {
+	addrs, err := p.routes.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the pod's addresses: %w", err)
 	}

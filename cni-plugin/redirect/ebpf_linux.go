@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/bpf/capture"
@@ -91,6 +90,7 @@ func (e *Engines) Listen(id socket.NetnsID, listeners socket.Given) error {
 
 // ebpfFound is what the engine has in a namespace, and what it has to know of it.
 type ebpfFound struct {
+	at        place
 	dir       string
 	netns     uint64
 	pod       *capture.Pod // nil if there is none, or not all of it
@@ -114,8 +114,8 @@ type links struct {
 	loopback bool     // loopback is up
 }
 
-func (e ebpfEngine) look(at place) (found, error) {
-	f := &ebpfFound{dir: e.dir(at.id), netns: at.id.Ino}
+func (e ebpfEngine) look(at place, routing routing) (found, error) {
+	f := &ebpfFound{at: at, dir: e.dir(at.id), netns: at.id.Ino, paths: routing.paths()}
 	if err := f.read(); err != nil {
 		f.close()
 		return nil, err
@@ -127,7 +127,7 @@ func (f *ebpfFound) read() error {
 	if err := f.readPins(); err != nil {
 		return err
 	}
-	own, err := ownAddresses()
+	own, err := f.at.ownAddresses()
 	if err != nil {
 		return err
 	}
@@ -137,13 +137,10 @@ func (f *ebpfFound) read() error {
 		}
 	}
 	slices.SortFunc(f.own, netip.Addr.Compare)
-	if f.links, err = readLinks(); err != nil {
+	if f.links, err = f.at.readLinks(); err != nil {
 		return err
 	}
-	if f.sysctls, err = readSysctls(ebpfSysctls); err != nil {
-		return err
-	}
-	f.paths, err = readPaths()
+	f.sysctls, err = readSysctls(ebpfSysctls)
 	return err
 }
 
@@ -175,9 +172,9 @@ func (f *ebpfFound) readPins() error {
 	return err
 }
 
-func readLinks() (links, error) {
+func (p place) readLinks() (links, error) {
 	var l links
-	all, err := netlink.LinkList()
+	all, err := p.routes.LinkList()
 	if err != nil {
 		return l, fmt.Errorf("list the pod's interfaces: %w", err)
 	}
@@ -395,7 +392,7 @@ func (f *ebpfFound) apply() error {
 	if err := setSysctls(f.sysctls, wantedSysctls(f.sysctls)); err != nil {
 		return err
 	}
-	if err := f.paths.add(f.wantedPaths()); err != nil {
+	if err := f.paths.add(f.at, f.wantedPaths()); err != nil {
 		return err
 	}
 	if !f.attachedAll() {
@@ -423,7 +420,7 @@ func (f *ebpfFound) remove() error {
 	if err := capture.Remove(f.dir); err != nil {
 		return err
 	}
-	if err := f.paths.remove(); err != nil {
+	if err := f.paths.remove(f.at); err != nil {
 		return err
 	}
 	return setSysctls(own, before)

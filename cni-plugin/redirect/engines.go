@@ -52,7 +52,7 @@ func (f Found) Captures() bool { return f.State.Captures() }
 type engine interface {
 	name() Engine
 	// look tells what of this engine is in the namespace, and only of this one.
-	look(place) (found, error)
+	look(place, routing) (found, error)
 }
 
 // found is what an engine has in a namespace. It must be closed, and is out of date after set.
@@ -73,9 +73,6 @@ type found interface {
 	close()
 	String() string // for errors: what there is
 }
-
-// place is a namespace.
-type place struct{ id socket.NetnsID }
 
 // job is what an engine's set needs to know.
 type job struct {
@@ -128,32 +125,69 @@ func New(cfg Config) (*Engines, error) {
 	return e, nil
 }
 
-// sight is what all engines have in a namespace, in the order of the engines.
-type sight []found
+// Sight is what all engines have in a namespace, in the order of the engines. It must be closed, and is out of date after Set.
+type Sight struct {
+	engines *Engines
+	ns      *socket.Netns
+	at      place
+	all     []found
+}
 
-func (e *Engines) look(at place) (s sight, err error) {
-	for _, engine := range e.all {
-		f, err := engine.look(at)
-		if err != nil {
-			s.close()
-			return nil, fmt.Errorf("read redirection by %s: %w", engine.name(), err)
+// Look reads what a namespace does with traffic, by its content alone. The node's own namespace is an error.
+func (e *Engines) Look(ns *socket.Netns) (s *Sight, err error) {
+	if err := refuseOwn(ns); err != nil {
+		return nil, err
+	}
+	s = &Sight{engines: e, ns: ns}
+	err = ns.Do(func() error {
+		if s.at, err = openPlace(ns.ID()); err != nil {
+			return err
 		}
-		s = append(s, f)
+		if s.all, err = e.look(s.at); err != nil {
+			s.at.close()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
-func (s sight) close() {
-	for _, f := range s {
+// look reads what each engine has, on a thread in the namespace.
+func (e *Engines) look(at place) (all []found, err error) {
+	routing, err := at.readRouting()
+	if err != nil {
+		return nil, err
+	}
+	for _, engine := range e.all {
+		f, err := engine.look(at, routing)
+		if err != nil {
+			closeAll(all)
+			return nil, fmt.Errorf("read redirection by %s: %w", engine.name(), err)
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+func closeAll(all []found) {
+	for _, f := range all {
 		f.close()
 	}
 }
 
-// summary is the state of all together: what captures counts, whatever else there may be.
-func (e *Engines) summary(s sight) Found {
+// Close lets go of what was read.
+func (s *Sight) Close() {
+	closeAll(s.all)
+	s.at.close()
+}
+
+// Found is the state of all together: what captures counts, whatever else there may be.
+func (s *Sight) Found() Found {
 	sum := Found{}
 	rank := map[State]int{Removed: 0, Draining: 1, Damaged: 2, Capture: 3, CaptureDNS: 3}
-	for _, f := range s {
+	for _, f := range s.all {
 		if state := f.state(); rank[state] > rank[sum.State] {
 			sum = Found{state, f.name()}
 		}
@@ -161,9 +195,9 @@ func (e *Engines) summary(s sight) Found {
 	return sum
 }
 
-func (s sight) job(d Desired) job {
+func (s *Sight) job(d Desired) job {
 	j := job{state: d.State, listeners: d.Listeners, before: map[string]string{}}
-	for _, f := range s {
+	for _, f := range s.all {
 		for name, value := range f.remembered() {
 			j.before[name] = value
 		}
@@ -172,13 +206,13 @@ func (s sight) job(d Desired) job {
 }
 
 // choose returns the index of the engine for a job.
-func (e *Engines) choose(s sight, j job) (int, error) {
+func (s *Sight) choose(j job) (int, error) {
 	var unsuited []error
-	for i, engine := range e.all {
-		if !e.use[engine.name()] {
+	for i, engine := range s.engines.all {
+		if !s.engines.use[engine.name()] {
 			continue
 		}
-		err := s[i].suits(j)
+		err := s.all[i].suits(j)
 		if err == nil {
 			return i, nil
 		}
@@ -187,39 +221,48 @@ func (e *Engines) choose(s sight, j job) (int, error) {
 	return -1, errors.Join(unsuited...)
 }
 
-// Set brings the namespace into the desired state and reads it back. It changes nothing where all is in place; otherwise there is
-// no moment in which a new connection could escape. It clears up after an interrupted earlier run. An error leaves the namespace in
-// a state from which Set can be repeated.
-func (e *Engines) Set(ns *socket.Netns, d Desired) error {
+// Set brings the namespace from what was seen into the desired state, reads it back and returns what it found then. It changes nothing
+// where all is in place; otherwise there is no moment in which a new connection could escape. It clears up after an interrupted earlier
+// run. An error, as after a change by somebody else since the look, leaves the namespace in a state from which a new Sight's Set can be
+// repeated.
+func (s *Sight) Set(d Desired) (now Found, err error) {
 	if d.State < Removed || d.State > CaptureDNS {
-		return fmt.Errorf("set redirection to %s: not a state to wish for", d.State)
+		return Found{}, fmt.Errorf("set redirection to %s: not a state to wish for", d.State)
 	}
-	return e.inside(ns, func(at place) error {
-		s, err := e.look(at)
-		if err != nil {
-			return err
-		}
-		defer s.close()
-		if err := e.set(s, d); err != nil {
+	err = s.ns.Do(func() error {
+		if err := s.set(d); err != nil {
 			return fmt.Errorf("set redirection to %s: %w", d.State, err)
 		}
-		return e.confirm(at, d)
+		now, err = s.confirm(d)
+		return err
 	})
+	return now, err
 }
 
-func (e *Engines) set(s sight, d Desired) error {
+// Set looks at the namespace and brings it into the desired state.
+func (e *Engines) Set(ns *socket.Netns, d Desired) error {
+	s, err := e.Look(ns)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	_, err = s.Set(d)
+	return err
+}
+
+func (s *Sight) set(d Desired) error {
 	switch j := s.job(d); d.State {
 	case Removed:
-		return e.remove(s, j)
+		return s.remove(j)
 	case Draining:
-		return e.drain(s, j)
+		return s.drain(j)
 	default:
-		return e.capture(s, j)
+		return s.capture(j)
 	}
 }
 
-func (e *Engines) remove(s sight, j job) error {
-	if e.summary(s).State != Removed {
+func (s *Sight) remove(j job) error {
+	if s.Found().State != Removed {
 		present, err := readSysctls(commonSysctls)
 		if err == nil {
 			err = setSysctls(present, beforeTulle(present, j.before, true))
@@ -228,7 +271,7 @@ func (e *Engines) remove(s sight, j job) error {
 			return err
 		}
 	}
-	for _, f := range s {
+	for _, f := range s.all {
 		if f.state() != Removed {
 			if err := f.set(Removed, j); err != nil {
 				return err
@@ -238,15 +281,15 @@ func (e *Engines) remove(s sight, j job) error {
 	return nil
 }
 
-func (e *Engines) drain(s sight, j job) error {
-	if e.summary(s).State == Removed {
-		chosen, err := e.choose(s, j)
+func (s *Sight) drain(j job) error {
+	if s.Found().State == Removed {
+		chosen, err := s.choose(j)
 		if err != nil {
 			return err
 		}
-		return s[chosen].set(Draining, j)
+		return s.all[chosen].set(Draining, j)
 	}
-	for _, f := range s {
+	for _, f := range s.all {
 		if state := f.state(); state != Removed && state != Draining {
 			if err := f.set(Draining, j); err != nil {
 				return err
@@ -258,24 +301,24 @@ func (e *Engines) drain(s sight, j job) error {
 
 // capture has one engine capture, and the others let go: what they have captured lives on as long as it wants, but they get nothing
 // new. Until they hear of it, both capture.
-func (e *Engines) capture(s sight, j job) error {
-	chosen, err := e.choose(s, j)
+func (s *Sight) capture(j job) error {
+	chosen, err := s.choose(j)
 	if err != nil {
 		return err
 	}
-	if f := s[chosen]; f.state() != j.state || !f.fits(j) {
+	if f := s.all[chosen]; f.state() != j.state || !f.fits(j) {
 		if err := f.set(j.state, j); err != nil {
-			return fmt.Errorf("by %s: %w", e.all[chosen].name(), err)
+			return fmt.Errorf("by %s: %w", s.engines.all[chosen].name(), err)
 		}
 	}
 	j.leaving = true
-	for i, f := range s {
+	for i, f := range s.all {
 		if i == chosen || f.state() == Removed {
 			continue
 		}
 		then := Draining
 		if f.state() == Draining {
-			needed, err := stillNeeded(f)
+			needed, err := s.stillNeeded(f)
 			if err != nil {
 				return err
 			}
@@ -293,8 +336,8 @@ func (e *Engines) capture(s sight, j job) error {
 	return nil
 }
 
-func stillNeeded(f found) (int, error) {
-	own, err := ownAddresses()
+func (s *Sight) stillNeeded(f found) (int, error) {
+	own, err := s.at.ownAddresses()
 	if err != nil {
 		return 0, err
 	}
@@ -303,21 +346,24 @@ func stillNeeded(f found) (int, error) {
 }
 
 // confirm reads the namespace again: what the kernel accepted must be what was meant.
-func (e *Engines) confirm(at place, d Desired) error {
-	s, err := e.look(at)
+func (s *Sight) confirm(d Desired) (Found, error) {
+	all, err := s.engines.look(s.at)
 	if err != nil {
-		return fmt.Errorf("after setting it: %w", err)
+		return Found{}, fmt.Errorf("after setting it: %w", err)
 	}
-	defer s.close()
-	if state := e.summary(s).State; state != d.State {
-		return fmt.Errorf("redirection is %s after setting it to %s: does another program change the pod's rules? found:\n%s", state, d.State, e.text(s))
+	defer closeAll(all)
+	after := &Sight{engines: s.engines, ns: s.ns, at: s.at, all: all}
+	now := after.Found()
+	if now.State != d.State {
+		return now, fmt.Errorf("redirection is %s after setting it to %s: does another program change the pod's rules? found:\n%s", now.State, d.State, after)
 	}
-	return nil
+	return now, nil
 }
 
-func (e *Engines) text(s sight) string {
+// String lists the redirection.
+func (s *Sight) String() string {
 	var b strings.Builder
-	for _, f := range s {
+	for _, f := range s.all {
 		if f.state() != Removed {
 			fmt.Fprintf(&b, "%s: %s\n%s", f.name(), f.state(), f)
 		}
@@ -325,76 +371,43 @@ func (e *Engines) text(s sight) string {
 	return b.String()
 }
 
-// inside runs f on a thread in the namespace. The node's own is refused.
-func (e *Engines) inside(ns *socket.Netns, f func(place) error) error {
-	if err := refuseOwn(ns); err != nil {
-		return err
-	}
-	return ns.Do(func() error { return f(place{ns.ID()}) })
-}
-
-// Current tells what the namespace does, by its content alone. The node's own namespace is an error.
+// Current tells what the namespace does.
 func (e *Engines) Current(ns *socket.Netns) (Found, error) {
-	var now Found
-	err := e.inside(ns, func(at place) error {
-		s, err := e.look(at)
-		if err != nil {
-			return err
-		}
-		defer s.close()
-		now = e.summary(s)
-		return nil
-	})
-	return now, err
+	s, err := e.Look(ns)
+	if err != nil {
+		return Found{}, err
+	}
+	defer s.Close()
+	return s.Found(), nil
 }
 
 // Met tells whether Set would have nothing to do.
-func (e *Engines) Met(ns *socket.Netns, d Desired) (met bool, err error) {
-	err = e.inside(ns, func(at place) error {
-		s, err := e.look(at)
-		if err != nil {
-			return err
-		}
-		defer s.close()
-		met, err = e.met(s, s.job(d))
+func (s *Sight) Met(d Desired) (met bool, err error) {
+	err = s.ns.Do(func() error {
+		met, err = s.met(s.job(d))
 		return err
 	})
 	return met, err
 }
 
-func (e *Engines) met(s sight, j job) (bool, error) {
+func (s *Sight) met(j job) (bool, error) {
 	if !j.state.Captures() {
-		return e.summary(s).State == j.state, nil
+		return s.Found().State == j.state, nil
 	}
-	chosen, err := e.choose(s, j)
-	if err != nil || s[chosen].state() != j.state || !s[chosen].fits(j) {
+	chosen, err := s.choose(j)
+	if err != nil || s.all[chosen].state() != j.state || !s.all[chosen].fits(j) {
 		return false, err
 	}
-	for i, f := range s {
+	for i, f := range s.all {
 		switch state := f.state(); {
 		case i == chosen || state == Removed:
 		case state != Draining:
 			return false, nil
 		default:
-			if needed, err := stillNeeded(f); err != nil || needed == 0 {
+			if needed, err := s.stillNeeded(f); err != nil || needed == 0 {
 				return false, err
 			}
 		}
 	}
 	return true, nil
-}
-
-// Listing returns the namespace's redirection as text.
-func (e *Engines) Listing(ns *socket.Netns) (string, error) {
-	text := ""
-	err := e.inside(ns, func(at place) error {
-		s, err := e.look(at)
-		if err != nil {
-			return err
-		}
-		defer s.close()
-		text = e.text(s)
-		return nil
-	})
-	return text, err
 }

@@ -106,6 +106,16 @@ func useEngine(t testing.TB, engine string) *bed {
 	return b
 }
 
+// Listing returns a namespace's redirection as text.
+func (b *bed) Listing(ns *socket.Netns) (string, error) {
+	seen, err := b.Look(ns)
+	if err != nil {
+		return "", err
+	}
+	defer seen.Close()
+	return seen.String(), nil
+}
+
 // pins mounts a bpffs for the time of a test.
 func pins(t testing.TB) string {
 	t.Helper()

@@ -27,9 +27,9 @@ type xheld struct {
 }
 
 // read runs no program where there is nothing to see.
-func (x iptables) read() (held, error) {
+func (x iptables) read(at place) (held, error) {
 	h := xheld{iptables: x}
-	used, err := x.used()
+	used, err := x.used(at)
 	if err != nil || !used {
 		return h, err
 	}
@@ -47,7 +47,7 @@ func (x iptables) read() (held, error) {
 }
 
 // used tells whether this variant has any table here. Asking the program would make the legacy variant's tables.
-func (x iptables) used() (bool, error) {
+func (x iptables) used(at place) (bool, error) {
 	if x.variant == IPTablesLegacy {
 		for _, names := range []string{"ip_tables_names", "ip6_tables_names"} {
 			text, err := os.ReadFile("/proc/thread-self/net/" + names)
@@ -60,11 +60,11 @@ func (x iptables) used() (bool, error) {
 		}
 		return false, nil
 	}
-	conn, err := nftables.New()
-	if err != nil {
-		return false, fmt.Errorf("open nftables: %w", err)
-	}
-	tables, err := conn.ListTables()
+	var tables []*nftables.Table
+	err := aside(func() (err error) {
+		tables, err = at.rules.ListTables()
+		return err
+	})
 	if err != nil && !unavailable(err) {
 		return false, fmt.Errorf("list tables: %w", err)
 	}

@@ -14,14 +14,19 @@ type nft struct{}
 
 func (nft) name() Engine { return NFT }
 
-func (nft) read() (held, error) {
-	tables, err := readTables()
-	return nftHeld{tables: tables}, err
+func (nft) read(at place) (held, error) {
+	h := nftHeld{conn: at.rules}
+	err := aside(func() (err error) {
+		h.tables, err = readTables(at.rules)
+		return err
+	})
+	return h, err
 }
 
 // nftHeld is what nftables has in a namespace.
 type nftHeld struct {
 	nft
+	conn   *nftables.Conn
 	tables []Table
 }
 
@@ -44,7 +49,9 @@ func (h nftHeld) inOrderOf(plan []Table) []Table {
 	return tables
 }
 
-func (h nftHeld) write(wish Wish) error { return writeTables(h.tables, Plan(wish).Tables) }
+func (h nftHeld) write(wish Wish) error {
+	return aside(func() error { return writeTables(h.conn, h.tables, Plan(wish).Tables) })
+}
 
 func (h nftHeld) remembered() map[string]string {
 	var comments []string
@@ -60,12 +67,8 @@ func (h nftHeld) remembered() map[string]string {
 
 func (h nftHeld) String() string { return Rules{Tables: h.tables}.String() }
 
-// readTables returns those of our tables which exist in the calling thread's namespace, chains and rules in order.
-func readTables() ([]Table, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
+// readTables returns those of our tables which exist in the connection's namespace, chains and rules in order.
+func readTables(conn *nftables.Conn) ([]Table, error) {
 	present, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if unavailable(err) {
 		return nil, nil
@@ -118,11 +121,7 @@ func readChain(conn *nftables.Conn, chain *nftables.Chain) (Chain, error) {
 
 // writeTables replaces what is found by what is planned, in one transaction. Chains that stay are kept and only their
 // rules replaced: a base chain that went away for a moment would take connection tracking with it.
-func writeTables(found, planned []Table) error {
-	conn, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
+func writeTables(conn *nftables.Conn, found, planned []Table) error {
 	for _, old := range found {
 		if !slices.ContainsFunc(planned, func(t Table) bool { return sameShape(old, t) }) {
 			conn.DelTable(conn.AddTable(table(old.Name))) // added first, in case another agent was faster

@@ -87,14 +87,11 @@ func (p paths) has(wanted paths) bool {
 	return true
 }
 
-func readPaths() (paths, error) {
+// paths are those that there are.
+func (r routing) paths() paths {
 	var p paths
 	for _, ipv6 := range []bool{false, true} {
-		rules, err := netlink.RuleList(familyNumber(ipv6))
-		if err != nil && !unavailable(err) {
-			return p, fmt.Errorf("list policy rules: %w", err)
-		}
-		for _, rule := range rules {
+		for _, rule := range r[ipv6].rules {
 			r := pathRule{ipv6, rule.Priority, rule.Table}
 			switch {
 			case r == usualLocal(ipv6), r.priority == localPriority && r.table == unix.RT_TABLE_LOCAL,
@@ -102,17 +99,13 @@ func readPaths() (paths, error) {
 				p.rules = append(p.rules, r)
 			}
 		}
-		for _, table := range []int{inwardTable, ownTable} {
-			routes, err := netlink.RouteListFiltered(familyNumber(ipv6), &netlink.Route{Table: table, Type: unix.RTN_LOCAL}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-			if err != nil && !unavailable(err) {
-				return p, fmt.Errorf("list routes of table %d: %w", table, err)
-			}
-			for _, route := range routes {
-				p.routes = append(p.routes, pathRoute{table, prefixOf(route.Dst, ipv6)})
+		for _, route := range r[ipv6].routes {
+			if route.Table == inwardTable || route.Table == ownTable {
+				p.routes = append(p.routes, pathRoute{route.Table, prefixOf(route.Dst, ipv6)})
 			}
 		}
 	}
-	return p, nil
+	return p
 }
 
 // prefixOf understands that a default route may have no destination.
@@ -132,16 +125,16 @@ func prefixOf(dst *net.IPNet, ipv6 bool) netip.Prefix {
 }
 
 // add makes what is missing, in an order in which every packet finds its way at every moment.
-func (p paths) add(wanted paths) error {
+func (p paths) add(at place, wanted paths) error {
 	for _, route := range p.routes {
 		if !slices.Contains(wanted.routes, route) { // of an address that the pod had
-			if err := netlink.RouteDel(route.netlink()); err != nil && !gone(err) {
+			if err := at.routes.RouteDel(route.netlink()); err != nil && !gone(err) {
 				return fmt.Errorf("remove route to %s from table %d: %w", route.to, route.table, err)
 			}
 		}
 	}
 	for _, route := range wanted.routes {
-		if err := netlink.RouteReplace(route.netlink()); err != nil {
+		if err := at.routes.RouteReplace(route.netlink()); err != nil {
 			return fmt.Errorf("route to %s by lo in table %d: %w", route.to, route.table, explainRoute(err))
 		}
 	}
@@ -149,13 +142,13 @@ func (p paths) add(wanted paths) error {
 		if slices.Contains(p.rules, rule) {
 			continue
 		}
-		if err := netlink.RuleAdd(rule.netlink()); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := at.routes.RuleAdd(rule.netlink()); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("policy rule %d: %w", rule.priority, err)
 		}
 	}
 	for _, rule := range p.rules {
 		if rule == usualLocal(rule.ipv6) && slices.Contains(wanted.rules, pathRule{rule.ipv6, localPriority, unix.RT_TABLE_LOCAL}) {
-			if err := netlink.RuleDel(rule.netlink()); err != nil && !gone(err) {
+			if err := at.routes.RuleDel(rule.netlink()); err != nil && !gone(err) {
 				return fmt.Errorf("remove policy rule %d, which has been moved: %w", rule.priority, err)
 			}
 		}
@@ -164,12 +157,12 @@ func (p paths) add(wanted paths) error {
 }
 
 // remove puts everything back.
-func (p paths) remove() error {
+func (p paths) remove(at place) error {
 	for _, rule := range p.rules {
 		if rule.priority != localPriority {
 			continue
 		}
-		if err := netlink.RuleAdd(usualLocal(rule.ipv6).netlink()); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := at.routes.RuleAdd(usualLocal(rule.ipv6).netlink()); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("policy rule 0, which had been moved: %w", err)
 		}
 	}
@@ -177,12 +170,12 @@ func (p paths) remove() error {
 		if rule == usualLocal(rule.ipv6) {
 			continue
 		}
-		if err := netlink.RuleDel(rule.netlink()); err != nil && !gone(err) {
+		if err := at.routes.RuleDel(rule.netlink()); err != nil && !gone(err) {
 			return fmt.Errorf("remove policy rule %d: %w", rule.priority, err)
 		}
 	}
 	for _, route := range p.routes {
-		if err := netlink.RouteDel(route.netlink()); err != nil && !gone(err) {
+		if err := at.routes.RouteDel(route.netlink()); err != nil && !gone(err) {
 			return fmt.Errorf("remove route to %s from table %d: %w", route.to, route.table, err)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // rewriter is the engines that capture by rewriting addresses. They differ in how the rules come into the kernel, and in nothing else:
@@ -23,7 +25,7 @@ type rewriter struct {
 type holder interface {
 	name() Engine
 	// read tells what it holds in the calling thread's namespace.
-	read() (held, error)
+	read(place) (held, error)
 }
 
 // held is what a holder holds in a namespace, and is out of date after write.
@@ -78,18 +80,23 @@ func try(h holder) error {
 }
 
 func rehearse(h holder) error {
+	at, err := openPlace(socket.NetnsID{})
+	if err != nil {
+		return err
+	}
+	defer at.close()
 	v6, err := hasIPv6()
 	if err != nil {
 		return err
 	}
 	for _, state := range []State{CaptureDNS, Draining, Removed} {
 		wish := Wish{State: state, IPv6: v6}
-		f, err := h.read()
+		f, err := h.read(at)
 		if err == nil {
 			err = f.write(wish)
 		}
 		if err == nil {
-			f, err = h.read()
+			f, err = h.read(at)
 		}
 		if err == nil && !f.is(wish) {
 			err = fmt.Errorf("rules for state %s aren't read back as they were written:\n%s", state, f)
@@ -103,19 +110,16 @@ func rehearse(h holder) error {
 
 func (r *rewriter) name() Engine { return r.chosen }
 
-func (r *rewriter) look(place) (found, error) {
-	f := &rewritten{rewriter: r}
+func (r *rewriter) look(at place, routing routing) (found, error) {
+	f := &rewritten{rewriter: r, at: at, routing: routing}
 	for _, h := range r.holders {
-		each, err := h.read()
+		each, err := h.read(at)
 		if err != nil {
 			return nil, err
 		}
 		f.held = append(f.held, each)
 	}
 	var err error
-	if f.routes, err = readRoutes(); err != nil {
-		return nil, err
-	}
 	if f.sysctls, err = readSysctls(commonSysctls); err != nil {
 		return nil, err
 	}
@@ -126,8 +130,9 @@ func (r *rewriter) look(place) (found, error) {
 // rewritten is what was seen in a namespace.
 type rewritten struct {
 	*rewriter
+	at      place
 	held    []held
-	routes  []Route
+	routing routing
 	ipv6    bool
 	sysctls []Sysctl // present values
 }
@@ -148,7 +153,7 @@ func (f *rewritten) holding() (holding []held) {
 	return slices.DeleteFunc(slices.Clone(f.held), held.empty)
 }
 
-func (f *rewritten) empty() bool { return len(f.holding()) == 0 && len(f.routes) == 0 }
+func (f *rewritten) empty() bool { return len(f.holding()) == 0 && len(f.routing.returnPath()) == 0 }
 
 // String lists the redirection in the form of Rules.String.
 func (f *rewritten) String() string {
@@ -156,7 +161,7 @@ func (f *rewritten) String() string {
 	for _, h := range f.holding() {
 		b.WriteString(h.String())
 	}
-	b.WriteString(Rules{Routes: f.routes, Sysctls: f.sysctls}.String())
+	b.WriteString(Rules{Routes: f.routing.returnPath(), Sysctls: f.sysctls}.String())
 	return b.String()
 }
 
@@ -172,7 +177,7 @@ func (f *rewritten) state() State {
 	for _, state := range []State{Capture, CaptureDNS, Draining} {
 		wish := f.wish(state)
 		plan := Plan(wish)
-		if slices.Equal(f.routes, plan.Routes) && slices.Equal(f.sysctls, plan.Sysctls) && holding[0].is(wish) {
+		if slices.Equal(f.routing.returnPath(), plan.Routes) && slices.Equal(f.sysctls, plan.Sysctls) && holding[0].is(wish) {
 			return state
 		}
 	}
@@ -200,7 +205,7 @@ func (f *rewritten) set(desired State, job job) error {
 		if err := f.release(""); err != nil {
 			return err
 		}
-		return removeRoutes(f.routes)
+		return f.at.removeRoutes(f.routing)
 	}
 	if f.broken != nil {
 		return f.broken
@@ -208,7 +213,7 @@ func (f *rewritten) set(desired State, job job) error {
 	wish := f.wish(desired)
 	wish.Remembered = job.inherited(wish.Remembered)
 	plan := Plan(wish)
-	if err := addRoutes(plan.Routes); err != nil {
+	if err := f.at.addRoutes(plan.Routes); err != nil {
 		return err
 	}
 	for _, h := range f.held {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -11,46 +12,24 @@ import (
 
 var errNotSupported = unix.EOPNOTSUPP
 
-// readRoutes returns the families of which a half or all of the return path exists.
-func readRoutes() ([]Route, error) {
+// returnPath returns the families of which a half or all of the return path exists.
+func (r routing) returnPath() []Route {
 	var routes []Route
 	for _, v6 := range []bool{false, true} {
-		route := Route{IPv6: v6}
-		rules, err := policies(v6)
-		if err != nil {
-			return nil, err
-		}
-		route.Policy = len(rules) > 0
-		if route.Default, err = hasDefault(v6); err != nil {
-			return nil, err
-		}
+		route := Route{IPv6: v6, Policy: slices.ContainsFunc(r[v6].rules, isPolicy), Default: slices.ContainsFunc(r[v6].routes, isLocalDefault)}
 		if route.Policy || route.Default {
 			routes = append(routes, route)
 		}
 	}
-	return routes, nil
+	return routes
 }
 
-func policies(v6 bool) ([]netlink.Rule, error) {
-	rules, err := netlink.RuleListFiltered(familyNumber(v6), policy(v6), netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PRIORITY|netlink.RT_FILTER_MARK|netlink.RT_FILTER_MASK)
-	if err != nil && !unavailable(err) {
-		return nil, fmt.Errorf("list policy rules: %w", err)
-	}
-	return rules, nil
+func isPolicy(r netlink.Rule) bool {
+	return r.Table == routeTable && r.Priority == rulePriority && r.Mark == proxiedMark && r.Mask != nil && *r.Mask == markMask
 }
 
-func hasDefault(v6 bool) (bool, error) {
-	filter := &netlink.Route{Table: routeTable, Type: unix.RTN_LOCAL}
-	routes, err := netlink.RouteListFiltered(familyNumber(v6), filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-	if err != nil && !unavailable(err) {
-		return false, fmt.Errorf("list routes of table %d: %w", routeTable, err)
-	}
-	for _, route := range routes {
-		if route.Dst == nil || isDefault(route.Dst) {
-			return true, nil
-		}
-	}
-	return false, nil
+func isLocalDefault(r netlink.Route) bool {
+	return r.Table == routeTable && (r.Dst == nil || isDefault(r.Dst))
 }
 
 func isDefault(dst *net.IPNet) bool {
@@ -60,12 +39,12 @@ func isDefault(dst *net.IPNet) bool {
 
 // addRoutes makes the return path of the planned families. The route comes first: a rule to an empty table is harmless,
 // but packets must not miss it.
-func addRoutes(planned []Route) error {
+func (p place) addRoutes(planned []Route) error {
 	for _, route := range planned {
-		if err := netlink.RouteReplace(localDefault(route.IPv6)); err != nil {
+		if err := p.routes.RouteReplace(localDefault(route.IPv6)); err != nil {
 			return fmt.Errorf("route table %d to lo: %w", routeTable, explainRoute(err))
 		}
-		if err := netlink.RuleAdd(policy(route.IPv6)); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := p.routes.RuleAdd(policy(route.IPv6)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("policy rule %d: %w", rulePriority, err)
 		}
 	}
@@ -73,21 +52,20 @@ func addRoutes(planned []Route) error {
 }
 
 // removeRoutes takes away what exists of the return path, also where it was made twice.
-func removeRoutes(found []Route) error {
-	for _, route := range found {
-		rules, err := policies(route.IPv6)
-		if err != nil {
-			return err
-		}
-		for range rules {
-			if err := netlink.RuleDel(policy(route.IPv6)); err != nil && !gone(err) {
+func (p place) removeRoutes(found routing) error {
+	for _, route := range found.returnPath() {
+		for _, rule := range found[route.IPv6].rules {
+			if !isPolicy(rule) {
+				continue
+			}
+			if err := p.routes.RuleDel(policy(route.IPv6)); err != nil && !gone(err) {
 				return fmt.Errorf("remove policy rule %d: %w", rulePriority, err)
 			}
 		}
 		if !route.Default {
 			continue
 		}
-		if err := netlink.RouteDel(localDefault(route.IPv6)); err != nil && !gone(err) {
+		if err := p.routes.RouteDel(localDefault(route.IPv6)); err != nil && !gone(err) {
 			return fmt.Errorf("remove route of table %d: %w", routeTable, err)
 		}
 	}

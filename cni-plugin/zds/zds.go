@@ -140,6 +140,14 @@ func (s *Server) Registered() []Workload {
 	return workloads
 }
 
+// Knows tells whether a pod is registered.
+func (s *Server) Knows(uid string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.pods[uid]
+	return ok
+}
+
 // Served tells whether nothing is left to say about the pod: the proxy that was last told of it took it, or it is
 // registered and there is no proxy, so that the next one is told by its snapshot.
 func (s *Server) Served(uid string) bool {
