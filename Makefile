@@ -9,11 +9,13 @@ BUILD     := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -tags grpcnotra
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
 SOAK      ?= 1h
+IMAGES    ?= bin/images
+ARCHITECTURES ?= amd64 arm64
 MODULES   := mesh bpf ztunnel cni-plugin istiod-lite cli deploy
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-short test-controlplane lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
+.PHONY: help build images demo test test-short test-controlplane lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +27,11 @@ build: need-go ## static binaries in bin/: ztunnel, istiod-lite, tulle-cni, tull
 	$(BUILD) -o bin/tulle-cni ./cni-plugin
 	$(BUILD) -o bin/tulle-cni-agent ./cni-plugin/node-agent
 	$(BUILD) -o bin/tulle ./cli
+
+images: need-go ## images of the components as OCI archives, and what they are made of, in bin/images/: ARCHITECTURES=amd64
+	@for arch in $(ARCHITECTURES); do mkdir -p $(IMAGES)/linux-$$arch; \
+	  GOOS=linux GOARCH=$$arch $(BUILD) -o $(IMAGES)/linux-$$arch/ ./istiod-lite ./ztunnel ./cni-plugin ./cni-plugin/node-agent || exit 1; done
+	$(GO) run ./deploy/images -version $(VERSION) -built $(IMAGES) -to $(IMAGES) $(ARCHITECTURES)
 
 demo: need-root build ## two simulated nodes, four pods, the whole mesh, step by step (root)
 	bin/tulle demo

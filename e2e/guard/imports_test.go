@@ -85,6 +85,7 @@ var mayImport = map[string][]string{
 	"cli/shop":    {},
 
 	"deploy/image": {},
+	"deploy/sbom":  {},
 }
 
 // only says which packages may import what is heavy or delicate.
@@ -180,7 +181,7 @@ func checkImport(t *testing.T, p goPackage, imported string) {
 // wires tells that a package joins the rooms of its program: a main, a daemon, or a test tool.
 func wires(path string) bool {
 	switch path {
-	case "ztunnel", "istiod-lite", "cni-plugin", "cni-plugin/node-agent", "cli":
+	case "ztunnel", "istiod-lite", "cni-plugin", "cni-plugin/node-agent", "cli", "deploy/images":
 		return true
 	}
 	return strings.HasSuffix(path, "/daemon") || strings.HasPrefix(path, "e2e/") || strings.HasPrefix(path, "mesh/meshtest/")
