@@ -37,12 +37,14 @@ type Config struct {
 	Number int          // from 0 to 9, of its networks: those of different numbers don't overlap
 	Nodes  int          // from 1 to 9; 0 for 3
 	Keep   bool         // it stays when this process ends, until somebody takes it down by its name
+	Logs   string       // folder for everything that is known, when it doesn't come up; "" for nowhere
 	Say    func(string) // is told what takes long; nil for nobody
 }
 
 // Cluster is a running one.
 type Cluster struct {
-	spec   Spec
+	spec   Spec // none of one that was given
+	given  bool // by a kubeconfig; nothing of it is ours
 	fabric *wire.Netns
 	nodes  map[int]*exec.Cmd // those that this process has started
 	unlock func()            // that it is ours; nil if nobody's
@@ -76,7 +78,11 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 		return nil, err
 	}
 	if err := c.up(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("cluster %s: %w", spec.Name, err), c.Down())
+		err = fmt.Errorf("cluster %s: %w", spec.Name, err)
+		if config.Logs != "" {
+			err = errors.Join(err, c.Collect(config.Logs))
+		}
+		return nil, errors.Join(err, c.Down())
 	}
 	return c, nil
 }
@@ -104,7 +110,7 @@ func (c *Cluster) up(ctx context.Context) error {
 	if err := c.spec.writeKeys(); err != nil {
 		return err
 	}
-	if err := build(ctx, c.program(), "./e2e/cluster/command"); err != nil {
+	if err := build(ctx, c.program(), "e2e/cluster/command"); err != nil {
 		return err
 	}
 	var err error
@@ -116,17 +122,17 @@ func (c *Cluster) up(ctx context.Context) error {
 			return err
 		}
 	}
-	images, err := c.ownImages(ctx)
+	archive, err := c.testImage(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.Load(ctx, images...); err != nil {
+	if err := c.Load(ctx, archive); err != nil {
 		return err
 	}
 	if err := c.await(ctx, "the API server", "get", "--raw", "/readyz"); err != nil {
 		return err
 	}
-	names := strings.NewReplacer("PROGRAMS", c.spec.Programs, "ADDRESS", c.spec.DNS().String(), "IMAGE", Image("pause")).Replace(coredns)
+	names := strings.NewReplacer("PROGRAMS", c.spec.Programs, "ADDRESS", c.spec.DNS().String(), "IMAGE", Image("app")).Replace(coredns)
 	if _, err := c.Kubectl(ctx, names, "apply", "-f", "-"); err != nil {
 		return err
 	}
@@ -157,7 +163,7 @@ func (c *Cluster) program() string { return filepath.Join(c.spec.Dir, "tulle-nod
 
 // build compiles one of the project's programs.
 func build(ctx context.Context, to, path string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", to, "github.com/tulle-mesh/tulle/"+strings.TrimPrefix(path, "./"))
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", to, "github.com/tulle-mesh/tulle/"+path)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	return run(cmd)
 }
@@ -190,6 +196,9 @@ func (c *Cluster) start(node int) error {
 
 // Stop pulls the plug of a node.
 func (c *Cluster) Stop(node int) error {
+	if c.given {
+		return errGiven
+	}
 	err := cgroup.Remove(c.spec.NodeGroup(node))
 	if cmd := c.nodes[node]; cmd != nil {
 		cmd.Process.Kill() // if it hasn't come as far as to its group
@@ -201,15 +210,22 @@ func (c *Cluster) Stop(node int) error {
 
 // Boot starts a stopped node, and waits until it is ready again.
 func (c *Cluster) Boot(ctx context.Context, node int) error {
+	if c.given {
+		return errGiven
+	}
 	if err := c.start(node); err != nil {
 		return err
 	}
 	return c.Ready(ctx, node)
 }
 
-// Ready waits until Kubernetes finds a node ready, by what the node has said since it was started.
+// Ready waits until a node's kubelet answers and Kubernetes finds the node ready, which it does for a while of one that is gone.
 func (c *Cluster) Ready(ctx context.Context, node int) error {
-	return c.await(ctx, "node "+c.spec.NodeName(node), "wait", "--for=condition=Ready", "--timeout=1s", "node/"+c.spec.NodeName(node))
+	name := c.spec.NodeName(node)
+	if err := c.await(ctx, "the kubelet of "+name, "get", "--raw", "/api/v1/nodes/"+name+"/proxy/healthz"); err != nil {
+		return err
+	}
+	return c.await(ctx, "node "+name, "wait", "--for=condition=Ready", "--timeout=1s", "node/"+name)
 }
 
 // await repeats a command of kubectl until it succeeds.
@@ -220,8 +236,11 @@ func (c *Cluster) await(ctx context.Context, what string, args ...string) error 
 	})
 }
 
-// Down ends a cluster and removes all that it has made.
+// Down ends a cluster and removes all that it has made. One that was given stays as it is.
 func (c *Cluster) Down() error {
+	if c.given {
+		return nil
+	}
 	var errs []error
 	for node := range c.each() {
 		errs = append(errs, c.Stop(node))
@@ -250,14 +269,6 @@ func clear(spec Spec) error {
 		return err
 	}
 	return leaveWatches()
-}
-
-// NodeNames are the names of the nodes.
-func (c *Cluster) NodeNames() (names []string) {
-	for node := range c.each() {
-		names = append(names, c.spec.NodeName(node))
-	}
-	return names
 }
 
 // Find returns a cluster that is up already, by its name.

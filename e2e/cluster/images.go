@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -15,33 +17,39 @@ import (
 // Image is the name, in a cluster of this machine, of an image of the project or of its tests.
 func Image(name string) string { return "localhost/tulle/" + name + ":dev" }
 
-// ownImages makes the images of what every pod needs, pause, and of what tests run, app: see the program in app.
-func (c *Cluster) ownImages(ctx context.Context) ([]string, error) {
+// testImage makes the image that tests run, and every pod's first process: see the program in app.
+func (c *Cluster) testImage(ctx context.Context) (archive string, err error) {
 	program := filepath.Join(c.spec.Dir, "app")
 	if err := build(ctx, program, "e2e/cluster/app"); err != nil {
-		return nil, err
+		return "", err
 	}
 	content, err := os.ReadFile(program)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	var archives []string
-	for _, name := range []string{"pause", "app"} {
-		archive := filepath.Join(c.spec.Dir, name+".tar")
-		err := image.Write(archive, image.Image{
-			Name: Image(name), Entrypoint: []string{"/app", name},
+	hash := sha256.Sum256(content)
+	dir, err := once(ctx, "images", hex.EncodeToString(hash[:8]), func(string) {}, func(fresh string) error {
+		return image.Write(filepath.Join(fresh, "app.tar"), image.Image{
+			Name: Image("app"), Entrypoint: []string{"/app"},
 			Files: map[string][]image.File{"linux/" + runtime.GOARCH: {{Path: "/app", Mode: 0o755, Content: content}}},
 		})
-		if err != nil {
-			return nil, fmt.Errorf("image %s: %w", name, err)
-		}
-		archives = append(archives, archive)
-	}
-	return archives, nil
+	})
+	return filepath.Join(dir, "app.tar"), err
 }
 
-// Load gives archives of images to every node.
+// Image is the name of an image of the project or of its tests, by which pods of this cluster run it.
+func (c *Cluster) Image(name string) string {
+	if c.given {
+		return os.Getenv("HUB") + "/" + name + ":" + os.Getenv("TAG")
+	}
+	return Image(name)
+}
+
+// Load gives archives of images to every node. One that was given gets its images from its registry.
 func (c *Cluster) Load(ctx context.Context, archives ...string) error {
+	if c.given {
+		return nil
+	}
 	loaded := make(chan error)
 	for node := range c.each() {
 		go func() { loaded <- c.load(ctx, node, archives) }()

@@ -12,24 +12,32 @@ import (
 	"github.com/tulle-mesh/tulle/e2e/cluster/cgroup"
 )
 
-// Kubeconfig is the file of an administrator.
-func (c *Cluster) Kubeconfig() string { return c.spec.Key("admin.conf") }
-
 // Command prepares a program to run in the fabric, with the machine's files and the cluster's kubeconfig. It is to be started by Do.
 func (c *Cluster) Command(ctx context.Context, argv ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "PATH="+c.spec.Programs+":"+os.Getenv("PATH"))
+	if !c.given {
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+c.spec.Key("admin.conf"), "PATH="+c.spec.Programs+":"+os.Getenv("PATH"))
+	}
+	cmd.WaitDelay = time.Second
 	return cmd
 }
 
 // Do runs f, which may start programs or open sockets, in the fabric.
-func (c *Cluster) Do(f func() error) error { return c.fabric.Do(f) }
+func (c *Cluster) Do(f func() error) error {
+	if c.given {
+		return f()
+	}
+	return c.fabric.Do(f)
+}
 
 // Kubectl runs kubectl with the input, and returns what it prints.
 func (c *Cluster) Kubectl(ctx context.Context, input string, args ...string) (string, error) {
-	cmd := c.Command(ctx, append([]string{filepath.Join(c.spec.Programs, "kubectl")}, args...)...)
+	kubectl := "kubectl"
+	if !c.given {
+		kubectl = filepath.Join(c.spec.Programs, kubectl)
+	}
+	cmd := c.Command(ctx, append([]string{kubectl}, args...)...)
 	cmd.Stdin = strings.NewReader(input)
-	cmd.WaitDelay = time.Second
 	var out, complaint strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	err := c.Do(cmd.Start)

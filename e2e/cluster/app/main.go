@@ -1,7 +1,7 @@
 // Command app is what the pods of tests run.
 //
-//	app pause      does nothing, and buries what loses its parent
-//	app app        answers HTTP on port 8080 with who it is and who asks; /healthz is 200
+//	app            does nothing, and buries what loses its parent: the first process of every pod
+//	app serve      answers HTTP on port 8080 with who it is and who asks; /healthz is 200
 //	app get URL    prints what a URL answers
 package main
 
@@ -18,14 +18,14 @@ import (
 
 func main() {
 	switch {
-	case len(os.Args) == 2 && os.Args[1] == "pause":
+	case len(os.Args) == 1:
 		pause()
-	case len(os.Args) == 2 && os.Args[1] == "app":
+	case len(os.Args) == 2 && os.Args[1] == "serve":
 		serve()
 	case len(os.Args) == 3 && os.Args[1] == "get":
 		get(os.Args[2])
 	default:
-		log.Fatal("app: want pause, app, or get URL")
+		log.Fatal("app: want nothing, serve, or get URL")
 	}
 }
 

@@ -39,7 +39,7 @@ type data struct {
 // writeFiles writes the configuration of the node's programs, and puts network plugins where others can add theirs. What others have added
 // to the network's configuration is still on the disk after a boot.
 func (n *node) writeFiles() error {
-	own := data{n.Spec, n.name(), n.Address(n.number), n.Pods(n.number), cluster.Image("pause")}
+	own := data{n.Spec, n.name(), n.Address(n.number), n.Pods(n.number), cluster.Image("app")}
 	for name, place := range places {
 		var text bytes.Buffer
 		if err := templates.ExecuteTemplate(&text, name, own); err != nil {
