@@ -11,11 +11,13 @@ BENCHTIME ?= 1s
 SOAK      ?= 1h
 IMAGES    ?= bin/images
 ARCHITECTURES ?= amd64 arm64
+CLUSTER   ?= tulle
+NODES     ?= 3
 MODULES   := mesh bpf ztunnel cni-plugin istiod-lite cli deploy
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build images demo test test-short test-controlplane lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
+.PHONY: help build images demo test test-short test-controlplane test-cluster cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +44,19 @@ test: need-go need-cc need-root ## every test under the race detector, in real n
 	$(GO) test -race -timeout 30m -p 1 ./e2e/...
 
 test-controlplane: need-go need-cc need-root ## istiod-lite and the node agent against a real API server and etcd, which are built once, in six minutes (root)
-	$(GO) test -race -count=1 -timeout 30m ./e2e/cluster ./e2e/apiserver ./e2e/controlplane ./e2e/nodeagent
+	$(GO) test -race -count=1 -timeout 30m ./e2e/apiserver ./e2e/controlplane ./e2e/nodeagent
+
+test-cluster: need-go need-root ## the mesh on a real Kubernetes of three nodes on this machine, or on the one of KUBECONFIG with images HUB/name:TAG (root)
+	$(GO) test -count=1 -timeout 30m -p 1 ./e2e/cluster/...
+
+cluster-up: need-go need-root ## a real Kubernetes on this machine that stays: NODES=3, CLUSTER=name; the first time it is built for six minutes (root)
+	$(GO) run ./e2e/cluster/command up $(CLUSTER) $(NODES)
+
+cluster-down: need-go need-root ## end that Kubernetes, and remove all of it
+	$(GO) run ./e2e/cluster/command down $(CLUSTER)
+
+cluster-shell: need-go need-root ## a shell with kubectl that reaches pods, services and nodes of that Kubernetes; with NODE=2, one on that node
+	$(GO) run ./e2e/cluster/command shell $(CLUSTER) $(NODE)
 
 test-short: need-go ## the tests that need no root and no C compiler
 	$(GO) test -short $(UNIT)
