@@ -24,6 +24,7 @@ type bench struct {
 	figures map[figure]float64
 
 	server  *apiserver.Server
+	writer  *writer
 	proxies []delta.Identity
 	pool    *x509.CertPool // roots of the control plane
 }
@@ -39,7 +40,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.server.Stop()) }()
+	defer func() { b.writer.close(); err = errors.Join(err, b.server.Stop()) }()
 	var c *control
 	err = b.meanwhile(startOthers, func() (err error) { c, err = b.firstStarts(ctx); return err })
 	if err != nil {

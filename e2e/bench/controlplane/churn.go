@@ -2,17 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tulle-mesh/tulle/e2e/delta"
 )
@@ -21,7 +16,7 @@ import (
 type kind int
 
 const (
-	label     kind = iota // a new version, by a patch
+	label     kind = iota // a new version
 	readiness             // the pod becomes unready, or ready again
 	deletion
 	creation // of a pod that was deleted before
@@ -134,39 +129,21 @@ func (c *churn) begin(e *event) {
 }
 
 func (c *churn) change(ctx context.Context, e *event) error {
-	client, name := c.server.Client(), podName(c.size, e.pod)
-	pods := client.CoreV1().Pods(c.size.namespace(e.pod))
 	switch e.kind {
 	case label:
-		_, err := pods.Patch(ctx, name, types.MergePatchType, patch(map[string]any{"metadata": map[string]any{"labels": map[string]any{"version": e.version}}}), metav1.PatchOptions{FieldValidation: metav1.FieldValidationIgnore})
-		return err
+		return c.writer.label(ctx, e.pod, e.version, e.ready)
 	case readiness:
-		state := corev1.ConditionFalse
-		if e.ready {
-			state = corev1.ConditionTrue
-		}
-		conditions := []any{map[string]any{"type": "Ready", "status": state}, map[string]any{"type": "ContainersReady", "status": state}}
-		_, err := pods.Patch(ctx, name, types.StrategicMergePatchType, patch(map[string]any{"status": map[string]any{"conditions": conditions}}), metav1.PatchOptions{FieldValidation: metav1.FieldValidationIgnore}, "status")
-		return err
-	case deletion:
-		now := int64(0)
-		if err := pods.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
-			return err
-		}
+		return c.writer.turn(ctx, e.pod, e.version, e.ready)
+	case creation:
+		return c.writer.create(ctx, e.pod, e.version)
+	}
+	err := c.writer.delete(ctx, e.pod)
+	if err == nil {
 		c.lock.Lock()
 		defer c.lock.Unlock()
 		c.gone = append(c.gone, e)
-		return nil
 	}
-	return createPod(ctx, client, c.size, e.pod, e.version)
-}
-
-func patch(fields map[string]any) []byte {
-	text, err := json.Marshal(fields)
-	if err != nil {
-		panic(err) // maps of strings
-	}
-	return text
+	return err
 }
 
 // observe notes what the plain watch tells.

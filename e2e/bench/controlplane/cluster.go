@@ -57,12 +57,23 @@ func (b *bench) fill(ctx context.Context) error {
 		{"services", s.services, func(ctx context.Context, i int) error { return createService(ctx, client, s, i) }},
 		{"policies", s.policies, b.createPolicy},
 		{"proxies", b.clients, b.createProxy},
-		{"pods", s.pods, func(ctx context.Context, i int) error { return createPod(ctx, client, s, i, "v0") }},
 	} {
 		say("  %d %s", step.count, step.name)
 		if err := inParallel(ctx, step.count, step.make); err != nil {
 			return fmt.Errorf("create %s: %w", step.name, err)
 		}
+	}
+	return b.fillPods(ctx)
+}
+
+func (b *bench) fillPods(ctx context.Context) (err error) {
+	say("  %d pods", b.size.pods)
+	if b.writer, err = newWriter(ctx, b); err != nil {
+		return fmt.Errorf("create the first pod: %w", err)
+	}
+	err = inParallel(ctx, b.size.pods-1, func(ctx context.Context, i int) error { return b.writer.create(ctx, i+1, "v0") })
+	if err != nil {
+		return fmt.Errorf("create pods: %w", err)
 	}
 	return nil
 }

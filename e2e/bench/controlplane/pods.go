@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/tulle-mesh/tulle/e2e/apiserver"
 )
 
 // podName is as a Deployment's would be.
@@ -64,15 +68,108 @@ func container(name, service string) corev1.Container {
 	return c
 }
 
-// createPod makes a running pod; its address comes with the second of two writes.
-func createPod(ctx context.Context, client kubernetes.Interface, s size, i int, version string) error {
-	pod, err := client.CoreV1().Pods(s.namespace(i)).Create(ctx, newPod(s, i, version), metav1.CreateOptions{})
+// writer changes pods. It either asks the API server that is measured against, or does what another replica of it would do that was asked:
+// the measured one then only tells those who watch, and leaves the machine to others.
+type writer struct {
+	size     size
+	client   kubernetes.Interface
+	registry *apiserver.Registry // nil to ask
+	like     *corev1.Pod         // what the API server made of the first one
+}
+
+// newWriter makes the first pod by asking, to see what the API server stores.
+func newWriter(ctx context.Context, b *bench) (*writer, error) {
+	w := &writer{size: b.size, client: b.server.Client()}
+	if err := w.create(ctx, 0, "v0"); err != nil {
+		return nil, err
+	}
+	var err error
+	if w.like, err = w.client.CoreV1().Pods(w.size.namespace(0)).Get(ctx, podName(w.size, 0), metav1.GetOptions{}); err != nil {
+		return nil, err
+	}
+	if !b.asks {
+		w.registry, err = b.server.Registry()
+	}
+	return w, err
+}
+
+func (w *writer) close() {
+	if w.registry != nil {
+		w.registry.Close()
+	}
+}
+
+// create makes a running pod. Asked for, its address comes with the second of two writes.
+func (w *writer) create(ctx context.Context, i int, version string) error {
+	if w.registry != nil {
+		return w.put(ctx, i, version, true)
+	}
+	pod, err := w.client.CoreV1().Pods(w.size.namespace(i)).Create(ctx, newPod(w.size, i, version), metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
 	pod.Status = status(i, pod)
-	_, err = client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+	_, err = w.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
 	return err
+}
+
+// put stores a pod as the API server would.
+func (w *writer) put(ctx context.Context, i int, version string, ready bool) error {
+	pod, fresh := w.like.DeepCopy(), newPod(w.size, i, version)
+	pod.ResourceVersion, pod.UID = "", types.UID(fmt.Sprintf("5b1f0c9e-4a3d-4c5b-8f6a-%012x", i))
+	pod.Name, pod.Namespace, pod.Labels, pod.OwnerReferences = fresh.Name, fresh.Namespace, fresh.Labels, fresh.OwnerReferences
+	pod.Spec.NodeName, pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = fresh.Spec.NodeName, fresh.Spec.ServiceAccountName, fresh.Spec.ServiceAccountName
+	pod.Spec.Volumes[0].ConfigMap.Name = fresh.Spec.Volumes[0].ConfigMap.Name
+	for n, container := range fresh.Spec.Containers {
+		pod.Spec.Containers[n].Image, pod.Spec.Containers[n].Env = container.Image, container.Env
+	}
+	pod.Status = status(i, pod)
+	for n := range pod.Status.Conditions {
+		if c := &pod.Status.Conditions[n]; !ready && (c.Type == corev1.PodReady || c.Type == corev1.ContainersReady) {
+			c.Status = corev1.ConditionFalse
+		}
+	}
+	return w.registry.Put(ctx, "pods", pod.Namespace, pod.Name, corev1.SchemeGroupVersion, pod)
+}
+
+// label gives a pod its version.
+func (w *writer) label(ctx context.Context, i int, version string, ready bool) error {
+	if w.registry != nil {
+		return w.put(ctx, i, version, ready)
+	}
+	return w.patch(ctx, i, types.MergePatchType, map[string]any{"metadata": map[string]any{"labels": map[string]any{"version": version}}})
+}
+
+// turn makes a pod ready or unready.
+func (w *writer) turn(ctx context.Context, i int, version string, ready bool) error {
+	if w.registry != nil {
+		return w.put(ctx, i, version, ready)
+	}
+	state := corev1.ConditionFalse
+	if ready {
+		state = corev1.ConditionTrue
+	}
+	conditions := []any{map[string]any{"type": "Ready", "status": state}, map[string]any{"type": "ContainersReady", "status": state}}
+	return w.patch(ctx, i, types.StrategicMergePatchType, map[string]any{"status": map[string]any{"conditions": conditions}}, "status")
+}
+
+func (w *writer) patch(ctx context.Context, i int, kind types.PatchType, fields map[string]any, subresources ...string) error {
+	text, err := json.Marshal(fields)
+	if err != nil {
+		return err
+	}
+	options := metav1.PatchOptions{FieldValidation: metav1.FieldValidationIgnore}
+	_, err = w.client.CoreV1().Pods(w.size.namespace(i)).Patch(ctx, podName(w.size, i), kind, text, options, subresources...)
+	return err
+}
+
+func (w *writer) delete(ctx context.Context, i int) error {
+	namespace, name := w.size.namespace(i), podName(w.size, i)
+	if w.registry != nil {
+		return w.registry.Delete(ctx, "pods", namespace, name)
+	}
+	now := int64(0)
+	return w.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 }
 
 func status(i int, pod *corev1.Pod) corev1.PodStatus {
