@@ -63,7 +63,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 // New shows the debug pages, opens the authority, which in a cluster waits for the API server, and listens for proxies.
 // Whoever doesn't go on to Run leaks them.
 func New(ctx context.Context, cfg config.Config, version string, log *slog.Logger) (*Daemon, error) {
-	setCollector(gcPercentStart)
+	calm.Headroom(gcPercentStart)
 	registry := prometheus.NewRegistry()
 	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), resource: push.NewLog()}
 	d.synced = make(chan struct{})

@@ -1,10 +1,6 @@
 package daemon
 
-import (
-	"os"
-	"runtime/debug"
-	"time"
-)
+import "time"
 
 // calmInterval is how often it is looked whether a burst is over, such as one of all proxies that come back.
 const calmInterval = time.Second
@@ -15,10 +11,3 @@ const (
 	gcPercentStart = 200
 	gcPercentReady = 50
 )
-
-// setCollector changes how much the heap may grow, unless GOGC, which the runtime reads, says how much.
-func setCollector(percent int) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(percent)
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/kube"
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/watch"
+	"github.com/tulle-mesh/tulle/mesh/calm"
 )
 
 // source is where objects come from: a folder or a cluster.
@@ -69,7 +70,7 @@ func (d *Daemon) apply(changes []model.Change) {
 	d.pipeline.apply(changes)
 	d.writers.take(changes)
 	d.once.Do(func() {
-		setCollector(gcPercentReady)
+		calm.Headroom(gcPercentReady)
 		close(d.synced)
 	})
 	d.metrics.applied(changes, time.Since(began))

@@ -15,7 +15,7 @@ import (
 type resource struct {
 	name, version string
 	sum           uint64 // of which version is the text
-	number        int    // of its table's entry
+	number        int    // small, and its own while it is in the log
 	// field is a resources field of a DeltaDiscoveryResponse: tag, length, and the Resource. It is kept as what gRPC sends,
 	// so that sending it costs no copy.
 	field mem.Buffer

@@ -115,6 +115,21 @@ func TestWhatCameAlongIsKeptUpToDate(t *testing.T) {
 		b.silent(time.Second)
 		publishPod(t, b.log, "w/a", "", "")
 		b.take(Address, "-w/a")
+		publishPod(t, b.log, "w/a", "10.0.0.11", "") // nobody asked for this one
+		b.silent(time.Second)
+	})
+}
+
+func TestWhatWasAskedForIsToldWheneverItComes(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publishPod(t, b.log, "w/a", "10.0.0.1", "")
+		b.nothingAtFirst()
+		b.ask("w/a")
+		b.take(Address, "w/a")
+		publishPod(t, b.log, "w/a", "", "")
+		b.take(Address, "-w/a")
+		publishPod(t, b.log, "w/a", "10.0.0.2", "")
+		b.take(Address, "w/a")
 	})
 }
 

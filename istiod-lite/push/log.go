@@ -33,9 +33,9 @@ type Update struct {
 type Log struct {
 	lock    sync.RWMutex
 	tables  map[string]*table
-	live    map[string]live // by type, as tables
-	head    atomic.Uint64   // number of the last change; written under the lock
-	made    [1024]time.Time // when the last changes were made, by number
+	live    map[string]*live // by type, as tables
+	head    atomic.Uint64    // number of the last change; written under the lock
+	made    [1024]time.Time  // when the last changes were made, by number
 	readers map[*cursor]struct{}
 	views   views
 
@@ -79,8 +79,13 @@ type table struct {
 	order  *list.List               // by change, oldest first
 	index  index                    // of the live ones
 	graves int
-	count  int   // of numbers of entries, in use or free
-	free   []int // numbers
+	recent *recent // nil after a change
+}
+
+// recent is what changed behind a change. Most readers ask for the same.
+type recent struct {
+	since uint64
+	delta delta
 }
 
 // live are the resources of a type that there are, by the hash of their names. What proxies say that come back, ten thousand names
@@ -88,6 +93,8 @@ type table struct {
 type live struct {
 	seed   maphash.Seed // nobody can foresee it, and so choose names with the same hash
 	byHash map[uint64]version
+	count  int   // of numbers of resources, in use or free
+	free   []int // numbers
 }
 
 // version is that of a resource.
@@ -98,7 +105,6 @@ type version struct {
 
 type entry struct {
 	name     string
-	number   int // small, and its own while it is in the table
 	change   uint64
 	resource *resource // nil in a grave; shared by all streams
 	keys     keys
@@ -121,10 +127,10 @@ const maxGraves = 1024
 
 // NewLog makes an empty log.
 func NewLog() *Log {
-	l := &Log{tables: newTables(), live: make(map[string]live), readers: make(map[*cursor]struct{}), views: newViews()}
+	l := &Log{tables: newTables(), live: make(map[string]*live), readers: make(map[*cursor]struct{}), views: newViews()}
 	l.listeners.Store(new([]*listener))
 	for typeURL := range l.tables {
-		l.live[typeURL] = live{maphash.MakeSeed(), make(map[uint64]version)}
+		l.live[typeURL] = &live{seed: maphash.MakeSeed(), byHash: make(map[uint64]version)}
 	}
 	return l
 }
@@ -191,19 +197,40 @@ func (l *Log) set(typeURL string, now entry) bool {
 	if !t.set(now) {
 		return false
 	}
-	hash := l.live[typeURL].hash([]byte(now.name))
-	if now.resource != nil {
-		now.resource.number = t.byName[now.name].Value.(*entry).number
-		l.live[typeURL].byHash[hash] = version{now.resource.sum, uint32(now.resource.number)}
-	} else {
-		delete(l.live[typeURL].byHash, hash)
-	}
+	l.live[typeURL].replace(before.resource, now.resource)
 	l.views.note(typeURL, &before)
 	l.views.note(typeURL, &now)
 	return true
 }
 
-func (l live) hash(name []byte) uint64 { return maphash.Bytes(l.seed, name) }
+// replace notes what is instead of a resource; none is nil. What comes gets a number of its own, which it passes on to its next
+// version, or which is free once it has gone.
+func (l *live) replace(before, now *resource) {
+	switch {
+	case now == nil:
+		delete(l.byHash, l.hash([]byte(before.name)))
+		l.free = append(l.free, before.number)
+		return
+	case before != nil:
+		now.number = before.number
+	default:
+		now.number = l.take()
+	}
+	l.byHash[l.hash([]byte(now.name))] = version{now.sum, uint32(now.number)}
+}
+
+// take takes a number.
+func (l *live) take() int {
+	if last := len(l.free) - 1; last >= 0 {
+		number := l.free[last]
+		l.free = l.free[:last]
+		return number
+	}
+	l.count++
+	return l.count - 1
+}
+
+func (l *live) hash(name []byte) uint64 { return maphash.Bytes(l.seed, name) }
 
 // set stores a resource, or buries it, and tells whether that made a difference.
 func (t *table) set(now entry) bool {
@@ -212,7 +239,7 @@ func (t *table) set(now entry) bool {
 		if now.resource == nil {
 			return false
 		}
-		now.number = t.take()
+		t.recent = nil
 		t.byName[now.name] = t.order.PushBack(&now)
 		t.index.add(t.byName[now.name])
 		return true
@@ -221,6 +248,7 @@ func (t *table) set(now entry) bool {
 	if e.version() == now.version() {
 		return false // both live and alike, or both gone
 	}
+	t.recent = nil
 	if e.resource == nil {
 		t.graves--
 	}
@@ -228,22 +256,10 @@ func (t *table) set(now entry) bool {
 		t.graves++
 	}
 	t.index.remove(element)
-	now.number = e.number
 	*e = now // readers may hold the old entry's resource, never the entry
 	t.index.add(element)
 	t.order.MoveToBack(element)
 	return true
-}
-
-// take takes a number for a new entry.
-func (t *table) take() int {
-	if last := len(t.free) - 1; last >= 0 {
-		number := t.free[last]
-		t.free = t.free[:last]
-		return number
-	}
-	t.count++
-	return t.count - 1
 }
 
 // fill removes graves that every reader has passed.
@@ -264,7 +280,6 @@ func (l *Log) fill(tables map[string]*table) {
 			if e.resource == nil {
 				t.order.Remove(element)
 				delete(t.byName, e.name)
-				t.free = append(t.free, e.number)
 				t.graves--
 			}
 			element = next
@@ -320,6 +335,9 @@ type delta struct {
 
 // since returns what changed behind a change, oldest first.
 func (t *table) since(change uint64) delta {
+	if t.recent != nil && t.recent.since == change {
+		return t.recent.delta
+	}
 	var d delta
 	for e := range t.changed(change) {
 		if e.resource != nil {
@@ -328,6 +346,8 @@ func (t *table) since(change uint64) delta {
 			d.removed = append(d.removed, e.name)
 		}
 	}
+	d.resources, d.removed = slices.Clip(d.resources), slices.Clip(d.removed) // so that readers can't write behind
+	t.recent = &recent{change, d}
 	return d
 }
 

@@ -13,8 +13,8 @@ const maxNames = 100_000
 // subscription is what a proxy wants of one type, and how far it was told. Its stream's lock guards it.
 type subscription struct {
 	wildcard bool
-	names    map[string]struct{} // without wildcard: asked for, or sent along
-	node     string              // the proxy's
+	names    map[string]bool // without wildcard: asked for if true, else sent along while there is something of the name
+	node     string          // the proxy's
 	cursor   *cursor
 
 	started bool     // had its first answer
@@ -28,7 +28,7 @@ func (s *subscription) request(first bool, r *request) (ok bool) {
 	if first {
 		s.owed = true
 		s.wildcard = len(r.ResourceNamesSubscribe) == 0
-		s.names = make(map[string]struct{})
+		s.names = make(map[string]bool)
 	}
 	for _, name := range r.ResourceNamesSubscribe {
 		if name == "*" {
@@ -36,7 +36,7 @@ func (s *subscription) request(first bool, r *request) (ok bool) {
 			s.wildcard, s.owed = true, true
 			continue
 		}
-		s.names[name] = struct{}{}
+		s.names[name] = true
 		s.asked = append(s.asked, name)
 		s.owed = true
 	}
@@ -61,7 +61,7 @@ func (s *subscription) resubscribe(has versions) {
 			return // which ends the stream
 		}
 		if _, already := s.names[string(name)]; !already {
-			s.names[string(name)] = struct{}{}
+			s.names[string(name)] = true
 			s.asked = append(s.asked, string(name))
 		}
 	}
@@ -156,8 +156,8 @@ func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) 
 	l.lock.RLock()
 	defer l.lock.RUnlock()
 	seen := 0
-	h := &held{change: cursor.change, numbers: make([]uint64, (l.tables[typeURL].count+63)/64)}
 	now, scoped := l.live[typeURL], from.unasked != l.tables[typeURL]
+	h := &held{change: cursor.change, numbers: make([]uint64, (now.count+63)/64)}
 	for name, text := range known.all {
 		if name == nil {
 			return nil, errVersions
@@ -168,7 +168,7 @@ func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) 
 		}
 		has, found := now.byHash[now.hash(name)]
 		if sum, ok := parseVersion(text); ok && found && has.sum == sum {
-			h.numbers[has.number/64] |= 1 << (has.number % 64)
+			h.note(int(has.number))
 		}
 		if (!found || scoped) && !from.unasked.has(string(name)) {
 			if !utf8.Valid(name) {
@@ -181,6 +181,13 @@ func (l *Log) held(typeURL string, from source, known versions, cursor *cursor) 
 		}
 	}
 	return h, nil
+}
+
+// note notes that the proxy has the resource of a number. One that came since the cursor was opened is told anyway.
+func (h *held) note(number int) {
+	if number/64 < len(h.numbers) {
+		h.numbers[number/64] |= 1 << (number % 64)
+	}
 }
 
 // has tells whether the proxy has what is in an entry.
@@ -229,7 +236,7 @@ func (s *subscription) pick(t *table) delta {
 	}
 	s.gather(t, wanted)
 	for e := range wanted {
-		s.names[e.name] = struct{}{}
+		s.names[e.name] = s.names[e.name]
 		if !s.held.has(e) {
 			s.add(&d, e)
 		}
@@ -269,6 +276,9 @@ func (s *subscription) wants(e *entry) bool {
 func (s *subscription) add(d *delta, e *entry) {
 	if e.resource == nil {
 		d.removed = append(d.removed, e.name)
+		if !s.names[e.name] {
+			delete(s.names, e.name)
+		}
 		return
 	}
 	aliases := slices.Clone(e.keys.aliases)

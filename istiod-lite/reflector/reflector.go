@@ -83,6 +83,7 @@ func (f *follower) watch(ctx context.Context, options metav1.ListOptions) (watch
 	bound, cancel := context.WithTimeout(ctx, time.Duration(*options.TimeoutSeconds)*time.Second+slack)
 	options.Watch = true
 	stream, err := f.Watch(bound, options)
+	// client-go returns one that has ended already, of another type, when the connection ended before the answer.
 	if _, begun := stream.(*watch.StreamWatcher); err == nil && !begun {
 		err = fmt.Errorf("watch %s: %w", f.Name, errHungUp)
 	}

@@ -1,4 +1,4 @@
-// Package calm returns memory to the system once a burst is over.
+// Package calm says how much memory garbage may take, and returns it to the system once a burst is over.
 package calm
 
 import (

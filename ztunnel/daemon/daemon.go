@@ -61,7 +61,7 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 	}()
 	log := telemetry.NewLogger(writer, cfg.Log.Format, levels)
 	announce(log, cfg, version)
-	relaxCollector()
+	calm.Headroom(gcPercent)
 	if limit := limitMemory(memoryMax); limit > 0 {
 		log.Info("memory is limited", "bytes", limit)
 	}

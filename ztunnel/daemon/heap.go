@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/calm"
 )
 
 // memoryMax says how much memory this program's control group may use, in bytes or "max".
@@ -31,14 +33,6 @@ func limitMemory(file string) int64 {
 // gcPercent is how much the heap may grow before garbage is collected. What lives in a ztunnel at rest is little, so that by Go's
 // own rule (100, but 4 MB at least) the first collection would fall into the first connection.
 const gcPercent = 200
-
-// relaxCollector sets gcPercent, unless GOGC, which the runtime reads, says something else.
-func relaxCollector() {
-	const standard = 100
-	if wished := debug.SetGCPercent(gcPercent); wished != standard {
-		debug.SetGCPercent(wished)
-	}
-}
 
 // calmInterval is how often it is looked whether a burst is over; spare tunnels are given up within two.
 const calmInterval = 4 * time.Second
@@ -71,7 +65,7 @@ type heap struct {
 func (h *heap) before(size int) {
 	if h.pending += size; h.pending >= largePush && !h.large {
 		h.large = true
-		debug.SetGCPercent(largeGCPercent)
+		calm.Headroom(largeGCPercent)
 	}
 }
 

@@ -33,15 +33,3 @@ func TestMemoryIsLimitedByTheControlGroup(t *testing.T) {
 		t.Error("GOMEMLIMIT doesn't come first")
 	}
 }
-
-func TestCollectorIsRelaxedUnlessGOGCSaysOtherwise(t *testing.T) {
-	before := debug.SetGCPercent(100)
-	defer debug.SetGCPercent(before)
-	for wished, want := range map[int]int{100: gcPercent, 50: 50, -1: -1} {
-		debug.SetGCPercent(wished)
-		relaxCollector()
-		if got := debug.SetGCPercent(100); got != want {
-			t.Errorf("GOGC=%d becomes %d, want %d", wished, got, want)
-		}
-	}
-}
