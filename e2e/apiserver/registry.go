@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"path"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -31,7 +32,7 @@ func (s *Server) Registry() (*Registry, error) {
 
 func (r *Registry) Close() error { return r.conn.Close() }
 
-// Put makes or replaces an object of a resource, such as "pods".
+// Put makes or replaces an object. The resource is as in etcd, mostly as in URLs, such as "pods"; the namespace may be empty.
 func (r *Registry) Put(ctx context.Context, resource, namespace, name string, version schema.GroupVersion, object runtime.Object) error {
 	info, ok := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), runtime.ContentTypeProtobuf)
 	if !ok {
@@ -52,5 +53,5 @@ func (r *Registry) Delete(ctx context.Context, resource, namespace, name string)
 }
 
 func key(resource, namespace, name string) []byte {
-	return []byte("/registry/" + resource + "/" + namespace + "/" + name)
+	return []byte(path.Join("/registry", resource, namespace, name))
 }

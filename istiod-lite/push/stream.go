@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// window is how long a stream rests after a round was over, so that a burst of changes becomes one push.
+	// window is how long a stream rests after it began a round, so that a burst of changes becomes one push. One that had to rest
+	// before that round does so after it was over: where changes don't end, more of them share the work.
 	window = 10 * time.Millisecond
 	// patience is that of streams, but for tests that can't wait.
 	patience = 30 * time.Second
@@ -56,6 +57,8 @@ type stream struct {
 	sending       bool
 	nonces        uint64
 	began         time.Time   // when the first request came
+	rested        bool        // before the last round
+	resting       bool        // before the next
 	round         time.Time   // when the last round began
 	over          time.Time   // when the last round was over
 	changed       time.Time   // when the oldest change of this round was made; zero if it has none
@@ -214,7 +217,8 @@ func (s *stream) next() (responses []*response, wait time.Duration, open bool) {
 		case s.round.IsZero() && s.asked() < s.types():
 			wait = time.Until(s.began.Add(gathering))
 		case !owed: // answers to a request don't wait
-			wait = time.Until(s.over.Add(window))
+			wait = time.Until(s.rest())
+			s.resting = s.resting || wait > 0
 		}
 		s.listener.wants.Store(false)
 		if wait > 0 {
@@ -224,6 +228,14 @@ func (s *stream) next() (responses []*response, wait time.Duration, open bool) {
 			return responses, 0, true
 		}
 	}
+}
+
+// rest is until when the stream rests.
+func (s *stream) rest() time.Time {
+	if s.rested {
+		return s.over.Add(window)
+	}
+	return s.round.Add(window)
 }
 
 // due tells whether there may be something to send now that the log is at head, and whether it is an answer.
@@ -288,7 +300,7 @@ func (s *stream) begin() []*response {
 	if len(responses) == 0 {
 		return nil
 	}
-	s.round = time.Now()
+	s.round, s.rested, s.resting = time.Now(), s.resting, false
 	if !changed.IsZero() {
 		s.server.metrics.queued.Observe(s.round.Sub(changed).Seconds())
 	}

@@ -52,6 +52,30 @@ func TestAChangeIsSentAtOnceAndABurstAtTheWindowsEnd(t *testing.T) {
 	})
 }
 
+func TestAStreamWithoutRestRestsLonger(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a=1")
+		b.subscribe(Address)
+		b.take(Address, "w/a")
+		b.silent(time.Minute)
+		const late = 4 * time.Millisecond // is the acknowledgement
+		for i, want := range []time.Duration{0, window - late, window, window} {
+			publish(t, b.log, fmt.Sprint("w/a=", 2+i))
+			response, took := b.next()
+			if took != want {
+				t.Errorf("change %d waited for %s, want %s", i, took, want)
+			}
+			time.Sleep(late)
+			b.ack(response)
+		}
+		b.silent(time.Minute)
+		publish(t, b.log, "w/a=1")
+		if took := b.take(Address, "w/a"); took != 0 {
+			t.Errorf("after a rest a change waited for %s", took)
+		}
+	})
+}
+
 func TestPoliciesComeFirstAndGoLast(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.subscribe(Address, Authorization)

@@ -2,17 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/kubernetes"
 )
 
 // size is what there is in a cluster of so many pods.
@@ -40,6 +43,10 @@ func podIP(pod int) string { return fmt.Sprintf("10.%d.%d.%d", 100+pod>>16&63, p
 // fill makes everything in the cluster.
 func (b *bench) fill(ctx context.Context) error {
 	s, client := b.size, b.server.Client()
+	var err error
+	if b.writer, err = newWriter(ctx, b); err != nil {
+		return err
+	}
 	for _, step := range []struct {
 		name  string
 		count int
@@ -54,26 +61,15 @@ func (b *bench) fill(ctx context.Context) error {
 			_, err := client.CoreV1().Nodes().Create(ctx, node(i), metav1.CreateOptions{})
 			return err
 		}},
-		{"services", s.services, func(ctx context.Context, i int) error { return createService(ctx, client, s, i) }},
+		{"services", s.services, b.writer.createService},
 		{"policies", s.policies, b.createPolicy},
 		{"proxies", b.clients, b.createProxy},
+		{"pods", s.pods, func(ctx context.Context, i int) error { return b.writer.create(ctx, i, "v0") }},
 	} {
 		say("  %d %s", step.count, step.name)
 		if err := inParallel(ctx, step.count, step.make); err != nil {
 			return fmt.Errorf("create %s: %w", step.name, err)
 		}
-	}
-	return b.fillPods(ctx)
-}
-
-func (b *bench) fillPods(ctx context.Context) (err error) {
-	say("  %d pods", b.size.pods)
-	if b.writer, err = newWriter(ctx, b); err != nil {
-		return fmt.Errorf("create the first pod: %w", err)
-	}
-	err = inParallel(ctx, b.size.pods-1, func(ctx context.Context, i int) error { return b.writer.create(ctx, i+1, "v0") })
-	if err != nil {
-		return fmt.Errorf("create pods: %w", err)
 	}
 	return nil
 }
@@ -105,30 +101,67 @@ func node(i int) *corev1.Node {
 }
 
 // createService makes a service, the account of its pods, and the endpoint slice that a controller would.
-func createService(ctx context.Context, client kubernetes.Interface, s size, i int) error {
-	name, namespace := serviceName(i), s.namespace(i)
-	labels := map[string]string{"app": name, "app.kubernetes.io/name": name}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
-	if _, err := client.CoreV1().ServiceAccounts(namespace).Create(ctx, account, metav1.CreateOptions{}); err != nil {
+func (w *writer) createService(ctx context.Context, i int) error {
+	account, service, slice := account(w.size, i), service(w.size, i), slice(w.size, i)
+	if w.registry != nil {
+		return w.putService(ctx, i, account, service, slice)
+	}
+	if _, err := w.client.CoreV1().ServiceAccounts(account.Namespace).Create(ctx, account, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	service := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels},
-		Spec: corev1.ServiceSpec{Selector: map[string]string{"app": name}, Ports: []corev1.ServicePort{
-			{Name: "http", Port: 80, TargetPort: intstr.FromString("http")}, {Name: "grpc", Port: 9090, TargetPort: intstr.FromInt32(9090)},
-		}},
-	}
-	if _, err := client.CoreV1().Services(namespace).Create(ctx, service, metav1.CreateOptions{}); err != nil {
+	if _, err := w.client.CoreV1().Services(service.Namespace).Create(ctx, service, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	_, err := client.DiscoveryV1().EndpointSlices(namespace).Create(ctx, slice(s, i, labels), metav1.CreateOptions{})
+	_, err := w.client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
 	return err
 }
 
-func slice(s size, service int, labels map[string]string) *discoveryv1.EndpointSlice {
+// putService stores the same as the API server would, and that the service's address is taken.
+func (w *writer) putService(ctx context.Context, i int, account *corev1.ServiceAccount, service *corev1.Service, slice *discoveryv1.EndpointSlice) error {
+	made := w.service.DeepCopy()
+	made.ResourceVersion, made.Name, made.Namespace, made.Labels, made.Spec.Selector = "", service.Name, service.Namespace, service.Labels, service.Spec.Selector
+	made.Spec.ClusterIP = fmt.Sprintf("10.96.%d.%d", 1+i>>8, i&255)
+	made.Spec.ClusterIPs = []string{made.Spec.ClusterIP}
+	taken := &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: made.Spec.ClusterIP, Labels: map[string]string{
+			networkingv1.LabelIPAddressFamily: "IPv4", networkingv1.LabelManagedBy: "ipallocator.k8s.io",
+		}},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: made.Namespace, Name: made.Name}},
+	}
+	for _, object := range []metav1.Object{taken, account, made, slice} {
+		object.SetUID(types.UID(fmt.Sprintf("2c7e1d40-9b3f-4f0a-a5c2-%012x", i)))
+		object.SetCreationTimestamp(metav1.NewTime(time.Now()))
+	}
+	core := corev1.SchemeGroupVersion
+	return errors.Join(
+		w.registry.Put(ctx, "ipaddresses", "", taken.Name, networkingv1.SchemeGroupVersion, taken),
+		w.registry.Put(ctx, "serviceaccounts", account.Namespace, account.Name, core, account),
+		w.registry.Put(ctx, "services/specs", made.Namespace, made.Name, core, made),
+		w.registry.Put(ctx, "endpointslices", slice.Namespace, slice.Name, discoveryv1.SchemeGroupVersion, slice),
+	)
+}
+
+func serviceLabels(service int) map[string]string {
+	return map[string]string{"app": serviceName(service), "app.kubernetes.io/name": serviceName(service)}
+}
+
+func account(s size, i int) *corev1.ServiceAccount {
+	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: serviceName(i), Namespace: s.namespace(i)}}
+}
+
+func service(s size, i int) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: serviceName(i), Namespace: s.namespace(i), Labels: serviceLabels(i)},
+		Spec: corev1.ServiceSpec{Selector: map[string]string{"app": serviceName(i)}, Ports: []corev1.ServicePort{
+			{Name: "http", Port: 80, TargetPort: intstr.FromString("http")}, {Name: "grpc", Port: 9090, TargetPort: intstr.FromInt32(9090)},
+		}},
+	}
+}
+
+func slice(s size, service int) *discoveryv1.EndpointSlice {
 	name, namespace := serviceName(service), s.namespace(service)
 	all := map[string]string{discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: "endpointslice-controller.k8s.io"}
-	for key, value := range labels {
+	for key, value := range serviceLabels(service) {
 		all[key] = value
 	}
 	yes, http, grpc, httpPort, grpcPort, tcp := true, "http", "grpc", int32(8080), int32(9090), corev1.ProtocolTCP

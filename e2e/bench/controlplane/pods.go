@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -68,28 +69,43 @@ func container(name, service string) corev1.Container {
 	return c
 }
 
-// writer changes pods. It either asks the API server that is measured against, or does what another replica of it would do that was asked:
-// the measured one then only tells those who watch, and leaves the machine to others.
+// writer makes and changes what there is most of. It either asks the API server that is measured against, or does what another replica
+// of it would do that was asked: the measured one then only tells those who watch, and leaves the machine to others.
 type writer struct {
 	size     size
 	client   kubernetes.Interface
 	registry *apiserver.Registry // nil to ask
-	like     *corev1.Pod         // what the API server made of the first one
+	// what the API server makes of a service and a pod
+	service *corev1.Service
+	pod     *corev1.Pod
 }
 
-// newWriter makes the first pod by asking, to see what the API server stores.
+// newWriter asks for a service and a pod, to see what the API server stores, and removes them.
 func newWriter(ctx context.Context, b *bench) (*writer, error) {
 	w := &writer{size: b.size, client: b.server.Client()}
-	if err := w.create(ctx, 0, "v0"); err != nil {
-		return nil, err
+	if b.asks {
+		return w, nil
 	}
+	const namespace = "default"
+	pod, service := newPod(b.size, 0, "v0"), service(b.size, 0)
+	pod.Namespace, service.Namespace = namespace, namespace
+	services, pods := w.client.CoreV1().Services(namespace), w.client.CoreV1().Pods(namespace)
 	var err error
-	if w.like, err = w.client.CoreV1().Pods(w.size.namespace(0)).Get(ctx, podName(w.size, 0), metav1.GetOptions{}); err != nil {
+	if w.service, err = services.Create(ctx, service, metav1.CreateOptions{}); err != nil {
 		return nil, err
 	}
-	if !b.asks {
-		w.registry, err = b.server.Registry()
+	if w.pod, err = pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		return nil, err
 	}
+	w.pod.Status = status(0, w.pod)
+	if w.pod, err = pods.UpdateStatus(ctx, w.pod, metav1.UpdateOptions{}); err != nil {
+		return nil, err
+	}
+	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
+	if err := errors.Join(services.Delete(ctx, service.Name, now), pods.Delete(ctx, pod.Name, now)); err != nil {
+		return nil, err
+	}
+	w.registry, err = b.server.Registry()
 	return w, err
 }
 
@@ -115,7 +131,7 @@ func (w *writer) create(ctx context.Context, i int, version string) error {
 
 // put stores a pod as the API server would.
 func (w *writer) put(ctx context.Context, i int, version string, ready bool) error {
-	pod, fresh := w.like.DeepCopy(), newPod(w.size, i, version)
+	pod, fresh := w.pod.DeepCopy(), newPod(w.size, i, version)
 	pod.ResourceVersion, pod.UID = "", types.UID(fmt.Sprintf("5b1f0c9e-4a3d-4c5b-8f6a-%012x", i))
 	pod.Name, pod.Namespace, pod.Labels, pod.OwnerReferences = fresh.Name, fresh.Namespace, fresh.Labels, fresh.OwnerReferences
 	pod.Spec.NodeName, pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = fresh.Spec.NodeName, fresh.Spec.ServiceAccountName, fresh.Spec.ServiceAccountName
