@@ -107,6 +107,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 	return s.startControllers(ctx)
 }
 
+// Etcd is where the server keeps its objects, as host:port, without TLS.
+func (s *Server) Etcd() string { return s.etcdAddr }
+
 func (s *Server) startEtcd(peers string) (err error) {
 	client, peer := "http://"+s.etcdAddr, "http://"+peers
 	s.etcd, err = launch(s.programs.Path("etcd"), s.Log("etcd"),

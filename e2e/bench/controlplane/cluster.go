@@ -134,10 +134,10 @@ func (w *writer) putService(ctx context.Context, i int, account *corev1.ServiceA
 	}
 	core := corev1.SchemeGroupVersion
 	return errors.Join(
-		w.registry.Put(ctx, "ipaddresses", "", taken.Name, networkingv1.SchemeGroupVersion, taken),
-		w.registry.Put(ctx, "serviceaccounts", account.Namespace, account.Name, core, account),
-		w.registry.Put(ctx, "services/specs", made.Namespace, made.Name, core, made),
-		w.registry.Put(ctx, "endpointslices", slice.Namespace, slice.Name, discoveryv1.SchemeGroupVersion, slice),
+		w.registry.put(ctx, "ipaddresses", "", taken.Name, networkingv1.SchemeGroupVersion, taken),
+		w.registry.put(ctx, "serviceaccounts", account.Namespace, account.Name, core, account),
+		w.registry.put(ctx, "services/specs", made.Namespace, made.Name, core, made),
+		w.registry.put(ctx, "endpointslices", slice.Namespace, slice.Name, discoveryv1.SchemeGroupVersion, slice),
 	)
 }
 

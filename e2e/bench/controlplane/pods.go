@@ -13,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
-
-	"github.com/tulle-mesh/tulle/e2e/apiserver"
 )
 
 // podName is as a Deployment's would be.
@@ -74,7 +72,7 @@ func container(name, service string) corev1.Container {
 type writer struct {
 	size     size
 	client   kubernetes.Interface
-	registry *apiserver.Registry // nil to ask
+	registry *registry // nil to ask
 	// what the API server makes of a service and a pod
 	service *corev1.Service
 	pod     *corev1.Pod
@@ -105,13 +103,13 @@ func newWriter(ctx context.Context, b *bench) (*writer, error) {
 	if err := errors.Join(services.Delete(ctx, service.Name, now), pods.Delete(ctx, pod.Name, now)); err != nil {
 		return nil, err
 	}
-	w.registry, err = b.server.Registry()
+	w.registry, err = openRegistry(b.server.Etcd())
 	return w, err
 }
 
 func (w *writer) close() {
 	if w.registry != nil {
-		w.registry.Close()
+		w.registry.close()
 	}
 }
 
@@ -145,7 +143,7 @@ func (w *writer) put(ctx context.Context, i int, version string, ready bool) err
 			c.Status = corev1.ConditionFalse
 		}
 	}
-	return w.registry.Put(ctx, "pods", pod.Namespace, pod.Name, corev1.SchemeGroupVersion, pod)
+	return w.registry.put(ctx, "pods", pod.Namespace, pod.Name, corev1.SchemeGroupVersion, pod)
 }
 
 // label gives a pod its version.
@@ -182,7 +180,7 @@ func (w *writer) patch(ctx context.Context, i int, kind types.PatchType, fields 
 func (w *writer) delete(ctx context.Context, i int) error {
 	namespace, name := w.size.namespace(i), podName(w.size, i)
 	if w.registry != nil {
-		return w.registry.Delete(ctx, "pods", namespace, name)
+		return w.registry.delete(ctx, "pods", namespace, name)
 	}
 	now := int64(0)
 	return w.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now})
