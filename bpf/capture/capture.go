@@ -48,11 +48,12 @@ func (s Slot) String() string {
 // Switches say what is captured, for new connections only. Without any, what was captured before lives on.
 type Switches uint32
 
-// Switches. DNS is in addition to Out.
+// Switches. DNS is in addition to Out. Leaving makes no difference to the programs: it tells whoever reads that capture is coming to its end.
 const (
 	In Switches = 1 << iota
 	Out
 	DNS
+	Leaving
 )
 
 // settings is struct settings of capture.c.

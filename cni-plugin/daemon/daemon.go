@@ -118,7 +118,7 @@ func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, er
 		Repaired: func(pod enroll.Pod, found redirect.Found) {
 			d.metrics.repairs.Inc()
 			if agentConfig.Notice != nil {
-				agentConfig.Notice(id(pod), "CaptureRepaired", "somebody had changed the pod's network namespace so that it wasn't captured, but "+found.State.String())
+				agentConfig.Notice(id(pod), "CaptureRepaired", "somebody had changed the pod's network namespace so that it wasn't captured, but "+found.String())
 			}
 		},
 	})
@@ -150,7 +150,7 @@ func id(p enroll.Pod) pods.ID {
 func actions(e *enroll.Enroller) agent.Actions {
 	pod := func(p pods.ID, ns *socket.Netns, how pods.Capture) enroll.Pod {
 		w := zds.Workload{UID: p.UID, Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount}
-		return enroll.Pod{Workload: w, Netns: ns, DNS: how.DNS}
+		return enroll.Pod{Workload: w, Netns: ns, How: redirect.How(how)}
 	}
 	return agent.Actions{
 		Adopt: func(p pods.ID, ns *socket.Netns, how pods.Capture, wanted bool) (bool, error) {

@@ -119,12 +119,11 @@ func (n *node) namespace(mode string) {
 }
 
 // pod writes a pod that lives at a path; "" leaves that to the runtime.
-func (n *node) pod(name, path, mode string) {
-	annotations := ""
+func (n *node) pod(name, path, mode string, annotations ...string) {
 	if path != "" {
-		annotations = ", annotations: {tulle.dev/netns: " + path + "}"
+		annotations = append(annotations, "tulle.dev/netns: "+path)
 	}
-	n.write(name+".yaml", fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: demo, labels: {istio.io/dataplane-mode: %q}%s}, spec: {nodeName: node1, serviceAccountName: shop, containers: [{name: app, image: none}]}}`+"\n", name, mode, annotations))
+	n.write(name+".yaml", fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: demo, labels: {istio.io/dataplane-mode: %q}, annotations: {%s}}, spec: {nodeName: node1, serviceAccountName: shop, containers: [{name: app, image: none}]}}`+"\n", name, mode, strings.Join(annotations, ", ")))
 }
 
 func (n *node) statusFile() string { return filepath.Join(n.cfg.Status, "node1.yaml") }
@@ -157,7 +156,7 @@ func (n *node) until(ns *netns.Namespace, want string) {
 		if err != nil {
 			return err.Error()
 		}
-		return found.State.String() + ", " + n.published()
+		return found.String() + ", " + n.published()
 	}
 	n.eventually(want, look)
 }
@@ -198,6 +197,22 @@ func TestLabelsComeAndGo(t *testing.T) {
 	want := []string{"add demo/cart demo/cart (shop)", "snapshot", "add demo/cart demo/cart (shop)", "del demo/cart", "add demo/cart demo/cart (shop)", "del demo/cart"}
 	if diff := cmp.Diff(want, p.Log()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnnotationsSayHowAPodIsCaptured(t *testing.T) {
+	n, ns := newNode(t), newPod(t)
+	n.pod("cart", ns.Path, "", "ambient.istio.io/bypass-inbound-capture: 'true'")
+	n.start()
+	p := fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	const enabled = `, "demo/cart": {uid: "demo/cart", state: enabled}`
+	n.until(ns, "capture without inbound"+enabled)
+	n.pod("cart", ns.Path, "", "istio.io/reroute-virtual-interfaces: 'tap0, docker0'", "ambient.istio.io/dns-capture: 'true'")
+	n.until(ns, "capture with DNS and of docker0,tap0"+enabled)
+	n.pod("cart", ns.Path, "")
+	n.until(ns, "capture"+enabled)
+	if log := strings.Join(p.Log(), " "); strings.Contains(log, "del") {
+		t.Errorf("the pod was out meanwhile: %s", log)
 	}
 }
 

@@ -69,6 +69,6 @@ func (d *daemon) lookInto(v agent.View) podView {
 		p.Capture = err.Error()
 		return p
 	}
-	p.Capture, p.Engine = found.State.String(), found.Engine
+	p.Capture, p.Engine = found.String(), found.Engine
 	return p
 }

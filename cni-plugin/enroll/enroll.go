@@ -25,15 +25,7 @@ import (
 type Pod struct {
 	zds.Workload
 	Netns *socket.Netns // stays the caller's
-	DNS   bool          // its DNS questions go to the proxy, too
-}
-
-// capture is the redirection of the pod once it is in.
-func (p Pod) capture() redirect.State {
-	if p.DNS {
-		return redirect.CaptureDNS
-	}
-	return redirect.Capture
+	How   redirect.How  // it is captured once it's in
 }
 
 // Key is how the pod is published and logged.
@@ -144,7 +136,7 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	}
 	log.Debug("step", "step", "published enabled")
 	if damaged {
-		log.Warn("pod was captured no more, and is again: somebody has changed its network namespace", "found", before.State)
+		log.Warn("pod was captured no more, and is again: somebody has changed its network namespace", "found", before)
 		if e.cfg.Repaired != nil {
 			e.cfg.Repaired(pod, before)
 		}
@@ -177,7 +169,8 @@ func (e *Enroller) takeIn(ctx context.Context, pod Pod, seen *redirect.Sight) (r
 
 // isIn tells that nothing is left to do. While no proxy is connected, its listeners aren't looked at.
 func (e *Enroller) isIn(pod Pod, seen *redirect.Sight) (bool, error) {
-	if seen.Found().State != pod.capture() || !e.cfg.Proxies.Served(pod.UID) || !e.cfg.Statuses.Enabled(pod) {
+	before := seen.Found()
+	if before.State != redirect.Capture || before.How != pod.How || !e.cfg.Proxies.Served(pod.UID) || !e.cfg.Statuses.Enabled(pod) {
 		return false, nil
 	}
 	if e.cfg.Proxies.Connected() == 0 {
@@ -201,7 +194,7 @@ func (e *Enroller) desired(pod Pod) (redirect.Desired, error) {
 	if err != nil {
 		return redirect.Desired{}, fmt.Errorf("the proxy's listeners in pod %s: %w", pod.Key(), err)
 	}
-	return redirect.Desired{State: pod.capture(), Listeners: listeners}, nil
+	return redirect.Desired{State: redirect.Capture, How: pod.How, Listeners: listeners}, nil
 }
 
 func (e *Enroller) capture(pod Pod, seen *redirect.Sight) (redirect.Found, error) {

@@ -133,7 +133,7 @@ func (b *bench) look() string {
 	if err != nil {
 		return err.Error()
 	}
-	state := found.State
+	state := found.String()
 	data, err := os.ReadFile(b.status)
 	if err != nil {
 		return err.Error()
@@ -493,7 +493,7 @@ func TestCapturingDNSIsSwitchedWithoutWithdrawing(t *testing.T) {
 		want string
 	}{{true, `redirection capture with DNS published "demo/cart": {uid: "uid-1", state: enabled}`}, {false, inside}} {
 		b.journal.lines = nil
-		b.pod.DNS = c.dns
+		b.pod.How.DNS = c.dns
 		b.Enroller = enroll.New(b.cfg)
 		if err := b.enrol(); err != nil {
 			t.Fatal(err)

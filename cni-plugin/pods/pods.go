@@ -4,6 +4,7 @@ package pods
 
 import (
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,20 +96,9 @@ type Capture struct {
 	DNS bool `json:"dns"`
 	// Ingress leaves inbound connections alone: the pod wants to see its clients itself.
 	Ingress bool `json:"bypassInbound,omitempty"`
-	// Virtual are interfaces in the pod, with commas between them, whose arriving traffic is outbound: those of virtual
+	// Virtual are interfaces in the pod, sorted and with commas between them, whose arriving traffic is outbound: those of virtual
 	// machines or of containers in the pod.
 	Virtual string `json:"virtualInterfaces,omitempty"`
-}
-
-// undone says what no engine can do yet.
-func (c Capture) undone() (texts []string) {
-	if c.Ingress {
-		texts = append(texts, ingressAnnotation+" isn't done yet: inbound connections are captured as well")
-	}
-	if c.Virtual != "" {
-		texts = append(texts, virtualAnnotation+" isn't done yet: what arrives on "+c.Virtual+" isn't captured")
-	}
-	return texts
 }
 
 // Decision is what should become of a pod.
@@ -137,7 +127,6 @@ func (r Rules) Decide(pod Pod, namespace Labels) Decision {
 	if wrong != "" {
 		ignored = append(ignored, wrong)
 	}
-	ignored = append(ignored, d.Capture.undone()...)
 	slices.Sort(ignored)
 	d.Ignored = strings.Join(ignored, "; ")
 	return d
@@ -180,9 +169,12 @@ func (l Labels) flag(name string, value *bool) (wrong string) {
 	return ""
 }
 
-const maxInterface = 15 // bytes of a name: IFNAMSIZ without its zero
+const (
+	maxInterfaces = 16
+	maxInterface  = 15 // bytes of a name: IFNAMSIZ without its zero
+)
 
-// interfaces reads a list of interfaces' names.
+// interfaces reads a list of interfaces' names. The kernel allows more in a name, but all engines must understand it.
 func interfaces(text string) (names, wrong string) {
 	var list []string
 	for name := range strings.SplitSeq(text, ",") {
@@ -190,13 +182,19 @@ func interfaces(text string) (names, wrong string) {
 		if name == "" {
 			continue
 		}
-		if len(name) > maxInterface || strings.ContainsAny(name, "/: \t\n\x00") {
+		if len(name) > maxInterface || name == "lo" || !plainName.MatchString(name) {
 			return "", virtualAnnotation + " has " + strconv.QuoteToASCII(cut(name)) + ": want names of interfaces with commas between them"
 		}
 		list = append(list, name)
 	}
+	slices.Sort(list)
+	if list = slices.Compact(list); len(list) > maxInterfaces {
+		return "", virtualAnnotation + " has " + strconv.Itoa(len(list)) + " interfaces, more than " + strconv.Itoa(maxInterfaces)
+	}
 	return strings.Join(list, ","), ""
 }
+
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // cut keeps a text that is quoted from becoming a page.
 func cut(text string) string {

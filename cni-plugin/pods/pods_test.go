@@ -63,9 +63,12 @@ func TestHowAPodIsCaptured(t *testing.T) {
 		{"DNS by annotation", false, Labels{"ambient.istio.io/dns-capture": "true"}, Capture{DNS: true}, ""},
 		{"no DNS by annotation", true, Labels{"ambient.istio.io/dns-capture": "false"}, Capture{}, ""},
 		{"no flag for DNS", true, Labels{"ambient.istio.io/dns-capture": "maybe"}, Capture{DNS: true}, `ambient.istio.io/dns-capture is "maybe": want true or false`},
-		{"ingress", false, Labels{"ambient.istio.io/bypass-inbound-capture": "true"}, Capture{Ingress: true}, "ambient.istio.io/bypass-inbound-capture isn't done yet: inbound connections are captured as well"},
+		{"ingress", false, Labels{"ambient.istio.io/bypass-inbound-capture": "true"}, Capture{Ingress: true}, ""},
 		{"not ingress", false, Labels{"ambient.istio.io/bypass-inbound-capture": "false"}, Capture{}, ""},
-		{"virtual interfaces", false, Labels{"istio.io/reroute-virtual-interfaces": " tap0, ,docker0"}, Capture{Virtual: "tap0,docker0"}, "istio.io/reroute-virtual-interfaces isn't done yet: what arrives on tap0,docker0 isn't captured"},
+		{"virtual interfaces", false, Labels{"istio.io/reroute-virtual-interfaces": " tap0, ,docker0,tap0"}, Capture{Virtual: "docker0,tap0"}, ""},
+		{"loopback", false, Labels{"istio.io/reroute-virtual-interfaces": "lo"}, Capture{}, `istio.io/reroute-virtual-interfaces has "lo": want names of interfaces with commas between them`},
+		{"a pattern", false, Labels{"istio.io/reroute-virtual-interfaces": "tap+"}, Capture{}, `istio.io/reroute-virtual-interfaces has "tap+": want names of interfaces with commas between them`},
+		{"too many", false, Labels{"istio.io/reroute-virtual-interfaces": "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q"}, Capture{}, "istio.io/reroute-virtual-interfaces has 17 interfaces, more than 16"},
 		{"not an interface", false, Labels{"istio.io/reroute-virtual-interfaces": "tap0,../eth0"}, Capture{}, `istio.io/reroute-virtual-interfaces has "../eth0": want names of interfaces with commas between them`},
 		{"everything wrong", false, Labels{"ambient.istio.io/dns-capture": "\n", "ambient.istio.io/bypass-inbound-capture": strings.Repeat("x", 100)}, Capture{},
 			`ambient.istio.io/bypass-inbound-capture is "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\u2026": want true or false; ambient.istio.io/dns-capture is "\n": want true or false`},
@@ -77,6 +80,21 @@ func TestHowAPodIsCaptured(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
 	}
+}
+
+func FuzzInterfaces(f *testing.F) {
+	for _, text := range []string{"", "tap0", " tap0, ,docker0", "lo", "-i,x", "k6t-eth0,br-0a1b2c3d4e5f", "tap0\n-j ACCEPT"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		names, wrong := interfaces(text)
+		if wrong != "" && names != "" || strings.ContainsAny(names, " \"'\n+!\x00") || strings.HasPrefix(names, "-") || strings.Contains(names, ",-") {
+			t.Errorf("%q: %q, %q", text, names, wrong)
+		}
+		if again, wrong := interfaces(names); again != names || wrong != "" {
+			t.Errorf("%q read again is %q, %q", names, again, wrong)
+		}
+	})
 }
 
 func TestWhatDoesntDecideIsDropped(t *testing.T) {

@@ -118,7 +118,7 @@ func whoAnswersDNSQuestions(t *testing.T) {
 		{"in the pod, TCP", "tcp", "127.0.0.1:53", 0, "the pod's own", "the pod's own"},
 		{"another port", "udp", hostPort(peer4, 5353), 0, "peer", "peer"},
 	} {
-		set(t, pod, redirect.CaptureDNS)
+		set(t, pod, redirect.Capture, redirect.How{DNS: true})
 		for range 2 { // the second question finds what the first left behind
 			if got := question(t, pod, test.protocol, test.to, test.mark); got != test.dns {
 				t.Errorf("with DNS, %s: %q answers, want %q", test.what, got, test.dns)
@@ -139,7 +139,7 @@ func TestProxysQuestionsAreNotTakenForTheApps(t *testing.T) {
 func proxysQuestionsAreNotTakenForTheApps(t *testing.T) {
 	pod, peer := newPair(t)
 	nameServer(t, pod, "proxy", socket.Mark, "127.0.0.1:15053", "[::1]:15053")
-	set(t, pod, redirect.CaptureDNS)
+	set(t, pod, redirect.Capture, redirect.How{DNS: true})
 	nameServer(t, peer, "peer", 0, hostPort(peer4, 53))
 	ask := func(mark uint32) string {
 		conn, err := pod.ListenUDP(socket.ListenConfig{Addr: netip.MustParseAddrPort(hostPort(pod4, 4000)), Mark: mark})
@@ -172,7 +172,7 @@ func proxysQuestionsAreNotTakenForTheApps(t *testing.T) {
 func TestNoProxyIsNoSilence(t *testing.T) {
 	useEngine(t, "nft")
 	pod, _ := newPair(t)
-	set(t, pod, redirect.CaptureDNS)
+	set(t, pod, redirect.Capture, redirect.How{DNS: true})
 	if got := question(t, pod, "udp", hostPort(peer4, 53), 0); !strings.Contains(got, "refused") {
 		t.Errorf("without a proxy: %s", got)
 	}

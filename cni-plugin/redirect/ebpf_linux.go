@@ -69,7 +69,7 @@ func (ebpfEngine) name() Engine { return EBPF }
 func (e *Engines) Listen(id socket.NetnsID, listeners socket.Given) error {
 	for _, engine := range e.all {
 		ebpf, ok := engine.(ebpfEngine)
-		if !ok || suitable(listeners, Capture) != nil {
+		if !ok || suitable(listeners, How{}) != nil {
 			continue
 		}
 		pod, err := capture.Open(ebpf.dir(id))
@@ -215,12 +215,25 @@ func (f *ebpfFound) state() State {
 	switch f.switched {
 	case draining, leaving:
 		return Draining
-	case connections:
+	case switches(f.how()):
 		return Capture
-	case connections | capture.DNS:
-		return CaptureDNS
 	}
 	return Damaged
+}
+
+func (f *ebpfFound) how() How {
+	return How{DNS: f.switched&capture.DNS != 0, Ingress: f.switched&capture.In == 0}
+}
+
+func switches(how How) capture.Switches {
+	on := capture.Out
+	if how.DNS {
+		on |= capture.DNS
+	}
+	if !how.Ingress {
+		on |= capture.In
+	}
+	return on
 }
 
 func (f *ebpfFound) complete() bool {
@@ -236,20 +249,23 @@ func (f *ebpfFound) suits(j job) error {
 	if len(f.links.foreign) > 0 {
 		return fmt.Errorf("the pod has interfaces that aren't Ethernet's: %s", strings.Join(f.links.foreign, ", "))
 	}
-	if !j.state.Captures() {
+	if j.state != Capture {
 		return nil
+	}
+	if j.how.Virtual != "" {
+		return fmt.Errorf("what comes in by %s of the pod can only be captured by rules: let --engine be auto", j.how.Virtual)
 	}
 	if !f.links.loopback {
 		return errors.New("is lo up in the pod?")
 	}
-	return suitable(j.listeners, j.state)
+	return suitable(j.listeners, j.how)
 }
 
 // suitable tells whether a proxy has handed over what is needed.
-func suitable(listeners socket.Given, state State) error {
+func suitable(listeners socket.Given, how How) error {
 	slots := slotsOf(listeners)
 	wanted := []capture.Slot{capture.Outbound, capture.Inbound, capture.HBONE}
-	if state == CaptureDNS {
+	if how.DNS {
 		wanted = append(wanted, capture.DNSTCP, capture.DNSUDP)
 	}
 	for _, slot := range wanted {
@@ -296,7 +312,7 @@ func (f *ebpfFound) fits(j job) bool {
 	for slot, fd := range slotsOf(j.listeners) {
 		wanted[slot], _ = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE) // fails only on what is no socket
 	}
-	return maps.Equal(wanted, f.listening)
+	return maps.Equal(wanted, f.listening) && f.how() == j.how
 }
 
 // needed counts the proxy's ends of connections that are turned around: those with an address that isn't the pod's.
@@ -344,7 +360,7 @@ func (f *ebpfFound) set(desired State, j job) error {
 	if err := f.keep(j); err != nil {
 		return err
 	}
-	if desired.Captures() {
+	if desired == Capture {
 		if err := f.pod.Listen(slotsOf(j.listeners)); err != nil {
 			return err
 		}
@@ -354,9 +370,7 @@ func (f *ebpfFound) set(desired State, j job) error {
 	}
 	switch {
 	case desired == Capture:
-		return f.pod.Switch(connections)
-	case desired == CaptureDNS:
-		return f.pod.Switch(connections | capture.DNS)
+		return f.pod.Switch(switches(j.how))
 	case !j.leaving:
 		return f.pod.Switch(draining)
 	}
@@ -367,11 +381,10 @@ func (f *ebpfFound) set(desired State, j job) error {
 }
 
 const (
-	connections = capture.In | capture.Out
-	draining    = capture.Switches(0)
+	draining = capture.Switches(0)
 	// leaving is draining while another engine captures. What had passed by that just before it began to is still on its way out,
 	// and is turned around. Nothing else comes so far.
-	leaving = capture.Out
+	leaving = capture.Out | capture.Leaving
 )
 
 // create starts anew. What was there can't be whole.

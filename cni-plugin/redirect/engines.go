@@ -35,6 +35,7 @@ type Config struct {
 // Desired is what Set makes of a namespace.
 type Desired struct {
 	State State // anything but Damaged
+	How   How   // in state Capture
 	// Listeners are the proxy's in the pod, if it has handed them over, which the ebpf engine needs. They stay the caller's.
 	Listeners socket.Given
 }
@@ -42,11 +43,15 @@ type Desired struct {
 // Found is what a namespace does with traffic.
 type Found struct {
 	State  State
+	How    How    // in state Capture
 	Engine Engine // that captures, or has captured; "" in state Removed
 }
 
 // Captures tells that new connections go to the proxy.
-func (f Found) Captures() bool { return f.State.Captures() }
+func (f Found) Captures() bool { return f.State == Capture }
+
+// String says it in a few words.
+func (f Found) String() string { return f.State.String() + f.How.String() }
 
 // engine is a way to capture. Its functions are called on a thread in the pod's namespace.
 type engine interface {
@@ -60,9 +65,11 @@ type found interface {
 	// name is that of the engine that has something there.
 	name() Engine
 	state() State
+	// how is in which way it captures, if it does.
+	how() How
 	// suits tells why the engine can't do a job here.
 	suits(job) error
-	// fits tells that capture is for the job's listeners.
+	// fits tells that capture is what the job wants.
 	fits(job) bool
 	// needed counts the live connections that would break without the engine.
 	needed(sockets []diagSocket, own map[netip.Addr]bool) int
@@ -77,6 +84,7 @@ type found interface {
 // job is what an engine's set needs to know.
 type job struct {
 	state     State
+	how       How
 	listeners socket.Given
 	before    map[string]string // values before Tulle of sysctls, as far as another engine remembers them
 	leaving   bool              // another engine captures from now on
@@ -186,17 +194,20 @@ func (s *Sight) Close() {
 // Found is the state of all together: what captures counts, whatever else there may be.
 func (s *Sight) Found() Found {
 	sum := Found{}
-	rank := map[State]int{Removed: 0, Draining: 1, Damaged: 2, Capture: 3, CaptureDNS: 3}
+	rank := map[State]int{Removed: 0, Draining: 1, Damaged: 2, Capture: 3}
 	for _, f := range s.all {
 		if state := f.state(); rank[state] > rank[sum.State] {
-			sum = Found{state, f.name()}
+			sum = Found{State: state, Engine: f.name()}
+			if state == Capture {
+				sum.How = f.how()
+			}
 		}
 	}
 	return sum
 }
 
 func (s *Sight) job(d Desired) job {
-	j := job{state: d.State, listeners: d.Listeners, before: map[string]string{}}
+	j := job{state: d.State, how: d.How, listeners: d.Listeners, before: map[string]string{}}
 	for _, f := range s.all {
 		for name, value := range f.remembered() {
 			j.before[name] = value
@@ -226,8 +237,11 @@ func (s *Sight) choose(j job) (int, error) {
 // run. An error, as after a change by somebody else since the look, leaves the namespace in a state from which a new Sight's Set can be
 // repeated.
 func (s *Sight) Set(d Desired) (now Found, err error) {
-	if d.State < Removed || d.State > CaptureDNS {
+	if d.State < Removed || d.State > Capture {
 		return Found{}, fmt.Errorf("set redirection to %s: not a state to wish for", d.State)
+	}
+	if d.State != Capture {
+		d.How = How{}
 	}
 	err = s.ns.Do(func() error {
 		if err := s.set(d); err != nil {
@@ -354,8 +368,8 @@ func (s *Sight) confirm(d Desired) (Found, error) {
 	defer closeAll(all)
 	after := &Sight{engines: s.engines, ns: s.ns, at: s.at, all: all}
 	now := after.Found()
-	if now.State != d.State {
-		return now, fmt.Errorf("redirection is %s after setting it to %s: does another program change the pod's rules? found:\n%s", now.State, d.State, after)
+	if wanted := (Found{d.State, d.How, now.Engine}); now != wanted {
+		return now, fmt.Errorf("redirection is %s after setting it to %s: does another program change the pod's rules? found:\n%s", now, wanted, after)
 	}
 	return now, nil
 }
@@ -391,7 +405,7 @@ func (s *Sight) Met(d Desired) (met bool, err error) {
 }
 
 func (s *Sight) met(j job) (bool, error) {
-	if !j.state.Captures() {
+	if j.state != Capture {
 		return s.Found().State == j.state, nil
 	}
 	chosen, err := s.choose(j)

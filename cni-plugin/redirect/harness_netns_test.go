@@ -129,14 +129,18 @@ func pins(t testing.TB) string {
 }
 
 // desired is a state with the listeners in a namespace; those that the engine wants besides are opened.
-func desired(t testing.TB, ns *netns.Namespace, state redirect.State) redirect.Desired {
+func desired(t testing.TB, ns *netns.Namespace, state redirect.State, how ...redirect.How) redirect.Desired {
 	t.Helper()
+	d := redirect.Desired{State: state}
+	if len(how) > 0 {
+		d.How = how[0]
+	}
 	for _, port := range []uint16{redirect.PortOutbound, redirect.PortInbound, redirect.PortHBONE} {
-		if addr := netip.AddrPortFrom(netip.IPv6Unspecified(), port); under.hands() && state.Captures() && !under.has(ns, addr) {
+		if addr := netip.AddrPortFrom(netip.IPv6Unspecified(), port); under.hands() && state == redirect.Capture && !under.has(ns, addr) {
 			under.spare[spare{ns, addr}] = listen(t, ns, addr)
 		}
 	}
-	if local := netip.MustParseAddrPort("127.0.0.1:15053"); under.hands() && state == redirect.CaptureDNS && !under.has(ns, local) {
+	if local := netip.MustParseAddrPort("127.0.0.1:15053"); under.hands() && d.How.DNS && !under.has(ns, local) {
 		// Nobody answers there, and nobody takes it over: a test that asks opens its own before.
 		listener, err := ns.Listen(socket.ListenConfig{Addr: local, Mark: socket.Mark, ReusePort: true})
 		if err != nil {
@@ -150,7 +154,8 @@ func desired(t testing.TB, ns *netns.Namespace, state redirect.State) redirect.D
 		under.share(t, ns, listener, false)
 		under.share(t, ns, udp, true)
 	}
-	return redirect.Desired{State: state, Listeners: under.given[ns]}
+	d.Listeners = under.given[ns]
+	return d
 }
 
 // hands tells that the engine wants the proxy's listeners.
@@ -200,9 +205,9 @@ func listen(t testing.TB, ns *netns.Namespace, addr netip.AddrPort) *net.TCPList
 	return listener
 }
 
-func set(t testing.TB, ns *netns.Namespace, state redirect.State) {
+func set(t testing.TB, ns *netns.Namespace, state redirect.State, how ...redirect.How) {
 	t.Helper()
-	if err := under.Set(ns.Netns, desired(t, ns, state)); err != nil {
+	if err := under.Set(ns.Netns, desired(t, ns, state, how...)); err != nil {
 		t.Fatal(err)
 	}
 }

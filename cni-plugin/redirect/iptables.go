@@ -36,13 +36,19 @@ func planXTables(wish Wish, f family) []xtable {
 		say("-A %s -m connmark --mark %#x/%#x -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", outputChain, proxiedMark, markMask),
 	}}
 	nat := []string{fromPrerouting, fromOutput}
-	switch wish.State {
-	case Draining: // one rule that matches nothing, as keeper's
+	if wish.State == Draining { // one rule that matches nothing, as keeper's
 		return []xtable{mangle, {"nat", append(nat, say("-A %s -p tcp -m mark --mark 0x1/0x0 -j REDIRECT --to-ports %d", outputChain, PortOutbound))}}
-	case CaptureDNS:
-		return []xtable{mangle, ownXTable(), {"nat", slices.Concat(nat, xInbound(f), xDNS(f), xOutbound(f))}}
 	}
-	return []xtable{mangle, {"nat", slices.Concat(nat, xInbound(f), xOutbound(f))}}
+	tables := []xtable{mangle}
+	nat = append(nat, xVirtual(wish.How.interfaces())...)
+	if !wish.How.Ingress {
+		nat = append(nat, xInbound(f)...)
+	}
+	if wish.How.DNS {
+		tables = append(tables, ownXTable())
+		nat = append(nat, xDNS(f)...)
+	}
+	return append(tables, xtable{"nat", append(nat, xOutbound(f)...)})
 }
 
 var say = fmt.Sprintf
@@ -62,6 +68,15 @@ func xInbound(f family) []string {
 		say("-A %s -s %s -p tcp -j ACCEPT", prertChain, f.host(f.probe.String())),
 		say("-A %s ! -d %s -p tcp -m tcp ! --dport %d %s %s -j REDIRECT --to-ports %d", prertChain, f.host(f.loopback.String()), PortHBONE, opens, notOurs, PortInbound),
 	}
+}
+
+// xVirtual is captureVirtual.
+func xVirtual(interfaces []string) (rules []string) {
+	for _, name := range interfaces {
+		rules = append(rules, say("-A %s -i %s -p tcp -m tcp %s -j REDIRECT --to-ports %d", prertChain, name, opens, PortOutbound),
+			say("-A %s -i %s -p tcp -j ACCEPT", prertChain, name))
+	}
+	return rules
 }
 
 // xOutbound is captureOutbound.
@@ -89,6 +104,22 @@ func ownXTable() xtable {
 		say("-A %s -p udp -m udp --sport %d %s -j CT --zone %d", prertChain, portDNS, notOurs, dnsZone),
 		say("-A %s -p udp -m udp --dport %d -m mark --mark %#x/%#x -j CT --zone %d", outputChain, portDNS, proxyMark, markMask, dnsZone),
 	}}
+}
+
+// howOf reads the rules that differ.
+func howOf(tables []xtable) How {
+	how := How{DNS: tableNamed(tables, "raw").name != "", Ingress: true}
+	var interfaces []string
+	for _, rule := range tableNamed(tables, "nat").rules {
+		rest, inbound := strings.CutPrefix(rule, "-A "+prertChain+" ")
+		how.Ingress = how.Ingress && !(inbound && strings.HasSuffix(rest, say("--to-ports %d", PortInbound)))
+		if named, ok := strings.CutPrefix(rest, "-i "); inbound && ok {
+			name, _, _ := strings.Cut(named, " ")
+			interfaces = append(interfaces, name)
+		}
+	}
+	how.Virtual = strings.Join(slices.Compact(interfaces), ",")
+	return how
 }
 
 // isJump tells that a rule leads to one of our chains.

@@ -81,6 +81,8 @@ func (h xheld) is(wish Wish) bool {
 	return h.String() == xheld{v4: planXTables(wish, ipv4), v6: planXTables(wish, ipv6)}.String()
 }
 
+func (h xheld) how() How { return howOf(h.v4) }
+
 func (h xheld) String() string { return listXTables("iptables", h.v4) + listXTables("ip6tables", h.v6) }
 
 // write is one run of iptables-restore for each family.

@@ -103,7 +103,7 @@ func (p *phrase) add(e expr.Any) {
 }
 
 func (p *phrase) meta(e *expr.Meta) {
-	names := map[expr.MetaKey]string{expr.MetaKeyMARK: "meta mark", expr.MetaKeyNFPROTO: "meta nfproto", expr.MetaKeyL4PROTO: "meta l4proto", expr.MetaKeyOIFNAME: "oifname"}
+	names := map[expr.MetaKey]string{expr.MetaKeyMARK: "meta mark", expr.MetaKeyNFPROTO: "meta nfproto", expr.MetaKeyL4PROTO: "meta l4proto", expr.MetaKeyOIFNAME: "oifname", expr.MetaKeyIIFNAME: "iifname"}
 	name, ok := names[e.Key]
 	if !ok {
 		name = fmt.Sprintf("meta key %d", e.Key)
@@ -117,7 +117,7 @@ func (p *phrase) meta(e *expr.Meta) {
 		p.hold(name, showName(map[byte]string{ipv4.protocol: "ipv4", ipv6.protocol: "ipv6"}))
 	case e.Key == expr.MetaKeyL4PROTO:
 		p.hold(name, showName(map[byte]string{6: "tcp", 17: "udp"}))
-	case e.Key == expr.MetaKeyOIFNAME:
+	case e.Key == expr.MetaKeyOIFNAME || e.Key == expr.MetaKeyIIFNAME:
 		p.hold(name, func(data []byte) string { return fmt.Sprintf("%q", bytes.TrimRight(data, "\x00")) })
 	default:
 		p.hold(name, showHex)

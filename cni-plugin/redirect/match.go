@@ -1,6 +1,7 @@
 package redirect
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -55,6 +56,31 @@ func (f family) destination(op expr.CmpOp, addr netip.Addr) []expr.Any {
 func (f family) address(offset uint32) expr.Any {
 	length := uint32(f.loopback.BitLen() / 8)
 	return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}
+}
+
+// redirects is the port that a rule redirects to, 0 for others.
+func (r Rule) redirects() uint16 {
+	for i, e := range r.Exprs {
+		if _, ok := e.(*expr.Redir); ok && i > 0 {
+			if port, ok := r.Exprs[i-1].(*expr.Immediate); ok && len(port.Data) == 2 {
+				return binary.BigEndian.Uint16(port.Data)
+			}
+		}
+	}
+	return 0
+}
+
+// inInterface is the interface that a rule begins with, "" for others.
+func (r Rule) inInterface() string {
+	if len(r.Exprs) < 2 {
+		return ""
+	}
+	meta, ok := r.Exprs[0].(*expr.Meta)
+	name, also := r.Exprs[1].(*expr.Cmp)
+	if !ok || !also || meta.Key != expr.MetaKeyIIFNAME {
+		return ""
+	}
+	return string(bytes.TrimRight(name.Data, "\x00"))
 }
 
 func tcp() []expr.Any { return protocol(unix.IPPROTO_TCP) }
@@ -115,9 +141,15 @@ func restoreConnectionMark() []expr.Any {
 }
 
 func outInterface(op expr.CmpOp, name string) []expr.Any {
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
-	return []expr.Any{load(expr.MetaKeyOIFNAME), compare(op, padded)}
+	return []expr.Any{load(expr.MetaKeyOIFNAME), compare(op, padded(name))}
+}
+
+func inInterface(name string) []expr.Any {
+	return []expr.Any{load(expr.MetaKeyIIFNAME), compare(equal, padded(name))}
+}
+
+func padded(name string) []byte {
+	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
 }
 
 // setZone lets the packet be tracked among those of the zone only. It must happen before connection tracking.

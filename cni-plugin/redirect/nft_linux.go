@@ -37,6 +37,28 @@ func (h nftHeld) is(wish Wish) bool {
 	return Rules{Tables: h.inOrderOf(plan)}.String() == Rules{Tables: plan}.String()
 }
 
+// how reads the rules that differ.
+func (h nftHeld) how() How {
+	how := How{Ingress: true}
+	var interfaces []string
+	for _, table := range h.tables {
+		how.DNS = how.DNS || table.Name == rawTable
+		for _, chain := range table.Chains {
+			if table.Name != natTable || chain.Name != inboundChain {
+				continue
+			}
+			for _, rule := range chain.Rules {
+				how.Ingress = how.Ingress && rule.redirects() != PortInbound
+				if name := rule.inInterface(); name != "" {
+					interfaces = append(interfaces, name)
+				}
+			}
+		}
+	}
+	how.Virtual = strings.Join(slices.Compact(interfaces), ",")
+	return how
+}
+
 func (h nftHeld) inOrderOf(plan []Table) []Table {
 	tables := slices.Clone(h.tables)
 	for i, table := range tables {

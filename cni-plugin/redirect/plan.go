@@ -44,6 +44,7 @@ type Route struct {
 // Wish is what Plan needs to know.
 type Wish struct {
 	State State // anything but Damaged
+	How   How   // in state Capture
 	IPv6  bool  // the namespace can do IPv6
 	// Remembered are the values before Tulle of the sysctls that the kernel has, kept in a rule's comment so that they survive
 	// the agent.
@@ -69,14 +70,20 @@ func Plan(wish Wish) Rules {
 		families = append(families, ipv6)
 		routes = append(routes, Route{IPv6: true, Policy: true, Default: true})
 	}
-	in, out := captureInbound(families), captureOutbound(families)
+	var in, out []Rule
 	var apart []Table
-	switch wish.State {
-	case Draining:
-		in, out = nil, []Rule{keeper()}
-	case CaptureDNS:
-		out = append(captureDNS(families), out...)
-		apart = []Table{ownConnections()}
+	if wish.State == Draining {
+		out = []Rule{keeper()}
+	} else {
+		in = captureVirtual(wish.How.interfaces())
+		if !wish.How.Ingress {
+			in = append(in, captureInbound(families)...)
+		}
+		if wish.How.DNS {
+			out = captureDNS(families)
+			apart = []Table{ownConnections()}
+		}
+		out = append(out, captureOutbound(families)...)
 	}
 	return Rules{
 		Tables: append([]Table{
@@ -128,6 +135,16 @@ func captureInbound(families []family) []Rule {
 	for _, f := range families {
 		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(), destinationPort(differs, PortHBONE),
 			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortInbound)))
+	}
+	return rules
+}
+
+// captureVirtual hands what comes from virtual machines and containers in the pod to the proxy, as if the app itself had opened it.
+func captureVirtual(interfaces []string) []Rule {
+	var rules []Rule
+	for _, name := range interfaces {
+		rules = append(rules, rule(inInterface(name), tcp(), opening(), counted(), redirectTo(PortOutbound)),
+			rule(inInterface(name), tcp(), counted(), accept()))
 	}
 	return rules
 }

@@ -21,11 +21,13 @@ func before(reuse, migrate string) []Sysctl {
 
 func TestPlansReadAsTheyAreDocumented(t *testing.T) {
 	cases := map[string]Wish{
-		"capture":      {State: Capture, IPv6: true, Remembered: before("2", "0")},
-		"capture_ipv4": {State: Capture, Remembered: before("0", "")}, // a kernel older than 5.14
-		"capture_dns":  {State: CaptureDNS, IPv6: true, Remembered: before("2", "0")},
-		"draining":     {State: Draining, IPv6: true, Remembered: before("2", "0")},
-		"removed":      {State: Removed, IPv6: true, Remembered: before("2", "0")},
+		"capture":         {State: Capture, IPv6: true, Remembered: before("2", "0")},
+		"capture_ipv4":    {State: Capture, Remembered: before("0", "")}, // a kernel older than 5.14
+		"capture_dns":     {State: Capture, How: How{DNS: true}, IPv6: true, Remembered: before("2", "0")},
+		"capture_ingress": {State: Capture, How: How{Ingress: true}, IPv6: true, Remembered: before("2", "0")},
+		"capture_virtual": {State: Capture, How: How{Virtual: "docker0,tap0"}, IPv6: true, Remembered: before("2", "0")},
+		"draining":        {State: Draining, IPv6: true, Remembered: before("2", "0")},
+		"removed":         {State: Removed, IPv6: true, Remembered: before("2", "0")},
 	}
 	for name, wish := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -55,7 +57,9 @@ func wantGolden(t *testing.T, name, got string) {
 func TestPlansForIptablesReadAsTheyAreDocumented(t *testing.T) {
 	for name, wish := range map[string]Wish{
 		"iptables":          {State: Capture, IPv6: true, Remembered: before("2", "0")},
-		"iptables_dns":      {State: CaptureDNS, IPv6: true, Remembered: before("2", "0")},
+		"iptables_dns":      {State: Capture, How: How{DNS: true}, IPv6: true, Remembered: before("2", "0")},
+		"iptables_ingress":  {State: Capture, How: How{Ingress: true}, Remembered: before("2", "0")},
+		"iptables_virtual":  {State: Capture, How: How{Virtual: "docker0,tap0"}, IPv6: true, Remembered: before("2", "0")},
 		"iptables_draining": {State: Draining, Remembered: before("0", "")},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -158,7 +162,7 @@ func FuzzComment(f *testing.F) {
 }
 
 func FuzzSavedRules(f *testing.F) {
-	f.Add(restore(nil, planXTables(Wish{State: CaptureDNS, Remembered: before("2", "0")}, ipv4)))
+	f.Add(restore(nil, planXTables(Wish{State: Capture, How: How{DNS: true}, Remembered: before("2", "0")}, ipv4)))
 	f.Fuzz(func(t *testing.T, text string) {
 		found := parseXTables(text)
 		remembered(commentsOf(found))

@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -28,10 +30,8 @@ const (
 	Removed State = iota
 	// Draining captures no new connection, but keeps those alive which were captured before.
 	Draining
-	// Capture hands every new connection to the proxy. Connections older than the rules stay direct.
+	// Capture hands new connections to the proxy. Connections older than the rules stay direct.
 	Capture
-	// CaptureDNS is Capture, and the app's DNS questions go to the proxy as well.
-	CaptureDNS
 	// Damaged is only ever found, never wished for: something of ours is there, but not all of it or not in this form.
 	Damaged
 )
@@ -45,16 +45,39 @@ func (s State) String() string {
 		return "draining"
 	case Capture:
 		return "capture"
-	case CaptureDNS:
-		return "capture with DNS"
 	case Damaged:
 		return "damaged"
 	}
 	return fmt.Sprintf("state(%d)", int(s))
 }
 
-// Captures tells that new connections go to the proxy.
-func (s State) Captures() bool { return s == Capture || s == CaptureDNS }
+// How says what is captured beside and except connections that begin or end in the pod. The zero How is just those.
+type How struct {
+	DNS     bool // the app's DNS questions go to the proxy as well
+	Ingress bool // who comes in without a tunnel comes to the app
+	// Virtual are interfaces in the pod, sorted and with commas between them: connections that come in there begin in the pod too, in
+	// a virtual machine or a container.
+	Virtual string
+}
+
+func (h How) String() string {
+	text := ""
+	if h.DNS {
+		text += " with DNS"
+	}
+	if h.Ingress {
+		text += " without inbound"
+	}
+	if h.Virtual != "" {
+		text += " and of " + h.Virtual
+	}
+	return text
+}
+
+// interfaces are the names in Virtual.
+func (h How) interfaces() []string {
+	return slices.DeleteFunc(strings.Split(h.Virtual, ","), func(name string) bool { return name == "" })
+}
 
 // Ports of the proxy's listeners inside the pod.
 const (

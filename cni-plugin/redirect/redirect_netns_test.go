@@ -26,13 +26,23 @@ func TestEveryStateIsReadBackAsItWasSet(t *testing.T) { eachEngine(t, everyState
 
 func everyStateIsReadBackAsItWasSet(t *testing.T) {
 	ns := netns.New(t, "tulle-redirect-test")
-	for _, state := range []redirect.State{
-		redirect.Removed, redirect.Capture, redirect.Capture, redirect.Draining, redirect.Capture,
-		redirect.CaptureDNS, redirect.CaptureDNS, redirect.Capture, redirect.CaptureDNS, redirect.Draining, redirect.CaptureDNS,
-		redirect.Removed, redirect.Draining, redirect.Removed,
+	removed, draining, capture := redirect.Desired{}, redirect.Desired{State: redirect.Draining}, redirect.Desired{State: redirect.Capture}
+	dns, ingress, virtual, all := capture, capture, capture, capture
+	dns.How.DNS, ingress.How.Ingress, virtual.How.Virtual = true, true, "tap0,tap1"
+	all.How = redirect.How{DNS: true, Ingress: true, Virtual: "tap1"}
+	for _, d := range []redirect.Desired{
+		removed, capture, capture, draining, capture, dns, dns, capture, dns, draining, dns, ingress, ingress, dns, all, virtual, draining, all,
+		removed, draining, removed, ingress, removed, virtual, removed,
 	} {
-		set(t, ns, state)
-		wantState(t, ns, state)
+		if under.engine == redirect.EBPF {
+			d.How.Virtual = ""
+		}
+		set(t, ns, d.State, d.How)
+		got, err := under.Current(ns.Netns)
+		if err != nil || got.State != d.State || got.How != d.How {
+			text, _ := under.Listing(ns.Netns)
+			t.Fatalf("redirection is %s (%v), want %s%s\n%s", got, err, d.State, d.How, text)
+		}
 	}
 }
 
@@ -356,9 +366,9 @@ func removalLeavesTheNamespaceAsItWas(t *testing.T) {
 				pod.Sysctl("net.ipv4.tcp_migrate_req", migrate)
 			}
 			before := snapshot(t, pod)
-			for _, states := range [][]redirect.State{{redirect.Capture}, {redirect.CaptureDNS}, {redirect.Draining}, {redirect.Capture, redirect.Draining, redirect.Capture, redirect.Draining}} {
-				for _, state := range states {
-					set(t, pod, state)
+			for _, states := range [][]redirect.State{{redirect.Capture}, {redirect.Draining}, {redirect.Capture, redirect.Draining, redirect.Capture, redirect.Draining}} {
+				for i, state := range states {
+					set(t, pod, state, redirect.How{DNS: i == 0, Ingress: i == 0})
 					if during := snapshot(t, pod); during == before || !strings.Contains(during, "tcp_tw_reuse 1") || strings.Contains(during, "tcp_migrate_req 0") {
 						t.Fatalf("in state %s:\n%s", state, during)
 					}

@@ -33,6 +33,8 @@ type held interface {
 	name() Engine
 	empty() bool
 	is(Wish) bool
+	// how is in which way they capture, if they do.
+	how() How
 	// write makes it what is wished for, in one step for each family.
 	write(Wish) error
 	remembered() map[string]string
@@ -89,8 +91,8 @@ func rehearse(h holder) error {
 	if err != nil {
 		return err
 	}
-	for _, state := range []State{CaptureDNS, Draining, Removed} {
-		wish := Wish{State: state, IPv6: v6}
+	for _, wish := range []Wish{{State: Capture, How: How{DNS: true, Virtual: "virtual0"}}, {State: Draining}, {State: Removed}} {
+		wish.IPv6 = v6
 		f, err := h.read(at)
 		if err == nil {
 			err = f.write(wish)
@@ -99,7 +101,7 @@ func rehearse(h holder) error {
 			f, err = h.read(at)
 		}
 		if err == nil && !f.is(wish) {
-			err = fmt.Errorf("rules for state %s aren't read back as they were written:\n%s", state, f)
+			err = fmt.Errorf("rules for state %s aren't read back as they were written:\n%s", wish.State, f)
 		}
 		if err != nil {
 			return err
@@ -174,8 +176,8 @@ func (f *rewritten) state() State {
 	if len(holding) != 1 {
 		return Damaged
 	}
-	for _, state := range []State{Capture, CaptureDNS, Draining} {
-		wish := f.wish(state)
+	for _, state := range []State{Capture, Draining} {
+		wish := f.wish(state, holding[0].how())
 		plan := Plan(wish)
 		if slices.Equal(f.routing.returnPath(), plan.Routes) && slices.Equal(f.sysctls, plan.Sysctls) && holding[0].is(wish) {
 			return state
@@ -184,8 +186,16 @@ func (f *rewritten) state() State {
 	return Damaged
 }
 
-func (f *rewritten) wish(state State) Wish {
-	return Wish{State: state, IPv6: f.ipv6, Remembered: beforeTulle(f.sysctls, f.remembered(), !f.empty())}
+// how is that of the one that holds rules.
+func (f *rewritten) how() How {
+	for _, h := range f.holding() {
+		return h.how()
+	}
+	return How{}
+}
+
+func (f *rewritten) wish(state State, how How) Wish {
+	return Wish{State: state, How: how, IPv6: f.ipv6, Remembered: beforeTulle(f.sysctls, f.remembered(), !f.empty())}
 }
 
 func (f *rewritten) remembered() map[string]string {
@@ -210,7 +220,7 @@ func (f *rewritten) set(desired State, job job) error {
 	if f.broken != nil {
 		return f.broken
 	}
-	wish := f.wish(desired)
+	wish := f.wish(desired, job.how)
 	wish.Remembered = job.inherited(wish.Remembered)
 	plan := Plan(wish)
 	if err := f.at.addRoutes(plan.Routes); err != nil {
@@ -255,5 +265,5 @@ func (f *rewritten) needed(sockets []diagSocket, _ map[netip.Addr]bool) int {
 
 func (f *rewritten) suits(job) error { return f.broken }
 
-// fits tells that the rules are held by the engine that was chosen.
-func (f *rewritten) fits(job) bool { return f.name() == f.chosen }
+// fits tells also that the rules are held by the engine that was chosen.
+func (f *rewritten) fits(j job) bool { return f.name() == f.chosen && f.how() == j.how }
