@@ -16,7 +16,10 @@ import (
 )
 
 // iptables holds the rules by iptables' own programs, for kernels that have no nftables, or not all that we need of it.
-type iptables struct{ variant Engine }
+type iptables struct {
+	variant Engine
+	node    bool // in the node's own namespace, where others have rules, too
+}
 
 func (x iptables) name() Engine { return x.variant }
 
@@ -104,18 +107,27 @@ func (h xheld) restore(program string, found, planned []xtable) error {
 
 const (
 	xtablesDeadline = 20 * time.Second
+	xtablesWait     = "10"    // seconds for the node's lock
 	xtablesMost     = 1 << 20 // bytes of output
 )
 
-// run runs a program in the calling thread's namespace.
+// run runs a program in the calling thread's namespace: save, restore, or the one without a verb.
 func (x iptables) run(program, verb, input string, args ...string) (string, error) {
-	name := program + strings.TrimPrefix(string(x.variant), "iptables") + "-" + verb
+	name := program + strings.TrimPrefix(string(x.variant), "iptables")
+	if verb != "" {
+		name += "-" + verb
+	}
+	if x.node {
+		args = append(args, "--wait", xtablesWait)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), xtablesDeadline)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(input)
-	// The lock is the pod's, else one slow pod would hold up the node.
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "XTABLES_LOCKFILE=/proc/self/ns/net")
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	if !x.node { // then the lock is the pod's, else one slow pod would hold up the node
+		cmd.Env = append(cmd.Env, "XTABLES_LOCKFILE=/proc/self/ns/net")
+	}
 	out, said := limited{}, limited{}
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {

@@ -15,6 +15,9 @@ func (r Rules) String() string {
 	var b strings.Builder
 	for _, table := range r.Tables {
 		fmt.Fprintf(&b, "table inet %s\n", table.Name)
+		for _, set := range table.Sets {
+			fmt.Fprintf(&b, "  set %s: %v\n", set.Name, set.Addrs)
+		}
 		for _, chain := range table.Chains {
 			writeChain(&b, chain)
 		}
@@ -89,10 +92,14 @@ func (p *phrase) add(e expr.Any) {
 	case *expr.Cmp:
 		p.compare(e)
 	case *expr.Immediate:
-		p.hold(showPort(e.Data), showHex)
+		p.hold(showValue(e.Data), showHex)
 		p.value = e.Data
 	case *expr.Redir:
 		p.say("redirect to :%s", p.register)
+	case *expr.Lookup:
+		p.lookup(e)
+	case *expr.NAT:
+		p.nat(e)
 	case *expr.Verdict:
 		p.verdict(e)
 	case *expr.Counter:
@@ -103,7 +110,10 @@ func (p *phrase) add(e expr.Any) {
 }
 
 func (p *phrase) meta(e *expr.Meta) {
-	names := map[expr.MetaKey]string{expr.MetaKeyMARK: "meta mark", expr.MetaKeyNFPROTO: "meta nfproto", expr.MetaKeyL4PROTO: "meta l4proto", expr.MetaKeyOIFNAME: "oifname", expr.MetaKeyIIFNAME: "iifname"}
+	names := map[expr.MetaKey]string{
+		expr.MetaKeyMARK: "meta mark", expr.MetaKeyNFPROTO: "meta nfproto", expr.MetaKeyL4PROTO: "meta l4proto", expr.MetaKeySKUID: "meta skuid",
+		expr.MetaKeyOIFNAME: "oifname", expr.MetaKeyIIFNAME: "iifname",
+	}
 	name, ok := names[e.Key]
 	if !ok {
 		name = fmt.Sprintf("meta key %d", e.Key)
@@ -111,7 +121,7 @@ func (p *phrase) meta(e *expr.Meta) {
 	switch {
 	case e.SourceRegister:
 		p.say("%s set %s", name, p.register)
-	case e.Key == expr.MetaKeyMARK:
+	case e.Key == expr.MetaKeyMARK || e.Key == expr.MetaKeySKUID:
 		p.hold(name, showNative)
 	case e.Key == expr.MetaKeyNFPROTO:
 		p.hold(name, showName(map[byte]string{ipv4.protocol: "ipv4", ipv6.protocol: "ipv6"}))
@@ -170,6 +180,22 @@ func (p *phrase) compare(e *expr.Cmp) {
 	}
 }
 
+func (p *phrase) lookup(e *expr.Lookup) {
+	if e.Invert || e.IsDestRegSet {
+		p.say("%T %+v", e, *e) // not ours
+		return
+	}
+	p.say("%s @%s", p.register, e.SetName)
+}
+
+func (p *phrase) nat(e *expr.NAT) {
+	if e.Type != expr.NATTypeSourceNAT || e.RegProtoMin != 0 || e.Random || e.FullyRandom || e.Persistent || e.Prefix {
+		p.say("%T %+v", e, *e) // not ours
+		return
+	}
+	p.say("snat to %s", p.register)
+}
+
 func (p *phrase) verdict(e *expr.Verdict) {
 	switch e.Kind {
 	case expr.VerdictAccept:
@@ -221,6 +247,14 @@ func showNative(data []byte) string {
 		return showHex(data)
 	}
 	return fmt.Sprintf("%#x", binary.NativeEndian.Uint32(data))
+}
+
+// showValue writes a port, or an address.
+func showValue(data []byte) string {
+	if len(data) == 2 {
+		return showPort(data)
+	}
+	return showAddr(data)
 }
 
 func showPort(data []byte) string {

@@ -144,13 +144,21 @@ func readChain(conn *nftables.Conn, chain *nftables.Chain) (Chain, error) {
 // writeTables replaces what is found by what is planned, in one transaction. Chains that stay are kept and only their
 // rules replaced: a base chain that went away for a moment would take connection tracking with it.
 func writeTables(conn *nftables.Conn, found, planned []Table) error {
+	kept := map[string]Table{}
 	for _, old := range found {
-		if !slices.ContainsFunc(planned, func(t Table) bool { return sameShape(old, t) }) {
+		if slices.ContainsFunc(planned, func(t Table) bool { return sameShape(old, t) }) {
+			kept[old.Name] = old
+		} else {
 			conn.DelTable(conn.AddTable(table(old.Name))) // added first, in case another agent was faster
 		}
 	}
 	for _, want := range planned {
-		addTable(conn, want)
+		t := conn.AddTable(table(want.Name))
+		conn.FlushTable(t)
+		if err := addSets(conn, t, kept[want.Name].Sets, want.Sets); err != nil {
+			return err
+		}
+		addRules(conn, t, want.Chains)
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("nftables transaction: %w", explain(err))
@@ -158,14 +166,44 @@ func writeTables(conn *nftables.Conn, found, planned []Table) error {
 	return nil
 }
 
-func addTable(conn *nftables.Conn, want Table) {
-	t := conn.AddTable(table(want.Name))
-	conn.FlushTable(t)
-	chains := make([]*nftables.Chain, len(want.Chains))
-	for i, chain := range want.Chains {
+// mostElements is how many elements of a set go into one message, which has 64 KiB for them.
+const mostElements = 512
+
+// addSets makes a table's sets what is wanted. No rule may need them at the moment.
+func addSets(conn *nftables.Conn, t *nftables.Table, found, wanted []Set) error {
+	for _, old := range found {
+		if !slices.ContainsFunc(wanted, func(w Set) bool { return w.Name == old.Name }) {
+			conn.DelSet(&nftables.Set{Table: t, Name: old.Name})
+		}
+	}
+	for _, want := range wanted {
+		set := &nftables.Set{Table: t, Name: want.Name, KeyType: nftables.TypeIPAddr}
+		if want.Addrs[0].Is6() {
+			set.KeyType = nftables.TypeIP6Addr
+		}
+		if err := conn.AddSet(set, nil); err != nil {
+			return fmt.Errorf("make set %s: %w", want.Name, err)
+		}
+		conn.FlushSet(set)
+		for some := range slices.Chunk(want.Addrs, mostElements) {
+			var elements []nftables.SetElement
+			for _, addr := range some {
+				elements = append(elements, nftables.SetElement{Key: addr.AsSlice()})
+			}
+			if err := conn.SetAddElements(set, elements); err != nil {
+				return fmt.Errorf("fill set %s: %w", want.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func addRules(conn *nftables.Conn, t *nftables.Table, wanted []Chain) {
+	chains := make([]*nftables.Chain, len(wanted))
+	for i, chain := range wanted {
 		chains[i] = conn.AddChain(nftChain(t, chain))
 	}
-	for i, chain := range want.Chains {
+	for i, chain := range wanted {
 		for _, rule := range chain.Rules {
 			conn.AddRule(&nftables.Rule{Table: t, Chain: chains[i], Exprs: rule.Exprs, UserData: userData(rule.Comment)})
 		}

@@ -17,6 +17,7 @@ type Rules struct {
 // Table is one nftables table of family inet.
 type Table struct {
 	Name   string
+	Sets   []Set
 	Chains []Chain
 }
 

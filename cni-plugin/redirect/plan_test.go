@@ -2,6 +2,7 @@ package redirect
 
 import (
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,6 +73,21 @@ func TestPlansForIptablesReadAsTheyAreDocumented(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestProbePlansReadAsTheyAreDocumented(t *testing.T) {
+	both := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::1")}
+	for name, addrs := range map[string][]netip.Addr{"probes": both, "probes_ipv4": both[:2]} {
+		t.Run(name, func(t *testing.T) {
+			wantGolden(t, name, Rules{Tables: planProbes(addrs)}.String()+"# iptables-restore --noflush\n"+restoreProbes(nil, planXProbes(addrs, ipv4)))
+			if got := probeAddrs(append(planXProbes(addrs, ipv4), planXProbes(addrs, ipv6)...)); !slices.Equal(got, addrs) {
+				t.Errorf("rules of iptables are for %v", got)
+			}
+		})
+	}
+	if text := (Rules{Tables: planProbes(nil)}).String() + strings.Join(planXProbes(nil, ipv4), ""); text != "" {
+		t.Errorf("without a pod there are rules:\n%s", text)
 	}
 }
 
@@ -169,6 +185,24 @@ func FuzzSavedRules(f *testing.F) {
 		for line := range strings.Lines(restore(found, nil)) {
 			if line[0] == '-' && line[1] != 'D' && line[1] != 'X' {
 				t.Errorf("removal makes a rule: %s", line)
+			}
+		}
+	})
+}
+
+func FuzzProbeRules(f *testing.F) {
+	f.Add(strings.Join(planXProbes([]netip.Addr{netip.MustParseAddr("10.0.0.1")}, ipv4), "\n"))
+	f.Add("-A POSTROUTING -j ISTIO_POSTRT\n-A POSTROUTING -s 10.0.0.0/8 -j MASQUERADE\n-A ISTIO_POSTRT -d 10.0.0.0/8 -j SNAT\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		found := parseXProbes(text)
+		for _, addr := range probeAddrs(found) {
+			if !addr.IsValid() {
+				t.Error("no address")
+			}
+		}
+		for line := range strings.Lines(restoreProbes(found, nil)) {
+			if line[0] == '-' && !strings.HasPrefix(line, "-D POSTROUTING ") && line != "-X ISTIO_POSTRT\n" {
+				t.Errorf("removal makes a rule, or takes one of others: %s", line)
 			}
 		}
 	})

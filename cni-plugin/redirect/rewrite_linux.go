@@ -45,7 +45,7 @@ type held interface {
 func newRewriter(use func(Engine) bool) *rewriter {
 	r := &rewriter{holders: []holder{nft{}}}
 	var broken []error
-	for _, x := range []iptables{{IPTablesNFT}, {IPTablesLegacy}} {
+	for _, x := range []iptables{{variant: IPTablesNFT}, {variant: IPTablesLegacy}} {
 		if err := x.installed(); err == nil {
 			r.holders = append(r.holders, x)
 		} else if use(x.variant) {
@@ -56,7 +56,7 @@ func newRewriter(use func(Engine) bool) *rewriter {
 		if !use(h.name()) {
 			continue
 		}
-		err := try(h)
+		err := thrownAway(func() error { return rehearse(h) })
 		if err == nil {
 			r.chosen = h.name()
 			return r
@@ -67,8 +67,8 @@ func newRewriter(use func(Engine) bool) *rewriter {
 	return r
 }
 
-// try does what is done with every pod, in a namespace that is thrown away.
-func try(h holder) error {
+// thrownAway runs f in a network namespace that is thrown away.
+func thrownAway(f func() error) error {
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine, and the namespace with the thread
@@ -76,11 +76,12 @@ func try(h holder) error {
 			result <- fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN): %w", err)
 			return
 		}
-		result <- rehearse(h)
+		result <- f()
 	}()
 	return <-result
 }
 
+// rehearse does what is done with every pod.
 func rehearse(h holder) error {
 	at, err := openPlace(socket.NetnsID{})
 	if err != nil {

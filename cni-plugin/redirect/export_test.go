@@ -1,0 +1,12 @@
+package redirect
+
+import (
+	"log/slog"
+
+	"github.com/tulle-mesh/tulle/mesh/socket"
+)
+
+// NewProbesBy makes rules for probes in one way only.
+func NewProbesBy(way Engine, node *socket.Netns) (*Probes, error) {
+	return newProbes(node, slog.New(slog.DiscardHandler), func(e Engine) bool { return e == way })
+}
