@@ -16,14 +16,20 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
+// Home is where a pod lives.
+type Home struct {
+	*socket.Netns
+	IPs []netip.Addr // none before anybody has said them
+}
+
 // Actions are the ways into the mesh and out of it. Calls for one pod never overlap; each may be repeated.
 type Actions struct {
 	// Adopt takes over what an earlier agent left in a namespace, and tells whether there was anything.
-	Adopt func(pod pods.ID, ns *socket.Netns, how pods.Capture, wanted bool) (bool, error)
+	Adopt func(pod pods.ID, at Home, how pods.Capture, wanted bool) (bool, error)
 	// Enrol takes a pod in, or makes sure that it is in. It adopts what was left where nobody has before.
-	Enrol func(ctx context.Context, pod pods.ID, ns *socket.Netns, how pods.Capture) error
+	Enrol func(ctx context.Context, pod pods.ID, at Home, how pods.Capture) error
 	// Unenrol takes a living pod out. It may take minutes and is abandoned by ending ctx.
-	Unenrol func(ctx context.Context, pod pods.ID, ns *socket.Netns) error
+	Unenrol func(ctx context.Context, pod pods.ID, at Home) error
 	// Forget drops a pod whose namespace is gone.
 	Forget func(ctx context.Context, pod pods.ID) error
 }

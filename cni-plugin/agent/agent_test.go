@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/pods"
-	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
 // record is a set of actions that notes what it is asked to do, with the seconds since the test began.
@@ -57,13 +56,13 @@ func (r *record) set(f func()) {
 
 func (r *record) actions() Actions {
 	return Actions{
-		Adopt: func(p pods.ID, _ *socket.Netns, _ pods.Capture, wanted bool) (bool, error) {
+		Adopt: func(p pods.ID, _ Home, _ pods.Capture, wanted bool) (bool, error) {
 			if r.found {
 				r.note(fmt.Sprintf("adopt(wanted %v)", wanted), p)
 			}
 			return r.found, nil
 		},
-		Enrol: func(_ context.Context, p pods.ID, _ *socket.Netns, how pods.Capture) error {
+		Enrol: func(_ context.Context, p pods.ID, _ Home, how pods.Capture) error {
 			if r.note("enrol", p); how != (pods.Capture{}) {
 				r.note(fmt.Sprintf("%+v", how), p)
 			}
@@ -71,7 +70,7 @@ func (r *record) actions() Actions {
 			defer r.mu.Unlock()
 			return r.fail
 		},
-		Unenrol: func(ctx context.Context, p pods.ID, _ *socket.Netns) error {
+		Unenrol: func(ctx context.Context, p pods.ID, _ Home) error {
 			r.note("un-enrol", p)
 			select {
 			case <-time.After(r.drain):
@@ -148,6 +147,47 @@ func TestEveryPodIsVerifiedOnATimer(t *testing.T) {
 		apply(podObject("a", "ambient"))
 		time.Sleep(21 * time.Second)
 		r.want(t, "0.0s enrol a", "10.0s enrol a", "20.0s enrol a")
+	})
+}
+
+// The runtime knows a pod's addresses before its object does, and the object has them for an agent that comes later.
+func TestAPodIsEnrolledWithItsAddresses(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		var told []string
+		a.cfg.Actions.Enrol = func(_ context.Context, p pods.ID, at Home, _ pods.Capture) error {
+			told = append(told, fmt.Sprint(p.UID, at.IPs))
+			return nil
+		}
+		want := func(lines ...string) {
+			t.Helper()
+			synctest.Wait()
+			if diff := cmp.Diff(lines, slices.Compact(told)); diff != "" {
+				t.Errorf("enrolled (-want +got):\n%s", diff)
+			}
+			told = nil
+		}
+		first, second := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
+		pod := podObject("a", "ambient")
+		pod.Netns = ""
+		apply(pod)
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home, []netip.Addr{first}); err != nil {
+			t.Fatal(err)
+		}
+		want("a[10.0.0.1]")
+		pod.IPs = []netip.Addr{first, second}
+		apply(pod)
+		want("a[10.0.0.1 fd00::1 10.0.0.1]")
+		pod.IPs = nil // as when a job is about to end
+		apply(pod)
+		time.Sleep(10 * time.Second)
+		want("a[10.0.0.1 fd00::1 10.0.0.1]")
+		if err := a.Stopped(context.Background(), Named{Namespace: "demo", Name: "a"}, home); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home, []netip.Addr{second}); err != nil {
+			t.Fatal(err)
+		}
+		want("a[10.0.0.1 fd00::1 fd00::1]")
 	})
 }
 
@@ -332,7 +372,7 @@ func TestTheRuntimeStartsPods(t *testing.T) {
 				r.fail = c.fail
 				r.namespaces = map[string]pods.Labels{"mesh": inMode("ambient")}
 				apply(homeless, podObject("b", "none"))
-				enrolled, err := a.Started(context.Background(), Named{Namespace: c.namespace, Name: c.pod}, home)
+				enrolled, err := a.Started(context.Background(), Named{Namespace: c.namespace, Name: c.pod}, home, nil)
 				if enrolled != c.enrolled || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 					t.Errorf("enrolled %v, error %v", enrolled, err)
 				}
@@ -343,7 +383,7 @@ func TestTheRuntimeStartsPods(t *testing.T) {
 
 func TestTheRuntimeIsToldToWaitWhileTheAgentStarts(t *testing.T) {
 	bubble(t, func(a *Agent, _ *record, _ func(...pods.Pod)) {
-		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home); !errors.Is(err, errStarting) {
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home, nil); !errors.Is(err, errStarting) {
 			t.Errorf("error is %v", err)
 		}
 	})
@@ -355,7 +395,7 @@ func TestAPodThatComesJustAfterTheRuntimesCallIsFound(t *testing.T) {
 		apply()
 		result := make(chan error, 1)
 		go func() {
-			_, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home)
+			_, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home, nil)
 			result <- err
 		}()
 		time.Sleep(50 * time.Millisecond)
@@ -372,7 +412,7 @@ func TestTheRuntimesDeadlineHolds(t *testing.T) {
 	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
 		apply(podObject("a", "ambient"))
 		r.take()
-		a.cfg.Actions.Enrol = func(ctx context.Context, _ pods.ID, _ *socket.Netns, _ pods.Capture) error {
+		a.cfg.Actions.Enrol = func(ctx context.Context, _ pods.ID, _ Home, _ pods.Capture) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}
@@ -393,7 +433,7 @@ func TestAStoppedPodIsLetGoUntilItStartsAgain(t *testing.T) {
 		r.want(t, "0.0s enrol a", "0.0s forget a")
 		time.Sleep(time.Minute) // its namespace is still there, but not for long
 		r.want(t)
-		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home); err != nil {
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home, nil); err != nil {
 			t.Fatal(err)
 		}
 		r.want(t, "60.0s enrol a")
@@ -435,7 +475,7 @@ func TestAPodStoppedBeforeTheAgentKnowsItIsLetGo(t *testing.T) {
 		if path := a.paths.get("b"); path != "" {
 			t.Errorf("still remembered at %s", path)
 		}
-		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "b"}, home); err != nil {
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "b"}, home, nil); err != nil {
 			t.Fatal(err)
 		}
 		lines := slices.Compact(r.take()) // the wish may have been answered before the question, which is then asked anew
@@ -487,7 +527,7 @@ func TestASlowDiskStopsNobodyElse(t *testing.T) {
 	a.paths.writing.Lock() // as while the file is written
 	started := make(chan error, 1)
 	go func() {
-		_, err := a.Started(ctx, Named{Namespace: "demo", Name: "a"}, home)
+		_, err := a.Started(ctx, Named{Namespace: "demo", Name: "a"}, home, nil)
 		started <- err
 	}()
 	for range 50 {
@@ -522,7 +562,7 @@ func TestThePodOfTheSameNameThatIsntKnownYetHasToWait(t *testing.T) {
 		apply(old)
 		r.take()
 		young := Named{Namespace: "demo", Name: "a", UID: "young"}
-		if _, err := a.Started(context.Background(), young, "/proc/thread-self/ns/net"); err == nil || !strings.Contains(err.Error(), "isn't known to the node agent") {
+		if _, err := a.Started(context.Background(), young, "/proc/thread-self/ns/net", nil); err == nil || !strings.Contains(err.Error(), "isn't known to the node agent") {
 			t.Errorf("error is %v", err)
 		}
 		if err := a.Stopped(context.Background(), young, ""); err != nil {
@@ -538,7 +578,7 @@ func TestClearingUpLateDoesNothingToTheNextNamespace(t *testing.T) {
 		pod, named := podObject("a", "ambient"), Named{Namespace: "demo", Name: "a", UID: "a"}
 		pod.Netns = ""
 		apply(pod)
-		if _, err := a.Started(context.Background(), named, home); err != nil {
+		if _, err := a.Started(context.Background(), named, home, nil); err != nil {
 			t.Fatal(err)
 		}
 		// The wish may have been answered before the question, which is then asked anew.
@@ -595,7 +635,7 @@ func TestWhereEveryPodHasAnObjectOneWithoutWaits(t *testing.T) {
 		bubble(t, func(a *Agent, _ *record, apply func(...pods.Pod)) {
 			a.cfg.Complete, a.cfg.Rules.Excluded = true, []string{"kube-system"}
 			apply()
-			if _, err := a.Started(context.Background(), Named{Namespace: c.namespace, Name: "a"}, home); (err == nil) != c.starts {
+			if _, err := a.Started(context.Background(), Named{Namespace: c.namespace, Name: "a"}, home, nil); (err == nil) != c.starts {
 				t.Errorf("%s: error is %v", name, err)
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/pods"
@@ -28,10 +29,10 @@ func (n Named) is(pod pods.ID) bool {
 	return pod.Namespace == n.Namespace && pod.Name == n.Name && (n.UID == "" || n.UID == pod.UID)
 }
 
-// Started takes the container runtime's word that it starts a pod in the namespace at path, and returns when the pod is
+// Started takes the container runtime's word that it starts a pod in the namespace at path, with these addresses, and returns when the pod is
 // in the mesh, or at once with false if it needn't be. An error means that the pod must not start. A pod which nobody has
 // heard of may start if its namespace isn't in the mesh, unless every pod has an object.
-func (a *Agent) Started(ctx context.Context, pod Named, path string) (bool, error) {
+func (a *Agent) Started(ctx context.Context, pod Named, path string, ips []netip.Addr) (bool, error) {
 	w, err := a.await(ctx, pod)
 	if err != nil || w == nil {
 		return false, err
@@ -45,14 +46,14 @@ func (a *Agent) Started(ctx context.Context, pod Named, path string) (bool, erro
 	if err := a.paths.put(w.pod.UID, path); err != nil { // not under the lock, which everybody needs
 		return false, err
 	}
-	if gone := a.settle(w, path); gone {
+	if gone := a.settle(w, path, ips); gone {
 		return false, errors.Join(fmt.Errorf("pod %s was deleted meanwhile", w.pod.Key()), a.paths.forget(w.pod.UID))
 	}
 	return true, a.ask(ctx, w)
 }
 
 // settle makes the path the one where the pod lives, unless the pod is gone.
-func (a *Agent) settle(w *worker, path string) (gone bool) {
+func (a *Agent) settle(w *worker, path string, ips []netip.Addr) (gone bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if w.wish.gone {
@@ -60,6 +61,7 @@ func (a *Agent) settle(w *worker, path string) (gone bool) {
 	}
 	next := w.wish
 	next.path, w.wish.released = path, socket.NetnsID{}
+	w.told = ips
 	w.setLocked(next)
 	return false
 }

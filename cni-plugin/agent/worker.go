@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -37,7 +38,8 @@ type worker struct {
 
 	// Guarded by agent.mu.
 	wish      wish
-	ips       []netip.Addr // of the pod, once it runs
+	ips       []netip.Addr // of the pod, by its object, once it runs
+	told      []netip.Addr // by the runtime, which is earlier
 	asked     int          // counts wishes and questions
 	interrupt func()       // ends the running attempt
 	report    report
@@ -85,12 +87,19 @@ func (w *worker) setLocked(next wish) {
 	w.wakeUp()
 }
 
-// runsAtLocked takes in the pod's addresses: who has some can be looked for.
+// runsAtLocked takes in the pod's addresses: who has some can be looked for. An object loses them when its pod has ended.
 func (w *worker) runsAtLocked(ips []netip.Addr) {
-	if len(w.ips) == 0 && len(ips) > 0 {
+	if len(ips) > 0 && !slices.Equal(ips, w.ips) {
+		w.ips = ips
 		w.wakeUp()
 	}
-	w.ips = ips
+}
+
+// home is where the pod lives as far as is known.
+func (w *worker) home() Home {
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	return Home{w.ns, slices.Concat(w.ips, w.told)}
 }
 
 // releaseLocked keeps the worker out of the namespace that the pod's path leads to now, until another word. It doesn't
@@ -101,6 +110,7 @@ func (w *worker) releaseLocked() {
 		path = w.report.at
 	}
 	w.wish.released, _ = idAt(path) // what can't be looked at can't be opened
+	w.told = nil
 	w.interrupt()
 	w.wakeUp()
 }
@@ -281,7 +291,7 @@ func (w *worker) attempt(ctx context.Context, wish wish) (done bool, err error) 
 		w.underway(stateEnrolling)
 		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 		defer cancel()
-		return false, w.agent.cfg.Actions.Enrol(ctx, w.pod, w.ns, wish.Capture)
+		return false, w.agent.cfg.Actions.Enrol(ctx, w.pod, w.home(), wish.Capture)
 	case w.known && wish.taken:
 		return true, w.forget(ctx)
 	case w.known:
@@ -297,7 +307,7 @@ func (w *worker) leave(ctx context.Context, wish wish) error {
 	watched, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- w.agent.cfg.Actions.Unenrol(watched, w.pod, w.ns) }()
+	go func() { ended <- w.agent.cfg.Actions.Unenrol(watched, w.pod, w.home()) }()
 	ticker := time.NewTicker(moveInterval)
 	defer ticker.Stop()
 	for {
@@ -349,7 +359,7 @@ func (w *worker) look(ctx context.Context, wish wish, adopts bool) error {
 	if here == nil || !adopts {
 		return nil
 	}
-	found, err := w.agent.cfg.Actions.Adopt(w.pod, here, wish.Capture, wish.In)
+	found, err := w.agent.cfg.Actions.Adopt(w.pod, w.home(), wish.Capture, wish.In)
 	w.known = w.known || found || err != nil
 	return err
 }

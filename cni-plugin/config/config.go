@@ -22,6 +22,7 @@ type Config struct {
 	DaemonSet string // that runs the agent
 	Excluded  string // namespaces that never are in the mesh, with commas between them
 	Proc      string // folder of the node's processes
+	NodeNetns string // file of the network namespace that the kubelet probes pods from; "" is the agent's own
 
 	ConfDir string // the runtime's folder of network configurations; "" leaves it alone
 	BinDir  string // the runtime's folder of CNI plugins
@@ -93,6 +94,7 @@ func Parse(args []string, out io.Writer) (Config, error) {
 	flags.StringVar(&c.DaemonSet, "daemonset", c.DaemonSet, "name of the DaemonSet that runs the agent: when it's deleted, the agent takes away what it has installed")
 	flags.StringVar(&c.Excluded, "exclude-namespaces", c.Excluded, "namespaces that never are in the mesh, with commas between them")
 	flags.StringVar(&c.Proc, "proc", c.Proc, "folder where the node's processes are")
+	flags.StringVar(&c.NodeNetns, "node-netns", c.NodeNetns, "network namespace of the node, which the kubelet probes pods from (default: that of process 1 in --proc with --source kubernetes, the agent's own with files)")
 	flags.StringVar(&c.ConfDir, "cni-conf-dir", c.ConfDir, "the container runtime's folder of network configurations, where the CNI plugin is added; nothing is installed without it")
 	flags.StringVar(&c.BinDir, "cni-bin-dir", c.BinDir, "the container runtime's folder of CNI plugins")
 	flags.StringVar(&c.Plugin, "cni-plugin", c.Plugin, "the CNI plugin, which is copied to that folder")
@@ -144,6 +146,9 @@ func (c Config) complete() (Config, error) {
 		return Config{}, errors.New("durations can't be negative")
 	case c.LogFormat != "plain" && c.LogFormat != "json":
 		return Config{}, fmt.Errorf("unknown log format %q: want plain or json", c.LogFormat)
+	}
+	if c.Source == Kubernetes && c.NodeNetns == "" {
+		c.NodeNetns = filepath.Join(c.Proc, "1/ns/net")
 	}
 	if c.Source == Kubernetes && c.MetricsAddr == "" {
 		c.MetricsAddr = ":15014"

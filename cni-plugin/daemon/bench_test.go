@@ -69,7 +69,8 @@ func BenchmarkAgentStart(b *testing.B) {
 func (n *node) launch(program string) *exec.Cmd {
 	n.t.Helper()
 	cmd := exec.Command(program, "--source", "files", n.cfg.Dir, "--node", n.cfg.Node, "--status", n.cfg.Status, "--zds-socket", n.cfg.ZDSSocket,
-		"--plugin-socket", n.cfg.PluginSocket, "--health-addr", n.cfg.HealthAddr, "--engine", n.cfg.Engine, "--bpf-dir", n.cfg.Pins)
+		"--plugin-socket", n.cfg.PluginSocket, "--health-addr", n.cfg.HealthAddr, "--engine", n.cfg.Engine, "--bpf-dir", n.cfg.Pins,
+		"--node-netns", n.cfg.NodeNetns)
 	cmd.Stdout, cmd.Stderr = n.logs, n.logs
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)

@@ -3,6 +3,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,6 +37,8 @@ type daemon struct {
 	log       *slog.Logger
 	proxies   *zds.Server
 	engines   *redirect.Engines
+	node      *socket.Netns // nil for the agent's own
+	probes    *redirect.Probes
 	place     place
 	agent     *agent.Agent
 	installer *install.Installer // nil if nothing is to be installed
@@ -71,6 +74,7 @@ func Run(ctx context.Context, cfg config.Config, version string, logs io.Writer)
 	if err != nil {
 		return err
 	}
+	defer d.node.Close()
 	health, err := admin.Start(admin.Config{Addr: cfg.HealthAddr, Handler: d.pages(levels), Log: d.log})
 	if err != nil {
 		return err
@@ -99,6 +103,9 @@ func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, er
 		cfg: cfg, log: log, loaded: make(chan struct{}), engines: engines,
 		proxies: zds.NewServer(log.With("scope", "zds")),
 	}
+	if err := d.openNode(); err != nil {
+		return nil, err
+	}
 	if d.place, err = newPlace(cfg, version, log); err != nil {
 		return nil, err
 	}
@@ -113,7 +120,7 @@ func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, er
 	}
 	d.place.fill(&agentConfig)
 	enroller := enroll.New(enroll.Config{
-		Proxies: d.proxies, Redirect: engines, Statuses: d.place, Log: log.With("scope", "enroll"),
+		Proxies: d.proxies, Redirect: engines, Probes: d.probes, Statuses: d.place, Log: log.With("scope", "enroll"),
 		WithdrawGrace: cfg.WithdrawGrace, DrainTimeout: cfg.DrainTimeout,
 		Repaired: func(pod enroll.Pod, found redirect.Found) {
 			d.metrics.repairs.Inc()
@@ -148,28 +155,28 @@ func id(p enroll.Pod) pods.ID {
 }
 
 func actions(e *enroll.Enroller) agent.Actions {
-	pod := func(p pods.ID, ns *socket.Netns, how pods.Capture) enroll.Pod {
+	pod := func(p pods.ID, at agent.Home, how pods.Capture) enroll.Pod {
 		w := zds.Workload{UID: p.UID, Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount}
-		return enroll.Pod{Workload: w, Netns: ns, How: redirect.How(how)}
+		return enroll.Pod{Workload: w, Netns: at.Netns, IPs: at.IPs, How: redirect.How(how)}
 	}
 	return agent.Actions{
-		Adopt: func(p pods.ID, ns *socket.Netns, how pods.Capture, wanted bool) (bool, error) {
-			return e.Adopt(pod(p, ns, how), wanted)
+		Adopt: func(p pods.ID, at agent.Home, how pods.Capture, wanted bool) (bool, error) {
+			return e.Adopt(pod(p, at, how), wanted)
 		},
-		Enrol: func(ctx context.Context, p pods.ID, ns *socket.Netns, how pods.Capture) error {
-			return e.Enrol(ctx, pod(p, ns, how))
+		Enrol: func(ctx context.Context, p pods.ID, at agent.Home, how pods.Capture) error {
+			return e.Enrol(ctx, pod(p, at, how))
 		},
-		Unenrol: func(ctx context.Context, p pods.ID, ns *socket.Netns) error {
-			return e.Unenrol(ctx, pod(p, ns, pods.Capture{}))
+		Unenrol: func(ctx context.Context, p pods.ID, at agent.Home) error {
+			return e.Unenrol(ctx, pod(p, at, pods.Capture{}))
 		},
-		Forget: func(ctx context.Context, p pods.ID) error { return e.Forget(ctx, pod(p, nil, pods.Capture{})) },
+		Forget: func(ctx context.Context, p pods.ID) error { return e.Forget(ctx, pod(p, agent.Home{}, pods.Capture{})) },
 	}
 }
 
 // adopted comes when every pod that was enrolled before is known: only now may proxies take a snapshot, and may the
 // status file be replaced.
 func (d *daemon) adopted() error {
-	if err := d.place.adopted(); err != nil {
+	if err := errors.Join(d.place.adopted(), d.probes.Open()); err != nil {
 		return err
 	}
 	d.ready.Done(taskObjects)
@@ -198,6 +205,10 @@ func (d *daemon) run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return d.place.run(ctx, d.loaded) })
+	group.Go(func() error {
+		d.watchProbes(ctx)
+		return nil
+	})
 	if d.installer != nil {
 		group.Go(func() error { return d.installer.Run(ctx) })
 	}

@@ -63,6 +63,7 @@ func newNode(t testing.TB) *node {
 	n.cfg.Dir, n.cfg.Node, n.cfg.Status = n.dir, "node1", filepath.Join(root, "status")
 	n.cfg.ZDSSocket, n.cfg.PluginSocket = filepath.Join(root, "ztunnel.sock"), filepath.Join(root, "pluginevent.sock")
 	n.cfg.HealthAddr, n.cfg.WithdrawGrace, n.cfg.DrainTimeout = freeAddress(t), 50*time.Millisecond, 5*time.Second
+	n.cfg.NodeNetns = netns.New(t, "tulle-agent-test").Path
 	n.cfg.LogLevel, n.cfg.Engine, n.cfg.Pins = "info,enroll=debug", "nft", ""
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -39,7 +39,13 @@ func (d *daemon) leave(ctx context.Context) {
 	if err != nil {
 		d.log.Warn("it isn't known whether another agent follows, so the CNI plugin stays installed", "err", err)
 	}
-	if !last || d.installer == nil {
+	if !last {
+		return
+	}
+	if err := d.probes.Remove(); err != nil {
+		d.log.Error("rules for the kubelet's probes stay in the node", "err", err)
+	}
+	if d.installer == nil {
 		return
 	}
 	if err := d.installer.Remove(); err != nil {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/agent"
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
@@ -34,6 +35,7 @@ func (d *daemon) metricsPage() http.Handler {
 type view struct {
 	Proxies   int                   `json:"proxies"`                // connected
 	Disagree  string                `json:"disagreement,omitempty"` // of the newest proxy's settings with the agent's
+	Passing   []netip.Addr          `json:"probesPass"`             // addresses of pods, in the node
 	Pods      []podView             `json:"pods"`
 	Published map[string]status.Pod `json:"published"`
 }
@@ -48,6 +50,7 @@ type podView struct {
 func (d *daemon) view() view {
 	views := d.agent.Views()
 	v := view{Proxies: d.proxies.Connected(), Disagree: d.proxies.Disagreement(), Pods: []podView{}, Published: d.place.published(views)}
+	v.Passing, _ = d.probes.Passing()
 	for _, each := range views {
 		v.Pods = append(v.Pods, d.lookInto(each))
 	}

@@ -15,7 +15,7 @@ import (
 func (d *daemon) verbs() plugin.Handler {
 	return plugin.Handler{
 		Add: func(ctx context.Context, r plugin.Request) (plugin.Reply, error) {
-			enrolled, err := d.agent.Started(ctx, d.named(r), d.seen(r.Netns))
+			enrolled, err := d.agent.Started(ctx, d.named(r), d.seen(r.Netns), r.Addrs())
 			d.metrics.request("ADD", err)
 			return plugin.Reply{Enrolled: enrolled && err == nil}, err
 		},

@@ -1,8 +1,8 @@
 // Package enroll takes pods into the mesh and out of it, in the order in which no connection is lost.
 //
-// In:  the proxy opens its listeners in the pod → it acknowledges → rules → capture is on → the state is published.
+// In:  the proxy opens its listeners in the pod → it acknowledges → the node's probes pass → rules → capture is on → the state is published.
 // Out: the state is withdrawn → peers get time to notice → no new captures → live captured connections end, bounded →
-// the proxy leaves → the rules are removed.
+// the proxy leaves → the rules are removed → the node's probes are as all others.
 //
 // Every step is idempotent, so either way can be abandoned half-way for the other.
 package enroll
@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 type Pod struct {
 	zds.Workload
 	Netns *socket.Netns // stays the caller's
+	IPs   []netip.Addr  // as far as they are known yet
 	How   redirect.How  // it is captured once it's in
 }
 
@@ -46,6 +48,7 @@ type Published interface {
 type Config struct {
 	Proxies  *zds.Server
 	Redirect *redirect.Engines
+	Probes   *redirect.Probes
 	Statuses Published
 	Log      *slog.Logger
 	// WithdrawGrace is how long peers have to notice a withdrawn state before captures stop.
@@ -91,6 +94,9 @@ func (e *Enroller) adopt(pod Pod, found redirect.Found, wanted bool) error {
 		return err
 	}
 	e.cfg.Proxies.Register(pod.Workload, file)
+	if err := e.cfg.Probes.Exempt(pod.UID, pod.IPs); err != nil {
+		return err
+	}
 	if wanted && found.Captures() && e.cfg.Proxies.Served(pod.UID) {
 		return e.cfg.Statuses.Set(pod, status.Enabled)
 	}
@@ -158,7 +164,7 @@ func (e *Enroller) takeIn(ctx context.Context, pod Pod, seen *redirect.Sight) (r
 		return redirect.Found{}, err
 	}
 	log.Debug("step", "step", "proxy acknowledged")
-	now, err := e.capture(pod, seen)
+	now, err := e.captureProbed(pod, seen)
 	if err != nil {
 		e.undo(ctx, pod, seen.Found().State)
 		return redirect.Found{}, err
@@ -172,6 +178,9 @@ func (e *Enroller) isIn(pod Pod, seen *redirect.Sight) (bool, error) {
 	before := seen.Found()
 	if before.State != redirect.Capture || before.How != pod.How || !e.cfg.Proxies.Served(pod.UID) || !e.cfg.Statuses.Enabled(pod) {
 		return false, nil
+	}
+	if err := e.cfg.Probes.Exempt(pod.UID, pod.IPs); err != nil { // they may have been unknown before
+		return false, err
 	}
 	if e.cfg.Proxies.Connected() == 0 {
 		return true, nil
@@ -197,6 +206,15 @@ func (e *Enroller) desired(pod Pod) (redirect.Desired, error) {
 	return redirect.Desired{State: redirect.Capture, How: pod.How, Listeners: listeners}, nil
 }
 
+// captureProbed has connections captured, but none of the kubelet's that comes meanwhile.
+func (e *Enroller) captureProbed(pod Pod, seen *redirect.Sight) (redirect.Found, error) {
+	if err := e.cfg.Probes.Exempt(pod.UID, pod.IPs); err != nil {
+		return redirect.Found{}, err
+	}
+	e.cfg.Log.Debug("step", "pod", pod.Key(), "step", "probes pass")
+	return e.capture(pod, seen)
+}
+
 func (e *Enroller) capture(pod Pod, seen *redirect.Sight) (redirect.Found, error) {
 	desired, err := e.desired(pod)
 	if err != nil {
@@ -211,7 +229,7 @@ func (e *Enroller) undo(ctx context.Context, pod Pod, before redirect.State) {
 	if before != redirect.Removed {
 		return
 	}
-	err := errors.Join(e.cfg.Redirect.Set(pod.Netns, redirect.Desired{}), e.del(context.WithoutCancel(ctx), pod))
+	err := errors.Join(e.cfg.Redirect.Set(pod.Netns, redirect.Desired{}), e.cfg.Probes.Release(pod.UID), e.del(context.WithoutCancel(ctx), pod))
 	if err != nil {
 		e.cfg.Log.Warn("undo a failed enrolment; it will be retried", "pod", pod.Key(), "err", err)
 	}
@@ -241,6 +259,10 @@ func (e *Enroller) Unenrol(ctx context.Context, pod Pod) error {
 		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
 	}
 	log.Debug("step", "step", "rules removed")
+	if err := e.cfg.Probes.Release(pod.UID); err != nil {
+		return fmt.Errorf("un-enrol pod %s: %w", pod.Key(), err)
+	}
+	log.Debug("step", "step", "probes pass no more")
 	if found.State != redirect.Removed {
 		log.Info("pod un-enrolled")
 	}
@@ -298,7 +320,7 @@ func (e *Enroller) Forget(ctx context.Context, pod Pod) error {
 	if err := e.cfg.Statuses.Remove(pod); err != nil {
 		return fmt.Errorf("forget pod %s: %w", pod.Key(), err)
 	}
-	if err := e.del(ctx, pod); err != nil {
+	if err := errors.Join(e.cfg.Probes.Release(pod.UID), e.del(ctx, pod)); err != nil {
 		return fmt.Errorf("forget pod %s: %w", pod.Key(), err)
 	}
 	e.cfg.Log.Info("pod gone", "pod", pod.Key())

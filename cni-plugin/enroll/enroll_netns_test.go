@@ -74,6 +74,7 @@ type bench struct {
 	pod     enroll.Pod
 	ns      *netns.Namespace
 	peer    *netns.Namespace
+	node    *netns.Namespace
 	server  *zds.Server
 	socket  string
 	status  string
@@ -86,15 +87,18 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bench{
-		t: t, ns: netns.New(t, "tulle-enroll-test"), peer: netns.New(t, "tulle-enroll-test"),
+		t: t, ns: netns.New(t, "tulle-enroll-test"), peer: netns.New(t, "tulle-enroll-test"), node: netns.New(t, "tulle-enroll-test"),
 		server: zds.NewServer(slog.New(slog.DiscardHandler)), socket: filepath.Join(dir, "ztunnel.sock"),
 		status: filepath.Join(dir, "status", "node1.yaml"),
 	}
 	netns.Connect(b.ns, b.peer, "eth0", []netip.Prefix{netip.MustParsePrefix("10.78.0.1/24")}, []netip.Prefix{netip.MustParsePrefix("10.78.0.2/24")})
-	b.pod = enroll.Pod{Workload: zds.Workload{UID: "uid-1", Namespace: "demo", Name: "cart", ServiceAccount: "shop"}, Netns: b.ns.Netns}
-	b.journal = &journal{look: b.look}
+	b.pod = enroll.Pod{
+		Workload: zds.Workload{UID: "uid-1", Namespace: "demo", Name: "cart", ServiceAccount: "shop"}, Netns: b.ns.Netns,
+		IPs: []netip.Addr{netip.MustParseAddr("10.78.0.1")},
+	}
+	b.journal = &journal{look: b.lookAround}
 	b.cfg = enroll.Config{
-		Proxies: b.server, Redirect: nft(t), Statuses: enroll.NewStatuses(filepath.Dir(b.status), "node1"), Log: slog.New(b.journal),
+		Proxies: b.server, Redirect: nft(t), Probes: b.probes(), Statuses: enroll.NewStatuses(filepath.Dir(b.status), "node1"), Log: slog.New(b.journal),
 		WithdrawGrace: 50 * time.Millisecond, DrainTimeout: patience,
 	}
 	b.Enroller = enroll.New(b.cfg)
@@ -113,6 +117,28 @@ func nft(t testing.TB) *redirect.Engines {
 		t.Fatal(err)
 	}
 	return engines
+}
+
+// lookAround is look, and whether the node's probes pass.
+func (b *bench) lookAround() string {
+	probes := "-"
+	if passing, err := b.cfg.Probes.Passing(); err != nil || len(passing) > 0 {
+		probes = "pass"
+	}
+	return fmt.Sprintf("probes %-4s  %s", probes, b.look())
+}
+
+// probes are let through in the node of the bench, which has no part in anything else.
+func (b *bench) probes() *redirect.Probes {
+	b.t.Helper()
+	probes, err := redirect.NewProbes(b.node.Netns, slog.New(slog.DiscardHandler))
+	if err == nil {
+		err = probes.Open()
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return probes
 }
 
 func (b *bench) serve() {

@@ -58,8 +58,11 @@ type fields struct {
 		ServiceAccount string `json:"serviceAccountName"`
 	} `json:"spec"`
 	Status struct {
-		Phase string     `json:"phase"`
-		PodIP netip.Addr `json:"podIP"`
+		Phase  string     `json:"phase"`
+		PodIP  netip.Addr `json:"podIP"`
+		PodIPs []struct {
+			IP netip.Addr `json:"ip"`
+		} `json:"podIPs"`
 	} `json:"status"`
 }
 
@@ -98,7 +101,12 @@ func (m manifest) pod(namespace, name string) *pods.Pod {
 		Netns: m.Metadata.Annotations[netnsAnnotation], HostNetwork: m.Spec.HostNetwork,
 		Ended: m.Status.Phase == "Succeeded" || m.Status.Phase == "Failed",
 	}
-	if m.Status.PodIP.IsValid() {
+	for _, each := range m.Status.PodIPs {
+		if each.IP.IsValid() {
+			p.IPs = append(p.IPs, each.IP)
+		}
+	}
+	if len(p.IPs) == 0 && m.Status.PodIP.IsValid() {
 		p.IPs = []netip.Addr{m.Status.PodIP}
 	}
 	return p

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -191,6 +192,19 @@ type Request struct {
 	PodNamespace string
 	PodUID       string `json:",omitempty"`
 	IPs          []IP
+}
+
+// mostIPs bounds the addresses of a pod that count: Kubernetes gives it two.
+const mostIPs = 16
+
+// Addrs are the pod's addresses.
+func (r Request) Addrs() (addrs []netip.Addr) {
+	for _, ip := range r.IPs[:min(len(r.IPs), mostIPs)] {
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	return addrs
 }
 
 // IP is one of the pod's addresses.
