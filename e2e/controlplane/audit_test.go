@@ -1,9 +1,6 @@
 package controlplane
 
 import (
-	"bufio"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"os"
 	"slices"
@@ -48,96 +45,53 @@ func (w *world) replica(name string, args ...string) *replica {
 	return w.start(replicaSpec{Name: name, User: apiserver.User{Namespace: system, Account: name}, Args: args}).ready()
 }
 
-// request is one to the API server.
-type request struct {
-	Verb string `json:"verb"`
-	User struct {
-		Username string `json:"username"`
-	} `json:"user"`
-	ObjectRef struct {
-		Resource    string `json:"resource"`
-		Namespace   string `json:"namespace"`
-		Name        string `json:"name"`
-		APIGroup    string `json:"apiGroup"`
-		Subresource string `json:"subresource"`
-	} `json:"objectRef"`
-	RequestURI     string `json:"requestURI"`
-	ResponseStatus struct {
-		Code int `json:"code"`
-	} `json:"responseStatus"`
-}
-
-const accountPrefix = "system:serviceaccount:" + system + ":"
+var accountPrefix = apiserver.AccountPrefix(system)
 
 // requests are those of the replicas so far that have accounts of their own.
-func (w *world) requests() []request {
+func (w *world) requests() []apiserver.Request {
 	w.t.Helper()
-	return slices.DeleteFunc(w.audit(), func(r request) bool { return !strings.HasPrefix(r.User.Username, accountPrefix+"istiod") })
+	return apiserver.By(accountPrefix+"istiod", w.audit())
 }
 
 // audit reads all requests so far.
-func (w *world) audit() []request {
+func (w *world) audit() []apiserver.Request {
 	w.t.Helper()
-	file, err := os.Open(w.AuditLog())
+	all, err := w.Requests()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer file.Close()
-	var found []request
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var r request
-		if json.Unmarshal(lines.Bytes(), &r) == nil { // the last line may not be whole yet
-			found = append(found, r)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		w.t.Fatal(err)
-	}
-	return found
+	return all
 }
 
 // by is the replica that made the request.
-func (r request) by() string { return strings.TrimPrefix(r.User.Username, accountPrefix) }
-
-func (r request) resource() string {
-	if r.ObjectRef.Subresource != "" {
-		return r.ObjectRef.Resource + "/" + r.ObjectRef.Subresource
-	}
-	return r.ObjectRef.Resource
-}
-
-func (r request) String() string {
-	return fmt.Sprintf("%s %s: %d", r.Verb, r.RequestURI, r.ResponseStatus.Code)
-}
+func by(r apiserver.Request) string { return strings.TrimPrefix(r.User.Username, accountPrefix) }
 
 // family says what a request writes that only one replica may write; nothing for all others.
-func (r request) family() string {
+func family(r apiserver.Request) string {
 	switch {
-	case r.Verb == "patch" && r.resource() == "serviceentries/status" && strings.Contains(r.RequestURI, "autoallocate"):
+	case r.Verb == "patch" && r.Kind() == "serviceentries/status" && strings.Contains(r.RequestURI, "autoallocate"):
 		return "addresses"
-	case r.Verb == "patch" && (r.resource() == "gateways/status" || r.resource() == "gatewayclasses/status"):
+	case r.Verb == "patch" && (r.Kind() == "gateways/status" || r.Kind() == "gatewayclasses/status"):
 		return "gateways" // by who deploys them
 	case r.Verb == "patch" && r.ObjectRef.Subresource == "status":
 		return "statuses"
-	case r.Verb == "patch" && r.resource() == "configmaps":
+	case r.Verb == "patch" && r.Kind() == "configmaps":
 		return "roots"
-	case r.resource() == "events":
+	case r.Kind() == "events":
 		return "events"
-	case r.Verb == "update" && r.resource() == "validatingwebhookconfigurations":
+	case r.Verb == "update" && r.Kind() == "validatingwebhookconfigurations":
 		return "webhooks"
 	}
 	return ""
 }
 
 // writers are the replicas that have written something of a family.
-func (w *world) writers(family string) []string {
+func (w *world) writers(of string) []string {
 	w.t.Helper()
 	var found []string
 	for _, r := range w.requests() {
-		if r.family() == family && r.ResponseStatus.Code < http.StatusMultipleChoices {
-			found = append(found, r.by())
+		if family(r) == of && r.ResponseStatus.Code < http.StatusMultipleChoices {
+			found = append(found, by(r))
 		}
 	}
 	slices.Sort(found)
@@ -147,12 +101,5 @@ func (w *world) writers(family string) []string {
 // forbidden are the requests that were refused for want of rights.
 func (w *world) forbidden() []string {
 	w.t.Helper()
-	var found []string
-	for _, r := range w.requests() {
-		if r.ResponseStatus.Code == http.StatusForbidden {
-			found = append(found, r.String())
-		}
-	}
-	slices.Sort(found)
-	return slices.Compact(found)
+	return apiserver.Forbidden(w.requests())
 }

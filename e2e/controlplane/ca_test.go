@@ -305,7 +305,7 @@ func TestReplicasThatStartAtOnceShareOneRoot(t *testing.T) {
 		w.startAtOnce(identity, rounds)
 		clear(made)
 		for _, r := range w.audit() {
-			if r.Verb == "create" && r.resource() == "secrets" {
+			if r.Verb == "create" && r.Kind() == "secrets" {
 				made[r.ResponseStatus.Code]++
 			}
 		}

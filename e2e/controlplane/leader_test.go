@@ -224,7 +224,7 @@ func TestWhatIsAsItShouldBeIsNotWrittenAgain(t *testing.T) {
 		return nil
 	})
 	for _, r := range w.requests() {
-		if about := r.ObjectRef; r.by() == "istiod-b" && r.Verb == "patch" && (about.Name == "early" || about.Namespace == "early") {
+		if about := r.ObjectRef; by(r) == "istiod-b" && r.Verb == "patch" && (about.Name == "early" || about.Namespace == "early") {
 			t.Errorf("written again: %s", r)
 		}
 	}

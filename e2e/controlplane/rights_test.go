@@ -8,78 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/e2e/apiserver"
 	"github.com/tulle-mesh/tulle/e2e/delta"
 )
-
-// right is one verb of one resource, as a role gives it: with one of the names that it is restricted to.
-type right struct {
-	namespace             string // empty for all
-	group, resource, verb string
-	name                  string // empty for all
-}
-
-// rights reads those of the manifest.
-func rights(t *testing.T) []right {
-	t.Helper()
-	text, err := os.ReadFile(manifest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []right
-	for _, document := range strings.Split(string(text), "\n---\n") {
-		var role struct {
-			Metadata metav1.ObjectMeta `json:"metadata"`
-			Rules    []struct {
-				APIGroups, Resources, ResourceNames, Verbs []string
-			} `json:"rules"`
-		}
-		if err := yaml.Unmarshal([]byte(document), &role); err != nil {
-			t.Fatal(err)
-		}
-		for _, rule := range role.Rules {
-			if len(rule.ResourceNames) == 0 {
-				rule.ResourceNames = []string{""}
-			}
-			for _, group := range rule.APIGroups {
-				for _, resource := range rule.Resources {
-					for _, verb := range rule.Verbs {
-						for _, name := range rule.ResourceNames {
-							found = append(found, right{role.Metadata.Namespace, group, resource, verb, name})
-						}
-					}
-				}
-			}
-		}
-	}
-	return found
-}
-
-// uses tells whether a request needs a right. One for all namespaces is needed if the request goes beyond the control
-// plane's own.
-func (r request) uses(one right) bool {
-	switch {
-	case r.ResponseStatus.Code == http.StatusNotFound, r.ResponseStatus.Code == http.StatusForbidden:
-		return false
-	case r.ObjectRef.APIGroup != one.group, r.resource() != one.resource, one.name != "" && r.ObjectRef.Name != one.name:
-		return false
-	case one.namespace == "" && r.ObjectRef.Namespace == system, one.namespace != "" && r.ObjectRef.Namespace != one.namespace:
-		return false
-	}
-	// Server-side apply patches what isn't there: the API server wants the right to create it, too.
-	return r.Verb == one.verb || one.verb == "create" && r.Verb == "patch" && r.ResponseStatus.Code == http.StatusCreated
-}
 
 // TestTheRightsOfTheManifestAreEnoughAndAllNeeded: nothing that istiod-lite asks for is refused, and every right is used.
 func TestTheRightsOfTheManifestAreEnoughAndAllNeeded(t *testing.T) {
@@ -112,21 +50,14 @@ func TestTheRightsOfTheManifestAreEnoughAndAllNeeded(t *testing.T) {
 		_, err := w.Client().CoreV1().ConfigMaps("shop").Get(ctx, "istio-ca-crl", metav1.GetOptions{})
 		return err
 	})
-	w.eventually("every right to be used", func(context.Context) error { return unused(rights(t), w.requests()) })
+	all, err := apiserver.Rights(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("every right to be used", func(context.Context) error { return apiserver.Unused(all, w.requests(), system) })
 	for _, request := range w.forbidden() {
 		t.Errorf("refused: %s", request)
 	}
-}
-
-// unused names the rights that no request needs.
-func unused(all []right, requests []request) error {
-	var errs []error
-	for _, one := range all {
-		if !slices.ContainsFunc(requests, func(r request) bool { return r.uses(one) }) {
-			errs = append(errs, fmt.Errorf("not used: %+v", one))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // revoking makes a folder with an authority and its list of revoked certificates.
