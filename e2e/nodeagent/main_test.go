@@ -21,9 +21,14 @@ const manifest = "../../deploy/rbac/tulle-cni-agent.yaml"
 // The programs and the API server are there for all tests; each test has a node and a namespace of its own.
 var (
 	agentProgram, pluginProgram string
-	server                      *apiserver.Server
-	kubeconfig                  string // of the agent's account
+	shared                      server
 )
+
+// server is an API server that knows the agent's account.
+type server struct {
+	*apiserver.Server
+	kubeconfig string // of the account
+}
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -48,22 +53,28 @@ func run(m *testing.M) (code int, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	server, err = apiserver.Start(ctx, apiserver.Config{Dir: dir, Say: func(line string) { fmt.Println("  " + line) }})
-	if err != nil {
+	if shared, err = serve(ctx, apiserver.Config{Dir: dir, Say: func(line string) { fmt.Println("  " + line) }}); err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, server.Stop()) }()
-	account, err := os.ReadFile(manifest)
-	if err != nil {
-		return 1, err
-	}
-	if err := server.Apply(ctx, string(account)); err != nil {
-		return 1, err
-	}
-	if kubeconfig, err = server.Kubeconfig(ctx, apiserver.User{Namespace: system, Account: "istio-cni"}); err != nil {
-		return 1, err
-	}
+	defer func() { err = errors.Join(err, shared.Stop()) }()
 	return m.Run(), nil
+}
+
+func serve(ctx context.Context, config apiserver.Config) (s server, err error) {
+	if s.Server, err = apiserver.Start(ctx, config); err != nil {
+		return s, err
+	}
+	account, err := os.ReadFile(manifest)
+	if err == nil {
+		err = s.Apply(ctx, string(account))
+	}
+	if err == nil {
+		s.kubeconfig, err = s.Kubeconfig(ctx, apiserver.User{Namespace: system, Account: "istio-cni"})
+	}
+	if err != nil {
+		return s, errors.Join(err, s.Stop())
+	}
+	return s, nil
 }
 
 // build makes a program, with the race detector where there is a C compiler for it.

@@ -36,7 +36,7 @@ func TestAFullNode(t *testing.T) {
 	w.start()
 	fakeproxy.Connect(t, w.zds(), nil)
 	w.eventually(strconv.Itoa(manyPods), func() string {
-		list, err := server.Client().CoreV1().Pods(w.namespace).List(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
+		list, err := w.Client().CoreV1().Pods(w.namespace).List(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
 		w.must(err)
 		enabled := 0
 		for _, p := range list.Items {

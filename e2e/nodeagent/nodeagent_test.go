@@ -125,7 +125,7 @@ func TestAnotherAgentTakesOver(t *testing.T) {
 	}
 	kill()
 	leaves.apply(podSpec{labels: "istio.io/dataplane-mode: none"})
-	w.must(server.Delete(t.Context(), fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: dies, namespace: %s}}", w.namespace)))
+	w.must(w.Delete(t.Context(), fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: dies, namespace: %s}}", w.namespace)))
 	if err := stays.cni("ADD"); err == nil || !strings.Contains(err.Error(), "cannot contact the node agent") {
 		t.Errorf("ADD without an agent: %v", err)
 	}
@@ -159,14 +159,14 @@ func TestWhenTheAPIIsAwayWhatIsKnownStaysInForce(t *testing.T) {
 	cart, late := w.pod("cart", podSpec{}), w.pod("late", podSpec{waiting: true})
 	cart.until("enabled", in)
 	w.eventually("listed", func() string { return map[bool]string{true: "listed"}[late.status() != "not listed"] })
-	server.KillAPI()
+	w.KillAPI()
 	if err := late.cni("ADD"); err == nil || !strings.Contains(err.Error(), "annotate pod") {
 		t.Errorf("ADD without an API: %v", err)
 	}
 	if got := cart.status(); got != in {
 		t.Errorf("the agent says %q", got)
 	}
-	w.must(server.StartAPI(t.Context()))
+	w.must(w.StartAPI(t.Context()))
 	w.must(late.cni("ADD"))
 	late.until("enabled", in)
 	w.label("")
@@ -194,7 +194,7 @@ func TestTheNodeOpensOnceThePluginIsThere(t *testing.T) {
 	w.contains(`"pod_namespace": "istio-system"`, folders.configuration)
 	w.contains("istio_cni_install_ready 1\n", func() string { return w.ask("/metrics") })
 	w.eventually("other", func() string {
-		node, err := server.Client().CoreV1().Nodes().Get(t.Context(), w.node, metav1.GetOptions{})
+		node, err := w.Client().CoreV1().Nodes().Get(t.Context(), w.node, metav1.GetOptions{})
 		w.must(err)
 		var taints []string
 		for _, taint := range node.Spec.Taints {
@@ -208,12 +208,13 @@ func TestTheNodeOpensOnceThePluginIsThere(t *testing.T) {
 
 func TestThePluginStaysForTheNextAgentAndGoesWithTheLast(t *testing.T) {
 	for name, uninstall := range map[string]func(w *world){
-		"DaemonSet deleted": func(w *world) { w.must(server.Delete(t.Context(), daemonSet)) },
+		"DaemonSet deleted": func(w *world) { w.must(w.Delete(t.Context(), daemonSet)) },
 		"rights taken away": func(w *world) {
-			const binding = "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: istio-cni}}"
-			w.must(server.Delete(t.Context(), binding))
+			const binding = "{apiVersion: rbac.authorization.k8s.io/v1, kind: %sRoleBinding, metadata: {name: istio-cni%s}}"
+			w.must(w.Delete(t.Context(), fmt.Sprintf(binding, "Cluster", "")))
+			w.must(w.Delete(t.Context(), fmt.Sprintf(binding, "", ", namespace: istio-system")))
 			w.eventually("true", func() string {
-				_, err := server.Client().CoreV1().RESTClient().Get().SetHeader("Impersonate-User", "system:serviceaccount:istio-system:istio-cni").
+				_, err := w.Client().CoreV1().RESTClient().Get().SetHeader("Impersonate-User", "system:serviceaccount:istio-system:istio-cni").
 					AbsPath("/apis/apps/v1/namespaces/istio-system/daemonsets/istio-cni-node").DoRaw(t.Context())
 				return fmt.Sprint(apierrors.IsForbidden(err))
 			})
@@ -226,22 +227,24 @@ func TestThePluginStaysForTheNextAgentAndGoesWithTheLast(t *testing.T) {
 			account, err := os.ReadFile(manifest)
 			w.must(err)
 			t.Cleanup(func() {
-				if err := server.Apply(context.Background(), string(account)); err != nil {
+				if err := w.Apply(context.Background(), string(account)); err != nil {
 					t.Error(err)
 				}
 			})
 			w.apply(daemonSet)
+			looked := func() string {
+				return fmt.Sprint(strings.Count(w.logs.String(), "the CNI plugin goes with its DaemonSet"))
+			}
 			stop, _ := w.start()
 			w.eventually("ready\n", func() string { return w.ask("/readyz") })
+			w.eventually("1", looked)
 			stop()
 			if got := folders.configuration(); !strings.Contains(got, "tulle-cni") {
 				t.Errorf("after an agent's end: %s", got)
 			}
 			stop, _ = w.start()
 			w.eventually("ready\n", func() string { return w.ask("/readyz") })
-			w.eventually("2", func() string {
-				return fmt.Sprint(strings.Count(w.logs.String(), "the CNI plugin goes with its DaemonSet"))
-			})
+			w.eventually("2", looked)
 			uninstall(w)
 			stop()
 			if got := strings.Join(strings.Fields(folders.configuration()), ""); got != network {

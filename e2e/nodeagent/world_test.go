@@ -33,7 +33,9 @@ var worlds atomic.Int32
 
 // world is a node, a namespace and what a test starts there.
 type world struct {
+	server
 	t         *testing.T
+	host      *netns.Namespace // the node's own network
 	dir       string
 	namespace string
 	node      string
@@ -64,10 +66,17 @@ func (l *lockedText) String() string {
 
 func newWorld(t *testing.T, labels string) *world {
 	t.Helper()
+	return newWorldOf(t, shared, labels)
+}
+
+func newWorldOf(t *testing.T, server server, labels string) *world {
+	t.Helper()
 	number := worlds.Add(1)
-	w := &world{t: t, dir: t.TempDir(), namespace: fmt.Sprintf("demo%d", number), node: fmt.Sprintf("node%d", number), logs: new(lockedText), program: agentProgram}
+	w := &world{server: server, t: t, dir: t.TempDir(), namespace: fmt.Sprintf("demo%d", number), node: fmt.Sprintf("node%d", number), logs: new(lockedText), program: agentProgram}
 	w.health = freeAddress(t)
-	w.process("1", strconv.Itoa(os.Getppid()), "0::/\n") // one that is in the host's network
+	w.host = netns.New(t, "tulle-nodeagent")
+	w.must(os.MkdirAll(filepath.Join(w.dir, "proc/1/ns"), 0o755))
+	w.must(os.Symlink(w.host.Path, filepath.Join(w.dir, "proc/1/ns/net")))
 	w.label(labels)
 	w.apply(fmt.Sprintf("{apiVersion: v1, kind: Node, metadata: {name: %s}, spec: {taints: [{key: cni.istio.io/not-ready, effect: NoSchedule}, {key: other, effect: NoSchedule}]}}", w.node))
 	t.Cleanup(func() {
@@ -98,7 +107,7 @@ func (w *world) apply(yaml string) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	w.must(server.Apply(ctx, yaml))
+	w.must(w.Server.Apply(ctx, yaml))
 }
 
 // label gives the namespace these labels.
@@ -133,7 +142,7 @@ func (w *world) pod(name string, spec podSpec) *pod {
 	netns.Connect(p.Namespace, node, "eth0", []netip.Prefix{netip.MustParsePrefix(p.addr + "/16")}, []netip.Prefix{netip.MustParsePrefix("10.80.255.254/16")})
 	p.Route(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.80.255.254"))
 	p.apply(spec)
-	object, err := server.Client().CoreV1().Pods(w.namespace).Get(w.t.Context(), name, metav1.GetOptions{})
+	object, err := w.Client().CoreV1().Pods(w.namespace).Get(w.t.Context(), name, metav1.GetOptions{})
 	w.must(err)
 	p.uid = string(object.UID)
 	var cmd *exec.Cmd
@@ -178,7 +187,7 @@ func (w *world) zds() string { return filepath.Join(w.dir, "ztunnel.sock") }
 func (w *world) start() (stop, kill func()) {
 	w.t.Helper()
 	cmd := exec.Command(w.program, append([]string{
-		"--source", "kubernetes", "--kubeconfig", kubeconfig, "--node", w.node, "--engine", "nft", "--bpf-dir", "", "--proc", filepath.Join(w.dir, "proc"),
+		"--source", "kubernetes", "--kubeconfig", w.kubeconfig, "--node", w.node, "--engine", "nft", "--bpf-dir", "", "--proc", filepath.Join(w.dir, "proc"),
 		"--zds-socket", w.zds(), "--plugin-socket", filepath.Join(w.dir, "run", "pluginevent.sock"), "--health-addr", w.health,
 		"--metrics-addr", "127.0.0.1:0", "--withdraw-grace", "300ms", "--drain-timeout", "5s",
 	}, w.args...)...)
@@ -217,7 +226,7 @@ func (w *world) eventually(want string, look func() string) {
 
 // says is the pod's annotation.
 func (p *pod) says() string {
-	object, err := server.Client().CoreV1().Pods(p.world.namespace).Get(p.world.t.Context(), p.name, metav1.GetOptions{})
+	object, err := p.world.Client().CoreV1().Pods(p.world.namespace).Get(p.world.t.Context(), p.name, metav1.GetOptions{})
 	if err != nil {
 		return err.Error()
 	}
@@ -278,7 +287,7 @@ func (p *pod) cni(verb string) error {
 
 // events are the reasons of the pod's events.
 func (p *pod) events() string {
-	list, err := server.Client().CoreV1().Events(p.world.namespace).List(p.world.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.uid=" + p.uid})
+	list, err := p.world.Client().CoreV1().Events(p.world.namespace).List(p.world.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.uid=" + p.uid})
 	if err != nil {
 		return err.Error()
 	}
