@@ -164,7 +164,7 @@ func (e *Enroller) takeIn(ctx context.Context, pod Pod, seen *redirect.Sight) (r
 		return redirect.Found{}, err
 	}
 	log.Debug("step", "step", "proxy acknowledged")
-	now, err := e.captureProbed(pod, seen)
+	now, err := e.capture(pod, seen)
 	if err != nil {
 		e.undo(ctx, pod, seen.Found().State)
 		return redirect.Found{}, err
@@ -206,16 +206,12 @@ func (e *Enroller) desired(pod Pod) (redirect.Desired, error) {
 	return redirect.Desired{State: redirect.Capture, How: pod.How, Listeners: listeners}, nil
 }
 
-// captureProbed has connections captured, but none of the kubelet's that comes meanwhile.
-func (e *Enroller) captureProbed(pod Pod, seen *redirect.Sight) (redirect.Found, error) {
+// capture has connections captured, but none of the kubelet's that comes meanwhile.
+func (e *Enroller) capture(pod Pod, seen *redirect.Sight) (redirect.Found, error) {
 	if err := e.cfg.Probes.Exempt(pod.UID, pod.IPs); err != nil {
 		return redirect.Found{}, err
 	}
 	e.cfg.Log.Debug("step", "pod", pod.Key(), "step", "probes pass")
-	return e.capture(pod, seen)
-}
-
-func (e *Enroller) capture(pod Pod, seen *redirect.Sight) (redirect.Found, error) {
 	desired, err := e.desired(pod)
 	if err != nil {
 		return redirect.Found{}, err
