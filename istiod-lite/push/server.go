@@ -47,7 +47,8 @@ type Server struct {
 	metrics  *metrics
 	patience time.Duration
 	group    sync.WaitGroup // goroutines of streams
-	turns    chan struct{}  // has an element for each stream that is heard
+	hearing  gate           // of new streams
+	handing  gate           // of streams that are owed much at first
 
 	lock    sync.Mutex
 	streams map[*shown]struct{}
@@ -55,7 +56,7 @@ type Server struct {
 
 // NewServer makes a server.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), patience: patience, turns: make(chan struct{}, turns), streams: make(map[*shown]struct{})}
+	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), patience: patience, hearing: make(gate, turns), handing: make(gate, handouts), streams: make(map[*shown]struct{})}
 }
 
 // Wait returns when no stream has a goroutine any more.

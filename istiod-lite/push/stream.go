@@ -26,6 +26,12 @@ const (
 	// turns is how many new streams are heard at a time; turn is how long one waits for that at most, and how long it is heard.
 	turns = 8
 	turn  = 200 * time.Millisecond
+	// much is from how many bytes on everything is handed out to a few streams at a time, which is handouts, for handout at most each.
+	much     = 1 << 20
+	handouts = 8
+	handout  = 5 * time.Second
+	// slowest is what a proxy has to read in a second, beyond its patience for what is short.
+	slowest = 1 << 20
 )
 
 // order is that in which the types of a round are sent. A policy is known before the workload or service that it is
@@ -48,7 +54,9 @@ type stream struct {
 
 	lock          sync.Mutex // guards what follows; taken before the log's
 	closed        bool
-	turn          *time.Timer // ends it; nil without one
+	heard         *time.Timer // its place in the gate, as of all that follow
+	handed        *time.Timer
+	mayHand       bool // has a place, or waited long enough for one
 	logger        *slog.Logger
 	shown         *shown                    // nil before the first request
 	view          *view                     // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
@@ -60,6 +68,7 @@ type stream struct {
 	rested        bool        // before the last round
 	resting       bool        // before the next
 	round         time.Time   // when the last round began
+	bytes         int         // of it
 	over          time.Time   // when the last round was over
 	changed       time.Time   // when the oldest change of this round was made; zero if it has none
 	alarm         *time.Timer // looks whether the proxy keeps up
@@ -76,7 +85,7 @@ func (s *stream) run(ctx context.Context) error {
 	s.log.listen(s.listener)
 	defer s.close()
 	s.server.group.Go(func() { s.receive(ctx) })
-	s.server.group.Go(s.push)
+	s.server.group.Go(func() { s.push(ctx) })
 	select {
 	case <-ctx.Done():
 		if !s.greeted() {
@@ -105,27 +114,32 @@ func (s *stream) greeted() bool {
 // awaitTurn lets a few proxies at a time tell what they have, since that of a hundred that come back at once would be in memory
 // together. Nobody waits long for others, and nobody has a turn for long, who may be stuck.
 func (s *stream) awaitTurn(ctx context.Context) {
-	timer := time.NewTimer(turn)
-	defer timer.Stop()
-	select {
-	case s.server.turns <- struct{}{}:
-		s.lock.Lock()
-		defer s.lock.Unlock()
-		s.turn = time.AfterFunc(turn, func() { <-s.server.turns })
-		if s.closed {
-			s.leaveTurn()
-		}
-	case <-timer.C:
-	case <-ctx.Done():
+	place := s.server.hearing.enter(ctx, turn, turn)
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.heard = place
+	if s.closed {
+		s.leave()
 	}
 }
 
-// leaveTurn makes room for another.
-func (s *stream) leaveTurn() {
-	if s.turn != nil && s.turn.Stop() {
-		<-s.server.turns
+// awaitHandout lets a few proxies at a time have everything, so that in a large mesh the first have it soon, rather than all of them too
+// late.
+func (s *stream) awaitHandout(ctx context.Context) {
+	place := s.server.handing.enter(ctx, s.patience, handout)
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.handed, s.mayHand = place, true
+	if s.closed {
+		s.leave()
 	}
-	s.turn = nil
+}
+
+// leave makes room for others.
+func (s *stream) leave() {
+	s.server.hearing.leave(s.heard)
+	s.server.handing.leave(s.handed)
+	s.heard, s.handed = nil, nil
 }
 
 // receive takes requests in until the stream ends, which it does at the latest when its handler returns.
@@ -151,24 +165,34 @@ func (s *stream) receive(ctx context.Context) {
 	}
 }
 
+// step is what push does next. Without any of these it waits until the listener is woken: by a change, by a request that asks for
+// something or makes way for it, or when the stream isn't open any more.
+type step struct {
+	responses []*response   // are sent
+	wait      time.Duration // at most, until there is something to send
+	handout   bool          // is waited for
+	end       bool
+}
+
 // push sends rounds until the stream is closed. It blocks where the proxy doesn't read, until the handler gives up and returns.
-func (s *stream) push() {
+func (s *stream) push(ctx context.Context) {
 	wake := time.NewTimer(time.Hour)
 	defer wake.Stop()
 	for {
-		responses, wait, open := s.next()
-		if !open {
-			return
-		}
-		if err := s.send(responses); err != nil {
-			s.end(err)
-			return
-		}
+		next := s.next()
 		switch {
-		case len(responses) > 0:
+		case next.end:
+			return
+		case next.handout:
+			s.awaitHandout(ctx)
+		case len(next.responses) > 0:
+			if err := s.send(next.responses); err != nil {
+				s.end(err)
+				return
+			}
 			s.sent()
-		case wait > 0:
-			wake.Reset(wait)
+		case next.wait > 0:
+			wake.Reset(next.wait)
 			select {
 			case <-s.listener.kick:
 			case <-wake.C:
@@ -197,37 +221,54 @@ func (s *stream) send(round []*response) error {
 	return nil
 }
 
-// next returns a round to send, or how long to wait for one, or neither: then the listener is woken, by a change, by a request
-// that asks for something or makes way for it, or when the stream isn't open any more.
-func (s *stream) next() (responses []*response, wait time.Duration, open bool) {
+// next returns what is to be done.
+func (s *stream) next() step {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	if s.closed {
-		return nil, 0, false
+		return step{end: true}
 	}
 	for {
 		// It is woken for what comes after it has looked.
 		s.listener.wants.Store(true)
-		switch due, owed := s.due(s.log.head.Load()); {
-		case !due:
-			return nil, 0, true
+		due, owed := s.due(s.log.head.Load())
+		if !due {
+			return step{}
+		}
+		s.listener.wants.Store(false)
+		var wait time.Duration
+		switch {
 		case !s.idle():
-			s.listener.wants.Store(false)
-			return nil, 0, true
+			return step{}
 		case s.round.IsZero() && s.asked() < s.types():
 			wait = time.Until(s.began.Add(gathering))
 		case !owed: // answers to a request don't wait
 			wait = time.Until(s.rest())
 			s.resting = s.resting || wait > 0
 		}
-		s.listener.wants.Store(false)
-		if wait > 0 {
-			return nil, wait, true
+		switch {
+		case wait > 0:
+			return step{wait: wait}
+		case s.round.IsZero() && !s.mayHand && s.owesMuch():
+			return step{handout: true}
 		}
 		if responses := s.begin(); len(responses) > 0 {
-			return responses, 0, true
+			return step{responses: responses}
 		}
 	}
+}
+
+// owesMuch tells whether the first round may be large.
+func (s *stream) owesMuch() bool {
+	s.log.lock.RLock()
+	defer s.log.lock.RUnlock()
+	bytes := 0
+	for i, subscribed := range s.subscriptions {
+		if subscribed != nil && subscribed.wildcard && subscribed.held == nil {
+			bytes += s.source(order[i]).unasked.bytes
+		}
+	}
+	return bytes >= much
 }
 
 // rest is until when the stream rests.
@@ -273,7 +314,8 @@ func (s *stream) types() int {
 // begin begins a round of what every subscription is owed: policies, then L7 resources, then addresses, then what else is no
 // more. It may be empty, since what changed isn't what this proxy asked for.
 func (s *stream) begin() []*response {
-	s.leaveTurn() // if it didn't ask for all types
+	s.server.hearing.leave(s.heard) // if it didn't ask for all types
+	s.heard = nil
 	var responses, farewells []*response
 	var changed time.Time
 	s.log.lock.Lock()
@@ -304,15 +346,23 @@ func (s *stream) begin() []*response {
 	if !changed.IsZero() {
 		s.server.metrics.queued.Observe(s.round.Sub(changed).Seconds())
 	}
-	s.changed, s.sending, s.outstanding = changed, true, responses
+	s.changed, s.sending, s.outstanding, s.bytes = changed, true, responses, 0
+	for _, response := range responses {
+		s.bytes += response.size()
+	}
 	if !s.armed {
-		s.alarm.Reset(s.patience)
+		s.alarm.Reset(s.allowance())
 		s.armed = true
 	}
 	for _, response := range responses {
 		s.shown.sent(response.typeURL, response.version, s.round)
 	}
 	return slices.Clone(responses) // acknowledgements shorten the other one
+}
+
+// allowance is how long the proxy may take for the round.
+func (s *stream) allowance() time.Duration {
+	return s.patience + time.Duration(s.bytes/slowest)*time.Second
 }
 
 // source is where the proxy's resources of a type come from. The log is locked.
@@ -406,7 +456,8 @@ func (s *stream) subscribe(r *request) error {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
 		if s.asked() == s.types() {
-			s.leaveTurn() // what it has was the most of what it says
+			s.server.hearing.leave(s.heard) // what it has was the most of what it says
+			s.heard = nil
 		}
 	}
 	if !subscribed.request(first, r) {
@@ -439,6 +490,7 @@ func (s *stream) settle() {
 		return
 	}
 	s.over = time.Now()
+	s.leave()
 	if !s.changed.IsZero() {
 		s.server.metrics.convergence.Observe(s.over.Sub(s.changed).Seconds())
 		s.changed = time.Time{}
@@ -451,7 +503,7 @@ func (s *stream) expire() {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	s.armed = false
-	switch left := time.Until(s.round.Add(s.patience)); {
+	switch left := time.Until(s.round.Add(s.allowance())); {
 	case s.closed:
 	case s.shown == nil:
 		s.end(status.Errorf(codes.DeadlineExceeded, "no request within %s", greeting))
@@ -461,8 +513,8 @@ func (s *stream) expire() {
 		s.armed = true
 	default:
 		s.server.metrics.writeTimeouts.Inc()
-		s.logger.Warn("proxy cut off: it doesn't read or acknowledge what it is sent", "after", s.patience)
-		s.end(status.Errorf(codes.Aborted, "a push was not acknowledged within %s", s.patience))
+		s.logger.Warn("proxy cut off: it doesn't read or acknowledge what it is sent", "after", s.allowance())
+		s.end(status.Errorf(codes.Aborted, "a push was not acknowledged within %s", s.allowance()))
 	}
 }
 
@@ -474,7 +526,7 @@ func (s *stream) close() {
 	s.log.unlisten(s.listener)
 	s.listener.wake()
 	s.alarm.Stop()
-	s.leaveTurn()
+	s.leave()
 	if s.shown != nil {
 		s.server.hide(s.shown)
 	}

@@ -471,7 +471,7 @@ func TestSilentStreamsHoldOthersUpForLessThanASecond(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 		time.Sleep(2 * turn)
-		if left := len(b.server.turns); left != 0 {
+		if left := len(b.server.hearing); left != 0 {
 			t.Errorf("%d who say nothing are still waited for", left)
 		}
 		hangUp()
