@@ -47,7 +47,7 @@ test-controlplane: need-go need-cc need-root ## istiod-lite and the node agent a
 	$(GO) test -race -count=1 -timeout 30m ./e2e/apiserver ./e2e/controlplane ./e2e/nodeagent
 
 test-cluster: need-go need-root ## the mesh on a real Kubernetes of three nodes on this machine, or on the one of KUBECONFIG with images HUB/name:TAG (root)
-	$(GO) test -count=1 -timeout 30m -p 1 ./e2e/cluster/...
+	$(GO) test -count=1 -timeout 30m -p 1 ./e2e/cluster/... ./e2e/scenario
 
 cluster-up: need-go need-root ## a real Kubernetes on this machine that stays: NODES=3, CLUSTER=name; the first time it is built for six minutes (root)
 	$(GO) run ./e2e/cluster/command up $(CLUSTER) $(NODES)

@@ -161,9 +161,12 @@ func (c *Cluster) each() func(func(int) bool) {
 // program is what becomes a node.
 func (c *Cluster) program() string { return filepath.Join(c.spec.Dir, "tulle-node") }
 
+const module = "github.com/tulle-mesh/tulle/"
+
 // build compiles one of the project's programs.
-func build(ctx context.Context, to, path string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", to, "github.com/tulle-mesh/tulle/"+path)
+func build(ctx context.Context, to, path string, flags ...string) error {
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + version, "-o", to}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, module+path)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	return run(cmd)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 
@@ -14,8 +15,11 @@ import (
 	"github.com/tulle-mesh/tulle/deploy/image"
 )
 
+// version is the tag of images that are made here.
+const version = "dev"
+
 // Image is the name, in a cluster of this machine, of an image of the project or of its tests.
-func Image(name string) string { return "localhost/tulle/" + name + ":dev" }
+func Image(name string) string { return "docker.io/tulle-mesh/" + name + ":" + version }
 
 // testImage makes the image that tests run, and every pod's first process: see the program in app.
 func (c *Cluster) testImage(ctx context.Context) (archive string, err error) {
@@ -35,6 +39,38 @@ func (c *Cluster) testImage(ctx context.Context) (archive string, err error) {
 		})
 	})
 	return filepath.Join(dir, "app.tar"), err
+}
+
+// components are the programs that deploy/images makes images of.
+var components = []string{"istiod-lite", "ztunnel", "cni-plugin", "cni-plugin/node-agent"}
+
+// Images makes the images of the mesh's components as they are in the source, and returns their archives.
+func Images(ctx context.Context, say func(string)) ([]string, error) {
+	built, err := os.MkdirTemp("", "tulle-images-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(built)
+	hash := sha256.New()
+	for _, path := range components {
+		program := filepath.Join(built, "linux-"+runtime.GOARCH, filepath.Base(path))
+		if err := build(ctx, program, path, "-tags=grpcnotrace"); err != nil {
+			return nil, err
+		}
+		content, err := os.ReadFile(program)
+		if err != nil {
+			return nil, err
+		}
+		hash.Write(content)
+	}
+	dir, err := once(ctx, "images", hex.EncodeToString(hash.Sum(nil)[:8]), say, func(fresh string) error {
+		say("making images of the mesh's components")
+		return run(exec.CommandContext(ctx, "go", "run", module+"deploy/images", "-version", version, "-built", built, "-to", fresh, runtime.GOARCH))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("images of the mesh: %w", err)
+	}
+	return filepath.Glob(filepath.Join(dir, "*.tar"))
 }
 
 // Image is the name of an image of the project or of its tests, by which pods of this cluster run it.

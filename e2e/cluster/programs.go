@@ -53,7 +53,7 @@ var kubernetesVersion = regexp.MustCompile(`(?m)^\s+k8s\.io/kubernetes (v(\d+)\.
 
 // sources finds the module beside this package, and hashes it.
 func sources(ctx context.Context) (source, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", "github.com/tulle-mesh/tulle/e2e/cluster").Output()
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", module+"e2e/cluster").Output()
 	if err != nil {
 		return source{}, fmt.Errorf("find the source of Kubernetes' programs: %w; run this within the project", err)
 	}

@@ -1,0 +1,167 @@
+// Package scenario tests the mesh as it is installed, on a real Kubernetes of two nodes: see e2e/cluster.
+package scenario
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/cli/demo"
+	"github.com/tulle-mesh/tulle/e2e/cluster"
+)
+
+// logs of the cluster, if a test has failed.
+const logs = "../../bin/logs/scenario"
+
+// mesh is a cluster with the mesh and the pods of testdata/apps.yaml.
+var mesh *cluster.Cluster
+
+// nodes are two of the cluster's.
+var nodes []string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if testing.Short() {
+		fmt.Println("scenarios take root, and minutes for the first time: not with -short")
+		return
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) (code int) {
+	err := install()
+	if mesh != nil {
+		defer func() {
+			if err := mesh.Down(); err != nil {
+				code = complain(err)
+			}
+		}()
+	}
+	if err == nil {
+		code = m.Run()
+	} else {
+		code = complain(err)
+	}
+	if code != 0 && mesh != nil {
+		fmt.Println("what is known of the cluster is in", logs)
+		if err := mesh.Collect(logs); err != nil {
+			complain(err)
+		}
+	}
+	return code
+}
+
+func complain(err error) int {
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// install makes a cluster and the mesh on it.
+func install() (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute) // when Kubernetes has to be built
+	defer cancel()
+	say := func(line string) { fmt.Println("  " + line) }
+	images, err := cluster.Images(ctx, say)
+	if err != nil {
+		return err
+	}
+	if mesh, err = cluster.Get(ctx, cluster.Config{Nodes: 2, Logs: logs, Say: say}); err != nil {
+		return err
+	}
+	if err := mesh.Load(ctx, images...); err != nil {
+		return err
+	}
+	out, err := kubectl(ctx, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")
+	if nodes = strings.Fields(out); err != nil || len(nodes) < 2 {
+		return fmt.Errorf("two nodes are needed, there are %q: %w", nodes, err)
+	}
+	if err := apply(ctx, "testdata/namespace.yaml", "../../deploy/rbac/istiod-lite.yaml", "../../deploy/rbac/tulle-cni-agent.yaml", "testdata/mesh.yaml"); err != nil {
+		return err
+	}
+	for _, program := range []string{"deployment/istiod", "daemonset/istio-cni-node", "daemonset/ztunnel"} {
+		if _, err := kubectl(ctx, "-n", "istio-system", "rollout", "status", program, "--timeout=90s"); err != nil {
+			return err
+		}
+	}
+	if err := apply(ctx, "testdata/apps.yaml"); err != nil {
+		return err
+	}
+	_, meshed := kubectl(ctx, "-n", "meshed", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+	_, plain := kubectl(ctx, "-n", "plain", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+	return errors.Join(meshed, plain)
+}
+
+var imageName = regexp.MustCompile(`IMAGE_([a-z-]+)`)
+
+// apply gives files to the cluster, with its own nodes and names of images.
+func apply(ctx context.Context, files ...string) error {
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		filled := strings.NewReplacer("FIRST", nodes[0], "SECOND", nodes[1]).Replace(string(text))
+		filled = imageName.ReplaceAllStringFunc(filled, func(found string) string { return mesh.Image(strings.TrimPrefix(found, "IMAGE_")) })
+		if _, err := mesh.Kubectl(ctx, filled, "apply", "-f", "-"); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(file), err)
+		}
+	}
+	return nil
+}
+
+func kubectl(ctx context.Context, args ...string) (string, error) {
+	return mesh.Kubectl(ctx, "", args...)
+}
+
+// ask requests a URL from inside a pod.
+func ask(ctx context.Context, namespace, pod, url string) (string, error) {
+	return kubectl(ctx, "-n", namespace, "exec", pod, "--", "/app", "get", url)
+}
+
+// eventually repeats a check for at most a minute.
+func eventually(t *testing.T, what string, check func(ctx context.Context) error) {
+	t.Helper()
+	if err := demo.AwaitWithin(t.Context(), time.Minute, what, check); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// opened counts the connections, in the metrics of a node's ztunnel, that have all of some labels.
+func opened(ctx context.Context, node string, labels ...string) (total int, err error) {
+	pod, err := kubectl(ctx, "-n", "istio-system", "get", "pods", "-l", "app=ztunnel", "--field-selector=spec.nodeName="+node, "-o", "jsonpath={.items[*].metadata.name}")
+	if err != nil {
+		return 0, err
+	}
+	text, err := kubectl(ctx, "get", "--raw", "/api/v1/namespaces/istio-system/pods/"+pod+":15020/proxy/metrics")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(text) {
+		series, isOpened := strings.CutPrefix(line, "istio_tcp_connections_opened_total{")
+		if !isOpened || !hasAll(series, labels) {
+			continue
+		}
+		var count int
+		if _, err := fmt.Sscan(series[strings.LastIndex(series, "}")+1:], &count); err != nil {
+			return 0, fmt.Errorf("metric %q: %w", line, err)
+		}
+		total += count
+	}
+	return total, nil
+}
+
+func hasAll(series string, labels []string) bool {
+	for _, label := range labels {
+		if !strings.Contains(series, label) {
+			return false
+		}
+	}
+	return true
+}
