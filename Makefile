@@ -17,7 +17,7 @@ MODULES   := mesh bpf ztunnel cni-plugin istiod-lite cli deploy
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build images demo test test-short test-controlplane test-cluster cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
+.PHONY: help build images charts demo test test-short test-controlplane test-cluster cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ images: need-go ## images of the components as OCI archives, and what they are m
 	@for arch in $(ARCHITECTURES); do mkdir -p $(IMAGES)/linux-$$arch; \
 	  GOOS=linux GOARCH=$$arch $(BUILD) -o $(IMAGES)/linux-$$arch/ ./istiod-lite ./ztunnel ./cni-plugin ./cni-plugin/node-agent || exit 1; done
 	$(GO) run ./deploy/images -version $(VERSION) -built $(IMAGES) -to $(IMAGES) $(ARCHITECTURES)
+
+charts: need-go ## Helm charts, and a manifest of all they install, in bin/charts/
+	@mkdir -p bin/charts
+	$(GO) run ./deploy/charts -version $(VERSION) -from deploy/charts -to bin/charts
 
 demo: need-root build ## two simulated nodes, four pods, the whole mesh, step by step (root)
 	bin/tulle demo

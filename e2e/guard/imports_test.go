@@ -107,6 +107,7 @@ var only = map[string][]string{
 	"github.com/fsnotify/fsnotify":           {"mesh/folder", "mesh/file", "cni-plugin/install"},
 	"github.com/miekg/dns":                   {"ztunnel/dns"},
 	"github.com/google/go-containerregistry": {"deploy/image"},
+	"helm.sh/helm/":                          {"deploy/charts"},
 	"testing":                                {"mesh/meshtest/", "istiod-lite/golden"},
 	"github.com/vishvananda/netns":           {},
 	"istio.io/istio":                         {},
@@ -181,7 +182,7 @@ func checkImport(t *testing.T, p goPackage, imported string) {
 // wires tells that a package joins the rooms of its program: a main, a daemon, or a test tool.
 func wires(path string) bool {
 	switch path {
-	case "ztunnel", "istiod-lite", "cni-plugin", "cni-plugin/node-agent", "cli", "deploy/images":
+	case "ztunnel", "istiod-lite", "cni-plugin", "cni-plugin/node-agent", "cli", "deploy/images", "deploy/charts":
 		return true
 	}
 	return strings.HasSuffix(path, "/daemon") || strings.HasPrefix(path, "e2e/") || strings.HasPrefix(path, "mesh/meshtest/")
