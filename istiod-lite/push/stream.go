@@ -18,18 +18,21 @@ const (
 	window = 10 * time.Millisecond
 	// patience is that of streams, but for tests that can't wait.
 	patience = 30 * time.Second
-	// greeting is how long a new stream may take to its first request.
+	// greeting is how long a new stream may take to its first request once it is heard.
 	greeting = 10 * time.Second
 	// gathering is how long the first answers wait for the proxy's other subscriptions, so that their order holds for a
 	// proxy that comes back, too: it asks for one type after the other.
 	gathering = 100 * time.Millisecond
-	// turns is how many new streams are heard at a time; turn is how long one waits for that at most, and how long it is heard.
-	turns = 8
-	turn  = 200 * time.Millisecond
-	// much is from how many bytes on everything is handed out to a few streams at a time, which is handouts, for handout at most each.
+	// turns is how many new streams are heard at a time, each for turn at most; whoever has waited for queueing is heard anyway.
+	turns    = 8
+	turn     = 200 * time.Millisecond
+	queueing = 5 * time.Second
+	// much is from how many bytes on everything is handed out to a few streams at a time, which is handouts. Each has handout for it at
+	// most, and a second more for so many bytes.
 	much     = 1 << 20
-	handouts = 8
+	handouts = 4
 	handout  = 5 * time.Second
+	inSecond = 4 << 20
 	// slowest is what a proxy has to read in a second, beyond its patience for what is short.
 	slowest = 1 << 20
 )
@@ -112,21 +115,23 @@ func (s *stream) greeted() bool {
 }
 
 // awaitTurn lets a few proxies at a time tell what they have, since that of a hundred that come back at once would be in memory
-// together. Nobody waits long for others, and nobody has a turn for long, who may be stuck.
+// together, and an answer to one would wait behind what all of them still say. Nobody has a turn for long, who may be stuck.
 func (s *stream) awaitTurn(ctx context.Context) {
-	place := s.server.hearing.enter(ctx, turn, turn)
+	place := s.server.hearing.enter(ctx, queueing, turn)
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	s.heard = place
 	if s.closed {
 		s.leave()
+		return
 	}
+	s.alarm.Reset(greeting)
 }
 
 // awaitHandout lets a few proxies at a time have everything, so that in a large mesh the first have it soon, rather than all of them too
 // late.
-func (s *stream) awaitHandout(ctx context.Context) {
-	place := s.server.handing.enter(ctx, s.patience, handout)
+func (s *stream) awaitHandout(ctx context.Context, bytes int) {
+	place := s.server.handing.enter(ctx, s.patience, handout+time.Duration(bytes/inSecond)*time.Second)
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	s.handed, s.mayHand = place, true
@@ -170,7 +175,7 @@ func (s *stream) receive(ctx context.Context) {
 type step struct {
 	responses []*response   // are sent
 	wait      time.Duration // at most, until there is something to send
-	handout   bool          // is waited for
+	handout   int           // of so many bytes is waited for
 	end       bool
 }
 
@@ -183,8 +188,8 @@ func (s *stream) push(ctx context.Context) {
 		switch {
 		case next.end:
 			return
-		case next.handout:
-			s.awaitHandout(ctx)
+		case next.handout > 0:
+			s.awaitHandout(ctx, next.handout)
 		case len(next.responses) > 0:
 			if err := s.send(next.responses); err != nil {
 				s.end(err)
@@ -246,11 +251,13 @@ func (s *stream) next() step {
 			wait = time.Until(s.rest())
 			s.resting = s.resting || wait > 0
 		}
-		switch {
-		case wait > 0:
+		if wait > 0 {
 			return step{wait: wait}
-		case s.round.IsZero() && !s.mayHand && s.owesMuch():
-			return step{handout: true}
+		}
+		if s.round.IsZero() && !s.mayHand {
+			if bytes := s.everything(); bytes >= much {
+				return step{handout: bytes}
+			}
 		}
 		if responses := s.begin(); len(responses) > 0 {
 			return step{responses: responses}
@@ -258,17 +265,16 @@ func (s *stream) next() step {
 	}
 }
 
-// owesMuch tells whether the first round may be large.
-func (s *stream) owesMuch() bool {
+// everything is how many bytes a proxy is owed at first that has nothing.
+func (s *stream) everything() (bytes int) {
 	s.log.lock.RLock()
 	defer s.log.lock.RUnlock()
-	bytes := 0
 	for i, subscribed := range s.subscriptions {
 		if subscribed != nil && subscribed.wildcard && subscribed.held == nil {
 			bytes += s.source(order[i]).unasked.bytes
 		}
 	}
-	return bytes >= much
+	return bytes
 }
 
 // rest is until when the stream rests.

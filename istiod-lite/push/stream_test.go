@@ -482,6 +482,27 @@ func TestSilentStreamsHoldOthersUpForLessThanASecond(t *testing.T) {
 	})
 }
 
+func TestAStreamThatWaitsToBeHeardIsNotBlamed(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		mine, ended := b.line, b.ended
+		time.Sleep(2 * turn) // after which mine has no turn any more
+		for range turns {
+			b.server.hearing <- struct{}{}
+		}
+		hangUp := b.connect()
+		began := time.Now()
+		b.wantEnd("DeadlineExceeded: no request within 10s")
+		if took := time.Since(began); took != queueing+greeting {
+			t.Errorf("after %s", took)
+		}
+		hangUp()
+		for range turns {
+			<-b.server.hearing
+		}
+		b.line, b.ended = mine, ended
+	})
+}
+
 func TestAnAcknowledgementBeforeTheRestIsWritten(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.subscribe(Address, Authorization)

@@ -143,7 +143,7 @@ const patience = 30 * time.Second
 
 // settled waits until every client has had an answer about every type.
 func (f fleet) settled(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for _, c := range f {
 		select {
@@ -159,7 +159,7 @@ func (f fleet) settled(ctx context.Context) error {
 
 // holding waits until every client was sent so many resources in all.
 func (f fleet) holding(ctx context.Context, resources int64) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for _, c := range f {
 		for c.resources.Load() < resources {
