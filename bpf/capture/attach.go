@@ -29,6 +29,8 @@ func egressPin(index int) string { return egressPrefix + strconv.Itoa(index) }
 type Attached struct {
 	Netns      uint32 // inode of the namespace where lookup runs; 0: nowhere (any more)
 	Interfaces []int  // where egress runs, by index
+	// Generation tells programs apart: pods with the same one run the same.
+	Generation string
 	// Stale are pins whose link leads nowhere any more, or whose program isn't this version's or has other maps.
 	Stale []string
 }
@@ -44,6 +46,7 @@ func (p *Pod) Attached() (Attached, error) {
 	if err != nil {
 		return at, fmt.Errorf("list the pod's pinned objects: %w", err)
 	}
+	tags := []string{Version}
 	for _, entry := range entries {
 		name := entry.Name()
 		if name != lookupPin && !strings.HasPrefix(name, egressPrefix) {
@@ -53,8 +56,12 @@ func (p *Pod) Attached() (Attached, error) {
 		if err != nil {
 			return at, err
 		}
+		tag, fits := p.fits(info.Program, spec.Programs[programOf(name)])
+		if short := tag[:min(8, len(tag))]; !slices.Contains(tags, short) {
+			tags = append(tags, short)
+		}
 		switch place := where(info); {
-		case place == 0 || !p.fits(info.Program, spec.Programs[programOf(name)]):
+		case place == 0 || !fits:
 			at.Stale = append(at.Stale, name)
 		case name == lookupPin:
 			at.Netns = place
@@ -63,6 +70,7 @@ func (p *Pod) Attached() (Attached, error) {
 		}
 	}
 	slices.Sort(at.Interfaces)
+	at.Generation = strings.Join(tags, "-")
 	return at, nil
 }
 
@@ -109,24 +117,24 @@ func where(info *link.Info) uint32 {
 	return 0
 }
 
-// fits tells that a running program is the one of this version, with the pod's maps.
-func (p *Pod) fits(id ebpf.ProgramID, spec *ebpf.ProgramSpec) bool {
+// fits tells that a running program is the one of this version, with the pod's maps; and its tag.
+func (p *Pod) fits(id ebpf.ProgramID, spec *ebpf.ProgramSpec) (tag string, fits bool) {
 	program, err := ebpf.NewProgramFromID(id)
 	if err != nil {
-		return false
+		return "", false
 	}
 	defer program.Close()
 	info, err := program.Info()
-	if err != nil || spec.Compatible(info) != nil {
-		return false
+	if err != nil {
+		return "", false
 	}
 	used, _ := info.MapIDs()
 	settings, err := p.maps.Settings.Info()
 	if err != nil {
-		return false
+		return info.Tag, false
 	}
 	id2, _ := settings.ID()
-	return slices.Contains(used, id2)
+	return info.Tag, spec.Compatible(info) == nil && slices.Contains(used, id2)
 }
 
 // Attach makes the programs run in a namespace and on interfaces of it, which have to be Ethernet's. It is called on a thread in the

@@ -45,6 +45,7 @@ type podView struct {
 	agent.View
 	Capture string          `json:"capture,omitempty"`
 	Engine  redirect.Engine `json:"engine,omitempty"`
+	redirect.Detail
 }
 
 func (d *daemon) view() view {
@@ -67,11 +68,16 @@ func (d *daemon) lookInto(v agent.View) podView {
 		return p // the agent's own view says why
 	}
 	defer ns.Close()
-	found, err := d.engines.Current(ns)
+	seen, err := d.engines.Look(ns)
 	if err != nil {
 		p.Capture = err.Error()
 		return p
 	}
+	defer seen.Close()
+	found := seen.Found()
 	p.Capture, p.Engine = found.String(), found.Engine
+	if p.Detail, err = seen.Detail(); err != nil {
+		p.Capture += "; " + err.Error()
+	}
 	return p
 }

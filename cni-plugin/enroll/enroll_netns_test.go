@@ -576,6 +576,29 @@ func TestForgettingWithdrawsAndTellsTheProxy(t *testing.T) {
 	}
 }
 
+// A pod that is in, and of which this agent hears only now: nothing is withdrawn, and the next proxy is told of it first thing.
+func TestAPodThatIsFoundLateIsAdoptedByEnrolling(t *testing.T) {
+	b := newBench(t)
+	if err := b.cfg.Redirect.Set(b.ns.Netns, redirect.Desired{State: redirect.Capture}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.enrol(); err != nil {
+		t.Fatal(err)
+	}
+	b.mustLook(inside)
+	if log := b.journal.String(); strings.Contains(log, "pending") {
+		t.Errorf("on the way it was withdrawn:\n%s", log)
+	}
+	p := b.proxy(nil)
+	deadline := time.Now().Add(patience)
+	for !slices.Contains(p.Log(), "snapshot") && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if log := p.Log(); len(log) == 0 || log[0] != "add uid-1 demo/cart (shop)" {
+		t.Errorf("the proxy was asked for %q", log)
+	}
+}
+
 // A pod whose namespace was lost and is found again still has its rules, but the proxy has closed its listeners there.
 func TestAReturningPodIsServedBeforeItIsPublished(t *testing.T) {
 	b := newBench(t)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -75,13 +76,16 @@ func (c client) get(ctx context.Context, path string, query url.Values) (code in
 type pods struct {
 	Proxies int `json:"proxies"`
 	Pods    []struct {
-		Pod     string `json:"pod"`
-		State   string `json:"state"`
-		Capture string `json:"capture"`
-		Engine  string `json:"engine"`
-		Why     string `json:"why"`
-		Ignored string `json:"ignored"`
-		Error   string `json:"error"`
+		Pod         string            `json:"pod"`
+		State       string            `json:"state"`
+		Capture     string            `json:"capture"`
+		Engine      string            `json:"engine"`
+		Generation  string            `json:"generation"`
+		Links       []string          `json:"links"`
+		Connections map[string]uint64 `json:"connections"`
+		Why         string            `json:"why"`
+		Ignored     string            `json:"ignored"`
+		Error       string            `json:"error"`
 	} `json:"pods"`
 }
 
@@ -99,7 +103,7 @@ func status(ctx context.Context, agent client, args []string, out io.Writer) err
 	}
 	fmt.Fprintf(out, "tunnel proxies connected: %d\n", page.Proxies)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "POD\tSTATE\tENGINE\tIN THE POD\tWHY")
+	fmt.Fprintln(table, "POD\tSTATE\tENGINE\tGENERATION\tLINKS\tCAPTURED\tBYPASSED\tDROPPED\tIN THE POD\tWHY")
 	for _, p := range page.Pods {
 		why := p.Why
 		for _, more := range []string{p.Error, p.Ignored} {
@@ -107,7 +111,10 @@ func status(ctx context.Context, agent client, args []string, out io.Writer) err
 				why += "; " + more
 			}
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", p.Pod, p.State, dash(p.Engine), dash(p.Capture), why)
+		fmt.Fprintln(table, strings.Join([]string{
+			p.Pod, p.State, dash(p.Engine), dash(p.Generation), dash(strings.Join(p.Links, ", ")), sum(p.Connections, "outbound", "inbound", "tunnels", "dns"),
+			sum(p.Connections, "bypassed"), sum(p.Connections, "dropped"), dash(p.Capture), why,
+		}, "\t"))
 	}
 	return table.Flush()
 }
@@ -117,6 +124,19 @@ func dash(text string) string {
 		return "-"
 	}
 	return text
+}
+
+// sum adds up what was counted; a dash if nothing of it is.
+func sum(counts map[string]uint64, names ...string) string {
+	total, counted := uint64(0), false
+	for _, name := range names {
+		n, ok := counts[name]
+		total, counted = total+n, counted || ok
+	}
+	if !counted {
+		return dash("")
+	}
+	return strconv.FormatUint(total, 10)
 }
 
 func verify(ctx context.Context, agent client, args []string, out io.Writer) error {

@@ -112,6 +112,7 @@ type links struct {
 	ethernet []int    // by index
 	foreign  []string // names of those that are up and not Ethernet's
 	loopback bool     // loopback is up
+	names    map[int]string
 }
 
 func (e ebpfEngine) look(at place, routing routing) (found, error) {
@@ -173,12 +174,13 @@ func (f *ebpfFound) readPins() error {
 }
 
 func (p place) readLinks() (links, error) {
-	var l links
+	l := links{names: map[int]string{}}
 	all, err := p.routes.LinkList()
 	if err != nil {
 		return l, fmt.Errorf("list the pod's interfaces: %w", err)
 	}
 	for _, each := range all {
+		l.names[each.Attrs().Index] = each.Attrs().Name
 		switch attrs := each.Attrs(); {
 		case attrs.Index == loopbackIndex:
 			l.loopback = attrs.RawFlags&unix.IFF_UP != 0
@@ -223,6 +225,27 @@ func (f *ebpfFound) state() State {
 
 func (f *ebpfFound) how() How {
 	return How{DNS: f.switched&capture.DNS != 0, Ingress: f.switched&capture.In == 0}
+}
+
+func (f *ebpfFound) detail() (Detail, error) {
+	d := Detail{Generation: f.attached.Generation}
+	if uint64(f.attached.Netns) == f.netns {
+		d.Links = append(d.Links, "lookup")
+	}
+	for _, index := range f.attached.Interfaces {
+		d.Links = append(d.Links, "egress of "+f.links.names[index])
+	}
+	if f.pod == nil {
+		return d, nil
+	}
+	n, err := f.pod.Count()
+	to := n.Captured
+	d.Counts = Counts{
+		Outbound: to[capture.Outbound], Inbound: to[capture.Inbound], Tunnels: to[capture.HBONE],
+		DNS:      to[capture.DNSTCP] + to[capture.DNSTCP6] + to[capture.DNSUDP] + to[capture.DNSUDP6],
+		Bypassed: n.Passed, Dropped: n.Refused,
+	}
+	return d, err
 }
 
 func switches(how How) capture.Switches {

@@ -77,6 +77,8 @@ type found interface {
 	remembered() map[string]string
 	// set changes the namespace, in a way that can be repeated. Removed leaves the common sysctls as they are.
 	set(State, job) error
+	// detail tells what there is, and reads what was counted.
+	detail() (Detail, error)
 	close()
 	String() string // for errors: what there is
 }

@@ -3,6 +3,7 @@ package redirect
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -11,6 +12,8 @@ import (
 type xtable struct {
 	name  string
 	rules []string
+	// packets are how many have come to a rule; of what was read only.
+	packets map[string]uint64
 }
 
 // The chains of Istio's ambient mode. Sidecars have no prertChain, so their tables aren't taken for ours.
@@ -30,25 +33,22 @@ func planXTables(wish Wish, f family) []xtable {
 	if f == ipv4 {
 		jump = fmt.Sprintf("-A OUTPUT -m comment --comment %q -j %s", remember(wish.Remembered), outputChain)
 	}
-	mangle := xtable{"mangle", []string{
+	mangle := xtable{name: "mangle", rules: []string{
 		fromPrerouting, jump,
 		say("-A %s -m mark --mark %#x/%#x -j CONNMARK --set-xmark %#x/%#x", prertChain, proxyMark, markMask, proxiedMark, markMask),
 		say("-A %s -m connmark --mark %#x/%#x -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", outputChain, proxiedMark, markMask),
 	}}
 	nat := []string{fromPrerouting, fromOutput}
 	if wish.State == Draining { // one rule that matches nothing, as keeper's
-		return []xtable{mangle, {"nat", append(nat, say("-A %s -p tcp -m mark --mark 0x1/0x0 -j REDIRECT --to-ports %d", outputChain, PortOutbound))}}
+		return []xtable{mangle, {name: "nat", rules: append(nat, say("-A %s -p tcp -m mark --mark 0x1/0x0 -j REDIRECT --to-ports %d", outputChain, PortOutbound))}}
 	}
 	tables := []xtable{mangle}
-	nat = append(nat, xVirtual(wish.How.interfaces())...)
-	if !wish.How.Ingress {
-		nat = append(nat, xInbound(f)...)
-	}
+	nat = slices.Concat(nat, xVirtual(wish.How.interfaces()), xInbound(f, wish.How.Ingress))
 	if wish.How.DNS {
 		tables = append(tables, ownXTable())
 		nat = append(nat, xDNS(f)...)
 	}
-	return append(tables, xtable{"nat", append(nat, xOutbound(f)...)})
+	return append(tables, xtable{name: "nat", rules: append(nat, xOutbound(f)...)})
 }
 
 var say = fmt.Sprintf
@@ -62,11 +62,15 @@ var (
 func (f family) host(addr string) string { return fmt.Sprintf("%s/%d", addr, f.loopback.BitLen()) }
 
 // xInbound is captureInbound.
-func xInbound(f family) []string {
+func xInbound(f family, bypassed bool) []string {
+	then := say(" -j REDIRECT --to-ports %d", PortInbound)
+	if bypassed {
+		then = ""
+	}
 	return []string{
 		say("-A %s -p tcp -m mark --mark %#x/%#x -j ACCEPT", prertChain, inwardMark, markMask),
 		say("-A %s -s %s -p tcp -j ACCEPT", prertChain, f.host(f.probe.String())),
-		say("-A %s ! -d %s -p tcp -m tcp ! --dport %d %s %s -j REDIRECT --to-ports %d", prertChain, f.host(f.loopback.String()), PortHBONE, opens, notOurs, PortInbound),
+		say("-A %s ! -d %s -p tcp -m tcp ! --dport %d %s %s%s", prertChain, f.host(f.loopback.String()), PortHBONE, opens, notOurs, then),
 	}
 }
 
@@ -99,11 +103,20 @@ func xDNS(f family) []string {
 
 // ownXTable is ownConnections.
 func ownXTable() xtable {
-	return xtable{"raw", []string{
+	return xtable{name: "raw", rules: []string{
 		fromPrerouting, fromOutput,
 		say("-A %s -p udp -m udp --sport %d %s -j CT --zone %d", prertChain, portDNS, notOurs, dnsZone),
 		say("-A %s -p udp -m udp --dport %d -m mark --mark %#x/%#x -j CT --zone %d", outputChain, portDNS, proxyMark, markMask, dnsZone),
 	}}
+}
+
+// xtables adds up one family's counters.
+func (c Counts) xtables(tables []xtable) {
+	for rule, packets := range tableNamed(tables, "nat").packets {
+		_, ports, _ := strings.Cut(rule, "--to-ports ")
+		port, _ := strconv.ParseUint(ports, 10, 16)
+		c.rule(uint16(port), strings.HasPrefix(rule, "-A "+prertChain+" "), packets)
+	}
 }
 
 // howOf reads the rules that differ.
@@ -133,14 +146,15 @@ func parseXTables(text string) []xtable {
 	var now xtable
 	ours := false
 	for line := range strings.Lines(text) {
-		line = strings.TrimRight(line, " \r\n")
+		packets, line := cutCounter(strings.TrimRight(line, " \r\n"))
 		switch {
 		case strings.HasPrefix(line, "*"):
-			now, ours = xtable{name: line[1:]}, false
+			now, ours = xtable{name: line[1:], packets: map[string]uint64{}}, false
 		case strings.HasPrefix(line, ":"+prertChain+" "):
 			ours = true
 		case strings.HasPrefix(line, "-A ") && (rank(line) >= 0 || isJump(line)):
 			now.rules = append(now.rules, line)
+			now.packets[line] += packets
 		case line == "COMMIT" && ours:
 			slices.SortStableFunc(now.rules, func(a, b string) int { return rank(a) - rank(b) })
 			tables = append(tables, now)
@@ -148,6 +162,17 @@ func parseXTables(text string) []xtable {
 	}
 	slices.SortStableFunc(tables, func(a, b xtable) int { return slices.Index(tableOrder, a.name) - slices.Index(tableOrder, b.name) })
 	return tables
+}
+
+// cutCounter takes the counter off a rule: [packets:bytes].
+func cutCounter(line string) (packets uint64, rule string) {
+	counter, rule, ok := strings.Cut(line, "] ")
+	if !ok || !strings.HasPrefix(line, "[") {
+		return 0, line
+	}
+	number, _, _ := strings.Cut(counter[1:], ":")
+	packets, _ = strconv.ParseUint(number, 10, 64)
+	return packets, rule
 }
 
 // tableOrder is that in which the tables are needed.

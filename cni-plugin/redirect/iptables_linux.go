@@ -40,7 +40,7 @@ func (x iptables) read(at place) (held, error) {
 		program string
 		into    *[]xtable
 	}{{"iptables", &h.v4}, {"ip6tables", &h.v6}} {
-		text, err := x.run(each.program, "save", "")
+		text, err := x.run(each.program, "save", "", "-c")
 		if err != nil {
 			return h, err
 		}
@@ -85,6 +85,18 @@ func (h xheld) is(wish Wish) bool {
 }
 
 func (h xheld) how() How { return howOf(h.v4) }
+
+func (h xheld) detail() Detail {
+	d := Detail{Generation: generation(h.String()), Counts: Counts{Outbound: 0, Inbound: 0, DNS: 0, Bypassed: 0}}
+	for program, tables := range map[string][]xtable{"iptables": h.v4, "ip6tables": h.v6} {
+		d.Counts.xtables(tables)
+		for _, table := range tables {
+			d.Links = append(d.Links, program+" -t "+table.name)
+		}
+	}
+	slices.Sort(d.Links)
+	return d
+}
 
 func (h xheld) String() string { return listXTables("iptables", h.v4) + listXTables("ip6tables", h.v6) }
 

@@ -70,6 +70,16 @@ func (r Rule) redirects() uint16 {
 	return 0
 }
 
+// packets is how many have come to a rule's counter.
+func (r Rule) packets() uint64 {
+	for _, e := range r.Exprs {
+		if counter, ok := e.(*expr.Counter); ok {
+			return counter.Packets
+		}
+	}
+	return 0
+}
+
 // inInterface is the interface that a rule begins with, "" for others.
 func (r Rule) inInterface() string {
 	if len(r.Exprs) < 2 {

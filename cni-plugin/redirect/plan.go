@@ -76,10 +76,7 @@ func Plan(wish Wish) Rules {
 	if wish.State == Draining {
 		out = []Rule{keeper()}
 	} else {
-		in = captureVirtual(wish.How.interfaces())
-		if !wish.How.Ingress {
-			in = append(in, captureInbound(families)...)
-		}
+		in = append(captureVirtual(wish.How.interfaces()), captureInbound(families, wish.How.Ingress)...)
 		if wish.How.DNS {
 			out = captureDNS(families)
 			apart = []Table{ownConnections()}
@@ -127,15 +124,19 @@ func restoreMark() Rule {
 }
 
 // captureInbound hands new plain-text arrivals to the proxy, except the node's probes, what comes from the proxy, and what the ebpf
-// engine has turned around before the pod came to this one.
-func captureInbound(families []family) []Rule {
+// engine has turned around before the pod came to this one. Those that bypass it are only counted: rules of others may be behind ours.
+func captureInbound(families []family, bypassed bool) []Rule {
+	then := redirectTo(PortInbound)
+	if bypassed {
+		then = nil
+	}
 	rules := []Rule{rule(metaMark(equal, inwardMark), tcp(), counted(), accept())}
 	for _, f := range families {
 		rules = append(rules, rule(f.source(equal, f.probe), tcp(), counted(), accept()))
 	}
 	for _, f := range families {
 		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(), destinationPort(differs, PortHBONE),
-			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortInbound)))
+			metaMark(differs, proxyMark), opening(), counted(), then))
 	}
 	return rules
 }

@@ -35,6 +35,7 @@ type held interface {
 	is(Wish) bool
 	// how is in which way they capture, if they do.
 	how() How
+	detail() Detail
 	// write makes it what is wished for, in one step for each family.
 	write(Wish) error
 	remembered() map[string]string
@@ -193,6 +194,13 @@ func (f *rewritten) how() How {
 		return h.how()
 	}
 	return How{}
+}
+
+func (f *rewritten) detail() (Detail, error) {
+	for _, h := range f.holding() {
+		return h.detail(), nil
+	}
+	return Detail{}, nil
 }
 
 func (f *rewritten) wish(state State, how How) Wish {
