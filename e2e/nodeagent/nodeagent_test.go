@@ -100,6 +100,16 @@ func TestAPodThatCantBeEnrolledSaysWhy(t *testing.T) {
 	w.eventually("enabled", cart.says)
 }
 
+func TestAnnotationsChangeHowARunningPodIsCaptured(t *testing.T) {
+	w := newWorld(t, ambient)
+	w.start()
+	fakeproxy.Connect(t, w.zds(), nil)
+	gate := w.pod("gate", podSpec{annotations: `ambient.istio.io/bypass-inbound-capture: "true"`})
+	gate.until("enabled", "enrolled nft capture without inbound label on the namespace")
+	gate.apply(podSpec{annotations: `ambient.istio.io/bypass-inbound-capture: "false", istio.io/reroute-virtual-interfaces: "tap0"`})
+	gate.until("enabled", "enrolled nft capture and of tap0 label on the namespace")
+}
+
 func TestDamageIsRepairedAndSaid(t *testing.T) {
 	w := newWorld(t, ambient)
 	w.start()

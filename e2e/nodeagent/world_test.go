@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -248,19 +250,21 @@ func (w *world) ask(path string) string {
 	return string(body)
 }
 
-// status runs the agent's own command, and returns the line about a pod.
+// status runs the agent's own command, and returns the line about a pod without what differs from run to run: generation, links and counts.
 func (p *pod) status() string {
 	out, err := exec.Command(agentProgram, "status", "--health-addr", p.world.health).CombinedOutput()
 	if err != nil {
 		return string(out)
 	}
 	for line := range strings.Lines(string(out)) {
-		if rest, ok := strings.CutPrefix(line, p.world.namespace+"/"+p.name+" "); ok {
-			return strings.Join(strings.Fields(rest), " ")
+		if columns := columnGap.Split(strings.TrimSpace(line), -1); len(columns) == 10 && columns[0] == p.world.namespace+"/"+p.name {
+			return strings.Join(slices.Delete(columns[1:], 2, 7), " ")
 		}
 	}
 	return "not listed"
 }
+
+var columnGap = regexp.MustCompile(` {2,}`)
 
 // verify runs the agent's own command. The proxy, which is scripted, must be stood for by a listener in the pod.
 func (p *pod) verify() (string, error) {
