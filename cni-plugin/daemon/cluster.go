@@ -55,8 +55,11 @@ func (c *cluster) Remove(pod enroll.Pod) error { return c.client.Withdraw(id(pod
 // Enabled is for enroll.Published.
 func (c *cluster) Enabled(pod enroll.Pod) bool { return c.client.Enabled(id(pod)) }
 
-// Published is for enroll.Published.
-func (c *cluster) Published(pod enroll.Pod) bool { return c.client.Says(pod.UID) != "" }
+// Said is for enroll.Published.
+func (c *cluster) Said(pod enroll.Pod) status.State { return c.client.Says(pod.UID) }
+
+// Keep is for enroll.Published: an annotation stays until it's changed.
+func (c *cluster) Keep(enroll.Pod) error { return nil }
 
 func (c *cluster) published(views []agent.View) map[string]status.Pod {
 	all := map[string]status.Pod{}

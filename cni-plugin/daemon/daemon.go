@@ -176,7 +176,7 @@ func actions(e *enroll.Enroller) agent.Actions {
 // adopted comes when every pod that was enrolled before is known: only now may proxies take a snapshot, and may the
 // status file be replaced.
 func (d *daemon) adopted() error {
-	if err := errors.Join(d.place.adopted(), d.probes.Open()); err != nil {
+	if err := errors.Join(d.probes.Open(), d.place.adopted()); err != nil {
 		return err
 	}
 	d.ready.Done(taskObjects)

@@ -321,17 +321,31 @@ func hold(t *testing.T, ns *netns.Namespace) (app, proxied *net.TCPConn) {
 	return app, proxied
 }
 
-func TestARebootedNodesStatusIsNotBelieved(t *testing.T) {
+// Peers would speak plain text to a pod that they had tunnels to, if it were withdrawn until it's enrolled anew.
+func TestARebootedNodesPodsStayPublished(t *testing.T) {
 	n, ns := newNode(t), newPod(t)
 	n.pod("cart", ns.Path, "")
+	n.pod("leaver", newPod(t).Path, "none")
 	if err := os.MkdirAll(n.cfg.Status, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(n.statusFile(), []byte("node: node1\npods:\n  \"demo/cart\": {uid: demo/cart, state: enabled}\n"), 0o644); err != nil {
+	if err := os.WriteFile(n.statusFile(), []byte(`{node: node1, pods: {
+		"demo/cart": {uid: demo/cart, state: enabled}, "demo/leaver": {uid: demo/leaver, state: enabled}, "demo/gone": {uid: demo/gone, state: enabled},
+	}}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	n.start()
-	n.until(ns, pending)
+	n.until(ns, `removed, "demo/cart": {uid: "demo/cart", state: enabled}`)
+	n.eventually("yes", func() string {
+		_, page := n.get("/debug/pods")
+		return map[bool]string{true: "yes"}[strings.Contains(page, "is ztunnel running on this node?")]
+	})
+	n.until(ns, `removed, "demo/cart": {uid: "demo/cart", state: enabled}`)
+	fakeproxy.Connect(t, n.cfg.ZDSSocket, nil)
+	n.until(ns, in)
+	if _, page := n.get("/metrics"); strings.Contains(page, "tulle_cni_repairs_total 1") {
+		t.Error("a new namespace is taken for a damaged one")
+	}
 }
 
 func TestAPodThatMovesIsEnrolledWhereItIs(t *testing.T) {

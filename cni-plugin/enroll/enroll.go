@@ -40,8 +40,10 @@ type Published interface {
 	Remove(Pod) error
 	// Enabled tells whether the pod, and not one of the same name, is published as enabled.
 	Enabled(Pod) bool
-	// Published tells whether anything is published of the pod, be it by an earlier agent.
-	Published(Pod) bool
+	// Said is what is published of the pod, be it by an earlier agent; "" is nothing.
+	Said(Pod) status.State
+	// Keep leaves what an earlier agent has published of the pod as it is.
+	Keep(Pod) error
 }
 
 // Config has an Enroller's parts. All are required but Repaired, the durations may be zero.
@@ -86,6 +88,9 @@ func (e *Enroller) Adopt(pod Pod, wanted bool) (bool, error) {
 }
 
 func (e *Enroller) adopt(pod Pod, found redirect.Found, wanted bool) error {
+	if found.State == redirect.Removed && wanted {
+		return e.cfg.Statuses.Keep(pod)
+	}
 	if found.State == redirect.Removed {
 		return nil
 	}
@@ -104,7 +109,8 @@ func (e *Enroller) adopt(pod Pod, found redirect.Found, wanted bool) error {
 }
 
 // Enrol takes the pod in. It may be repeated: after errors, as a check of pods that are in, and to call off an Unenrol
-// that was abandoned. While no proxy takes the pod it's published as pending, unless it's enabled already and no proxy has refused it.
+// that was abandoned. While no proxy takes the pod it's published as pending, unless it was enabled, as before its node's restart:
+// peers would say in plain text what they have said by tunnels. That these fail meanwhile is better.
 func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 	log := e.cfg.Log.With("pod", pod.Key())
 	seen, err := e.cfg.Redirect.Look(pod.Netns)
@@ -124,15 +130,9 @@ func (e *Enroller) Enrol(ctx context.Context, pod Pod) error {
 		return err
 	}
 	unserved := !before.Captures() || refused
-	if unserved && e.cfg.Statuses.Published(pod) {
-		// Whatever was published: tell peers before they dial a tunnel that isn't there.
-		if err := e.cfg.Statuses.Set(pod, status.Pending); err != nil {
-			return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)
-		}
-	}
 	now, err := e.takeIn(ctx, pod, seen)
 	if err != nil {
-		if unserved {
+		if unserved && e.cfg.Statuses.Said(pod) != status.Enabled {
 			err = errors.Join(err, e.cfg.Statuses.Set(pod, status.Pending))
 		}
 		return fmt.Errorf("enrol pod %s: %w", pod.Key(), err)

@@ -1,7 +1,9 @@
 package enroll
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -19,11 +21,36 @@ type Statuses struct {
 	mu   sync.Mutex
 	open bool
 	pods map[string]status.Pod // by key; pods of the same name may follow one another
+	kept map[string]bool       // by key: published by an earlier agent, and not by this one yet
 }
 
 // NewStatuses publishes in dir/<node>.yaml.
 func NewStatuses(dir, node string) *Statuses {
-	return &Statuses{path: filepath.Join(dir, node+".yaml"), node: node, pods: map[string]status.Pod{}}
+	return &Statuses{path: filepath.Join(dir, node+".yaml"), node: node, pods: map[string]status.Pod{}, kept: map[string]bool{}}
+}
+
+// Keep leaves what an earlier agent has published of the pod as it is. After Open that was decided.
+func (s *Statuses) Keep(pod Pod) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open {
+		return nil
+	}
+	data, err := os.ReadFile(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read what was published: %w", err)
+	}
+	earlier, err := status.Decode(data)
+	if err != nil {
+		return fmt.Errorf("what was published is withdrawn: %w", err)
+	}
+	if said := earlier.Pods[pod.Key()]; said.UID == pod.UID {
+		s.pods[pod.Key()], s.kept[pod.Key()] = said, true
+	}
+	return nil
 }
 
 // Open writes what was set until now, and from now on every change.
@@ -43,11 +70,12 @@ func (s *Statuses) Set(pod Pod, state status.State) error {
 	defer s.mu.Unlock()
 	next := status.Pod{UID: pod.UID, State: state}
 	if s.pods[pod.Key()] == next {
+		delete(s.kept, pod.Key())
 		return nil
 	}
 	changed := maps.Clone(s.pods)
 	changed[pod.Key()] = next
-	return s.replaceLocked(changed)
+	return s.replaceLocked(pod, changed)
 }
 
 // Remove withdraws a pod's state, unless it's already that of a newer pod with the same name.
@@ -59,21 +87,28 @@ func (s *Statuses) Remove(pod Pod) error {
 	}
 	changed := maps.Clone(s.pods)
 	delete(changed, pod.Key())
-	return s.replaceLocked(changed)
+	return s.replaceLocked(pod, changed)
 }
 
-// Enabled tells whether the pod, and not one of the same name, is published as enabled.
+// Enabled tells whether the pod, and not one of the same name, is published as enabled, and by this agent.
 func (s *Statuses) Enabled(pod Pod) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.pods[pod.Key()] == status.Pod{UID: pod.UID, State: status.Enabled}
+	return s.Said(pod) == status.Enabled && !s.keeps(pod)
 }
 
-// Published tells whether anything is published of the pod.
-func (s *Statuses) Published(pod Pod) bool {
+func (s *Statuses) keeps(pod Pod) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pods[pod.Key()].UID == pod.UID
+	return s.kept[pod.Key()]
+}
+
+// Said is what is published of the pod, and not of one of the same name.
+func (s *Statuses) Said(pod Pod) status.State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if said := s.pods[pod.Key()]; said.UID == pod.UID {
+		return said.State
+	}
+	return ""
 }
 
 // All returns a copy of what is published.
@@ -84,7 +119,7 @@ func (s *Statuses) All() map[string]status.Pod {
 }
 
 // replaceLocked keeps the old content when the new one can't be written, so that a retry writes it.
-func (s *Statuses) replaceLocked(pods map[string]status.Pod) error {
+func (s *Statuses) replaceLocked(changed Pod, pods map[string]status.Pod) error {
 	if err := (status.File{Node: s.node, Pods: pods}).Check(); err != nil {
 		return fmt.Errorf("publish status: %w", err) // one bad name would make the whole file unreadable
 	}
@@ -94,6 +129,7 @@ func (s *Statuses) replaceLocked(pods map[string]status.Pod) error {
 		}
 	}
 	s.pods = pods
+	delete(s.kept, changed.Key())
 	return nil
 }
 

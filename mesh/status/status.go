@@ -20,7 +20,7 @@ type State string
 const (
 	// Enabled means captured: peers may dial the pod's tunnel port.
 	Enabled State = "enabled"
-	// Pending means that the pod should be captured but isn't yet, or that its proxy doesn't serve it at present.
+	// Pending means that the pod should be captured and never was: peers speak plain text to it.
 	Pending State = "pending"
 )
 
