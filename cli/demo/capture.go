@@ -54,28 +54,49 @@ const (
 
 // Watch starts a capture on the link between a node and the fabric that looks for markers.
 func (c *Cluster) Watch(node string, markers ...string) (*Capture, error) {
+	w, err := c.watch(uplink(node), markers)
+	if err != nil {
+		return nil, fmt.Errorf("capture packets of %s: %w", node, err)
+	}
+	return w, nil
+}
+
+// WatchAll is Watch on all links of the fabric, also those that come later, as when a node reboots. A packet is seen on each of its links.
+func (c *Cluster) WatchAll(markers ...string) (*Capture, error) {
+	w, err := c.watch("", markers)
+	if err != nil {
+		return nil, fmt.Errorf("capture packets of all nodes: %w", err)
+	}
+	return w, nil
+}
+
+func (c *Cluster) watch(link string, markers []string) (*Capture, error) {
 	w := &Capture{stop: make(chan struct{}), ended: make(chan struct{}), report: Report{Handshakes: map[string]uint64{}}}
 	for _, marker := range markers {
 		w.markers = append(w.markers, []byte(marker))
 	}
 	var err error
-	w.fd, err = openCapture(c.nets[fabric], uplink(node))
-	if err != nil {
-		return nil, fmt.Errorf("capture packets of %s: %w", node, err)
+	if w.fd, err = openCapture(c.nets[fabric], link); err != nil {
+		return nil, err
 	}
 	go w.loop()
 	return w, nil
 }
 
-// openCapture returns a packet socket on a link, which gives each packet from its IP header on.
+// openCapture returns a packet socket on a link, "" for all of the namespace, which gives each packet from its IP header on.
 func openCapture(netns *wire.Netns, link string) (int, error) {
 	var fd int
 	err := wire.Links(netns, func(handle *netlink.Handle) error {
-		device, err := handle.LinkByName(link)
-		if err != nil {
-			return err
+		index := 0
+		if link != "" {
+			device, err := handle.LinkByName(link)
+			if err != nil {
+				return err
+			}
+			index = device.Attrs().Index
 		}
 		all := htons(unix.ETH_P_ALL)
+		var err error
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -83,7 +104,7 @@ func openCapture(netns *wire.Netns, link string) (int, error) {
 		err = errors.Join(
 			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20),
 			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}),
-			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: device.Attrs().Index}),
+			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}),
 		)
 		if err != nil {
 			unix.Close(fd)

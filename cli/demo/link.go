@@ -2,6 +2,7 @@ package demo
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 
@@ -39,7 +40,15 @@ func joinFabric(fabricNs, node *wire.Netns, name string, index int) error {
 		if err := wire.BringUp(handle, "lo"); err != nil {
 			return err
 		}
-		return wire.Pair(handle, "eth0", uplink(name), fabricNs)
+		if err := wire.Pair(handle, "eth0", uplink(name), fabricNs); err != nil {
+			return err
+		}
+		// A machine that restarts has the same network card, and its neighbours still know that.
+		card := net.HardwareAddr{2, 0, 0, 0, 0, byte(11 + index)}
+		if err := handle.LinkSetHardwareAddr(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}}, card); err != nil {
+			return fmt.Errorf("set the hardware address: %w", err)
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("connect node %s: %w", name, err)
