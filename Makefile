@@ -32,7 +32,7 @@ build: need-go ## static binaries in bin/: ztunnel, istiod-lite, tulle-cni, tull
 
 images: need-go ## images of the components as OCI archives, and what they are made of, in bin/images/: ARCHITECTURES=amd64
 	@for arch in $(ARCHITECTURES); do mkdir -p $(IMAGES)/linux-$$arch; \
-	  GOOS=linux GOARCH=$$arch $(BUILD) -o $(IMAGES)/linux-$$arch/ ./istiod-lite ./ztunnel ./cni-plugin ./cni-plugin/node-agent || exit 1; done
+	  GOOS=linux GOARCH=$$arch $(BUILD) -o $(IMAGES)/linux-$$arch/ ./istiod-lite ./ztunnel ./cni-plugin ./cni-plugin/node-agent ./deploy/samples/bookinfo-like || exit 1; done
 	$(GO) run ./deploy/images -version $(VERSION) -built $(IMAGES) -to $(IMAGES) $(ARCHITECTURES)
 
 charts: need-go ## Helm charts, and a manifest of all they install, in bin/charts/

@@ -30,6 +30,7 @@ var all = []component{
 	{name: "istiod-lite", title: "control plane of a Tulle mesh", user: "1337:1337", programs: []program{{"istiod-lite", "istiod-lite"}}},
 	{name: "ztunnel", title: "node proxy of a Tulle mesh", user: "0:1337", programs: []program{{"ztunnel", "ztunnel"}}},
 	{name: "cni-plugin", title: "node agent and CNI plugin of a Tulle mesh", user: "0:0", programs: []program{{"tulle-cni-agent", "node-agent"}, {"tulle-cni", "cni-plugin"}}},
+	{name: "bookinfo-like", title: "sample application for a Tulle mesh", user: "1337:1337", programs: []program{{"bookinfo-like", "bookinfo-like"}}},
 }
 
 // write makes all images, and beside each the list of what it is made of. The programs are in folders such as

@@ -31,9 +31,10 @@ func TestWhatMakeImagesMakes(t *testing.T) {
 		user  string
 		files []string
 	}{
-		"ztunnel":     {15 << 20, "0:1337", []string{"usr/local/bin/ztunnel"}},
-		"istiod-lite": {30 << 20, "1337:1337", []string{"usr/local/bin/istiod-lite"}},
-		"cni-plugin":  {25 << 20, "0:0", []string{"usr/local/bin/tulle-cni", "usr/local/bin/tulle-cni-agent"}},
+		"ztunnel":       {15 << 20, "0:1337", []string{"usr/local/bin/ztunnel"}},
+		"istiod-lite":   {30 << 20, "1337:1337", []string{"usr/local/bin/istiod-lite"}},
+		"cni-plugin":    {25 << 20, "0:0", []string{"usr/local/bin/tulle-cni", "usr/local/bin/tulle-cni-agent"}},
+		"bookinfo-like": {10 << 20, "1337:1337", []string{"usr/local/bin/bookinfo-like"}},
 	} {
 		found, err := tarball.ImageFromPath(filepath.Join(dir, name+".tar"), nil)
 		if err != nil {

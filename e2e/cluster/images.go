@@ -42,7 +42,7 @@ func (c *Cluster) testImage(ctx context.Context) (archive string, err error) {
 }
 
 // components are the programs that deploy/images makes images of.
-var components = []string{"istiod-lite", "ztunnel", "cni-plugin", "cni-plugin/node-agent"}
+var components = []string{"istiod-lite", "ztunnel", "cni-plugin", "cni-plugin/node-agent", "deploy/samples/bookinfo-like"}
 
 // Images makes the images of the mesh's components as they are in the source, and returns their archives.
 func Images(ctx context.Context, say func(string)) ([]string, error) {
