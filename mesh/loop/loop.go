@@ -1,23 +1,22 @@
-// Package loop runs sockets on event loops: each Loop is one locked thread with an epoll instance of its own, timers, and a
-// queue of functions from other threads.
+// Package loop runs sockets on event loops: each Loop is one goroutine with an epoll instance of its own, timers, and a queue of
+// functions from others.
 //
 // What a loop does in a turn, in this order:
 //
 //  1. wait      for sockets, timers and posts, not at all when something is queued      poll.go
-//  2. posts     functions from other threads, in the order they came                    Post
+//  2. posts     functions from other goroutines, in the order they came                 Post
 //  3. timers    those that are due                                                      timer.go
 //  4. sockets   tells every handler what its socket is ready for; handlers only note it or queue a task
 //  5. input     the tasks queued by Input before this step                              task.go
 //  6. output    the tasks queued by Output before this step
 //
 // A task that has more to do than is fair in one turn queues itself again and runs in the next. Nothing that runs on a loop
-// may block. All methods but Post, Do and Close are for the loop's own thread.
+// may block. All methods but Post, Do and Close are for the loop's own goroutine.
 package loop
 
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 )
@@ -33,8 +32,8 @@ type Loop struct {
 	inputs  queue
 	outputs queue
 	buffers buffers
-	ended   chan struct{} // closed when the thread is done
-	manual  bool          // there is no thread
+	ended   chan struct{} // closed when the goroutine is done
+	manual  bool          // there is no goroutine
 
 	mu     sync.Mutex
 	posted []func()
@@ -53,8 +52,8 @@ func New() (*Loop, error) {
 	return l, nil
 }
 
-// Manual makes a loop without a thread of its own: it goes on when Turn is called, and the calling goroutine stands for the
-// thread. So tests can let hours pass (testing/synctest), which they could not while a thread waits in the kernel.
+// Manual makes a loop without a goroutine of its own: it goes on when Turn is called, and the caller stands for the goroutine. So tests can
+// let hours pass (testing/synctest), which they could not while one waits in the kernel.
 func Manual() (*Loop, error) {
 	l := &Loop{now: time.Now(), ended: make(chan struct{}), manual: true}
 	if err := l.poll.open(); err != nil {
@@ -64,7 +63,7 @@ func Manual() (*Loop, error) {
 }
 
 // Turn goes through one turn of a Manual loop without waiting. When there were events or posts it returns 0, since they may have
-// brought about others; else how long a thread would wait before the next turn if nothing came, negative for ever.
+// brought about others; else how long a loop would wait before the next turn if nothing came, negative for ever.
 func (l *Loop) Turn() time.Duration {
 	n := l.poll.wait(0)
 	l.mu.Lock()
@@ -80,7 +79,7 @@ func (l *Loop) Turn() time.Duration {
 // Now is the time at which the current turn began to work.
 func (l *Loop) Now() time.Time { return l.now }
 
-// Post has f run on the loop's thread, soon, and returns at once. It fails when the loop is closed; f will not run then.
+// Post has f run on the loop's goroutine, soon, and returns at once. It fails when the loop is closed; f will not run then.
 func (l *Loop) Post(f func()) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +94,7 @@ func (l *Loop) Post(f func()) error {
 	return nil
 }
 
-// Do has f run on the loop's thread and waits until it has. It must not be called on a loop's thread.
+// Do has f run on the loop's goroutine and waits until it has. It must not be called on a loop's goroutine.
 func (l *Loop) Do(f func()) error {
 	done := make(chan struct{})
 	if err := l.Post(func() { defer close(done); f() }); err != nil {
@@ -105,7 +104,7 @@ func (l *Loop) Do(f func()) error {
 	return nil
 }
 
-// Close runs what was posted, ends the loop and waits for its thread. Sockets that are still watched are not closed.
+// Close runs what was posted, ends the loop and waits for its goroutine. Sockets that are still watched are not closed.
 func (l *Loop) Close() {
 	l.mu.Lock()
 	first := !l.closed
@@ -121,9 +120,6 @@ func (l *Loop) Close() {
 }
 
 func (l *Loop) run() {
-	if !l.manual {
-		runtime.LockOSThread() // never unlocked: the thread may be in another namespace for parts of a turn, and dies with the loop
-	}
 	defer close(l.ended)
 	for l.work(l.poll.wait(l.patience())) {
 	}
@@ -161,7 +157,7 @@ func (l *Loop) patience() time.Duration {
 	return wait
 }
 
-// runPosted runs what other threads have posted, and tells whether the loop goes on.
+// runPosted runs what others have posted, and tells whether the loop goes on.
 func (l *Loop) runPosted() bool {
 	l.mu.Lock()
 	l.awake = true // what is posted from now on is seen before the next wait

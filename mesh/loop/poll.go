@@ -28,7 +28,7 @@ const (
 // Has tells that at least one of the events is among e.
 func (e Events) Has(any Events) bool { return e&any != 0 }
 
-// Handler hears what its socket is ready for, on the loop's thread.
+// Handler hears what its socket is ready for, on the loop's goroutine.
 type Handler interface {
 	Ready(Events)
 }
@@ -78,7 +78,8 @@ type poller struct {
 	epoll, eventfd int
 	events         [maxEvents]unix.EpollEvent
 	watched        []watch // by descriptor
-	busy           bool    // the last wait brought events
+	pace           int     // grows with waits that bring events
+	rest           *rest   // nil while the loop is busy, and before its first wait
 }
 
 // watch is one watched descriptor. An event that was fetched before its descriptor was closed and used again carries an older
@@ -105,6 +106,7 @@ func (p *poller) open() error {
 }
 
 func (p *poller) close() {
+	p.endRest()
 	_ = unix.Close(p.epoll)
 	_ = unix.Close(p.eventfd)
 }
@@ -137,12 +139,19 @@ func (p *poller) drop(fd int) {
 	}
 }
 
-// wake ends a wait, from any thread.
+// wake ends a wait, from any goroutine.
 func (p *poller) wake() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
 	_, _ = unix.Write(p.eventfd, one[:]) // fails only when it is at its highest, which wakes as well
 }
+
+// How a loop waits depends on its pace: it grows by one with each wait that brings events, and halves with each that doesn't. A loop of
+// busyPace is busy. Below that are those that make a tunnel now and then, which takes some ten waits at each end.
+const (
+	maxPace  = 64
+	busyPace = 16
+)
 
 // brief is how many milliseconds at most a busy loop waits without giving its place among Go's running threads to others: that and
 // coming back costs more than most turns do. The runtime takes the place when it needs all to stop, and after some 10 ms anyway, by a
@@ -157,12 +166,22 @@ func (p *poller) wait(patience time.Duration) int {
 		timeout = int((patience + time.Millisecond - 1) / time.Millisecond)
 	}
 	n := 0
-	if timeout == 0 || p.busy {
+	switch {
+	case timeout == 0:
+		n = count(p.epollBriefly(0))
+		p.pace = min(p.pace+min(n, 1), maxPace)
+		return n
+	case p.pace >= busyPace:
+		p.endRest()
 		n = count(p.epollBriefly(briefly(timeout)))
-	} else {
-		n = count(unix.EpollWait(p.epoll, p.events[:], timeout))
+	default:
+		n = p.takeRest(patience, timeout)
 	}
-	p.busy = n > 0
+	if n > 0 {
+		p.pace = min(p.pace+1, maxPace)
+	} else {
+		p.pace /= 2
+	}
 	return n
 }
 

@@ -3,7 +3,7 @@ package loop
 import "time"
 
 // Timer calls Run on its loop at a point in time. Set Run before the first use; the zero value otherwise is a timer that is
-// not set. It belongs to one loop's thread.
+// not set. It belongs to one loop's goroutine.
 type Timer struct {
 	Run func()
 

@@ -5,18 +5,19 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
 
-// Visitor makes sockets inside namespaces from a thread that is its own for good, such as an event loop's: there entering and
-// leaving needs no goroutine. It stays where it was last until GoHome, so that many sockets of one namespace cost one visit.
+// Visitor makes sockets inside namespaces for a goroutine that is its own for good, such as an event loop's, which it locks to its
+// thread meanwhile. It stays where it was last until GoHome, so that many sockets of one namespace cost one visit.
 type Visitor struct {
 	home *os.File
 	at   *Netns // nil at home
 }
 
-// NewVisitor makes the visitor of the calling thread, which must be locked and at home.
+// NewVisitor makes the visitor of the calling goroutine, whose thread must be at home.
 func NewVisitor() (*Visitor, error) {
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -31,7 +32,8 @@ func (v *Visitor) Close() { _ = v.home.Close() }
 // Away tells that the thread isn't at home.
 func (v *Visitor) Away() bool { return v.at != nil }
 
-// GoHome moves the thread back. It must be called before the thread waits: a namespace lives as long as a thread is in it.
+// GoHome moves the thread back and unlocks the goroutine. It must be called before that waits: a namespace lives as long as a thread is in
+// it. After an error the thread stays locked.
 func (v *Visitor) GoHome() error {
 	if v.at == nil {
 		return nil
@@ -40,6 +42,7 @@ func (v *Visitor) GoHome() error {
 		return fmt.Errorf("leave network namespace: %w", err)
 	}
 	v.at = nil
+	runtime.UnlockOSThread()
 	return nil
 }
 
@@ -50,7 +53,13 @@ func (v *Visitor) enter(n *Netns) error {
 	if v.at == n {
 		return nil
 	}
+	if v.at == nil {
+		runtime.LockOSThread()
+	}
 	if err := setns(n.file); err != nil {
+		if v.at == nil {
+			runtime.UnlockOSThread() // the thread never left
+		}
 		return fmt.Errorf("enter network namespace: %w", err)
 	}
 	v.at = n

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,13 +15,12 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
-// visit runs f on a thread of its own with a visitor, and checks that both leave nothing: the thread dies afterwards.
+// visit runs f with a visitor of its own, and checks that both leave nothing.
 func visit(t *testing.T, f func(*socket.Visitor)) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread()
 		v, err := socket.NewVisitor()
 		if err != nil {
 			t.Error(err)
@@ -117,6 +117,52 @@ func checkOptions(t *testing.T, fd int) {
 	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
 		t.Errorf("descriptor flags %#x, %v: children inherit it", flags, err)
 	}
+}
+
+// While it is away, a visitor's thread is nobody else's, and other goroutines stay at home.
+func TestVisitorKeepsItsThread(t *testing.T) {
+	a, _ := pair(t)
+	home := here(t)
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer close(stop)
+	for range 4 {
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if at := here(t); at != home {
+					t.Errorf("another goroutine is at %v, home is %v", at, home)
+					return
+				}
+				runtime.Gosched()
+			}
+		})
+	}
+	visit(t, func(v *socket.Visitor) {
+		for range 20 {
+			fd, err := v.Dial(a.Netns, netip.AddrPortFrom(b4, 1), socket.DialConfig{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = unix.Close(fd)
+			for range 50 {
+				if at := here(t); at != a.Netns.ID() {
+					t.Errorf("the visitor is at %v instead of %v", at, a.Netns.ID())
+				}
+				runtime.Gosched()
+			}
+			if err := v.GoHome(); err != nil {
+				t.Error(err)
+			}
+			runtime.Gosched()
+		}
+	})
 }
 
 func TestVisitorAppearsFromAForeignSource(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
-// Worker is one event loop. Its methods but those of loop.Loop that say otherwise are for its own thread.
+// Worker is one event loop. Its methods but those of loop.Loop that say otherwise are for its own goroutine.
 type Worker struct {
 	*loop.Loop
 	Index   int // among all workers, from 0
