@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,11 +37,11 @@ type handshake struct {
 	done   func(shaken)
 	closed func() // hears that a failed handshake's socket is closed; it may be nil
 
-	begun     bool
 	ctx       context.Context
 	cancel    context.CancelFunc
-	tls       *record.Handshake // nil until the configuration is there
-	own       *x509.Certificate // what proves us
+	tls       *record.Handshake // nil until it has begun
+	known     atomic.Bool       // the configuration is there
+	own       *x509.Certificate // what proves us; for who has the result
 	early     []byte            // received, and not taken by tls
 	unsent    []byte
 	full      bool // nothing was read for want of room
@@ -76,31 +77,27 @@ func (h *handshake) start() {
 }
 
 func (h *handshake) timeout() {
-	if h.begun && h.tls == nil {
+	if h.nameless() {
 		h.fail(StageIdentity, context.DeadlineExceeded)
 		return
 	}
 	h.fail(StageTLS, errHandshakeTimeout)
 }
 
-// begin asks for the configuration, then lets crypto/tls begin.
+// begin has the configuration asked for where crypto/tls then begins: going to another goroutine and back costs as much as a signature.
 func (h *handshake) begin() {
-	h.begun = true
-	go func() {
+	h.tls = record.Start(func() (*tls.Config, error) {
 		config, err := h.config(h.ctx)
-		_ = h.loop.Post(func() {
-			switch {
-			case h.ended:
-			case err != nil:
-				h.fail(StageIdentity, err)
-			default:
-				h.own = leaf(config)
-				h.tls = record.Start(config, h.role, func() { _ = h.loop.Post(h.step) })
-				h.feed()
-			}
-		})
-	}()
+		if err == nil {
+			h.own = leaf(config)
+			h.known.Store(true)
+		}
+		return config, err
+	}, h.role, func() { _ = h.loop.Post(h.step) })
 }
+
+// nameless tells that it has begun, but what proves us isn't there.
+func (h *handshake) nameless() bool { return h.tls != nil && !h.known.Load() }
 
 // Ready implements loop.Handler.
 func (h *handshake) Ready(events loop.Events) {
@@ -119,10 +116,10 @@ func (h *handshake) receive() {
 		return
 	}
 	err := h.read()
-	if !h.begun && wholeRecord(h.early) {
+	if h.tls == nil && wholeRecord(h.early) {
 		h.begin()
 	}
-	if err != nil && !h.begun {
+	if err != nil && h.tls == nil {
 		h.fail(StageTLS, err)
 		return
 	}
@@ -183,7 +180,11 @@ func (h *handshake) step() {
 	}
 	keys, err := h.tls.Result()
 	if err != nil {
-		h.fail(StageTLS, err)
+		stage := StageTLS
+		if h.nameless() {
+			stage = StageIdentity
+		}
+		h.fail(stage, err)
 		return
 	}
 	if len(h.unsent) > 0 { // a socket that doesn't even take the first kilobytes
@@ -257,10 +258,11 @@ func (h *handshake) fail(stage Stage, err error) {
 		return
 	}
 	h.end()
+	silent := h.tls == nil || h.nameless() // and has nothing to say
 	if h.tls != nil {
 		h.tls.Abort(err) // it may wait for bytes that are never fed any more
 	}
-	if h.tls == nil || h.peerEnded {
+	if silent || h.peerEnded {
 		h.release()
 	} else {
 		h.linger()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 	"weak"
@@ -19,19 +20,24 @@ type memory struct {
 	calls          chan Role // of notify
 }
 
+func newMemory() *memory {
+	return &memory{changed: make(chan struct{}, 1), calls: make(chan Role, 100)}
+}
+
 func startInMemory(client, server *tls.Config) *memory {
-	m := &memory{changed: make(chan struct{}, 1), calls: make(chan Role, 100)}
-	notify := func(role Role) func() {
-		return func() {
-			m.calls <- role
-			select {
-			case m.changed <- struct{}{}:
-			default:
-			}
+	m := newMemory()
+	m.client, m.server = Start(known(client), Client, m.notify(Client)), Start(known(server), Server, m.notify(Server))
+	return m
+}
+
+func (m *memory) notify(role Role) func() {
+	return func() {
+		m.calls <- role
+		select {
+		case m.changed <- struct{}{}:
+		default:
 		}
 	}
-	m.client, m.server = Start(client, Client, notify(Client)), Start(server, Server, notify(Server))
-	return m
 }
 
 // finish passes what each says to the other in pieces of size bytes, till both are done.
@@ -125,11 +131,40 @@ func TestWhatFollowsTheHandshakeIsLeft(t *testing.T) {
 	}
 }
 
+// Each hand-over to another goroutine costs as much as a signature, so who knows the configuration makes the handshake.
+func TestConfigurationIsAskedWhereTheHandshakeIsMade(t *testing.T) {
+	client, server := configs(t)
+	var asked, verified [2]string
+	ask := func(role Role, config *tls.Config) func() (*tls.Config, error) {
+		return func() (*tls.Config, error) {
+			asked[role] = goroutine()
+			config.VerifyConnection = func(tls.ConnectionState) error {
+				verified[role] = goroutine()
+				return nil
+			}
+			return config, nil
+		}
+	}
+	m := newMemory()
+	m.client, m.server = Start(ask(Client, client), Client, m.notify(Client)), Start(ask(Server, server), Server, m.notify(Server))
+	m.finish(t, 4<<10)
+	if asked != verified || asked[Client] == asked[Server] || asked[Client] == "" {
+		t.Errorf("configurations are asked for by %q, handshakes made by %q", asked, verified)
+	}
+}
+
+// goroutine names the calling goroutine.
+func goroutine() string {
+	stack := make([]byte, 64)
+	name, _, _ := strings.Cut(string(stack[:runtime.Stack(stack, false)]), " [")
+	return name
+}
+
 // A peer may talk on without end: what is held of it is bounded, and room is told of.
 func TestFeedTakesNoMoreThanItsRoom(t *testing.T) {
 	_, server := configs(t)
 	notified := make(chan struct{}, 8)
-	h := Start(server, Server, func() { notified <- struct{}{} })
+	h := Start(known(server), Server, func() { notified <- struct{}{} })
 	// A hello of 64 KiB that crypto/tls collects: three records of one message, and the beginning of a fourth.
 	hello := append([]byte{1, 0, 0xff, 0xff}, make([]byte, 1<<16)...)
 	var flight []byte
@@ -183,11 +218,16 @@ func TestHandshakeEndsWhenItsPeerDoes(t *testing.T) {
 	}
 }
 
+// known is a configuration that need not be waited for.
+func known(config *tls.Config) func() (*tls.Config, error) {
+	return func() (*tls.Config, error) { return config, nil }
+}
+
 // startAlone starts a handshake and returns a channel that is closed at its end.
 func startAlone(config *tls.Config, role Role) (*Handshake, <-chan struct{}) {
 	ended := make(chan struct{})
 	started := make(chan *Handshake, 1)
-	h := Start(config, role, func() {
+	h := Start(known(config), role, func() {
 		h := <-started
 		started <- h
 		if h.Done() {

@@ -31,18 +31,23 @@ type Result struct {
 	Rest []byte
 }
 
-// Start begins a handshake in role. TLS 1.3 is all that is accepted; tickets are neither sent nor kept. notify is called, from
-// another goroutine, when Output has something and the peer is to speak next, when Feed has room again after it had not, and at
-// the end; so it's called rarely, and a driver then looks at Output and Done.
-func Start(config *tls.Config, role Role, notify func()) *Handshake {
+// Start begins a handshake in role, with the configuration that config returns, which may wait: both happen in one other goroutine.
+// TLS 1.3 is all that is accepted; tickets are neither sent nor kept. notify is called, from that goroutine, when Output has something
+// and the peer is to speak next, when Feed has room again after it had not, and at the end; so it's called rarely, and a driver then
+// looks at Output and Done.
+func Start(config func() (*tls.Config, error), role Role, notify func()) *Handshake {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	h := &Handshake{cancel: cancel, notify: notify, wire: newWire(notify)}
 	go h.run(ctx, config, role)
 	return h
 }
 
-func (h *Handshake) run(ctx context.Context, config *tls.Config, role Role) {
-	result, err := h.shake(ctx, config, role)
+func (h *Handshake) run(ctx context.Context, config func() (*tls.Config, error), role Role) {
+	var result *Result
+	configured, err := config()
+	if err == nil {
+		result, err = h.shake(ctx, configured, role)
+	}
 	rest := h.wire.end()
 	if aborted := context.Cause(ctx); aborted != nil {
 		err = aborted

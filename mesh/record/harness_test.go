@@ -35,7 +35,7 @@ type driven struct {
 // drive makes the handshake over conn.
 func drive(conn net.Conn, config *tls.Config, role Role) (*driven, error) {
 	notified := make(chan struct{}, 1)
-	h := Start(config, role, func() {
+	h := Start(known(config), role, func() {
 		select {
 		case notified <- struct{}{}:
 		default:
