@@ -19,16 +19,32 @@ import (
 const errInvalid = syscall.EINVAL
 
 const (
-	lookupPin    = "lookup"
-	egressPrefix = "egress-"
+	lookupPin     = "lookup"
+	egressPrefix  = "egress-"
+	virtualPrefix = "virtual-"
 )
 
-func egressPin(index int) string { return egressPrefix + strconv.Itoa(index) }
+func egressPin(index int) string  { return egressPrefix + strconv.Itoa(index) }
+func virtualPin(index int) string { return virtualPrefix + strconv.Itoa(index) }
+
+// programOf is the program that a pin's link runs; "" for what is no link.
+func programOf(pin string) string {
+	switch {
+	case pin == lookupPin:
+		return "tulle_lookup"
+	case strings.HasPrefix(pin, egressPrefix):
+		return "tulle_egress"
+	case strings.HasPrefix(pin, virtualPrefix):
+		return "tulle_virtual"
+	}
+	return ""
+}
 
 // Attached is where the pod's programs run.
 type Attached struct {
 	Netns      uint32 // inode of the namespace where lookup runs; 0: nowhere (any more)
 	Interfaces []int  // where egress runs, by index
+	Virtual    []int  // where virtual runs
 	// Generation tells programs apart: pods with the same one run the same.
 	Generation string
 	// Stale are pins whose link leads nowhere any more, or whose program isn't this version's or has other maps.
@@ -49,7 +65,7 @@ func (p *Pod) Attached() (Attached, error) {
 	tags := []string{Version}
 	for _, entry := range entries {
 		name := entry.Name()
-		if name != lookupPin && !strings.HasPrefix(name, egressPrefix) {
+		if programOf(name) == "" {
 			continue
 		}
 		info, err := linkInfo(p.dir, name)
@@ -65,11 +81,14 @@ func (p *Pod) Attached() (Attached, error) {
 			at.Stale = append(at.Stale, name)
 		case name == lookupPin:
 			at.Netns = place
+		case strings.HasPrefix(name, virtualPrefix):
+			at.Virtual = append(at.Virtual, int(place))
 		default:
 			at.Interfaces = append(at.Interfaces, int(place))
 		}
 	}
 	slices.Sort(at.Interfaces)
+	slices.Sort(at.Virtual)
 	at.Generation = strings.Join(tags, "-")
 	return at, nil
 }
@@ -84,13 +103,6 @@ func Netns(dir string) (uint32, error) {
 		return 0, err
 	}
 	return where(info), nil
-}
-
-func programOf(pin string) string {
-	if pin == lookupPin {
-		return "tulle_lookup"
-	}
-	return "tulle_egress"
 }
 
 func linkInfo(dir, name string) (*link.Info, error) {
@@ -137,34 +149,58 @@ func (p *Pod) fits(id ebpf.ProgramID, spec *ebpf.ProgramSpec) (tag string, fits 
 	return info.Tag, spec.Compatible(info) == nil && slices.Contains(used, id2)
 }
 
-// Attach makes the programs run in a namespace and on interfaces of it, which have to be Ethernet's. It is called on a thread in the
+// Attach makes the programs run in a namespace and on interfaces of it, some of them virtual, which have to be Ethernet's. It is called on a thread in the
 // namespace, of which netns is a descriptor. Programs that run already are replaced without a gap; on other interfaces they end.
 // The switches decide what the programs do, so have all else in place before they are on.
-func (p *Pod) Attach(netns int, interfaces []int) error {
-	var loaded programPrograms
-	if err := p.load(&loaded); err != nil {
+func (p *Pod) Attach(netns int, interfaces, virtual []int) error {
+	loaded, err := p.loadFor(virtual)
+	if err != nil {
 		return err
 	}
 	defer loaded.Close()
-	err := p.attach(lookupPin, loaded.TulleLookup, func() (link.Link, error) { return link.AttachNetNs(netns, loaded.TulleLookup) })
+	err = p.attach(lookupPin, loaded.TulleLookup, func() (link.Link, error) { return link.AttachNetNs(netns, loaded.TulleLookup) })
 	if err != nil {
 		return err
 	}
 	wanted := map[string]bool{lookupPin: true}
-	for _, index := range interfaces {
-		wanted[egressPin(index)] = true
-		err := p.attach(egressPin(index), loaded.TulleEgress, func() (link.Link, error) {
-			return link.AttachTCX(link.TCXOptions{Interface: index, Program: loaded.TulleEgress, Attach: ebpf.AttachTCXEgress, Anchor: link.Head()})
-		})
-		if err != nil {
-			return err
+	for _, on := range []struct {
+		interfaces []int
+		pin        func(int) string
+		program    *ebpf.Program
+		hook       ebpf.AttachType
+	}{
+		{interfaces, egressPin, loaded.TulleEgress, ebpf.AttachTCXEgress},
+		{virtual, virtualPin, loaded.TulleVirtual, ebpf.AttachTCXIngress},
+	} {
+		for _, index := range on.interfaces {
+			wanted[on.pin(index)] = true
+			err := p.attach(on.pin(index), on.program, func() (link.Link, error) {
+				return link.AttachTCX(link.TCXOptions{Interface: index, Program: on.program, Attach: on.hook, Anchor: link.Head()})
+			})
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return p.detachOthers(wanted)
 }
 
-// load verifies the programs with the pod's maps. The error says what the verifier has said.
-func (p *Pod) load(into *programPrograms) error {
+// loadFor loads what is needed, since to verify a program takes milliseconds.
+func (p *Pod) loadFor(virtual []int) (loaded programPrograms, err error) {
+	if len(virtual) > 0 {
+		return loaded, p.load(&loaded)
+	}
+	var usual struct {
+		Lookup *ebpf.Program `ebpf:"tulle_lookup"`
+		Egress *ebpf.Program `ebpf:"tulle_egress"`
+	}
+	err = p.load(&usual)
+	loaded.TulleLookup, loaded.TulleEgress = usual.Lookup, usual.Egress
+	return loaded, err
+}
+
+// load verifies the programs of a struct with the pod's maps. The error says what the verifier has said.
+func (p *Pod) load(into any) error {
 	spec, err := committed()
 	if err != nil {
 		return err
@@ -233,7 +269,7 @@ func (p *Pod) detachOthers(wanted map[string]bool) error {
 
 // detach ends the program of a pinned link, if it is one.
 func detach(dir, pin string) error {
-	if pin != lookupPin && !strings.HasPrefix(pin, egressPrefix) {
+	if programOf(pin) == "" {
 		return nil
 	}
 	path := filepath.Join(dir, pin)

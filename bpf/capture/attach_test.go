@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -49,7 +51,7 @@ func inNetns(t *testing.T, f func(netns int, inode uint32)) {
 func TestProgramsOutliveWhoHasAttachedThem(t *testing.T) {
 	p := pod(t)
 	inNetns(t, func(netns int, inode uint32) {
-		if err := p.Attach(netns, []int{loopbackIndex}); err != nil {
+		if err := p.Attach(netns, []int{loopbackIndex}, nil); err != nil {
 			t.Error(err)
 			return
 		}
@@ -86,7 +88,7 @@ func TestProgramsOutliveWhoHasAttachedThem(t *testing.T) {
 func TestOtherProgramsAreFoundAndReplaced(t *testing.T) {
 	p := pod(t)
 	inNetns(t, func(netns int, inode uint32) {
-		if err := p.Attach(netns, []int{loopbackIndex}); err != nil {
+		if err := p.Attach(netns, []int{loopbackIndex}, nil); err != nil {
 			t.Error(err)
 			return
 		}
@@ -109,7 +111,7 @@ func TestOtherProgramsAreFoundAndReplaced(t *testing.T) {
 		if at, err := p.Attached(); err != nil || !slices.Equal(at.Stale, []string{lookupPin}) {
 			t.Errorf("attached is %+v (%v), want lookup stale", at, err)
 		}
-		if err := p.Attach(netns, nil); err != nil {
+		if err := p.Attach(netns, nil, nil); err != nil {
 			t.Error(err)
 		}
 		if at, err := p.Attached(); err != nil || at.Netns != inode || len(at.Interfaces)+len(at.Stale) > 0 {
@@ -121,7 +123,7 @@ func TestOtherProgramsAreFoundAndReplaced(t *testing.T) {
 func TestPinsOfANamespaceThatIsGoneLeadNowhere(t *testing.T) {
 	p := pod(t)
 	inNetns(t, func(netns int, inode uint32) {
-		if err := p.Attach(netns, []int{loopbackIndex}); err != nil {
+		if err := p.Attach(netns, []int{loopbackIndex}, nil); err != nil {
 			t.Error(err)
 		}
 		if got, err := Netns(p.dir); err != nil || got != inode {
@@ -141,6 +143,49 @@ func TestPinsOfANamespaceThatIsGoneLeadNowhere(t *testing.T) {
 	}
 	if err := Remove(p.dir); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestVirtualInterfacesAreReadAsTheyWereNoted(t *testing.T) {
+	p := pod(t)
+	for _, want := range []map[string]int{{}, {"tap0": 3, "docker0": 0, "an-interface-15": 7, "b": 0}, {"docker0": 4, "tap0": 0}, {}} {
+		if err := p.SetVirtual(want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.Virtual(); err != nil || !maps.Equal(got, want) {
+			t.Errorf("read %v (%v), want %v", got, err, want)
+		}
+	}
+	many := map[string]int{}
+	for i := range maxVirtual + 1 {
+		many[strconv.Itoa(i)] = 0
+	}
+	if err := p.SetVirtual(many); err == nil {
+		t.Error("more interfaces than there is room for were taken")
+	}
+}
+
+// An agent before this one has made fewer maps.
+func TestPodsOfAnOlderAgentGetTheMapThatTheyLack(t *testing.T) {
+	p := pod(t)
+	if err := os.Remove(filepath.Join(p.dir, virtualMap)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		opened, err := Open(p.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := opened.Virtual(); err != nil || len(got) > 0 {
+			t.Errorf("read %v (%v), want none", got, err)
+		}
+		opened.Close()
+	}
+	if err := os.Remove(filepath.Join(p.dir, "own")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(p.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half a pod was opened: %v", err)
 	}
 }
 

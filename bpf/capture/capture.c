@@ -5,6 +5,7 @@
 //
 //   lookup, for packets that belong to no connection yet, chooses the proxy's listener instead of the app's.
 //   egress, where packets leave the pod, sends the app's new connections, and all that belongs to one of the proxy's, back inward.
+//   virtual, where they come from a virtual machine or a container in the pod, keeps the same of theirs inside.
 //
 // No address is rewritten, so nothing has to be remembered: an accepted socket's local address is what the app dialled.
 // Every map belongs to one pod. With a slot empty there is no proxy, and what is captured is dropped.
@@ -68,6 +69,15 @@ struct {
 	__type(key, struct address);
 	__type(value, __u8);
 } own SEC(".maps");
+
+// Interfaces with a virtual machine or containers behind them, by index; those that aren't there yet have other numbers. Only who makes
+// these maps reads the names.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16);
+	__type(key, __u32);
+	__type(value, char[16]);
+} virtual SEC(".maps");
 
 // What was there before, kept for whoever takes capture away. The programs don't use it.
 struct {
@@ -134,6 +144,8 @@ static __always_inline int is_probe(const struct address *a)
 
 static __always_inline int is_own(const struct address *a) { return bpf_map_lookup_elem(&own, a) != 0; }
 
+static __always_inline int is_virtual(__u32 interface) { return bpf_map_lookup_elem(&virtual, &interface) != 0; }
+
 static __always_inline int pass(void)
 {
 	count(PASSED);
@@ -194,6 +206,8 @@ int tulle_lookup(struct bpf_sk_lookup *ctx)
 	}
 	if (is_loopback(&local))
 		return SK_PASS;
+	if (is_virtual(ctx->ingress_ifindex) && (s->on & CAPTURE_OUT || !is_own(&local)))
+		return steer(ctx, OUTBOUND, SK_DROP);
 	if (ctx->ingress_ifindex != s->loopback)
 		return from_wire(ctx, s->on, &local, &remote);
 	if (is_own(&local))
@@ -265,6 +279,22 @@ static __always_inline int parse6(struct __sk_buff *skb, struct packet *p)
 	return UNCLEAR;
 }
 
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return parse4(skb, p);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return parse6(skb, p);
+	return NOT_OURS;
+}
+
+// route_inward marks the packet, so that it is delivered here whatever its destination.
+static __always_inline void route_inward(struct __sk_buff *skb)
+{
+	skb->mark = (skb->mark & ~MARK_MASK) | INWARD_MARK;
+	count(INWARD);
+}
+
 // inward sends the packet to the pod's own stack, as if it had come by lo.
 static __always_inline int inward(struct __sk_buff *skb)
 {
@@ -272,8 +302,7 @@ static __always_inline int inward(struct __sk_buff *skb)
 
 	if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0))
 		return TCX_DROP;
-	skb->mark = (skb->mark & ~MARK_MASK) | INWARD_MARK;
-	count(INWARD);
+	route_inward(skb);
 	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
@@ -300,6 +329,18 @@ static __always_inline int is_proxys(struct __sk_buff *skb, struct packet *p, co
 	return yes;
 }
 
+// opens tells the first packet of a connection: older ones stay as they are.
+static __always_inline int opens(const struct tcphdr *tcp) { return tcp->syn && !tcp->ack && !tcp->rst && !tcp->fin; }
+
+// forwarded decides about somebody's connection through the pod, which no lookup has seen. As the pod's own it would pass policies.
+static __always_inline int forwarded(__u32 on)
+{
+	if (!(on & CAPTURE_IN))
+		return TCX_NEXT;
+	count(REFUSED);
+	return TCX_DROP;
+}
+
 static __always_inline int leaves_tcp(struct __sk_buff *skb, struct packet *p, __u32 on)
 {
 	struct tcphdr tcp;
@@ -308,7 +349,9 @@ static __always_inline int leaves_tcp(struct __sk_buff *skb, struct packet *p, _
 		return on & CAPTURE_OUT ? TCX_DROP : TCX_NEXT;
 	if (is_probe(&p->to))
 		return TCX_NEXT;
-	if (tcp.syn && !tcp.ack && !tcp.rst && !tcp.fin) // the first packet of a connection: older ones stay as they are
+	if (opens(&tcp) && skb->ingress_ifindex && skb->ingress_ifindex != LOOPBACK)
+		return forwarded(on);
+	if (opens(&tcp))
 		return on & CAPTURE_OUT ? inward(skb) : TCX_NEXT;
 	return is_proxys(skb, p, &tcp) ? inward(skb) : TCX_NEXT;
 }
@@ -333,12 +376,7 @@ int tulle_egress(struct __sk_buff *skb)
 		return TCX_DROP;
 	if ((skb->mark & MARK_MASK) == PROXY_MARK)
 		return TCX_NEXT;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		parsed = parse4(skb, &p);
-	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		parsed = parse6(skb, &p);
-	else
-		return TCX_NEXT;
+	parsed = parse(skb, &p);
 	if (parsed == UNCLEAR)
 		return s->on & CAPTURE_OUT ? TCX_DROP : TCX_NEXT; // it may be TCP
 	if (parsed == NOT_OURS)
@@ -347,5 +385,25 @@ int tulle_egress(struct __sk_buff *skb)
 		return leaves_tcp(skb, &p, s->on);
 	if (p.protocol == IPPROTO_UDP)
 		return leaves_udp(skb, &p, s->on);
+	return TCX_NEXT;
+}
+
+SEC("tc")
+int tulle_virtual(struct __sk_buff *skb)
+{
+	struct settings *s = set();
+	struct packet p = {};
+	struct tcphdr tcp;
+	int parsed;
+
+	if (!s)
+		return TCX_DROP;
+	parsed = parse(skb, &p);
+	if (parsed == NOT_OURS || (parsed == UNDERSTOOD && p.protocol != IPPROTO_TCP))
+		return TCX_NEXT;
+	if (parsed == UNCLEAR || bpf_skb_load_bytes(skb, p.transport, &tcp, sizeof(tcp)))
+		return s->on & CAPTURE_OUT ? TCX_DROP : TCX_NEXT;
+	if (opens(&tcp) ? s->on & CAPTURE_OUT : is_proxys(skb, &p, &tcp))
+		route_inward(skb);
 	return TCX_NEXT;
 }

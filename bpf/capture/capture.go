@@ -1,17 +1,20 @@
 // Package capture loads and reads the programs that capture one pod's traffic (capture.c heads with what they do), and the maps that
 // say how. All of it is pinned in a folder of a bpffs, so that it outlives the process that made it and is found by the next.
 //
-// A folder's files: slots, settings, own, before and counters are maps; lookup and egress-N (N: an interface's index) are links,
-// which hold the programs. A pod's folder is gone with the node's memory; after the pod's end its links lead nowhere.
+// A folder's files: slots, settings, own, virtual, before and counters are maps; lookup, egress-N and virtual-N (N: an interface's index)
+// are links, which hold the programs. A pod's folder is gone with the node's memory; after the pod's end its links lead nowhere.
 package capture
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -19,7 +22,8 @@ import (
 
 //go:generate go tool bpf2go -target bpfel -cflags "-O2 -Wall -Werror -mcpu=v3" program capture.c -- -I/usr/include/x86_64-linux-gnu
 
-// Version is part of the folders' names. Whoever changes a map counts it up: an older agent's maps don't fit then.
+// Version is part of the folders' names. Whoever changes a map counts it up: an older agent's maps don't fit then. A new map is made
+// where it's missing.
 const Version = "v1"
 
 // Slot is a place for one of the proxy's listeners.
@@ -64,8 +68,9 @@ const loopbackIndex = 1
 
 // Limits of the maps.
 const (
-	maxOwn  = 64
-	maxKept = 16
+	maxOwn     = 64
+	maxVirtual = 16
+	maxKept    = 16
 )
 
 // Pod is capture in one network namespace. Close it after use; what it stands for stays.
@@ -89,6 +94,9 @@ func Open(dir string) (*Pod, error) {
 	p := &Pod{dir: dir}
 	for name, m := range p.byName() {
 		loaded, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+		if errors.Is(err, fs.ErrNotExist) && name == virtualMap {
+			loaded, err = p.addMap(name)
+		}
 		if err != nil {
 			p.Close()
 			return nil, fmt.Errorf("open the pod's map %s: %w", name, err)
@@ -96,6 +104,25 @@ func Open(dir string) (*Pod, error) {
 		*m = loaded
 	}
 	return p, nil
+}
+
+// virtualMap isn't in the folders of agents before it was thought of.
+const virtualMap = "virtual"
+
+func (p *Pod) addMap(name string) (*ebpf.Map, error) {
+	spec, err := committed()
+	if err != nil {
+		return nil, err
+	}
+	made, err := ebpf.NewMap(spec.Maps[name])
+	if err != nil {
+		return nil, err
+	}
+	if err := made.Pin(filepath.Join(p.dir, name)); err != nil {
+		made.Close()
+		return nil, err
+	}
+	return made, nil
 }
 
 // Create makes the maps, with everything switched off, and pins them in a new folder. What was there before has to be removed first.
@@ -139,7 +166,7 @@ func (p *Pod) create(spec *ebpf.CollectionSpec) error {
 
 func (p *Pod) byName() map[string]**ebpf.Map {
 	return map[string]**ebpf.Map{
-		"slots": &p.maps.Slots, "settings": &p.maps.Settings, "own": &p.maps.Own, "before": &p.maps.Before, "counters": &p.maps.Counters,
+		"slots": &p.maps.Slots, "settings": &p.maps.Settings, "own": &p.maps.Own, virtualMap: &p.maps.Virtual, "before": &p.maps.Before, "counters": &p.maps.Counters,
 	}
 }
 
@@ -262,6 +289,71 @@ func (p *Pod) own() (keys [][16]byte, err error) {
 		return nil, fmt.Errorf("read the pod's addresses: %w", err)
 	}
 	return keys, nil
+}
+
+// missing is where the numbers begin that stand for interfaces which aren't there.
+const missing = 1 << 31
+
+// SetVirtual says which interfaces have virtual machines or containers behind them: their indexes by name, 0 for those that aren't there.
+func (p *Pod) SetVirtual(interfaces map[string]int) error {
+	if len(interfaces) > maxVirtual {
+		return fmt.Errorf("the pod has %d virtual interfaces, more than %d", len(interfaces), maxVirtual)
+	}
+	wanted := map[uint32][16]byte{}
+	for i, name := range slices.Sorted(maps.Keys(interfaces)) {
+		key := uint32(interfaces[name])
+		if key == 0 {
+			key = missing + uint32(i)
+		}
+		var value [16]byte
+		copy(value[:], name)
+		wanted[key] = value
+	}
+	present, err := p.virtual()
+	if err != nil {
+		return err
+	}
+	for key := range present {
+		if _, ok := wanted[key]; !ok {
+			if err := p.maps.Virtual.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return fmt.Errorf("forget a virtual interface: %w", err)
+			}
+		}
+	}
+	for key, value := range wanted {
+		if err := p.maps.Virtual.Put(key, value); err != nil {
+			return fmt.Errorf("note a virtual interface: %w", err)
+		}
+	}
+	return nil
+}
+
+// Virtual tells which interfaces were noted as virtual, as SetVirtual takes them.
+func (p *Pod) Virtual() (map[string]int, error) {
+	present, err := p.virtual()
+	interfaces := map[string]int{}
+	for key, value := range present {
+		index := int(key)
+		if key >= missing {
+			index = 0
+		}
+		interfaces[string(bytes.TrimRight(value[:], "\x00"))] = index
+	}
+	return interfaces, err
+}
+
+func (p *Pod) virtual() (map[uint32][16]byte, error) {
+	present := map[uint32][16]byte{}
+	var key uint32
+	var value [16]byte
+	all := p.maps.Virtual.Iterate()
+	for all.Next(&key, &value) {
+		present[key] = value
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("read the virtual interfaces: %w", err)
+	}
+	return present, nil
 }
 
 // Keep stores numbers for whoever removes the pod, at most 16.

@@ -20,7 +20,9 @@ const (
 // packetContext is the start of struct __sk_buff of linux/bpf.h.
 type packetContext struct {
 	Len, PacketType, Mark uint32
-	_                     [180]byte
+	_                     [24]byte
+	Ingress               uint32 // index of the interface by which it came, 0 for the pod's own
+	_                     [152]byte
 }
 
 func TestEgressTurnsAround(t *testing.T) {
@@ -145,6 +147,77 @@ func TestEgressKnowsTheProxysConnections(t *testing.T) {
 				if got := leave(t, egress, 0, tcpFrame(at(from.Addr(), 1), to, flagACK)); got != leaves {
 					t.Errorf("a packet of no connection: verdict %d, want %d", int32(got), int32(-1))
 				}
+			}
+		})
+	}
+}
+
+// What comes through the pod and isn't its own doesn't get the pod's name.
+func TestEgressRefusesForeignConnections(t *testing.T) {
+	p := pod(t)
+	egress := p.programs(t).TulleEgress
+	for _, c := range []struct {
+		name string
+		on   Switches
+		want uint32
+	}{{"captured", In | Out, dropped}, {"without inbound", Out, leaves}, {"draining", 0, leaves}} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := p.Switch(c.on); err != nil {
+				t.Fatal(err)
+			}
+			for flags, want := range map[byte]uint32{flagSYN: c.want, flagACK: leaves} {
+				got, err := egress.Run(&ebpf.RunOptions{Data: tcpFrame(at(peer4, 4000), at(own4, 80), flags), Context: packetContext{Ingress: 7}})
+				if err != nil || got != want {
+					t.Errorf("flags %#x: verdict %d (%v), want %d", flags, int32(got), err, int32(want))
+				}
+			}
+		})
+	}
+}
+
+func TestVirtualKeepsConnectionsInside(t *testing.T) {
+	const all = In | Out
+	p := pod(t)
+	program := p.programs(t).TulleVirtual
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	guest4, guest6, web4, web6 := at(netip.MustParseAddr("10.79.0.2"), 4000), at(netip.MustParseAddr("fd79::2"), 4000), at(peer4, 80), at(peer6, 80)
+	const outside, inside = 0, 0x540
+	for _, c := range []struct {
+		name    string
+		on      Switches
+		frame   frame
+		verdict uint32
+		mark    uint32
+	}{
+		{"a SYN", all, tcpFrame(guest4, web4, flagSYN), leaves, inside},
+		{"a SYN, IPv6", all, tcpFrame(guest6, web6, flagSYN), leaves, inside},
+		{"a SYN without inbound", Out, tcpFrame(guest4, web4, flagSYN), leaves, inside},
+		{"a SYN while draining", 0, tcpFrame(guest4, web4, flagSYN), leaves, outside},
+		{"a packet of an older connection", all, tcpFrame(guest4, web4, flagACK), leaves, outside},
+		{"a packet of a captured connection", all, tcpFrame(addrPort(client.LocalAddr()), addrPort(client.RemoteAddr()), flagACK), leaves, inside},
+		{"the same while draining", 0, tcpFrame(addrPort(client.LocalAddr()), addrPort(client.RemoteAddr()), flagACK), leaves, inside},
+		{"half a TCP header", all, tcpFrame(guest4, web4, flagSYN).cut(ethernetLen + 30), dropped, outside},
+		{"half a TCP header while draining", 0, tcpFrame(guest4, web4, flagSYN).cut(ethernetLen + 30), leaves, outside},
+		{"a datagram", all, udpFrame(guest4, at(peer4, 53)), leaves, outside},
+		{"no IP", all, tcpFrame(guest4, web4, flagSYN).patched(12, 0x88), leaves, outside},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := p.Switch(c.on); err != nil {
+				t.Fatal(err)
+			}
+			var out packetContext
+			got, err := program.Run(&ebpf.RunOptions{Data: c.frame, DataOut: make([]byte, len(c.frame)+64), Context: packetContext{}, ContextOut: &out})
+			if err != nil || got != c.verdict || out.Mark != c.mark {
+				t.Errorf("verdict %d (%v), mark %#x, want %d, %#x", int32(got), err, out.Mark, int32(c.verdict), c.mark)
 			}
 		})
 	}

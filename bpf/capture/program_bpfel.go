@@ -28,13 +28,15 @@ type programSettings struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	programMapBefore       = "before"
-	programMapCounters     = "counters"
-	programMapOwn          = "own"
-	programMapSettings     = "settings"
-	programMapSlots        = "slots"
-	programProgTulleEgress = "tulle_egress"
-	programProgTulleLookup = "tulle_lookup"
+	programMapBefore        = "before"
+	programMapCounters      = "counters"
+	programMapOwn           = "own"
+	programMapSettings      = "settings"
+	programMapSlots         = "slots"
+	programMapVirtual       = "virtual"
+	programProgTulleEgress  = "tulle_egress"
+	programProgTulleLookup  = "tulle_lookup"
+	programProgTulleVirtual = "tulle_virtual"
 )
 
 // loadProgram returns the embedded CollectionSpec for program.
@@ -79,8 +81,9 @@ type programSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programProgramSpecs struct {
-	TulleEgress *ebpf.ProgramSpec `ebpf:"tulle_egress"`
-	TulleLookup *ebpf.ProgramSpec `ebpf:"tulle_lookup"`
+	TulleEgress  *ebpf.ProgramSpec `ebpf:"tulle_egress"`
+	TulleLookup  *ebpf.ProgramSpec `ebpf:"tulle_lookup"`
+	TulleVirtual *ebpf.ProgramSpec `ebpf:"tulle_virtual"`
 }
 
 // programMapSpecs contains maps before they are loaded into the kernel.
@@ -92,6 +95,7 @@ type programMapSpecs struct {
 	Own      *ebpf.MapSpec `ebpf:"own"`
 	Settings *ebpf.MapSpec `ebpf:"settings"`
 	Slots    *ebpf.MapSpec `ebpf:"slots"`
+	Virtual  *ebpf.MapSpec `ebpf:"virtual"`
 }
 
 // programVariableSpecs contains global variables before they are loaded into the kernel.
@@ -125,6 +129,7 @@ type programMaps struct {
 	Own      *ebpf.Map `ebpf:"own"`
 	Settings *ebpf.Map `ebpf:"settings"`
 	Slots    *ebpf.Map `ebpf:"slots"`
+	Virtual  *ebpf.Map `ebpf:"virtual"`
 }
 
 func (m *programMaps) Close() error {
@@ -134,6 +139,7 @@ func (m *programMaps) Close() error {
 		m.Own,
 		m.Settings,
 		m.Slots,
+		m.Virtual,
 	)
 }
 
@@ -147,14 +153,16 @@ type programVariables struct {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programPrograms struct {
-	TulleEgress *ebpf.Program `ebpf:"tulle_egress"`
-	TulleLookup *ebpf.Program `ebpf:"tulle_lookup"`
+	TulleEgress  *ebpf.Program `ebpf:"tulle_egress"`
+	TulleLookup  *ebpf.Program `ebpf:"tulle_lookup"`
+	TulleVirtual *ebpf.Program `ebpf:"tulle_virtual"`
 }
 
 func (p *programPrograms) Close() error {
 	return _ProgramClose(
 		p.TulleEgress,
 		p.TulleLookup,
+		p.TulleVirtual,
 	)
 }
 

@@ -49,7 +49,7 @@ func use(pins string, netns int) error {
 	}
 	defer pod.Close()
 	for range 2 { // the second time replaces what the first has attached
-		if err := pod.Attach(netns, []int{loopback}); err != nil {
+		if err := pod.Attach(netns, []int{loopback}, []int{loopback}); err != nil {
 			return err
 		}
 	}

@@ -100,6 +100,7 @@ type ebpfFound struct {
 	known     []netip.Addr // addresses that the programs take for the pod's
 	listening map[capture.Slot]uint64
 	kept      []uint32
+	virtual   map[string]int // interfaces that the programs take for virtual: indexes by name, 0 for those that aren't there
 
 	paths   paths
 	sysctls []Sysctl // present values
@@ -166,6 +167,9 @@ func (f *ebpfFound) readPins() error {
 		return err
 	}
 	slices.SortFunc(f.known, netip.Addr.Compare)
+	if f.virtual, err = pod.Virtual(); err != nil {
+		return err
+	}
 	if f.kept, err = pod.Kept(len(ebpfSysctls)); err != nil {
 		return err
 	}
@@ -224,7 +228,10 @@ func (f *ebpfFound) state() State {
 }
 
 func (f *ebpfFound) how() How {
-	return How{DNS: f.switched&capture.DNS != 0, Ingress: f.switched&capture.In == 0}
+	return How{
+		DNS: f.switched&capture.DNS != 0, Ingress: f.switched&capture.In == 0,
+		Virtual: strings.Join(slices.Sorted(maps.Keys(f.virtual)), ","),
+	}
 }
 
 func (f *ebpfFound) detail() (Detail, error) {
@@ -234,6 +241,9 @@ func (f *ebpfFound) detail() (Detail, error) {
 	}
 	for _, index := range f.attached.Interfaces {
 		d.Links = append(d.Links, "egress of "+f.links.names[index])
+	}
+	for _, index := range f.attached.Virtual {
+		d.Links = append(d.Links, "virtual of "+f.links.names[index])
 	}
 	if f.pod == nil {
 		return d, nil
@@ -265,7 +275,28 @@ func (f *ebpfFound) complete() bool {
 }
 
 func (f *ebpfFound) attachedAll() bool {
-	return uint64(f.attached.Netns) == f.netns && len(f.attached.Stale) == 0 && slices.Equal(f.attached.Interfaces, f.links.ethernet)
+	return uint64(f.attached.Netns) == f.netns && len(f.attached.Stale) == 0 && slices.Equal(f.attached.Interfaces, f.links.ethernet) &&
+		slices.Equal(f.attached.Virtual, present(f.virtual))
+}
+
+// present are the indexes of interfaces that are there.
+func present(interfaces map[string]int) []int {
+	indexes := slices.Sorted(maps.Values(interfaces))
+	return slices.DeleteFunc(indexes, func(index int) bool { return index == 0 })
+}
+
+// resolved are the indexes of interfaces by their names.
+func (l links) resolved(names []string) map[string]int {
+	interfaces := map[string]int{}
+	for _, name := range names {
+		interfaces[name] = 0
+		for _, index := range l.ethernet {
+			if l.names[index] == name {
+				interfaces[name] = index
+			}
+		}
+	}
+	return interfaces
 }
 
 func (f *ebpfFound) suits(j job) error {
@@ -275,8 +306,8 @@ func (f *ebpfFound) suits(j job) error {
 	if j.state != Capture {
 		return nil
 	}
-	if j.how.Virtual != "" {
-		return fmt.Errorf("what comes in by %s of the pod can only be captured by rules: let --engine be auto", j.how.Virtual)
+	if j.how.Virtual != "" && !j.alone {
+		return errors.New("who comes from outside to a virtual machine in the pod can only be captured by rules")
 	}
 	if !f.links.loopback {
 		return errors.New("is lo up in the pod?")
@@ -335,7 +366,7 @@ func (f *ebpfFound) fits(j job) bool {
 	for slot, fd := range slotsOf(j.listeners) {
 		wanted[slot], _ = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE) // fails only on what is no socket
 	}
-	return maps.Equal(wanted, f.listening) && f.how() == j.how
+	return maps.Equal(wanted, f.listening) && f.how() == j.how && maps.Equal(f.links.resolved(j.how.interfaces()), f.virtual)
 }
 
 // needed counts the proxy's ends of connections that are turned around: those with an address that isn't the pod's.
@@ -387,6 +418,7 @@ func (f *ebpfFound) set(desired State, j job) error {
 		if err := f.pod.Listen(slotsOf(j.listeners)); err != nil {
 			return err
 		}
+		f.virtual = f.links.resolved(j.how.interfaces())
 	}
 	if err := f.apply(); err != nil {
 		return err
@@ -425,6 +457,9 @@ func (f *ebpfFound) apply() error {
 	if err := f.pod.SetOwn(f.own); err != nil {
 		return err
 	}
+	if err := f.pod.SetVirtual(f.virtual); err != nil {
+		return err
+	}
 	if err := setSysctls(f.sysctls, wantedSysctls(f.sysctls)); err != nil {
 		return err
 	}
@@ -445,7 +480,7 @@ func (f *ebpfFound) attach() error {
 		return fmt.Errorf("open the pod's network namespace: %w", err)
 	}
 	defer netns.Close()
-	return f.pod.Attach(int(netns.Fd()), f.links.ethernet)
+	return f.pod.Attach(int(netns.Fd()), f.links.ethernet, present(f.virtual))
 }
 
 func (f *ebpfFound) remove() error {
@@ -464,8 +499,8 @@ func (f *ebpfFound) remove() error {
 
 func (f *ebpfFound) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "pins %s (all %t) lookup in %d of %d, egress on %v of %v, stale %v\n", f.dir, f.pod != nil,
-		f.attached.Netns, f.netns, f.attached.Interfaces, f.links.ethernet, f.attached.Stale)
+	fmt.Fprintf(&b, "pins %s (all %t) lookup in %d of %d, egress on %v of %v, virtual on %v of %v, stale %v\n", f.dir, f.pod != nil,
+		f.attached.Netns, f.netns, f.attached.Interfaces, f.links.ethernet, f.attached.Virtual, f.virtual, f.attached.Stale)
 	fmt.Fprintf(&b, "switches %b, own addresses %v of %v, listeners %v\n", f.switched, f.known, f.own, f.listening)
 	fmt.Fprintf(&b, "%swanted:\n%ssysctls %v\n", f.paths, f.wantedPaths(), f.sysctls)
 	return b.String()

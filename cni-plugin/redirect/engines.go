@@ -90,6 +90,7 @@ type job struct {
 	listeners socket.Given
 	before    map[string]string // values before Tulle of sysctls, as far as another engine remembers them
 	leaving   bool              // another engine captures from now on
+	alone     bool              // there is no other engine to choose
 }
 
 // inherited replaces values that this engine would remember by those that another has remembered before.
@@ -133,6 +134,17 @@ func New(cfg Config) (*Engines, error) {
 		return nil, fmt.Errorf("no engine can capture here: %w", errors.Join(err, rewriter.broken))
 	}
 	return e, nil
+}
+
+// alone tells that one engine is to be used, whatever it can't.
+func (e *Engines) alone() bool {
+	used := 0
+	for _, use := range e.use {
+		if use {
+			used++
+		}
+	}
+	return used == 1
 }
 
 // Sight is what all engines have in a namespace, in the order of the engines. It must be closed, and is out of date after Set.
@@ -209,7 +221,7 @@ func (s *Sight) Found() Found {
 }
 
 func (s *Sight) job(d Desired) job {
-	j := job{state: d.State, how: d.How, listeners: d.Listeners, before: map[string]string{}}
+	j := job{state: d.State, how: d.How, listeners: d.Listeners, before: map[string]string{}, alone: s.engines.alone()}
 	for _, f := range s.all {
 		for name, value := range f.remembered() {
 			j.before[name] = value

@@ -1,9 +1,11 @@
 package redirect_test
 
 import (
+	"context"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
@@ -81,7 +83,7 @@ func newGuest(t *testing.T, pod *netns.Namespace) *netns.Namespace {
 // What a virtual machine in the pod opens is captured as if the pod had opened it, on the interfaces that are named, whether to somebody
 // else or to the pod.
 func TestWhoAnswersAVirtualMachineInThePod(t *testing.T) {
-	for _, engine := range []string{redirect.Auto, string(redirect.NFT), string(redirect.IPTablesNFT), string(redirect.IPTablesLegacy)} {
+	for _, engine := range []string{redirect.Auto, string(redirect.NFT), string(redirect.EBPF), string(redirect.IPTablesNFT), string(redirect.IPTablesLegacy)} {
 		t.Run(engine, func(t *testing.T) {
 			useEngine(t, engine)
 			whoAnswersAVirtualMachineInThePod(t)
@@ -113,7 +115,7 @@ func whoAnswersAVirtualMachineInThePod(t *testing.T) {
 	}
 	set(t, pod, redirect.Capture, redirect.How{Virtual: "docker0,tap0"})
 	if under.engine == redirect.Auto {
-		wantEngine(t, pod, redirect.NFT) // programs can't do that
+		wantEngine(t, pod, redirect.NFT) // by which also what comes from outside to the guest is captured
 	}
 	var captured []*line
 	for to, want := range map[string]string{
@@ -154,13 +156,76 @@ func whoAnswersAVirtualMachineInThePod(t *testing.T) {
 	}
 }
 
-// Programs can't do that, so they say what can.
-func TestEbpfRefusesVirtualMachines(t *testing.T) {
-	bed := useEngine(t, string(redirect.EBPF))
-	pod, _ := newPair(t)
-	err := bed.Set(pod.Netns, desired(t, pod, redirect.Capture, redirect.How{Virtual: "tap0"}))
-	if err == nil || !strings.Contains(err.Error(), "let --engine be auto") {
-		t.Errorf("got %v, want what to do", err)
+// An interface may come after the pod was enrolled, as containers do. By rules it's captured from its first packet; for programs, the next
+// look finds it, and until then nothing gets out.
+func TestAVirtualInterfaceMayComeLater(t *testing.T) {
+	eachEngine(t, func(t *testing.T) {
+		pod, peer := newPair(t)
+		app(t, peer, "the peer", 9080)
+		announcer(t, pod, redirect.PortOutbound)
+		how := redirect.How{Virtual: "tap0"}
+		set(t, pod, redirect.Capture, how)
+		guest := newGuest(t, pod)
+		if met := look(t, pod, how); met != under.rewrites() {
+			t.Errorf("nothing to do: %t", met)
+		}
+		if !under.rewrites() {
+			if conn, err := guest.Dial(context.Background(), netip.MustParseAddrPort(hostPort(peer4, 9080)), socket.DialConfig{Timeout: time.Second}); err == nil {
+				conn.Close()
+				t.Error("a connection has escaped")
+			}
+		}
+		set(t, pod, redirect.Capture, how)
+		if !look(t, pod, how) {
+			t.Error("there is still something to do")
+		}
+		for _, to := range []string{hostPort(peer4, 9080), hostPort(peer6, 9080)} {
+			if l := mustDial(t, guest, to, socket.DialConfig{}); l.banner != "proxy on 15001 for "+to {
+				t.Errorf("%q answered", l.banner)
+			}
+		}
+	})
+}
+
+// look tells whether nothing is left to do.
+func look(t *testing.T, pod *netns.Namespace, how redirect.How) bool {
+	t.Helper()
+	seen, err := under.Look(pod.Netns)
+	if err != nil {
+		t.Fatal(err)
 	}
-	wantState(t, pod, redirect.Removed)
+	defer seen.Close()
+	met, err := seen.Met(desired(t, pod, redirect.Capture, how))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return met
+}
+
+// Who comes from outside to a virtual machine whose address stands for by the pod's is no connection of the pod's: by rules the proxy gets
+// it as any other that comes in, programs drop it.
+func TestNobodyComesPastTheProxyToAVirtualMachine(t *testing.T) {
+	eachEngine(t, func(t *testing.T) {
+		pod, peer := newPair(t)
+		guest := newGuest(t, pod)
+		app(t, guest, "the guest", 9080)
+		relay(t, pod, redirect.PortOutbound)
+		announcer(t, pod, redirect.PortInbound)
+		peer.Route(netip.MustParsePrefix(guest4+"/32"), netip.MustParseAddr(pod4))
+		set(t, pod, redirect.Capture, redirect.How{Virtual: "tap0"})
+		to := netip.MustParseAddrPort(hostPort(guest4, 9080))
+		if !under.rewrites() {
+			if conn, err := peer.Dial(context.Background(), to, socket.DialConfig{Timeout: time.Second}); err == nil {
+				conn.Close()
+				t.Error("somebody answers")
+			}
+			if got := detail(t, pod).Counts; got[redirect.Dropped] == 0 || got[redirect.Outbound] != 0 {
+				t.Errorf("counted %v", got)
+			}
+			return
+		}
+		if l := mustDial(t, peer, to.String(), socket.DialConfig{}); l.banner != "proxy on 15006 for "+to.String() {
+			t.Errorf("%q answered", l.banner)
+		}
+	})
 }

@@ -34,9 +34,6 @@ func everyStateIsReadBackAsItWasSet(t *testing.T) {
 		removed, capture, capture, draining, capture, dns, dns, capture, dns, draining, dns, ingress, ingress, dns, all, virtual, draining, all,
 		removed, draining, removed, ingress, removed, virtual, removed,
 	} {
-		if under.engine == redirect.EBPF {
-			d.How.Virtual = ""
-		}
 		set(t, ns, d.State, d.How)
 		got, err := under.Current(ns.Netns)
 		if err != nil || got.State != d.State || got.How != d.How {
