@@ -12,8 +12,12 @@ import (
 )
 
 // The node's part of letting probes pass. In a pod, capture leaves alone what comes from probe4 and probe6; in the node's own namespace,
-// connections of the node's processes to enrolled pods get these for their source, and the answers find their way back by connection
-// tracking. Nothing routes the two addresses, and what pods or the wire send isn't a process's of the node: nobody else can have them.
+// connections that root's processes there make to enrolled pods get these for their source, and the answers find their way back by
+// connection tracking. Nothing routes the two addresses, and what pods or the wire send isn't a process's of the node: nobody else can have
+// them.
+//
+// The kubelet is known by its user. nftables could tell its cgroup as well, but that is another one after each restart of the kubelet's
+// service, by the same name: until that is noticed, every probe of the node would fail.
 
 // Names of Istio's agent, so that either can take over the other's.
 const (
@@ -21,7 +25,7 @@ const (
 	probeSet4     = "istio-inpod-probes-v4"
 	probeSet6     = "istio-inpod-probes-v6"
 	postrtChain   = "ISTIO_POSTRT"
-	nobodysUser   = 1<<32 - 1 // a number that no user has: every packet of a process differs
+	kubeletUser   = 0 // root, in the user namespace that the node's network belongs to
 	prioritySNAT  = nftables.ChainPriority(99)
 	mostAddresses = 1 << 14 // of all pods of a node
 )
@@ -43,7 +47,7 @@ func planProbes(addrs []netip.Addr) []Table {
 		if own := f.these(addrs); len(own) > 0 {
 			set := Set{Name: f.probeSet(), Addrs: own}
 			table.Sets = append(table.Sets, set)
-			rules = append(rules, rule(ofProcess(), f.destinationIn(set), tcp(), counted(), f.sourceBecomes(f.probe)))
+			rules = append(rules, rule(ofKubelet(), f.destinationIn(set), tcp(), counted(), f.sourceBecomes(f.probe)))
 		}
 	}
 	// Earlier than those of network plugins, which may want to translate as well: the first that does decides.
@@ -67,9 +71,9 @@ func (f family) probeSet() string {
 	return probeSet4
 }
 
-// ofProcess matches what a process of the namespace sends: what is forwarded has no user.
-func ofProcess() []expr.Any {
-	return []expr.Any{load(expr.MetaKeySKUID), compare(differs, native(nobodysUser))}
+// ofKubelet matches what a process of the kubelet's user sends. What is forwarded has no user.
+func ofKubelet() []expr.Any {
+	return []expr.Any{load(expr.MetaKeySKUID), compare(equal, native(kubeletUser))}
 }
 
 func (f family) destinationIn(set Set) []expr.Any {
@@ -83,8 +87,8 @@ func (f family) sourceBecomes(addr netip.Addr) []expr.Any {
 	}
 }
 
-// fromPostrouting is the jump to our chain of iptables, which sees only what processes of the node send.
-const fromPostrouting = "-A POSTROUTING -p tcp -m owner --socket-exists -j " + postrtChain
+// fromPostrouting is the jump to our chain of iptables, which sees only what processes of the kubelet's user send.
+var fromPostrouting = say("-A POSTROUTING -p tcp -m owner --uid-owner %d -j %s", kubeletUser, postrtChain)
 
 // planXProbes is planProbes for iptables: one family's rules, in the words of iptables.
 func planXProbes(addrs []netip.Addr, f family) []string {

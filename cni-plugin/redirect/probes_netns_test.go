@@ -1,11 +1,15 @@
 package redirect_test
 
 import (
+	"bufio"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/iptables"
@@ -93,6 +97,11 @@ func TestProbesOfTheNodePassAndNobodyElse(t *testing.T) {
 		}
 		wantBanner(n.Namespace, hostPort(enrolled4, 9080), "the pod hears 169.254.7.127")
 		wantBanner(n.Namespace, hostPort(enrolled6, 9080), "the pod hears fd16:9254:7127:1337:ffff:ffff:ffff:ffff")
+		for to, want := range map[string]string{enrolled4: "proxy on 15006 for 10.78.0.1:9080", enrolled6: "proxy on 15006 for [fd78::1]:9080"} {
+			if got := n.bannerAs(t, 1000, hostPort(to, 9080)); got != want {
+				t.Errorf("another user of the node dials %s: %q answered, want %q", to, got, want)
+			}
+		}
 		wantBanner(n.neighbour, hostPort(enrolled4, 9080), "proxy on 15006 for 10.78.0.1:9080")
 		wantBanner(n.neighbour, hostPort(enrolled6, 9080), "proxy on 15006 for [fd78::1]:9080")
 		wantBanner(n.Namespace, hostPort(neighbour4, 9080), "the neighbour hears 10.78.1.254")
@@ -103,6 +112,28 @@ func TestProbesOfTheNodePassAndNobodyElse(t *testing.T) {
 		}
 		captured()
 	})
+}
+
+// bannerAs dials from the node as a process of another user would. A socket's user is its maker's for access to files, which each thread has.
+func (n aNode) bannerAs(t *testing.T, user int, to string) (banner string) {
+	t.Helper()
+	err := n.Do(func() error {
+		if err := unix.Setfsuid(user); err != nil {
+			return err
+		}
+		defer unix.Setfsuid(0)
+		conn, err := net.DialTimeout("tcp", to, patience)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		banner, err = bufio.NewReader(conn).ReadString('\n')
+		return err
+	})
+	if err != nil {
+		t.Errorf("dial %s: %v", to, err)
+	}
+	return strings.TrimSpace(banner)
 }
 
 // eachWay runs a test with each way of making rules in a node.

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
 )
@@ -98,10 +102,45 @@ func theKubeletReachesItsPodsWhateverIsDenied(t *testing.T, c *demo.Cluster) {
 	both(func(t *testing.T, from string, to netip.AddrPort) { t.Helper(); refused(t, c, from, to) }, stranger, web, client, near)
 	both(func(t *testing.T, from string, to netip.AddrPort) { t.Helper(); refused(t, c, from, to) }, other, web, client, near) // not its kubelet
 	both(probe, node, web, client, near)
+	both(func(t *testing.T, from string, to netip.AddrPort) { // the kubelet is root
+		t.Helper()
+		if err := knockAs(c, 1000, from, to); err == nil {
+			t.Errorf("another user of %s reaches %s", from, to)
+		}
+		if err := knockAs(c, 0, from, to); err != nil {
+			t.Errorf("root of %s doesn't reach %s: %v", from, to, err)
+		}
+	}, node, web, client, near)
 	for _, pod := range []string{client, near} { // port-forward and exec
 		probe(t, pod, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), web))
 		probe(t, pod, netip.AddrPortFrom(netip.IPv6Loopback(), web))
 		both(probe, pod, web, pod) // by its own address
 	}
 	served(t, c, node, vip(c, near, 0, 80)) // by its service, which ends at a pod of the node
+}
+
+// knockAs has a process of another user send a request and wait for the first byte of the answer. A socket's user is its maker's for access
+// to files, which each thread has.
+func knockAs(c *demo.Cluster, user int, from string, to netip.AddrPort) error {
+	netns, err := c.Netns(from)
+	if err != nil {
+		return err
+	}
+	return netns.Do(func() error {
+		if err := unix.Setfsuid(user); err != nil {
+			return err
+		}
+		defer unix.Setfsuid(0)
+		conn, err := net.DialTimeout("tcp", to.String(), slow)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(slow))
+		if _, err := io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+			return err
+		}
+		_, err = conn.Read(make([]byte, 1))
+		return err
+	})
 }
