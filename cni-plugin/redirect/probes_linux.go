@@ -25,11 +25,14 @@ type Probes struct {
 	holder exempter
 	others []exempter // may have been used before
 
-	mu    sync.Mutex
-	open  bool
+	working sync.Mutex   // held by who looks at the node and changes it; taken before mu
+	open    bool         // guarded by working, as the next
+	other   []netip.Addr // addresses that passed by other means, before Open
+
+	mu    sync.Mutex              // guards what follows
 	pods  map[string][]netip.Addr // those that are enrolled, by UID
-	other []netip.Addr            // those of enrolled pods by other means, before Open
-	unmet bool                    // the last change has failed
+	asked int                     // counts changes of pods
+	met   int                     // how many of them are done
 }
 
 // exempter holds the rules. Its functions are called on a thread in the node's namespace.
@@ -125,37 +128,56 @@ func (p *Probes) Exempt(uid string, addrs []netip.Addr) error {
 	}
 	own = inOrder(own)
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	known, ok := p.pods[uid]
-	if ok && !p.unmet && slices.Equal(known, own) {
+	if ok && p.met == p.asked && slices.Equal(known, own) {
+		p.mu.Unlock()
 		return nil
 	}
 	p.pods[uid] = own
-	_, err := p.mendLocked()
-	return err
+	return p.settleUnlocking()
 }
 
 // Release notes that a pod isn't enrolled any more. An address that another pod has by now stays.
 func (p *Probes) Release(uid string) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, ok := p.pods[uid]; !ok && !p.unmet {
+	if _, ok := p.pods[uid]; !ok && p.met == p.asked {
+		p.mu.Unlock()
 		return nil
 	}
 	delete(p.pods, uid)
-	_, err := p.mendLocked()
+	return p.settleUnlocking()
+}
+
+// settleUnlocking lets go of mu and returns when the change is done. Many pods may come at a time: who is in the node takes along what
+// others have asked for by then.
+func (p *Probes) settleUnlocking() error {
+	p.asked++
+	ticket := p.asked
+	p.mu.Unlock()
+	p.working.Lock()
+	defer p.working.Unlock()
+	if met, _ := p.progress(); met >= ticket {
+		return nil
+	}
+	_, err := p.mend()
 	return err
+}
+
+func (p *Probes) progress() (met, asked int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.met, p.asked
 }
 
 // Open comes when every pod that was enrolled before is known: only now is anything changed. What was made by other means goes.
 func (p *Probes) Open() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.working.Lock()
+	defer p.working.Unlock()
 	if err := p.inherit(); err != nil {
 		return err
 	}
 	p.open = true
-	if _, err := p.mendLocked(); err != nil {
+	if _, err := p.mend(); err != nil {
 		return err
 	}
 	if err := p.sweep(); err != nil {
@@ -177,11 +199,11 @@ func (p *Probes) Passing() (addrs []netip.Addr, err error) {
 
 // Mend puts right what somebody has changed.
 func (p *Probes) Mend() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	unmet := p.unmet
-	mended, err := p.mendLocked()
-	if mended && !unmet && err == nil {
+	p.working.Lock()
+	defer p.working.Unlock()
+	met, asked := p.progress()
+	mended, err := p.mend()
+	if mended && met == asked && err == nil {
 		p.log.Warn("rules for the node's probes are back: somebody had changed them")
 	}
 	return err
@@ -189,23 +211,25 @@ func (p *Probes) Mend() error {
 
 // Remove takes everything away.
 func (p *Probes) Remove() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.working.Lock()
+	defer p.working.Unlock()
 	p.open = false
 	return errors.Join(p.inside(func(at place) error { return clearProbes(at, p.holder) }), p.sweep())
 }
 
-// mendLocked makes the rules what they must be, and tells whether they weren't.
-func (p *Probes) mendLocked() (mended bool, err error) {
+// mend makes the rules what they must be, and tells whether they weren't.
+func (p *Probes) mend() (mended bool, err error) {
 	if !p.open {
 		return false, nil
 	}
+	asked := 0
 	err = p.inside(func(at place) error {
 		found, err := p.holder.exempted(at)
 		if err != nil {
 			return err
 		}
-		wanted := p.wantedLocked(found.addrs)
+		var wanted []netip.Addr
+		wanted, asked = p.wanted(found.addrs)
 		if len(wanted) > mostAddresses {
 			return fmt.Errorf("pods of the node have %d addresses, more than %d", len(wanted), mostAddresses)
 		}
@@ -221,21 +245,26 @@ func (p *Probes) mendLocked() (mended bool, err error) {
 		}
 		return err
 	})
-	if p.unmet = err != nil; err != nil {
+	if err != nil {
 		return mended, fmt.Errorf("rules in the node for the kubelet's probes: %w", err)
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.met = asked
 	return mended, nil
 }
 
-// wantedLocked are the addresses of enrolled pods. While one's are not known, those that are found may be its.
-func (p *Probes) wantedLocked(found []netip.Addr) (wanted []netip.Addr) {
+// wanted are the addresses of enrolled pods after so many changes. While one's are not known, those that are found may be its.
+func (p *Probes) wanted(found []netip.Addr) (wanted []netip.Addr, asked int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, addrs := range p.pods {
 		wanted = append(wanted, addrs...)
 		if len(addrs) == 0 {
 			wanted = append(append(wanted, found...), p.other...)
 		}
 	}
-	return inOrder(wanted)
+	return inOrder(wanted), p.asked
 }
 
 func inOrder(addrs []netip.Addr) []netip.Addr {

@@ -2,11 +2,14 @@ package redirect_test
 
 import (
 	"bufio"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -232,6 +235,36 @@ func TestExemptionIsExact(t *testing.T) {
 		must(probes.Remove())
 		nothing()
 	})
+}
+
+// Pods come and go at the same time, as when a node starts.
+func TestExemptionIsExactAfterManyPodsAtOnce(t *testing.T) {
+	n := newNode(t)
+	probes := n.probes(t)
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 79, byte(i >> 8), byte(i)}) }
+	var pods sync.WaitGroup
+	var want []netip.Addr
+	for i := range 40 {
+		stays := i%2 == 0
+		if stays {
+			want = append(want, addr(i))
+		}
+		pods.Go(func() {
+			err := probes.Exempt(fmt.Sprint(i), []netip.Addr{addr(i)})
+			if passing, lookErr := probes.Passing(); err != nil || lookErr != nil || !slices.Contains(passing, addr(i)) {
+				t.Errorf("%s doesn't pass when it must: %v %v (%v)", addr(i), err, lookErr, passing)
+			}
+			if !stays {
+				if err := probes.Release(fmt.Sprint(i)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	pods.Wait()
+	if passing, err := probes.Passing(); err != nil || !slices.Equal(passing, want) {
+		t.Errorf("these pass: %v (%v), want %v", passing, err, want)
+	}
 }
 
 // The rules outlive an agent; the next one changes nothing before it knows all pods, and then only what isn't true any more.
