@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/redirect"
@@ -328,9 +329,28 @@ table inet istio-ambient-nat {
 			if got := n.rules(t); !strings.Contains(got, "169.254.7.127") {
 				t.Fatalf("made nothing:\n%s", got)
 			}
+			sets := func() (count int) {
+				for _, name := range []string{"istio-inpod-probes-v4", "istio-inpod-probes-v6"} {
+					if err := n.Do(func() error { _, err := netlink.IpsetList(name); return err }); err == nil {
+						count++
+					}
+				}
+				return count
+			}
+			for name, family := range map[string]uint8{"istio-inpod-probes-v4": unix.AF_INET, "istio-inpod-probes-v6": unix.AF_INET6} {
+				if err := n.Do(func() error { return netlink.IpsetCreate(name, "hash:ip", netlink.IpsetCreateOptions{Family: family}) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if sets() != 2 {
+				t.Fatal("made no sets")
+			}
 			probes := n.probes(t)
 			if got := n.rules(t); got != "" {
 				t.Errorf("left of Istio's:\n%s", got)
+			}
+			if got := sets(); got != 0 {
+				t.Errorf("%d of Istio's sets are left", got)
 			}
 			if err := probes.Exempt("a", addrs(enrolled4)); err != nil {
 				t.Fatal(err)
