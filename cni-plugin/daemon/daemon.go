@@ -95,15 +95,16 @@ func Run(ctx context.Context, cfg config.Config, version string, logs io.Writer)
 }
 
 func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, error) {
-	engines, err := redirect.New(redirect.Config{Engine: cfg.Engine, Pins: cfg.Pins, Log: log.With("scope", "redirect")})
+	d := &daemon{
+		cfg: cfg, log: log, loaded: make(chan struct{}),
+		proxies: zds.NewServer(log.With("scope", "zds")),
+	}
+	err := d.openNode()
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{
-		cfg: cfg, log: log, loaded: make(chan struct{}), engines: engines,
-		proxies: zds.NewServer(log.With("scope", "zds")),
-	}
-	if err := d.openNode(); err != nil {
+	d.engines, err = redirect.New(redirect.Config{Engine: cfg.Engine, Pins: cfg.Pins, Node: d.node, Log: log.With("scope", "redirect")})
+	if err != nil {
 		return nil, err
 	}
 	if d.place, err = newPlace(cfg, version, log); err != nil {
@@ -112,7 +113,7 @@ func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, er
 	d.ready.Begin(taskObjects)
 	d.install()
 	d.metrics = newMetrics(d)
-	d.proxies.OnListeners(engines.Listen)
+	d.proxies.OnListeners(d.engines.Listen)
 	d.proxies.SendsDNS(cfg.DNSCapture)
 	agentConfig := agent.Config{
 		Node: cfg.Node, Log: log.With("scope", "agent"), Verify: verifyInterval, Loaded: d.adopted, Source: d.place.follow,
@@ -120,7 +121,7 @@ func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, er
 	}
 	d.place.fill(&agentConfig)
 	enroller := enroll.New(enroll.Config{
-		Proxies: d.proxies, Redirect: engines, Probes: d.probes, Statuses: d.place, Log: log.With("scope", "enroll"),
+		Proxies: d.proxies, Redirect: d.engines, Probes: d.probes, Statuses: d.place, Log: log.With("scope", "enroll"),
 		WithdrawGrace: cfg.WithdrawGrace, DrainTimeout: cfg.DrainTimeout,
 		Repaired: func(pod enroll.Pod, found redirect.Found) {
 			d.metrics.repairs.Inc()

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
@@ -27,8 +29,9 @@ const Auto = "auto"
 
 // Config says which engines to use.
 type Config struct {
-	Engine string // Auto, or the name of the only one to use
-	Pins   string // folder on a bpffs for what the ebpf engine has in pods
+	Engine string        // Auto, or the name of the only one to use
+	Pins   string        // folder on a bpffs for what the ebpf engine has in pods
+	Node   *socket.Netns // the node's own namespace, which is refused; nil is the agent's
 	Log    *slog.Logger
 }
 
@@ -157,7 +160,7 @@ type Sight struct {
 
 // Look reads what a namespace does with traffic, by its content alone. The node's own namespace is an error.
 func (e *Engines) Look(ns *socket.Netns) (s *Sight, err error) {
-	if err := refuseOwn(ns); err != nil {
+	if err := e.refuseNode(ns); err != nil {
 		return nil, err
 	}
 	s = &Sight{engines: e, ns: ns}
@@ -174,6 +177,22 @@ func (e *Engines) Look(ns *socket.Netns) (s *Sight, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// refuseNode keeps the agent from redirecting the traffic of the node itself.
+func (e *Engines) refuseNode(ns *socket.Netns) error {
+	node := e.cfg.Node.ID()
+	if e.cfg.Node == nil {
+		var own unix.Stat_t
+		if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
+			return fmt.Errorf("look at the agent's own network namespace: %w", err)
+		}
+		node = socket.NetnsID{Dev: uint64(own.Dev), Ino: own.Ino}
+	}
+	if ns == nil || ns.ID() == node {
+		return errors.New("this is the node's own network namespace, not a pod's: refused")
+	}
+	return nil
 }
 
 // look reads what each engine has, on a thread in the namespace.

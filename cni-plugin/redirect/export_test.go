@@ -10,3 +10,6 @@ import (
 func NewProbesBy(way Engine, node *socket.Netns) (*Probes, error) {
 	return newProbes(node, slog.New(slog.DiscardHandler), func(e Engine) bool { return e == way })
 }
+
+// WriteSysctl changes a setting of the calling thread's network namespace.
+var WriteSysctl = writeSysctl

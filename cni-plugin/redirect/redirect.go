@@ -11,13 +11,10 @@
 package redirect
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
@@ -100,15 +97,3 @@ var (
 	probe4 = netip.AddrFrom4([4]byte{169, 254, 7, 127})
 	probe6 = netip.MustParseAddr("fd16:9254:7127:1337:ffff:ffff:ffff:ffff")
 )
-
-// refuseOwn keeps the agent from redirecting the traffic of the node itself.
-func refuseOwn(ns *socket.Netns) error {
-	var own unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
-		return fmt.Errorf("look at the agent's own network namespace: %w", err)
-	}
-	if ns == nil || ns.ID() == (socket.NetnsID{Dev: uint64(own.Dev), Ino: own.Ino}) {
-		return errors.New("this is the node's own network namespace, not a pod's: refused")
-	}
-	return nil
-}

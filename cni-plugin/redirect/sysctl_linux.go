@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Sysctl is a kernel setting of a namespace.
@@ -114,22 +116,45 @@ func readSysctls(which []sysctl) (values []Sysctl, err error) {
 	return values, nil
 }
 
-// sysctlPath is below /proc/sys/net, which shows the namespace of the thread that opens it.
-func sysctlPath(name string) string { return "/proc/sys/" + strings.ReplaceAll(name, ".", "/") }
+// sysctlPath is below sys/net of a proc, which shows the namespace of the thread that opens it.
+func sysctlPath(proc, name string) string { return proc + "/sys/" + strings.ReplaceAll(name, ".", "/") }
 
 func readSysctl(name string) (string, error) {
-	data, err := os.ReadFile(sysctlPath(name))
+	data, err := os.ReadFile(sysctlPath("/proc", name))
 	if err != nil {
 		return "", fmt.Errorf("read sysctl %s: %w", name, err)
 	}
 	return strings.TrimSpace(string(data)), nil
 }
 
+// writeSysctl also works in a container that isn't privileged, where runtimes make /proc/sys read-only.
 func writeSysctl(name, value string) error {
-	if err := os.WriteFile(sysctlPath(name), []byte(value), 0); err != nil {
+	err := os.WriteFile(sysctlPath("/proc", name), []byte(value), 0)
+	if errors.Is(err, unix.EROFS) {
+		err = writePrivately(name, value)
+	}
+	if err != nil {
 		return fmt.Errorf("write sysctl %s: %w", name, err)
 	}
 	return nil
+}
+
+// writePrivately writes by a proc of our own, which is mounted nowhere.
+func writePrivately(name, value string) error {
+	system, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("/proc/sys is read-only, and no proc can be opened: %w; has the agent CAP_SYS_ADMIN?", err)
+	}
+	defer unix.Close(system)
+	if err := unix.FsconfigCreate(system); err != nil {
+		return fmt.Errorf("/proc/sys is read-only, and no proc can be made: %w", err)
+	}
+	proc, err := unix.Fsmount(system, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("/proc/sys is read-only, and no proc can be used: %w", err)
+	}
+	defer unix.Close(proc)
+	return os.WriteFile(sysctlPath(fmt.Sprintf("/proc/thread-self/fd/%d", proc), name), []byte(value), 0)
 }
 
 // hasIPv6 tells whether the namespace's loopback can do IPv6; where not, the kernel refuses our IPv6 route.
