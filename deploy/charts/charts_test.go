@@ -254,7 +254,7 @@ func TestRightsAreThoseThatProgramsAreTestedWith(t *testing.T) {
 func TestContainersMayDoLittle(t *testing.T) {
 	want := map[string]string{
 		"istiod":         "user 1337, adds <nil>",
-		"ztunnel":        "user 0, adds [NET_ADMIN SYS_ADMIN]",
+		"ztunnel":        "user 0, adds [NET_ADMIN SYS_ADMIN NET_BIND_SERVICE]",
 		"istio-cni-node": "user 0, adds [NET_ADMIN SYS_ADMIN SYS_PTRACE DAC_OVERRIDE]",
 	}
 	for _, object := range objects(t, load(t)[whole], "") {

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -32,6 +34,9 @@ func checkPrivileges(cfg *config.Config, log *slog.Logger) error {
 		return fmt.Errorf("ztunnel must be able to mark packets; give it CAP_NET_ADMIN: %w", err)
 	}
 	defer l.Close()
+	if err := checkDNS(own, cfg); err != nil {
+		return err
+	}
 	err = keepSource(own, l)
 	switch {
 	case err == nil || cfg.Sockets.Source == config.SourceNever:
@@ -42,6 +47,23 @@ func checkPrivileges(cfg *config.Config, log *slog.Logger) error {
 	cfg.Sockets.Source = config.SourceNever
 	log.Warn("applications won't see their clients' addresses", "err", err)
 	return nil
+}
+
+// checkDNS looks whether questions could be answered in the name of the servers that pods ask, as they are where capture leaves
+// addresses alone. That somebody has the port is as good as to get it.
+func checkDNS(own *socket.Netns, cfg *config.Config) error {
+	if !cfg.DNS.Capture {
+		return nil
+	}
+	server := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 53}), 53)
+	conn, err := own.ListenUDP(socket.ListenConfig{Addr: server, Mark: cfg.Sockets.Mark, Transparent: true, ReusePort: true})
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("with ISTIO_META_DNS_CAPTURE ztunnel must be able to answer as DNS servers do; give it CAP_NET_BIND_SERVICE: %w", err)
+	}
+	if err != nil {
+		return nil
+	}
+	return conn.Close()
 }
 
 // keepSource dials as inbound does.

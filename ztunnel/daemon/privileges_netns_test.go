@@ -82,6 +82,23 @@ func TestWithoutOneCapabilityTheStartFailsWithWords(t *testing.T) {
 	}
 }
 
+// Without it, what a pod asks of a DNS server would never be answered where capture leaves addresses alone.
+func TestDNSCaptureWantsAThirdCapability(t *testing.T) {
+	start := func(t *testing.T, capabilities ...int) *node {
+		m := newMesh(t)
+		return m.startProcess(m.outside.Namespace, only(capabilities...), "NODE_NAME=node", "INPOD_UDS="+zdsPath(t), "ISTIO_META_DNS_CAPTURE=true")
+	}
+	t.Run("without", func(t *testing.T) {
+		n := start(t, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN)
+		if err := n.wait(); err == nil || !strings.Contains(n.log.String(), "give it CAP_NET_BIND_SERVICE") {
+			t.Errorf("it ended with %v and doesn't ask for the capability:\n%s", err, n.log)
+		}
+	})
+	t.Run("with", func(t *testing.T) {
+		start(t, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_NET_BIND_SERVICE).waitLog(`of="readiness"`)
+	})
+}
+
 func TestLimitOfOpenFilesIsRaised(t *testing.T) {
 	m := newMesh(t)
 	n := m.startProcess(m.outside.Namespace, only(unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN), "NODE_NAME=node", "INPOD_UDS="+zdsPath(t))
