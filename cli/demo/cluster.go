@@ -101,7 +101,7 @@ func Find(dir string) (*Cluster, error) {
 	}
 	c := &Cluster{spec: r.Spec, nets: map[string]*wire.Netns{}, record: r, labels: map[string]map[string]string{}}
 	for _, name := range c.places() {
-		if c.nets[name], err = wire.Open(c.netnsName(name)); err != nil {
+		if c.nets[name], err = wire.Open(c.netnsPath(name)); err != nil {
 			c.close()
 			return nil, err
 		}
@@ -208,7 +208,7 @@ func (c *Cluster) makeNamespaces(context.Context) error {
 		return err
 	}
 	for _, place := range c.places() {
-		netns, err := wire.Make(c.netnsName(place))
+		netns, err := wire.Make(c.netnsPath(place))
 		if err != nil {
 			return err
 		}

@@ -46,10 +46,10 @@ func (c *Cluster) Reboot(ctx context.Context, node string) error {
 	}
 	for _, place := range places {
 		c.nets[place].Close()
-		if err := wire.Remove(c.netnsName(place)); err != nil {
+		if err := wire.Remove(c.netnsPath(place)); err != nil {
 			return err
 		}
-		anew, err := wire.Make(c.netnsName(place))
+		anew, err := wire.Make(c.netnsPath(place))
 		if err != nil {
 			return err
 		}

@@ -98,7 +98,7 @@ func (r *record) clear(ctx context.Context) error {
 		errs = append(errs, <-ended)
 	}
 	for _, name := range r.Namespaces {
-		errs = append(errs, wire.Remove(name))
+		errs = append(errs, wire.Remove(filepath.Join(wire.Dir, name)))
 	}
 	for _, node := range r.Spec.Nodes {
 		errs = append(errs, wire.Unmount(r.Spec.pins(node)))

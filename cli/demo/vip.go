@@ -77,7 +77,7 @@ func families() []family {
 
 // serveVIPs installs the map and its rules in a node's namespace, in one transaction.
 func serveVIPs(node *wire.Netns, entries []target, pods []netip.Addr) error {
-	file, err := os.Open(node.Path())
+	file, err := os.Open(node.Path)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func serveVIPs(node *wire.Netns, entries []target, pods []netip.Addr) error {
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("install the service map on %s: %w", node.Name, err)
+		return fmt.Errorf("install the service map on %s: %w", node.Path, err)
 	}
 	return nil
 }

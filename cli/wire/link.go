@@ -46,7 +46,7 @@ func BringUp(handle *netlink.Handle, name string, addrs ...netip.Prefix) error {
 
 // Pair makes two ends of a cable, the far one in another namespace.
 func Pair(handle *netlink.Handle, near, far string, farNs *Netns) error {
-	file, err := os.Open(farNs.Path())
+	file, err := os.Open(farNs.Path)
 	if err != nil {
 		return fmt.Errorf("make link %s: %w", near, err)
 	}

@@ -1,4 +1,4 @@
-// Package wire makes network namespaces that have names, and the links between them.
+// Package wire makes network namespaces that are pinned to files, and the links between them.
 package wire
 
 import (
@@ -17,47 +17,43 @@ import (
 // Dir is where `ip netns` looks too, so that its users see our namespaces.
 const Dir = "/run/netns"
 
-// Netns is a network namespace under its name.
+// Netns is a network namespace and its file.
 type Netns struct {
 	*socket.Netns
-	Name string
+	Path string
 }
 
-// Path is its file.
-func (n *Netns) Path() string { return filepath.Join(Dir, n.Name) }
-
 // Open opens one that exists.
-func Open(name string) (*Netns, error) {
-	netns, err := socket.OpenNetns(filepath.Join(Dir, name))
+func Open(path string) (*Netns, error) {
+	netns, err := socket.OpenNetns(path)
 	if err != nil {
 		return nil, err
 	}
-	return &Netns{netns, name}, nil
+	return &Netns{netns, path}, nil
 }
 
-// Make creates a network namespace under its name and prepares it: loopback up, and a congestion control that
+// Make creates a network namespace and prepares it: loopback up, and a congestion control that
 // measures the same on every machine (BBR, the default of some, distorts virtual links).
-func Make(name string) (*Netns, error) {
-	path := filepath.Join(Dir, name)
-	if err := os.MkdirAll(Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
+func Make(path string) (*Netns, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make network namespace %s: %w", path, err)
 	}
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
 	if err != nil {
-		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
+		return nil, fmt.Errorf("make network namespace %s: %w", path, err)
 	}
 	file.Close()
 	if err := bindNew(path); err != nil {
 		os.Remove(path)
-		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
+		return nil, fmt.Errorf("make network namespace %s: %w", path, err)
 	}
-	netns, err := Open(name)
+	netns, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
 	err = netns.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0) })
 	if err != nil {
-		return nil, fmt.Errorf("set the congestion control of %s: %w", name, err)
+		return nil, fmt.Errorf("set the congestion control of %s: %w", path, err)
 	}
 	return netns, nil
 }
@@ -101,8 +97,7 @@ func Elsewhere(f func() error) error {
 }
 
 // Remove undoes Make, and whatever half of it a crash left behind.
-func Remove(name string) error {
-	path := filepath.Join(Dir, name)
+func Remove(path string) error {
 	if err := Unmount(path); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 
@@ -13,8 +14,8 @@ import (
 
 const bridge = "fabric0"
 
-// place is the name of the network namespace of a node or of the fabric.
-func place(spec Spec, name string) string { return "cluster-" + spec.Name + "-" + name }
+// place is the file of the network namespace of a node or of the fabric. It isn't with those of others, who may mount something over them.
+func place(spec Spec, name string) string { return filepath.Join(spec.Dir, "netns", name) }
 
 var everywhere = netip.MustParsePrefix("0.0.0.0/0")
 

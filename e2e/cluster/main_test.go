@@ -155,7 +155,7 @@ func traces(name string) []string {
 	var found []string
 	cache, _ := os.UserCacheDir()
 	for _, pattern := range []string{
-		"/run/netns/cluster-" + name + "-*", "/sys/fs/cgroup/tulle-" + name, "/sys/fs/cgroup/*/tulle-" + name, filepath.Join(cache, "tulle/clusters", name),
+		"/sys/fs/cgroup/tulle-" + name, "/sys/fs/cgroup/*/tulle-" + name, filepath.Join(cache, "tulle/clusters", name),
 	} {
 		paths, _ := filepath.Glob(pattern)
 		found = append(found, paths...)
