@@ -165,7 +165,7 @@ const module = "github.com/tulle-mesh/tulle/"
 
 // build compiles one of the project's programs.
 func build(ctx context.Context, to, path string, flags ...string) error {
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + version, "-o", to}, flags...)
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + Version, "-o", to}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, module+path)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	return run(cmd)

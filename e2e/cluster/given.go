@@ -37,7 +37,7 @@ func (c *Cluster) Given() bool { return c.given }
 func (c *Cluster) Collect(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), collecting)
 	defer cancel()
-	var errs []error
+	errs := []error{os.RemoveAll(dir)} // what is known of an earlier one
 	for node := range c.each() {
 		name := c.spec.NodeName(node)
 		errs = append(errs, os.MkdirAll(filepath.Join(dir, name), 0o755))

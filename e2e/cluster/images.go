@@ -15,11 +15,11 @@ import (
 	"github.com/tulle-mesh/tulle/deploy/image"
 )
 
-// version is the tag of images that are made here.
-const version = "dev"
+// Version is the tag of images that are made here.
+const Version = "dev"
 
 // Image is the name, in a cluster of this machine, of an image of the project or of its tests.
-func Image(name string) string { return "docker.io/tulle-mesh/" + name + ":" + version }
+func Image(name string) string { return "docker.io/tulle-mesh/" + name + ":" + Version }
 
 // testImage makes the image that tests run, and every pod's first process: see the program in app.
 func (c *Cluster) testImage(ctx context.Context) (archive string, err error) {
@@ -65,7 +65,7 @@ func Images(ctx context.Context, say func(string)) ([]string, error) {
 	}
 	dir, err := once(ctx, "images", hex.EncodeToString(hash.Sum(nil)[:8]), say, func(fresh string) error {
 		say("making images of the mesh's components")
-		return run(exec.CommandContext(ctx, "go", "run", module+"deploy/images", "-version", version, "-built", built, "-to", fresh, runtime.GOARCH))
+		return run(exec.CommandContext(ctx, "go", "run", module+"deploy/images", "-version", Version, "-built", built, "-to", fresh, runtime.GOARCH))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("images of the mesh: %w", err)

@@ -3,10 +3,12 @@ package scenario
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -82,7 +84,7 @@ func install() (err error) {
 	if nodes = strings.Fields(out); err != nil || len(nodes) < 2 {
 		return fmt.Errorf("two nodes are needed, there are %q: %w", nodes, err)
 	}
-	if err := apply(ctx, "testdata/namespace.yaml", "../../deploy/rbac/istiod-lite.yaml", "../../deploy/rbac/tulle-cni-agent.yaml", "testdata/mesh.yaml"); err != nil {
+	if err := installMesh(ctx); err != nil {
 		return err
 	}
 	for _, program := range []string{"deployment/istiod", "daemonset/istio-cni-node", "daemonset/ztunnel"} {
@@ -90,30 +92,50 @@ func install() (err error) {
 			return err
 		}
 	}
-	if err := apply(ctx, "testdata/apps.yaml"); err != nil {
-		return err
-	}
-	_, meshed := kubectl(ctx, "-n", "meshed", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
-	_, plain := kubectl(ctx, "-n", "plain", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
-	return errors.Join(meshed, plain)
+	return installApps(ctx)
 }
 
-var imageName = regexp.MustCompile(`IMAGE_([a-z-]+)`)
-
-// apply gives files to the cluster, with its own nodes and names of images.
-func apply(ctx context.Context, files ...string) error {
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		filled := strings.NewReplacer("FIRST", nodes[0], "SECOND", nodes[1]).Replace(string(text))
-		filled = imageName.ReplaceAllStringFunc(filled, func(found string) string { return mesh.Image(strings.TrimPrefix(found, "IMAGE_")) })
-		if _, err := mesh.Kubectl(ctx, filled, "apply", "-f", "-"); err != nil {
-			return fmt.Errorf("%s: %w", filepath.Base(file), err)
-		}
+// installMesh applies the manifest that is made of the charts.
+func installMesh(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "tulle-charts-")
+	if err != nil {
+		return err
 	}
-	return nil
+	defer os.RemoveAll(dir)
+	charts := exec.CommandContext(ctx, "go", "run", "github.com/tulle-mesh/tulle/deploy/charts", "-version", cluster.Version, "-from", "../../deploy/charts", "-to", dir)
+	if out, err := charts.CombinedOutput(); err != nil {
+		return fmt.Errorf("charts: %w\n%s", err, out)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "tulle.yaml"))
+	if err != nil {
+		return err
+	}
+	return apply(ctx, string(text))
+}
+
+//go:embed testdata/apps.yaml
+var apps string
+
+func installApps(ctx context.Context) error {
+	if err := apply(ctx, strings.NewReplacer("FIRST", nodes[0], "SECOND", nodes[1]).Replace(apps)); err != nil {
+		return err
+	}
+	var errs []error
+	for _, namespace := range []string{"meshed", "plain"} {
+		_, err := kubectl(ctx, "-n", namespace, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// ownImage matches the names that images have in a cluster of this machine.
+var ownImage = regexp.MustCompile(strings.Replace(regexp.QuoteMeta(cluster.Image("NAME")), "NAME", "([a-z-]+)", 1))
+
+// apply gives objects to the cluster, with images by its own names.
+func apply(ctx context.Context, text string) error {
+	text = ownImage.ReplaceAllStringFunc(text, func(found string) string { return mesh.Image(ownImage.FindStringSubmatch(found)[1]) })
+	_, err := mesh.Kubectl(ctx, text, "apply", "--server-side", "-f", "-")
+	return err
 }
 
 func kubectl(ctx context.Context, args ...string) (string, error) {

@@ -20,7 +20,7 @@ var places = map[string]string{
 	"hosts":           "/etc/hosts",
 	"resolv.conf":     "/etc/resolv.conf",
 	"containerd.toml": "/etc/containerd/config.toml",
-	"pods.conflist":   "/etc/cni/net.d/10-pods.conflist",
+	network:           "/etc/cni/net.d/10-pods.conflist",
 	"kubelet.yaml":    "/etc/kubernetes/kubelet.yaml",
 	"kube-proxy.yaml": "/etc/kubernetes/kube-proxy.yaml",
 }
@@ -36,8 +36,10 @@ type data struct {
 	Pause   string
 }
 
-// writeFiles writes the configuration of the node's programs, and puts network plugins where others can add theirs. What others have added
-// to the network's configuration is still on the disk after a boot.
+// network is the one that others add their plugins to, which stay over a boot.
+const network = "pods.conflist"
+
+// writeFiles writes the configuration of the node's programs, and puts network plugins where others can put theirs.
 func (n *node) writeFiles() error {
 	own := data{n.Spec, n.name(), n.Address(n.number), n.Pods(n.number), cluster.Image("app")}
 	for name, place := range places {
@@ -47,6 +49,9 @@ func (n *node) writeFiles() error {
 		}
 		if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
 			return err
+		}
+		if _, err := os.Stat(place); err == nil && name == network {
+			continue
 		}
 		if err := os.WriteFile(place, text.Bytes(), 0o644); err != nil {
 			return err
