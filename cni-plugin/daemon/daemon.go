@@ -3,7 +3,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -177,7 +176,10 @@ func actions(e *enroll.Enroller) agent.Actions {
 // adopted comes when every pod that was enrolled before is known: only now may proxies take a snapshot, and may the
 // status file be replaced.
 func (d *daemon) adopted() error {
-	if err := errors.Join(d.probes.Open(), d.place.adopted()); err != nil {
+	if err := d.probes.Open(); err != nil {
+		d.probesMayFail(err)
+	}
+	if err := d.place.adopted(); err != nil {
 		return err
 	}
 	d.ready.Done(taskObjects)

@@ -20,6 +20,10 @@ func (d *daemon) openNode() (err error) {
 	return err
 }
 
+func (d *daemon) probesMayFail(err error) {
+	d.log.Error("the kubelet's probes of pods in the mesh may fail, will retry", "err", err)
+}
+
 // watchProbes mends what others change in the node's rules: firewalls and network plugins are fond of flushing.
 func (d *daemon) watchProbes(ctx context.Context) {
 	ticker := time.NewTicker(verifyInterval)
@@ -28,7 +32,7 @@ func (d *daemon) watchProbes(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			if err := d.probes.Mend(); err != nil {
-				d.log.Error("the kubelet's probes of pods in the mesh may fail, will retry", "err", err)
+				d.probesMayFail(err)
 			}
 		case <-ctx.Done():
 			return

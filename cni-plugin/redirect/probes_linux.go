@@ -169,15 +169,17 @@ func (p *Probes) progress() (met, asked int) {
 	return p.met, p.asked
 }
 
-// Open comes when every pod that was enrolled before is known: only now is anything changed. What was made by other means goes.
+// Open comes when every pod that was enrolled before is known: only now is anything changed. What was made by other means goes. After an
+// error Mend and Exempt try again.
 func (p *Probes) Open() error {
 	p.working.Lock()
 	defer p.working.Unlock()
-	if err := p.inherit(); err != nil {
-		return err
-	}
 	p.open = true
-	if _, err := p.mend(); err != nil {
+	err := p.inherit()
+	if err == nil {
+		_, err = p.mend()
+	}
+	if err != nil {
 		return err
 	}
 	if err := p.sweep(); err != nil {
