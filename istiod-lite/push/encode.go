@@ -105,19 +105,24 @@ type response struct {
 
 // buffers is the response as it is sent. Only what surrounds the resources is written anew.
 func (r *response) buffers() mem.BufferSlice {
-	var head, tail []byte
-	head = appendText(head, responseSystemVersion, r.version)
-	head = appendText(head, responseTypeURL, r.typeURL)
-	tail = appendText(tail, responseNonce, r.nonce)
+	first := sizeOf(responseSystemVersion, len(r.version)) + sizeOf(responseTypeURL, len(r.typeURL))
+	size := first + sizeOf(responseNonce, len(r.nonce))
 	for _, name := range r.removed {
-		tail = appendText(tail, responseRemoved, name)
+		size += sizeOf(responseRemoved, len(name))
+	}
+	around := make([]byte, 0, size)
+	around = appendText(around, responseSystemVersion, r.version)
+	around = appendText(around, responseTypeURL, r.typeURL)
+	around = appendText(around, responseNonce, r.nonce)
+	for _, name := range r.removed {
+		around = appendText(around, responseRemoved, name)
 	}
 	buffers := make(mem.BufferSlice, 0, len(r.resources)+2)
-	buffers = append(buffers, mem.SliceBuffer(head))
+	buffers = append(buffers, mem.SliceBuffer(around[:first]))
 	for _, resource := range r.resources {
 		buffers = append(buffers, resource.field)
 	}
-	return append(buffers, mem.SliceBuffer(tail))
+	return append(buffers, mem.SliceBuffer(around[first:]))
 }
 
 // size is that of the resources, in bytes.
