@@ -45,13 +45,13 @@ func (s *shown) sent(typeURL, version string, now time.Time) {
 	s.types[short(typeURL)] = one
 }
 
-func (s *shown) acknowledged(what *response, failure *rpcstatus.Status, now time.Time) {
+func (s *shown) acknowledged(what receipt, failure *rpcstatus.Status, now time.Time) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	one := s.types[short(what.typeURL)]
 	one.Acked, one.Nack, one.When = what.version, nil, now
 	if failure != nil {
-		one.Nack = &rejection{failure.GetMessage(), what.some()}
+		one.Nack = &rejection{failure.GetMessage(), what.names}
 	}
 	s.types[short(what.typeURL)] = one
 }

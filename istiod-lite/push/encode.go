@@ -133,6 +133,14 @@ func (r *response) size() (size int) {
 	return size
 }
 
+// receipt is what is kept of a response until it is acknowledged.
+type receipt struct {
+	version, typeURL, nonce string
+	names                   []string // of a few resources, for people
+}
+
+func (r *response) receipt() receipt { return receipt{r.version, r.typeURL, r.nonce, r.some()} }
+
 // some names a few of the resources, for people.
 func (r *response) some() []string {
 	const few = 5

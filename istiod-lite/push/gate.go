@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// gate lets a few streams in at a time, each for a while: all of those that come at once, as after a restart, would take much memory,
-// and each of them so long that it gives up.
+// gate lets a few streams in at a time, each for a while.
 type gate chan struct{}
 
 // enter waits for a place for so long at most, and holds it for so long at most. The timer gives the place back; it is nil without one.

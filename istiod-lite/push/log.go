@@ -241,7 +241,6 @@ func (t *table) set(now entry) bool {
 			return false
 		}
 		t.recent = nil
-		t.bytes += now.resource.field.Len()
 		t.byName[now.name] = t.order.PushBack(&now)
 		t.index.add(t.byName[now.name])
 		return true
@@ -253,13 +252,9 @@ func (t *table) set(now entry) bool {
 	t.recent = nil
 	if e.resource == nil {
 		t.graves--
-	} else {
-		t.bytes -= e.resource.field.Len()
 	}
 	if now.resource == nil {
 		t.graves++
-	} else {
-		t.bytes += now.resource.field.Len()
 	}
 	t.index.remove(element)
 	*e = now // readers may hold the old entry's resource, never the entry

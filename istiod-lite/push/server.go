@@ -48,7 +48,6 @@ type Server struct {
 	patience time.Duration
 	group    sync.WaitGroup // goroutines of streams
 	hearing  gate           // of new streams
-	handing  gate           // of streams that are owed much at first
 
 	lock    sync.Mutex
 	streams map[*shown]struct{}
@@ -56,7 +55,7 @@ type Server struct {
 
 // NewServer makes a server.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), patience: patience, hearing: make(gate, turns), handing: make(gate, handouts), streams: make(map[*shown]struct{})}
+	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), patience: patience, hearing: make(gate, turns), streams: make(map[*shown]struct{})}
 }
 
 // Wait returns when no stream has a goroutine any more.

@@ -27,14 +27,9 @@ const (
 	turns    = 8
 	turn     = 200 * time.Millisecond
 	queueing = 5 * time.Second
-	// much is from how many bytes on everything is handed out to a few streams at a time, which is handouts. Each has handout for it at
-	// most, and a second more for so many bytes.
-	much     = 1 << 20
-	handouts = 4
-	handout  = 5 * time.Second
-	inSecond = 4 << 20
-	// slowest is what a proxy has to read in a second, beyond its patience for what is short.
-	slowest = 1 << 20
+	// more is for how many bytes of a round a proxy has its patience once more. In a large mesh many that come at once share a network
+	// and a processor.
+	more = 8 << 20
 )
 
 // order is that in which the types of a round are sent. A policy is known before the workload or service that it is
@@ -57,14 +52,12 @@ type stream struct {
 
 	lock          sync.Mutex // guards what follows; taken before the log's
 	closed        bool
-	heard         *time.Timer // its place in the gate, as of all that follow
-	handed        *time.Timer
-	mayHand       bool // has a place, or waited long enough for one
+	heard         *time.Timer // its place in the gate of those who are heard
 	logger        *slog.Logger
 	shown         *shown                    // nil before the first request
 	view          *view                     // of a waypoint; nil for a node's proxy, which sees everything but L7 resources
 	subscriptions [len(order)]*subscription // nil for what isn't asked for
-	outstanding   []*response
+	outstanding   []receipt                 // of what isn't acknowledged yet
 	sending       bool
 	nonces        uint64
 	began         time.Time   // when the first request came
@@ -88,7 +81,7 @@ func (s *stream) run(ctx context.Context) error {
 	s.log.listen(s.listener)
 	defer s.close()
 	s.server.group.Go(func() { s.receive(ctx) })
-	s.server.group.Go(func() { s.push(ctx) })
+	s.server.group.Go(s.push)
 	select {
 	case <-ctx.Done():
 		if !s.greeted() {
@@ -122,29 +115,16 @@ func (s *stream) awaitTurn(ctx context.Context) {
 	defer s.lock.Unlock()
 	s.heard = place
 	if s.closed {
-		s.leave()
+		s.leaveTurn()
 		return
 	}
 	s.alarm.Reset(greeting)
 }
 
-// awaitHandout lets a few proxies at a time have everything, so that in a large mesh the first have it soon, rather than all of them too
-// late.
-func (s *stream) awaitHandout(ctx context.Context, bytes int) {
-	place := s.server.handing.enter(ctx, s.patience, handout+time.Duration(bytes/inSecond)*time.Second)
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	s.handed, s.mayHand = place, true
-	if s.closed {
-		s.leave()
-	}
-}
-
-// leave makes room for others.
-func (s *stream) leave() {
+// leaveTurn makes room for another.
+func (s *stream) leaveTurn() {
 	s.server.hearing.leave(s.heard)
-	s.server.handing.leave(s.handed)
-	s.heard, s.handed = nil, nil
+	s.heard = nil
 }
 
 // receive takes requests in until the stream ends, which it does at the latest when its handler returns.
@@ -175,12 +155,11 @@ func (s *stream) receive(ctx context.Context) {
 type step struct {
 	responses []*response   // are sent
 	wait      time.Duration // at most, until there is something to send
-	handout   int           // of so many bytes is waited for
 	end       bool
 }
 
 // push sends rounds until the stream is closed. It blocks where the proxy doesn't read, until the handler gives up and returns.
-func (s *stream) push(ctx context.Context) {
+func (s *stream) push() {
 	wake := time.NewTimer(time.Hour)
 	defer wake.Stop()
 	for {
@@ -188,8 +167,6 @@ func (s *stream) push(ctx context.Context) {
 		switch {
 		case next.end:
 			return
-		case next.handout > 0:
-			s.awaitHandout(ctx, next.handout)
 		case len(next.responses) > 0:
 			if err := s.send(next.responses); err != nil {
 				s.end(err)
@@ -254,27 +231,10 @@ func (s *stream) next() step {
 		if wait > 0 {
 			return step{wait: wait}
 		}
-		if s.round.IsZero() && !s.mayHand {
-			if bytes := s.everything(); bytes >= much {
-				return step{handout: bytes}
-			}
-		}
 		if responses := s.begin(); len(responses) > 0 {
 			return step{responses: responses}
 		}
 	}
-}
-
-// everything is how many bytes a proxy is owed at first that has nothing.
-func (s *stream) everything() (bytes int) {
-	s.log.lock.RLock()
-	defer s.log.lock.RUnlock()
-	for i, subscribed := range s.subscriptions {
-		if subscribed != nil && subscribed.wildcard && subscribed.held == nil {
-			bytes += s.source(order[i]).unasked.bytes
-		}
-	}
-	return bytes
 }
 
 // rest is until when the stream rests.
@@ -320,8 +280,7 @@ func (s *stream) types() int {
 // begin begins a round of what every subscription is owed: policies, then L7 resources, then addresses, then what else is no
 // more. It may be empty, since what changed isn't what this proxy asked for.
 func (s *stream) begin() []*response {
-	s.server.hearing.leave(s.heard) // if it didn't ask for all types
-	s.heard = nil
+	s.leaveTurn() // if it didn't ask for all types
 	var responses, farewells []*response
 	var changed time.Time
 	s.log.lock.Lock()
@@ -352,8 +311,9 @@ func (s *stream) begin() []*response {
 	if !changed.IsZero() {
 		s.server.metrics.queued.Observe(s.round.Sub(changed).Seconds())
 	}
-	s.changed, s.sending, s.outstanding, s.bytes = changed, true, responses, 0
+	s.changed, s.sending, s.bytes = changed, true, 0
 	for _, response := range responses {
+		s.outstanding = append(s.outstanding, response.receipt())
 		s.bytes += response.size()
 	}
 	if !s.armed {
@@ -363,12 +323,12 @@ func (s *stream) begin() []*response {
 	for _, response := range responses {
 		s.shown.sent(response.typeURL, response.version, s.round)
 	}
-	return slices.Clone(responses) // acknowledgements shorten the other one
+	return responses
 }
 
 // allowance is how long the proxy may take for the round.
 func (s *stream) allowance() time.Duration {
-	return s.patience + time.Duration(s.bytes/slowest)*time.Second
+	return s.patience * time.Duration(1+s.bytes/more)
 }
 
 // source is where the proxy's resources of a type come from. The log is locked.
@@ -462,8 +422,7 @@ func (s *stream) subscribe(r *request) error {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
 		if s.asked() == s.types() {
-			s.server.hearing.leave(s.heard) // what it has was the most of what it says
-			s.heard = nil
+			s.leaveTurn() // what it has was the most of what it says
 		}
 	}
 	if !subscribed.request(first, r) {
@@ -474,7 +433,7 @@ func (s *stream) subscribe(r *request) error {
 
 // acknowledge notes that a response was read, or what was wrong with it. Answers to older responses are ignored.
 func (s *stream) acknowledge(r *request) {
-	i := slices.IndexFunc(s.outstanding, func(one *response) bool { return one.nonce == r.ResponseNonce && one.typeURL == r.TypeUrl })
+	i := slices.IndexFunc(s.outstanding, func(one receipt) bool { return one.nonce == r.ResponseNonce && one.typeURL == r.TypeUrl })
 	if i < 0 {
 		s.server.metrics.expiredNonces.Inc()
 		return
@@ -485,7 +444,7 @@ func (s *stream) acknowledge(r *request) {
 	if r.ErrorDetail != nil {
 		// What it rejected isn't sent again before it changes.
 		s.server.metrics.rejects.WithLabelValues(short(r.TypeUrl)).Inc()
-		s.logger.Warn("proxy rejected resources", "type", short(r.TypeUrl), "err", r.ErrorDetail.Message, "resources", answered.some())
+		s.logger.Warn("proxy rejected resources", "type", short(r.TypeUrl), "err", r.ErrorDetail.Message, "resources", answered.names)
 	}
 	s.settle()
 }
@@ -496,7 +455,6 @@ func (s *stream) settle() {
 		return
 	}
 	s.over = time.Now()
-	s.leave()
 	if !s.changed.IsZero() {
 		s.server.metrics.convergence.Observe(s.over.Sub(s.changed).Seconds())
 		s.changed = time.Time{}
@@ -532,7 +490,7 @@ func (s *stream) close() {
 	s.log.unlisten(s.listener)
 	s.listener.wake()
 	s.alarm.Stop()
-	s.leave()
+	s.leaveTurn()
 	if s.shown != nil {
 		s.server.hide(s.shown)
 	}

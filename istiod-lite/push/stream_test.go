@@ -133,6 +133,19 @@ func TestAProxyThatDoesNotAcknowledgeIsCutOff(t *testing.T) {
 	})
 }
 
+func TestAProxyHasTimeToReadALargeRound(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		publish(t, b.log, "w/a="+strings.Repeat("x", 2*more), "w/b=1")
+		b.subscribe(Address)
+		b.next()
+		start := time.Now()
+		b.wantEnd("Aborted: a push was not acknowledged within 1m30s")
+		if took := time.Since(start); took != 3*patience {
+			t.Errorf("after %s", took)
+		}
+	})
+}
+
 func TestAProxyIsNotCutOffWhenWhatItDidNotAskForChanges(t *testing.T) {
 	t.Run("another type", func(t *testing.T) {
 		inBubble(t, func(b *bench) {

@@ -124,7 +124,9 @@ func (l *Log) settle(v *view, m member, change uint64) {
 			now.resource, grants = e.resource, v.grants(e)
 		}
 	}
-	v.tables[m.typeURL].set(now)
+	if t := v.tables[m.typeURL]; !t.set(now) && now.resource != nil {
+		t.byName[m.name].Value.(*entry).resource = now.resource // with another number, if it was gone in between
+	}
 	old := v.granted[m]
 	if len(grants) > 0 {
 		v.granted[m] = grants

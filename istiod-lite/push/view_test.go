@@ -382,3 +382,20 @@ func BenchmarkWaypoints(b *testing.B) {
 		})
 	}
 }
+
+func TestWhatGoesAndComesAgainAlikeHasItsNewNumberInViews(t *testing.T) {
+	log := NewLog()
+	view := log.openView(Waypoint{Gateway: "shop/wp", Class: "istio-waypoint", Service: "shop/wp", Namespace: "shop", RootNamespace: "istio-system"})
+	policy := func(name string) Update {
+		return Update{Type: Authorization, Name: "shop/" + name, Message: &security.Authorization{Name: name, Namespace: "shop", Scope: security.Scope_NAMESPACE}}
+	}
+	log.Publish([]Update{policy("x")})
+	log.Publish([]Update{{Type: Authorization, Name: "shop/x"}, policy("y"), policy("x")})
+	all, seen := log.tables[Authorization].byName["shop/x"], view.tables[Authorization].byName["shop/x"]
+	if seen == nil {
+		t.Fatal("the waypoint doesn't see the policy of its namespace")
+	}
+	if all.Value.(*entry).resource != seen.Value.(*entry).resource {
+		t.Errorf("number %d in the view, %d in the log", seen.Value.(*entry).resource.number, all.Value.(*entry).resource.number)
+	}
+}

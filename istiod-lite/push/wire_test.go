@@ -126,7 +126,7 @@ func (b *bench) nothingIsLeft() {
 	defer b.log.lock.Unlock()
 	for what, left := range map[string]int{
 		"cursors": len(b.log.readers), "listeners": len(*b.log.listeners.Load()), "views": len(b.log.views.byWaypoint),
-		"places": len(b.server.hearing) + len(b.server.handing), "shown streams": len(b.server.streams),
+		"turns": len(b.server.hearing), "shown streams": len(b.server.streams),
 	} {
 		if left != 0 {
 			b.t.Errorf("%d %s are left", left, what)
