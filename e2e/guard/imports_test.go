@@ -60,7 +60,7 @@ var mayImport = map[string][]string{
 	"istiod-lite/addresses": {"istiod-lite/model", "istiod-lite/queue"},
 	"istiod-lite/roots":     {"istiod-lite/model", "istiod-lite/queue", "istiod-lite/reflector"},
 	"istiod-lite/deploy":    {"istiod-lite/model", "istiod-lite/queue", "istiod-lite/reflector"},
-	"istiod-lite/webhook":   {"istiod-lite/decode", "istiod-lite/queue", "istiod-lite/reflector"},
+	"istiod-lite/webhook":   {"mesh/admin", "istiod-lite/decode", "istiod-lite/queue", "istiod-lite/reflector"},
 
 	"bpf/capture": {},
 	"bpf/probe":   {"bpf/capture"},

@@ -3,7 +3,10 @@ package daemon
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
+	"path"
 	"runtime/debug"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -15,7 +18,7 @@ import (
 
 // pages are what people and Prometheus see.
 func (d *Daemon) pages(registry *prometheus.Registry) http.Handler {
-	return admin.Pages("istiod-lite", append(admin.Profiles(), []admin.Page{
+	return nearby(admin.Pages("istiod-lite", append(admin.Profiles(), []admin.Page{
 		{Path: "/metrics", Title: "metrics for Prometheus", Handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{})},
 		admin.JSON("/debug/syncz", "proxies that are connected, and what each was sent and has acknowledged", func() any { return d.pusher.Status() }),
 		admin.JSON("/debug/ambientz", "workloads, services and policies as proxies are told", d.ambientz),
@@ -24,7 +27,19 @@ func (d *Daemon) pages(registry *prometheus.Registry) http.Handler {
 		{Path: "/ready", Title: "whether proxies are served", Handler: http.HandlerFunc(d.readiness)},
 		{Path: "/healthz", Title: "whether the program runs", Handler: text("ok")},
 		{Path: "/version", Title: "what was built", Handler: text(build(d.version))},
-	}...))
+	}...)))
+}
+
+// nearby keeps what is in the mesh, and profiles, from whoever isn't on this machine or in this pod: kubectl port-forward is.
+func nearby(pages http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if strings.HasPrefix(path.Clean(r.URL.Path), "/debug") && (err != nil || !from.Addr().Unmap().IsLoopback()) {
+			http.Error(w, "debug pages are only for callers by loopback: use kubectl port-forward to this pod", http.StatusForbidden)
+			return
+		}
+		pages.ServeHTTP(w, r)
+	})
 }
 
 func text(line string) http.Handler {

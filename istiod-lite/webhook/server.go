@@ -14,8 +14,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/net/netutil"
 	admission "k8s.io/api/admission/v1"
+
+	"github.com/tulle-mesh/tulle/mesh/admin"
 )
 
 // What anybody who reaches the port can make the control plane hold.
@@ -26,7 +27,7 @@ const (
 	maxBodies = 64 << 20
 	// maxReviews is how many are judged at once.
 	maxReviews = 8
-	// maxConnections are held, with so many requests on each. Those beyond it wait.
+	// maxConnections are held, with so many requests on each. Another makes an idle one go.
 	maxConnections, maxStreams = 128, 32
 )
 
@@ -81,7 +82,7 @@ func (s *Server) Run(ctx context.Context) error {
 			server.Close()
 		}
 	})()
-	err := server.Serve(tls.NewListener(netutil.LimitListener(s.cfg.Listener, maxConnections), config))
+	err := server.Serve(admin.NewRoom(server, maxConnections).Listen(tls.NewListener(s.cfg.Listener, config)))
 	if errors.Is(err, http.ErrServerClosed) {
 		<-stopped
 		return nil

@@ -2,6 +2,8 @@ package webhook
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -84,6 +86,41 @@ func TestWhoSendsSlowlyKeepsNobodyWaiting(t *testing.T) {
 	if response.StatusCode != http.StatusOK {
 		t.Errorf("status %d", response.StatusCode)
 	}
+}
+
+func TestWhoHoldsConnectionsKeepsNobodyWaiting(t *testing.T) {
+	lent := httptest.NewTLSServer(http.NotFoundHandler())
+	certificates := lent.TLS.Certificates
+	lent.Close()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(Config{Listener: listener, TLS: &tls.Config{Certificates: certificates}, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	anyone := &tls.Config{InsecureSkipVerify: true}
+	for range maxConnections {
+		conn, err := tls.Dial("tcp", listener.Addr().String(), anyone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: anyone, DisableKeepAlives: true}}
+	response, err := client.Post("https://"+listener.Addr().String()+"/validate", "application/json", bytes.NewReader(question("CREATE", "AuthorizationPolicy", policy(good), "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
 }
 
 func TestBodiesShareTheirRoom(t *testing.T) {

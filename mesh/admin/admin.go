@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"golang.org/x/net/netutil"
 )
 
 const (
@@ -49,9 +47,10 @@ func Start(cfg Config) (*Server, error) {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}}
+	room := NewRoom(s.http, maxConnections)
 	for _, l := range listeners {
 		s.running.Go(func() {
-			if err := s.http.Serve(netutil.LimitListener(l, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.http.Serve(room.Listen(l)); !errors.Is(err, http.ErrServerClosed) {
 				cfg.Log.Error("HTTP server ended", "addr", l.Addr().String(), "err", err)
 			}
 		})

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Page is one address of an admin server.
@@ -116,9 +118,37 @@ func Quit(quit func()) Page {
 	})}
 }
 
+const (
+	// dumps of one page are made at a time, since a large mesh's takes memory until it is read. One more waits for dumpWait.
+	dumps    = 2
+	dumpWait = 5 * time.Second
+	// dumpTime is how long a reader may take.
+	dumpTime = 30 * time.Second
+)
+
+// few lets a page be made a few times at once.
+func few(page http.HandlerFunc) http.Handler {
+	slots := make(chan struct{}, dumps)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), dumpWait)
+		defer cancel()
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-ctx.Done():
+			w.Header().Set("Retry-After", "5")
+			http.Error(w, "others are reading this page; try again", http.StatusServiceUnavailable)
+			return
+		}
+		// A writer that knows no deadlines, such as a test's, keeps nobody waiting.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(dumpTime))
+		page(w, r)
+	})
+}
+
 // JSON returns a page that shows a value, made anew at each request.
 func JSON(path, title string, value func() any) Page {
-	return Page{path, title, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return Page{path, title, few(func(w http.ResponseWriter, _ *http.Request) {
 		text, err := json.MarshalIndent(value(), "", "  ")
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -132,7 +162,7 @@ func JSON(path, title string, value func() any) Page {
 // Stream returns a page of JSON that is written while it is made. An error cuts the connection, so that nobody takes what there
 // is for everything.
 func Stream(path, title string, write func(io.Writer) error) Page {
-	return Page{path, title, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return Page{path, title, few(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		if err := write(w); err != nil {
 			panic(http.ErrAbortHandler)
