@@ -27,7 +27,13 @@ func inNetns(t *testing.T, f func(netns int, inode uint32)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread() // for good: the thread ends with the goroutine, unless it's the process's first
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer home.Close()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			t.Error(err)
 			return
@@ -44,6 +50,9 @@ func inNetns(t *testing.T, f func(netns int, inode uint32)) {
 			return
 		}
 		f(int(file.Fd()), uint32(stat.Ino))
+		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+		}
 	}()
 	<-done
 }

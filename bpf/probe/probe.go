@@ -19,13 +19,18 @@ import (
 func Capture(dir string) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine, and the namespace with the thread
+		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine, unless it's the process's first
 		result <- inNamespace(dir)
 	}()
 	return <-result
 }
 
 func inNamespace(dir string) error {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("open the process's own network namespace: %w", err)
+	}
+	defer home.Close()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN): %w", err)
 	}
@@ -35,7 +40,7 @@ func inNamespace(dir string) error {
 	}
 	defer netns.Close()
 	pins := filepath.Join(dir, fmt.Sprintf("probe-%d", os.Getpid()))
-	return errors.Join(use(pins, int(netns.Fd())), capture.Remove(pins))
+	return errors.Join(use(pins, int(netns.Fd())), capture.Remove(pins), unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))
 }
 
 // use does once what is done with every pod.

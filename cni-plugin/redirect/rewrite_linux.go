@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -72,14 +73,22 @@ func newRewriter(use func(Engine) bool) *rewriter {
 func thrownAway(f func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine, and the namespace with the thread
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN): %w", err)
-			return
-		}
-		result <- f()
+		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine, unless it's the process's first
+		result <- elsewhere(f)
 	}()
 	return <-result
+}
+
+func elsewhere(f func() error) error {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("open the process's own network namespace: %w", err)
+	}
+	defer home.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("make a network namespace (needs CAP_SYS_ADMIN): %w", err)
+	}
+	return errors.Join(f(), unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))
 }
 
 // rehearse does what is done with every pod.
