@@ -86,6 +86,19 @@ func (w *world) refuses(yaml string, words ...string) {
 	})
 }
 
+// As our charts install it.
+func TestAConfigurationThatIsInstalledClosedServesWithTheControlPlane(t *testing.T) {
+	w := newWorld(t)
+	w.authorize()
+	at := freeAddr(t)
+	w.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n" + strings.Replace(installed(byDefault, at), "failurePolicy: Ignore", "failurePolicy: Fail", 1))
+	w.refuses(allow("good"), "failed calling webhook")
+
+	w.replica("istiod", "--webhook-address", at)
+	w.eventually("what is right to be taken", func(ctx context.Context) error { return w.Apply(ctx, allow("good")) })
+	w.refuses(fmt.Sprintf(wrongPolicy, ""), "denied the request", `have "localhost"`)
+}
+
 func TestTheWebhookIsTestedBeforeItIsReliedOn(t *testing.T) {
 	w := newWorld(t)
 	w.authorize()
