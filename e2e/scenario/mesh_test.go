@@ -65,22 +65,63 @@ func TestAPodWithoutTheLabelIsPlain(t *testing.T) {
 		nobody, `source_workload="server"`, `destination_service="app.meshed.svc.cluster.local"`, inPlain)
 }
 
-// Probes come once a second. A pod that failed three would be restarted.
-func TestKubeletsProbesOfMeshedPodsPass(t *testing.T) {
-	ready := func() string {
-		const what = `jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.containerStatuses[0].restartCount} {end}`
-		out, err := kubectl(t.Context(), "-n", "meshed", "get", "pods", "-o", what)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
+const strict = `{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict, namespace: meshed}, spec: {mtls: {mode: STRICT}}}`
+
+// Probes come once a second, and have no identity. A pod that failed three would be restarted.
+func TestUnderStrictModeKubeletsProbesPassAndPlainClientsDont(t *testing.T) {
+	if err := apply(t.Context(), strict); err != nil {
+		t.Fatal(err)
 	}
-	const want = "client True 0 server True 0 "
+	t.Cleanup(func() {
+		if _, err := mesh.Kubectl(context.Background(), strict, "delete", "-f", "-"); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, "a plain client to be refused", func(ctx context.Context) error {
+		if answer, err := ask(ctx, "plain", "server", "http://app.meshed/"); err == nil {
+			return fmt.Errorf("it is answered %q", answer)
+		}
+		return nil
+	})
+	const what = `jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.containerStatuses[0].restartCount} {end}`
 	for range 5 {
-		if got := ready(); got != want {
-			t.Fatalf("%q, want %q", got, want)
+		if got, err := kubectl(t.Context(), "-n", "meshed", "get", "pods", "-o", what); err != nil || got != "client True 0 server True 0 " {
+			t.Fatalf("%q %v, want both pods ready, and never restarted", got, err)
 		}
 		time.Sleep(time.Second)
+	}
+	if answer, err := ask(t.Context(), "meshed", "client", "http://app.meshed/"); err != nil {
+		t.Errorf("a client of the mesh: %q %v", answer, err)
+	}
+	if answer, err := ask(t.Context(), "plain", "server", "http://app.meshed/"); err == nil {
+		t.Errorf("a plain client is answered %q", answer)
+	}
+}
+
+const nobodyBut = `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody-but, namespace: meshed}
+spec: {selector: {matchLabels: {app: server}}, rules: [{from: [{source: {principals: [cluster.local/ns/meshed/sa/ACCOUNT]}}]}]}
+`
+
+func TestAPolicyLetsInWhomItNames(t *testing.T) {
+	t.Cleanup(func() {
+		if _, err := mesh.Kubectl(context.Background(), nobodyBut, "delete", "-f", "-"); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, account := range []string{"server", "client"} {
+		if err := apply(t.Context(), strings.ReplaceAll(nobodyBut, "ACCOUNT", account)); err != nil {
+			t.Fatal(err)
+		}
+		passes := account == "client"
+		eventually(t, "the policy about "+account, func(ctx context.Context) error {
+			if answer, err := ask(ctx, "meshed", "client", "http://app.meshed/"); (err == nil) != passes {
+				return fmt.Errorf("the client gets %q %v, want that it passes: %t", answer, err, passes)
+			}
+			return nil
+		})
 	}
 }
 
