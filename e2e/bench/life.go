@@ -11,6 +11,8 @@ import (
 const (
 	valueStart     = "start"
 	valueFirst     = "first"
+	valueFirstCPU  = "first CPU"
+	valueTurns     = "first turns"
 	valueIdleCPU   = "idle CPU"
 	valueResident  = "resident"
 	valueAnonymous = "anonymous"
@@ -31,6 +33,8 @@ func startRow() row {
 	return row{name: "start", round: (*bench).startRound, metrics: []metric{
 		{name: "start to first byte", unit: "ms", target: absolute(60), of: value(valueStart)},
 		{name: "first byte of a cold pair", unit: "ms", target: absolute(4), of: value(valueFirst)},
+		{name: "CPU of a cold pair, both proxies", unit: "ms", of: value(valueFirstCPU)},
+		{name: "how often their threads got a core", unit: "1", of: value(valueTurns)},
 	}}
 }
 
@@ -67,12 +71,21 @@ func (s *site) measureStart(ctx context.Context) (map[string]float64, error) {
 			return nil, err
 		}
 	}
+	before, err := s.running()
+	if err != nil {
+		return nil, err
+	}
 	first, err := s.client.load.First(s.to)
 	if err != nil {
 		return nil, errors.Join(err, s.alive())
 	}
 	values[valueFirst] = milliseconds(first.At.Sub(first.Began))
-	return values, nil
+	after, err := s.running()
+	if !s.direct() {
+		spent := after.minus(before)
+		values[valueFirstCPU], values[valueTurns] = milliseconds(spent.time), float64(spent.turns)
+	}
+	return values, err
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

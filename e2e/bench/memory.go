@@ -104,7 +104,7 @@ func (s *site) measureIdle(ctx context.Context, values map[string]float64) error
 
 // idleCPU is the share of a core that the busier proxy uses.
 func (s *site) idleCPU(ctx context.Context, values map[string]float64) error {
-	var before []time.Duration
+	var before []running
 	for _, p := range s.proxies() {
 		spent, err := p.running()
 		if err != nil {
@@ -121,7 +121,7 @@ func (s *site) idleCPU(ctx context.Context, values map[string]float64) error {
 		if err != nil {
 			return err
 		}
-		values[valueIdleCPU] = max(values[valueIdleCPU], 100*float64(spent-before[i])/float64(time.Since(began)))
+		values[valueIdleCPU] = max(values[valueIdleCPU], 100*float64(spent.minus(before[i]).time)/float64(time.Since(began)))
 	}
 	return nil
 }

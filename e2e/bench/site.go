@@ -211,6 +211,20 @@ func (s *site) proxies() []*process {
 	return all
 }
 
+// running is what both proxies ran.
+func (s *site) running() (running, error) {
+	var sum running
+	for _, p := range s.proxies() {
+		r, err := p.running()
+		if err != nil {
+			return sum, errors.Join(err, s.alive())
+		}
+		sum.time += r.time
+		sum.turns += r.turns
+	}
+	return sum, nil
+}
+
 // usage is the CPU time of both proxies.
 func (s *site) usage() (usage, error) {
 	var sum usage

@@ -52,24 +52,31 @@ func (p *process) usage() (usage, error) {
 	return usage{ticks(fields, 11), ticks(fields, 12)}, nil
 }
 
-// running is the CPU time of the process by the scheduler's clock, which is finer than usage and has no split.
-func (p *process) running() (time.Duration, error) {
-	var sum time.Duration
+// running is CPU time by the scheduler's clock, which is finer than usage and has no split, and how often threads got a core for it.
+type running struct {
+	time  time.Duration
+	turns int
+}
+
+func (r running) minus(s running) running { return running{r.time - s.time, r.turns - s.turns} }
+
+func (p *process) running() (running, error) {
+	var sum running
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.pid()))
 	if err != nil || len(threads) == 0 {
-		return 0, fmt.Errorf("process %d: no threads: %w", p.pid(), os.ErrNotExist)
+		return sum, fmt.Errorf("process %d: no threads: %w", p.pid(), os.ErrNotExist)
 	}
 	for _, file := range threads {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			continue // the thread has ended
 		}
-		first, _, _ := strings.Cut(string(text), " ")
-		n, err := strconv.ParseInt(first, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", file, err)
+		var ran, waited, turns int64
+		if _, err := fmt.Sscan(string(text), &ran, &waited, &turns); err != nil {
+			return sum, fmt.Errorf("%s: %w", file, err)
 		}
-		sum += time.Duration(n)
+		sum.time += time.Duration(ran)
+		sum.turns += int(turns)
 	}
 	return sum, nil
 }
