@@ -56,7 +56,7 @@ func (p *Pool) ConnectOver(fd int, target Target, req Request, done func(*Stream
 	d.add(a)
 	sh.dials = []*dial{d}
 	p.single[sh] = struct{}{}
-	d.shake(fd)
+	d.shake(d.prepare(), fd)
 	return a
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/record"
 )
 
 // dial is one attempt to open a tunnel. All who wait for it share its outcome.
@@ -32,34 +33,46 @@ func (d *dial) start() {
 		return
 	}
 	d.quota, d.silent = d.pool.cfg.Quota, true
+	h := d.prepare()
 	cancel, err := d.pool.cfg.Dial(d.share.target.Addr, func(fd int, err error) {
 		if err != nil {
+			h.forget(err)
 			d.quota.Give(1)
 			d.end(nil, StageConnect, err)
 			return
 		}
-		d.shake(fd)
+		d.shake(h, fd)
 	})
 	if err != nil {
+		h.forget(err)
 		d.quota.Give(1)
 		_ = d.pool.cfg.Loop.Post(func() { d.end(nil, StageConnect, err) })
 		return
 	}
 	d.stop = func() {
 		cancel()
+		h.forget(errClosed)
 		d.quota.Give(1)
 		d.end(nil, StageConnect, errClosed)
 	}
 }
 
-// shake makes the TLS handshake.
-func (d *dial) shake(fd int) {
-	d.silent = false
+// prepare begins the TLS handshake as far as it goes without a connection: the certificate and the keys of its hello take about as long as
+// connecting does.
+func (d *dial) prepare() *handshake {
 	p, target := d.pool, d.share.target
 	h := &handshake{
-		loop: p.cfg.Loop, fd: fd, parent: p.ctx, check: p.cfg.Check,
+		loop: p.cfg.Loop, role: record.Client, parent: p.ctx, check: p.cfg.Check,
 		config: func(ctx context.Context) (*tls.Config, error) { return p.cfg.TLS(ctx, target.Source, target.Expected) },
 	}
+	h.prepare()
+	return h
+}
+
+// shake makes the TLS handshake.
+func (d *dial) shake(h *handshake, fd int) {
+	d.silent = false
+	p, target := d.pool, d.share.target
 	h.closed = func() { d.quota.Give(1) }
 	h.done = func(out shaken) {
 		if out.err != nil {
@@ -78,7 +91,7 @@ func (d *dial) shake(fd int) {
 		d.end(t, 0, nil)
 	}
 	d.stop = func() { h.abandon(errClosed) }
-	h.start()
+	h.start(fd)
 }
 
 // end tells all who wait.

@@ -26,10 +26,10 @@ const (
 
 var errHandshakeTimeout = errors.New("the peer does not finish the handshake in time")
 
-// handshake makes the TLS handshake on a loop's socket; crypto/tls runs beside the loop. It owns the socket until it succeeds.
+// handshake makes the TLS handshake on a loop's socket; crypto/tls runs beside the loop. It owns the socket from start until it succeeds.
 type handshake struct {
 	loop   *loop.Loop
-	fd     int
+	fd     int // set by start
 	role   record.Role
 	parent context.Context
 	config func(context.Context) (*tls.Config, error) // may wait; called in a goroutine
@@ -37,6 +37,7 @@ type handshake struct {
 	done   func(shaken)
 	closed func() // hears that a failed handshake's socket is closed; it may be nil
 
+	started   bool // there is a socket
 	ctx       context.Context
 	cancel    context.CancelFunc
 	tls       *record.Handshake // nil until it has begun
@@ -62,14 +63,30 @@ type shaken struct {
 	err    error
 }
 
-// start begins the handshake. A server's begins with the client's first record, so that peers who say nothing cost little.
-func (h *handshake) start() {
+// prepare comes before start. A client makes its hello, which can happen while its connection is made. A server waits for the client's
+// first record, so that peers who say nothing cost little.
+func (h *handshake) prepare() {
 	h.ctx, h.cancel = context.WithTimeout(h.parent, handshakeTimeout)
+	if h.role == record.Client {
+		h.begin()
+	}
+}
+
+// forget ends what was prepared when there will be no start.
+func (h *handshake) forget(err error) {
+	h.ended = true
+	h.cancel()
+	h.tls.Abort(err)
+}
+
+// start begins the handshake.
+func (h *handshake) start(fd int) {
+	h.fd, h.started = fd, true
 	h.input.Run = h.receive
 	h.timer.Run = h.timeout
 	h.loop.After(&h.timer, handshakeTimeout)
-	if h.role == record.Client {
-		h.begin()
+	if h.tls != nil {
+		_ = h.loop.Post(h.step) // the hello may be there
 	}
 	if err := h.loop.Watch(h.fd, h); err != nil {
 		_ = h.loop.Post(func() { h.fail(StageTLS, err) })
@@ -168,7 +185,7 @@ func wholeRecord(p []byte) bool {
 
 // step goes on after crypto/tls has.
 func (h *handshake) step() {
-	if h.ended {
+	if h.ended || !h.started {
 		return
 	}
 	done := h.tls.Done() // before Output is asked for, so that nothing comes after it

@@ -150,6 +150,35 @@ func (b *bed) waiting(pool *Pool, n int) {
 	})
 }
 
+// The certificate is looked for, and keys are made, while the connection is.
+func TestHelloIsMadeWhileConnecting(t *testing.T) {
+	b := newBed(t)
+	b.onConnect(accepting)
+	asked := make(chan struct{})
+	dial := dialOn(b.nearLoop)
+	pool := b.newPool(PoolConfig{
+		TLS: func(_ context.Context, _ identity.Workload, expected []identity.Workload) (*tls.Config, error) {
+			close(asked)
+			return mtls.Policy{}.ClientConfig(b.client, expected), nil
+		},
+		Dial: func(addr netip.AddrPort, done func(int, error)) (func(), error) {
+			return dial(addr, func(fd int, err error) {
+				select {
+				case <-asked:
+				case <-time.After(patience):
+					t.Error("the handshake waits for the connection")
+				}
+				done(fd, err)
+			})
+		},
+	})
+	stream, err := connect(pool, b.target(), b.request())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.onNear(stream.Reset)
+}
+
 func TestFailuresNameTheirStage(t *testing.T) {
 	b := newBed(t)
 	b.onConnect(accepting)

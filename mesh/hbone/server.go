@@ -76,7 +76,7 @@ func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 		s.failed(Failure{remote, local, StageTLS, err})
 		return
 	}
-	h := &handshake{loop: s.cfg.Loop, fd: fd, role: record.Server, parent: s.ctx, config: s.cfg.TLS, check: s.cfg.Check}
+	h := &handshake{loop: s.cfg.Loop, role: record.Server, parent: s.ctx, config: s.cfg.TLS, check: s.cfg.Check}
 	h.done = func(out shaken) {
 		if out.err != nil {
 			s.failed(Failure{remote, local, out.stage, out.err})
@@ -91,7 +91,8 @@ func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 		s.tellIdle()
 	}
 	s.handshakes[h] = struct{}{}
-	h.start()
+	h.prepare()
+	h.start(fd)
 }
 
 // welcome makes a tunnel of a connection whose handshake is done.
