@@ -25,7 +25,7 @@ type rewriter struct {
 // holder holds rules.
 type holder interface {
 	name() Engine
-	// read tells what it holds in the calling thread's namespace.
+	// read tells what it holds in a namespace, on a thread there.
 	read(place) (held, error)
 }
 
