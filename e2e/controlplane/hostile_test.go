@@ -95,6 +95,7 @@ var badOthers = []hostile{
 	{name: "a service entry with port 70000", kind: entryKind, bad: "spec: {hosts: [a.example.com], ports: [{number: 70000, name: http}]}"},
 	{name: "a service entry of an unknown resolution", kind: entryKind, bad: "spec: {hosts: [a.example.com], resolution: GUESS, ports: [{number: 80, name: http}]}"},
 	{name: "a service entry with an endpoint of no address", kind: entryKind, bad: "spec: {hosts: [a.example.com], resolution: STATIC, ports: [{number: 80, name: http}], endpoints: [{address: 300.1.1.1}]}"},
+	{name: "a service entry that means too much for each workload", kind: entryKind, bad: fmt.Sprintf("spec: {hosts: [%s], resolution: STATIC, ports: [%s], workloadSelector: {labels: {app: web}}}", listed(256, "h%d.example.com"), listed(256, "{number: 1%03d, name: p}"))},
 	{name: "a service entry whose ports are text", kind: entryKind, bad: "spec: {hosts: [a.example.com], ports: all}"},
 	{name: "a workload entry without an address", kind: vmKind, bad: "spec: {ports: {http: 80}}"},
 	{name: "a workload entry with a negative weight", kind: vmKind, bad: "spec: {address: 10.9.0.1, weight: -3}"},
@@ -111,6 +112,15 @@ var badOthers = []hostile{
 	{name: "a route of names that are numbers", kind: tlsKind, bad: "spec: {hostnames: [{a: 1}], rules: [{backendRefs: [{name: web, port: 80}]}]}"},
 	{name: "mesh settings that are no YAML", kind: meshKind, bad: `data: {mesh: "{{{"}`},
 	{name: "mesh settings with an impossible trust domain", kind: meshKind, bad: `data: {mesh: "trustDomain: \"Not A Domain!\""}`},
+}
+
+// listed writes n items of a list, each with its number.
+func listed(n int, format string) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf(format, i)
+	}
+	return strings.Join(list, ", ")
 }
 
 // hostiles lists all of them.

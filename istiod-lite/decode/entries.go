@@ -20,7 +20,7 @@ const (
 	maxHosts     = 256
 	maxAddresses = 256
 	maxEndpoints = 10_000
-	// maxMappings bounds what one entry becomes: the ports of each endpoint for each host.
+	// maxMappings bounds what the endpoints of one entry become: the ports of each for each host.
 	maxMappings = 200_000
 )
 
@@ -48,7 +48,7 @@ func serviceEntry(o *resource[istio.ServiceEntry, *istio.ServiceEntry]) (model.O
 	if e.Selected && len(spec.Endpoints) > 0 {
 		return nil, at("spec.endpoints", errors.New("endpoints and workloadSelector exclude each other"))
 	}
-	for _, step := range []func(*istio.ServiceEntry, *model.ServiceEntry) error{hosts, entryVIPs, entryPorts, entryEndpoints} {
+	for _, step := range []func(*istio.ServiceEntry, *model.ServiceEntry) error{hosts, entryVIPs, entryPorts, entryEndpoints, entrySelector} {
 		if err := step(spec, e); err != nil {
 			return nil, err
 		}
@@ -139,6 +139,17 @@ func entryEndpoints(spec *istio.ServiceEntry, e *model.ServiceEntry) error {
 			return err
 		}
 		e.Endpoints = append(e.Endpoints, read)
+	}
+	return nil
+}
+
+// entrySelector bounds what the entry means for each workload that it chooses: however many these are, all proxies read it of
+// each.
+func entrySelector(_ *istio.ServiceEntry, e *model.ServiceEntry) error {
+	if mappings := len(e.Hosts) * len(e.Ports); e.Selected && mappings > model.MaxMappings {
+		return at("spec.workloadSelector", fmt.Errorf(
+			"%d hosts with %d ports are %d ports of each workload, and one has at most %d: list fewer hosts or ports, or give them to workloads of their own",
+			len(e.Hosts), len(e.Ports), mappings, model.MaxMappings))
 	}
 	return nil
 }

@@ -95,6 +95,7 @@ var hostile = []struct{ name, apiVersion, kind, fields, field string }{
 	{"an entry with an endpoint's label that can't be", istio, "ServiceEntry", "spec: {hosts: [a.example.com], endpoints: [{address: 10.0.0.1, labels: {'-': x}}]}", "spec.endpoints[0].labels"},
 	{"an entry with too many endpoints", istio, "ServiceEntry", "spec: {hosts: [a.example.com], endpoints: " + many(10_001, "{address: h%d.example.com}") + "}", "spec.endpoints"},
 	{"an entry that becomes too much", istio, "ServiceEntry", "spec: {hosts: " + many(200, "h%d.example.com") + ", ports: " + many(200, "{number: 1%03d, name: a}") + ", endpoints: " + many(10, "{address: 10.0.0.%d}") + "}", "spec.endpoints"},
+	{"an entry that means too much for each workload", istio, "ServiceEntry", "spec: {hosts: " + many(256, "h%d.example.com") + ", ports: " + many(9, "{number: 1%03d, name: a}") + ", workloadSelector: {labels: {app: a}}}", "spec.workloadSelector"},
 	{"an entry with a selector that can't be", istio, "ServiceEntry", "spec: {hosts: [a.example.com], workloadSelector: {labels: {app: '*'}}}", "spec.workloadSelector.labels"},
 	{"a workload entry nowhere", istio, "WorkloadEntry", "spec: {}", "spec.address"},
 	{"a workload entry with an interface", istio, "WorkloadEntry", `spec: {address: "fe80::1%eth0"}`, "spec.address"},
@@ -140,6 +141,21 @@ func TestHostileObjectsAreRefusedByField(t *testing.T) {
 				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
 		})
+	}
+}
+
+func TestAnEntryMayMeanAllThatAWorkloadMayHave(t *testing.T) {
+	spec := "spec: {hosts: " + many(256, "h%d.example.com") + ", ports: " + many(8, "{number: 1%03d, name: a}")
+	for _, rest := range []string{", workloadSelector: {labels: {app: a}}}", ", endpoints: " + many(90, "{address: 10.0.0.%d}") + "}"} {
+		if _, err := read([]byte(object(istio, "ServiceEntry", spec+rest))); err != nil {
+			t.Errorf("%s: %v", rest, err)
+		}
+	}
+	_, err := read([]byte(object(istio, "ServiceEntry", strings.Replace(spec, "{number: 1000,", "{number: 2000, name: b}, {number: 1000,", 1)+", workloadSelector: {labels: {app: a}}}")))
+	const want = "spec.workloadSelector: 256 hosts with 9 ports are 2304 ports of each workload, and one has at most 2048: " +
+		"list fewer hosts or ports, or give them to workloads of their own"
+	if err == nil || err.Error() != want {
+		t.Errorf("want %s\nhave %v", want, err)
 	}
 }
 

@@ -89,7 +89,7 @@ func service(o *corev1.Service) (model.Object, error) {
 		return nil, nil // a name for something outside of the mesh
 	}
 	s := &model.Service{
-		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation,
+		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation, Created: o.CreationTimestamp.Time,
 		Binding: binding(within(o.ObjectMeta), o.ObjectMeta), Selector: model.LabelsOf(o.Spec.Selector),
 		TrafficDistribution: o.Annotations[distributionAnnotation],
 		PublishNotReady:     o.Spec.PublishNotReadyAddresses,

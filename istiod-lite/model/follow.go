@@ -7,6 +7,8 @@ type dirty struct {
 	// parents are the gateways of marked routes, whose status tells how many there are. What else depends on a gateway
 	// doesn't depend on that.
 	parents map[Key]struct{}
+	// crowds are those of which others may be late now.
+	crowds map[crowd]struct{}
 }
 
 // mark marks what is translated again. What routes and policies say of it may be something else then, too.

@@ -1,6 +1,9 @@
 package model
 
-import "iter"
+import (
+	"iter"
+	"maps"
+)
 
 // bag is a set. Most have one member, and cost no map.
 type bag[T comparable] struct {
@@ -179,25 +182,8 @@ func (l *labelled[T]) in(namespace string) iter.Seq[T] {
 // selected yields the objects of the namespace that have all labels of the selector. It walks only those that have the
 // rarest of them.
 func (l *labelled[T]) selected(namespace string, selector Labels) iter.Seq[T] {
-	if selector.Empty() {
-		return l.in(namespace)
-	}
 	return func(yield func(T) bool) {
-		in := l.spaces[namespace]
-		if in == nil {
-			return
-		}
-		var rarest bag[*twins[T]]
-		first := true
-		for key, value := range selector.All() {
-			if sets := in.byLabel[Label{key, value}]; first || sets.size() < rarest.size() {
-				rarest, first = sets, false
-			}
-		}
-		for set := range rarest.all() {
-			if !selector.Selects(set.labels) {
-				continue
-			}
+		for set := range l.twins(namespace, selector) {
 			for object := range set.members.all() {
 				if !yield(object) {
 					return
@@ -205,6 +191,48 @@ func (l *labelled[T]) selected(namespace string, selector Labels) iter.Seq[T] {
 			}
 		}
 	}
+}
+
+// sets yields the labels of those objects, each set of them once.
+func (l *labelled[T]) sets(namespace string, selector Labels) iter.Seq[Labels] {
+	return func(yield func(Labels) bool) {
+		for set := range l.twins(namespace, selector) {
+			if !yield(set.labels) {
+				return
+			}
+		}
+	}
+}
+
+// twins yields those objects by their labels.
+func (l *labelled[T]) twins(namespace string, selector Labels) iter.Seq[*twins[T]] {
+	in := l.spaces[namespace]
+	switch {
+	case in == nil:
+		return func(func(*twins[T]) bool) {}
+	case selector.Empty():
+		return maps.Values(in.sets)
+	}
+	var rarest bag[*twins[T]]
+	first := true
+	for key, value := range selector.All() {
+		if sets := in.byLabel[Label{key, value}]; first || sets.size() < rarest.size() {
+			rarest, first = sets, false
+		}
+	}
+	return func(yield func(*twins[T]) bool) {
+		for set := range rarest.all() {
+			if selector.Selects(set.labels) && !yield(set) {
+				return
+			}
+		}
+	}
+}
+
+// has tells whether there are objects with exactly these labels.
+func (l *labelled[T]) has(c crowd) bool {
+	in := l.spaces[c.namespace]
+	return in != nil && in.sets[c.labels] != nil
 }
 
 // selectingObject is an object that may look for others. The second result is false for one that doesn't.

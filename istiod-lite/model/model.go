@@ -97,6 +97,9 @@ type Model struct {
 	bound             grouping[Name, Key]                   // what names a waypoint by its own labels
 	boundIn           grouping[string, Key]                 // those that are pods or workload entries, by namespace
 	peersByLevel      grouping[string, *PeerAuthentication] // those without a selector, by namespace
+
+	late   map[crowd]late       // where there are any
+	lateIn grouping[Key, crowd] // the same, by who is late
 }
 
 // New makes an empty model.
@@ -129,6 +132,8 @@ func New(settings Settings) *Model {
 		bound:             make(grouping[Name, Key]),
 		boundIn:           make(grouping[string, Key]),
 		peersByLevel:      make(grouping[string, *PeerAuthentication]),
+		late:              make(map[crowd]late),
+		lateIn:            make(grouping[Key, crowd]),
 	}
 }
 
@@ -144,10 +149,11 @@ func (m *Model) View(read func()) {
 func (m *Model) Apply(changes []Change) []Key {
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	d := &dirty{model: m, keys: make(map[Key]struct{}), parents: make(map[Key]struct{})}
+	d := &dirty{model: m, keys: make(map[Key]struct{}), parents: make(map[Key]struct{}), crowds: make(map[crowd]struct{})}
 	for _, change := range changes {
 		m.change(change, d)
 	}
+	d.seat()
 	maps.Copy(d.keys, d.parents)
 	keys := make([]Key, 0, len(d.keys))
 	for key := range d.keys {

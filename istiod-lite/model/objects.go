@@ -88,6 +88,7 @@ func gatewayLabels(name string) Labels { return LabelsOf(map[string]string{gatew
 type Service struct {
 	Namespace, Name string
 	Generation      int64
+	Created         time.Time
 	// Binding is what its own labels want; nil if nothing.
 	Binding    *Binding
 	Selector   Labels

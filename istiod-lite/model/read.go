@@ -47,14 +47,14 @@ func (m *Model) Runs(node string, serviceAccount Name) bool {
 	return false
 }
 
-// ServicesOf returns the services of a namespace that select the labels, by name.
+// ServicesOf returns the services of a namespace of which workloads with the labels are endpoints, by name.
 func (m *Model) ServicesOf(namespace string, labels Labels) []*Service {
-	return sorted(slices.Collect(m.services.selectedBy(namespace, labels)))
+	return sorted(inTime(m, crowd{namespace, labels}, m.services.selectedBy(namespace, labels)))
 }
 
-// EntriesOf returns the ServiceEntries of a namespace that select the labels, by name.
+// EntriesOf returns the ServiceEntries of a namespace of which workloads with the labels are endpoints, by name.
 func (m *Model) EntriesOf(namespace string, labels Labels) []*ServiceEntry {
-	return sorted(slices.Collect(m.serviceEntries.selectedBy(namespace, labels)))
+	return sorted(inTime(m, crowd{namespace, labels}, m.serviceEntries.selectedBy(namespace, labels)))
 }
 
 // SlicesOf returns the slices that name the pod, by name.

@@ -21,6 +21,8 @@ func (m *Model) change(change Change, d *dirty) {
 		m.put(object)
 	}
 	d.follow(change.Key)
+	d.room(old)
+	d.room(object)
 	if m.facts() != before {
 		d.everything()
 	}

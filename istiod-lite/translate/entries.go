@@ -52,7 +52,7 @@ func isSocket(host string) bool { return strings.HasPrefix(host, "unix://") }
 // the same; endpoints only count for the hosts that are its own.
 func (mesh Mesh) entry(m *model.Model, e *model.ServiceEntry) Result {
 	b := mesh.bindEntry(m, e)
-	result := Result{Conditions: conditions(b.condition, wildcardCondition(e, b), visibilityCondition(m, e))}
+	result := Result{Conditions: conditions(b.condition, wildcardCondition(e, b), visibilityCondition(m, e), roomCondition(m, e.Key()))}
 	if e.Exported {
 		result.note(e.Key(), "exportTo is not heeded in ambient mode: set serviceEntryVisibility in the mesh config to say who sees the service")
 	}
@@ -117,8 +117,9 @@ func (mesh Mesh) entryWorkload(m *model.Model, e *model.ServiceEntry, endpoint *
 	w := mesh.outside(m, e.Namespace, e.Name, &endpoint.EntryEndpoint)
 	w.Uid = mesh.ClusterID + "/networking.istio.io/ServiceEntry/" + e.Namespace + "/" + e.Name + "/" + nameOf(&endpoint.EntryEndpoint)
 	w.Services = make(map[string]*workload.PortList)
+	ports := mapPorts(e.Ports, sameName(endpoint.Ports), targeted(nil)) // shared by the hosts, however many there are
 	for _, host := range endpoint.hosts {
-		w.Services[e.Namespace+"/"+host] = mapPorts(e.Ports, sameName(endpoint.Ports), targeted(nil))
+		w.Services[e.Namespace+"/"+host] = ports
 	}
 	wanted := entryWish(m, e)
 	wanted.traffic, wanted.part = model.ForWorkload, true

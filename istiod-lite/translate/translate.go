@@ -63,7 +63,7 @@ func (mesh Mesh) Object(m *model.Model, key model.Key) Result {
 	case *model.Pod:
 		return mesh.pod(m, o)
 	case *model.Service:
-		return Result{Conditions: conditions(mesh.bind(m, serviceWish(o)).condition)}
+		return Result{Conditions: conditions(mesh.bind(m, serviceWish(o)).condition, roomCondition(m, o.Key()))}
 	case *model.EndpointSlice:
 		return mesh.endpoints(m, o)
 	case *model.ServiceEntry:

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -146,15 +147,29 @@ func targeted(named []model.NamedPort) target {
 	}
 }
 
+// workloadsSelected is ours: it is only there while it doesn't hold.
+const workloadsSelected, tooManyPorts = "tulle.dev/WorkloadsSelected", "TooManyPorts"
+
+// roomCondition says of a Service or ServiceEntry that there are workloads that can't be its endpoints.
+func roomCondition(m *model.Model, chooser model.Key) *model.Condition {
+	if !m.Late(chooser) {
+		return nil
+	}
+	return &model.Condition{Type: workloadsSelected, Reason: tooManyPorts, Message: fmt.Sprintf(
+		"some workloads that it selects aren't its endpoints: with what else selects them they would have more than %d ports, each host of a ServiceEntry counted; Services and what is older go first: select with fewer, or list fewer hosts or ports",
+		model.MaxMappings)}
+}
+
 // join adds the services of ServiceEntries that choose a workload: those of the hosts that are theirs.
 func join(m *model.Model, services map[string]*workload.PortList, entries []*model.ServiceEntry, named []model.NamedPort) {
 	for _, e := range entries {
 		if e.Resolution == model.ResolveNone {
 			continue
 		}
+		ports := mapPorts(e.Ports, sameName(named), targeted(nil)) // shared by the hosts, however many there are
 		for _, host := range e.Hosts {
 			if m.Owns(e, host) {
-				services[e.Namespace+"/"+host] = mapPorts(e.Ports, sameName(named), targeted(nil))
+				services[e.Namespace+"/"+host] = ports
 			}
 		}
 	}

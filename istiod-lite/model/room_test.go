@@ -1,0 +1,178 @@
+package model
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func tagged(text string) Labels {
+	all := make(map[string]string)
+	for one := range strings.FieldsSeq(text) {
+		key, value, _ := strings.Cut(one, "=")
+		all[key] = value
+	}
+	return LabelsOf(all)
+}
+
+// chooserOf makes a Service or, of hosts, a ServiceEntry that chooses workloads of the namespace demo.
+func chooserOf(name string, created int64, selector string, hosts, ports int) Object {
+	list := make([]ServicePort, ports)
+	if hosts == 0 {
+		return &Service{Namespace: "demo", Name: name, Created: time.Unix(created, 0), Selector: tagged(selector), Ports: list}
+	}
+	e := &ServiceEntry{Namespace: "demo", Name: name, Created: time.Unix(created, 0), Selected: true, Selector: tagged(selector), Ports: list}
+	for i := range hosts {
+		e.Hosts = append(e.Hosts, fmt.Sprintf("%s%d.example.com", name, i))
+	}
+	return e
+}
+
+func TestWhatFindsRoomInAWorkload(t *testing.T) {
+	pod := &Pod{Namespace: "demo", Name: "a", Labels: tagged("app=a tier=x")}
+	none := chooserOf("none", 0, "app=a", 9, 1000).(*ServiceEntry)
+	none.Resolution = ResolveNone
+	all := chooserOf("all", 5, "", 2, 1000)
+	for name, c := range map[string]struct {
+		objects []Object
+		want    string // who chooses the pod, and of whom it is an endpoint
+		late    string
+	}{
+		"as much as there may be":           {[]Object{pod, chooserOf("e", 1, "app=a", 256, 8)}, "e", ""},
+		"together too much, younger":        {[]Object{pod, chooserOf("f", 1, "app=a", 256, 8), chooserOf("e", 2, "app=a", 1, 1)}, "f", "e"},
+		"of one age by name":                {[]Object{pod, chooserOf("f", 1, "app=a", 1, 2000), chooserOf("e", 1, "tier=x", 1, 49)}, "e", "f"},
+		"services first":                    {[]Object{pod, chooserOf("e", 1, "app=a", 1, 100), chooserOf("s", 9, "app=a", 0, 2000)}, "s", "e"},
+		"of services the older":             {[]Object{pod, chooserOf("r", 2, "app=a", 0, 100), chooserOf("s", 1, "app=a", 0, 2000)}, "s", "r"},
+		"a smaller one after too large one": {[]Object{pod, chooserOf("a", 1, "app=a", 1, 2000), chooserOf("b", 2, "app=a", 1, 100), chooserOf("c", 3, "app=a", 1, 48)}, "a c", "b"},
+		"not to be resolved":                {[]Object{pod, none, chooserOf("e", 1, "app=a", 1, 2048)}, "e none", ""},
+		"of other workloads":                {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2048), chooserOf("f", 2, "app=b", 1, 2048)}, "e", ""},
+		"of all workloads":                  {[]Object{pod, chooserOf("e", 1, "app=a", 1, 100), all}, "e", "all"},
+		"of no workload":                    {[]Object{chooserOf("e", 1, "app=a", 1, 2048), chooserOf("f", 2, "app=a", 1, 2048)}, "e f", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := New(Settings{})
+			m.Apply(changesOf(c.objects))
+			var have, late []string
+			for _, s := range m.ServicesOf("demo", pod.Labels) {
+				have = append(have, s.Name)
+			}
+			for _, e := range m.EntriesOf("demo", pod.Labels) {
+				have = append(have, e.Name)
+			}
+			for _, o := range c.objects {
+				if m.Late(o.Key()) {
+					late = append(late, o.Key().Name.Name)
+				}
+			}
+			if got := strings.Join(have, " "); got != c.want {
+				t.Errorf("it is an endpoint of %q, want %q", got, c.want)
+			}
+			if got := strings.Join(late, " "); got != c.late {
+				t.Errorf("late: %q, want %q", got, c.late)
+			}
+		})
+	}
+}
+
+func changesOf(objects []Object) []Change {
+	var changes []Change
+	for _, o := range objects {
+		changes = append(changes, Change{Key: o.Key(), Object: o})
+	}
+	return changes
+}
+
+func TestRoomIsFoundAgainAndTold(t *testing.T) {
+	m := New(Settings{})
+	early, late := chooserOf("early", 1, "app=a", 1, 2000), chooserOf("late", 2, "app=a", 1, 100)
+	pod := &WorkloadEntry{Namespace: "demo", Name: "vm", EntryEndpoint: EntryEndpoint{Labels: tagged("app=a")}}
+	m.Apply(changesOf([]Object{early, late}))
+	for _, step := range []struct {
+		name   string
+		change Change
+		late   bool
+	}{
+		{"a workload comes", Change{pod.Key(), pod}, true},
+		{"the older one goes", Change{early.Key(), nil}, false},
+		{"it comes back", Change{early.Key(), early}, true},
+		{"it becomes smaller", Change{early.Key(), chooserOf("early", 1, "app=a", 1, 10)}, false},
+		{"it grows", Change{early.Key(), early}, true},
+		{"the workload goes", Change{pod.Key(), nil}, false},
+	} {
+		keys := m.Apply([]Change{step.change})
+		if m.Late(late.Key()) != step.late {
+			t.Errorf("%s: late is %t", step.name, !step.late)
+		}
+		if !slices.Contains(keys, late.Key()) {
+			t.Errorf("%s: the younger one isn't translated again", step.name)
+		}
+	}
+	if len(m.late)+len(m.lateIn) > 0 {
+		t.Errorf("left behind: %v, %v", m.late, m.lateIn)
+	}
+}
+
+// Whatever came and went before, who is late goes by what there is, and each time that changes, it is told.
+func TestWhoIsLateGoesByWhatThereIs(t *testing.T) {
+	dice := rand.New(rand.NewPCG(1, 2))
+	labels := []string{"", "app=a", "app=b", "tier=x", "app=a tier=x", "app=b tier=x"}
+	m, there, was := New(Settings{}), make(map[Key]Object), make(map[Key]bool)
+	for range 2000 {
+		var o Object
+		switch name, text := fmt.Sprint("o", dice.IntN(4)), labels[dice.IntN(len(labels))]; dice.IntN(4) {
+		case 0:
+			o = &Pod{Namespace: "demo", Name: name, Labels: tagged(text)}
+		case 1:
+			o = &WorkloadEntry{Namespace: "demo", Name: name, EntryEndpoint: EntryEndpoint{Labels: tagged(text)}}
+		case 2:
+			o = chooserOf(name, dice.Int64N(3), text, 0, 200*dice.IntN(6))
+		default:
+			o = chooserOf(name, dice.Int64N(3), text, 1+dice.IntN(2), 200*dice.IntN(6))
+		}
+		change := Change{Key: o.Key(), Object: o}
+		if there[o.Key()] = o; dice.IntN(3) == 0 {
+			delete(there, o.Key())
+			change.Object = nil
+		}
+		keys := m.Apply([]Change{change})
+		fresh := New(Settings{})
+		var all []Object
+		for _, each := range there {
+			all = append(all, each)
+		}
+		fresh.Apply(changesOf(all))
+		for _, text := range labels {
+			if have, want := names(m.EntriesOf("demo", tagged(text))), names(fresh.EntriesOf("demo", tagged(text))); have != want {
+				t.Fatalf("entries of %s: %s, want %s", text, have, want)
+			}
+			if have, want := names(m.ServicesOf("demo", tagged(text))), names(fresh.ServicesOf("demo", tagged(text))); have != want {
+				t.Fatalf("services of %s: %s, want %s", text, have, want)
+			}
+		}
+		for _, each := range all {
+			key := each.Key()
+			is := m.Late(key)
+			if is != fresh.Late(key) {
+				t.Fatalf("%s: late is %t", key, is)
+			}
+			if was[key] != is && !slices.Contains(keys, key) {
+				t.Fatalf("%s: late is %t, and it isn't told", key, is)
+			}
+			was[key] = is
+		}
+		if change.Object == nil {
+			delete(was, change.Key)
+		}
+	}
+}
+
+func names[T Object](objects []T) string {
+	var list []string
+	for _, o := range objects {
+		list = append(list, o.Key().Name.Name)
+	}
+	return strings.Join(list, " ")
+}
