@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,6 +75,14 @@ type Image struct {
 	Image, PullPolicy string
 	PullSecrets       []string
 }
+
+// clusterID is what may begin the names of workloads, in which every proxy has to be able to read it.
+var clusterID = regexp.MustCompile(`^[!-~]{1,253}$`)
+
+const (
+	rootTTL      = 3650 * 24 * time.Hour
+	maxDrainTime = time.Hour
+)
 
 var pullPolicies = []string{"Always", "IfNotPresent", "Never"}
 
@@ -188,6 +199,9 @@ func (c *Config) check() error {
 			return fmt.Errorf("--%s must not be empty", required.flag)
 		}
 	}
+	if !clusterID.MatchString(c.ClusterID) {
+		return fmt.Errorf("--cluster-id (CLUSTER_ID) %q: want 1 to 253 visible ASCII characters, such as cluster-1", c.ClusterID)
+	}
 	if said := validation.IsDNS1123Label(c.RootNamespace); len(said) > 0 {
 		return fmt.Errorf("--root-namespace %q is no name of a namespace: %s", c.RootNamespace, said[0])
 	}
@@ -209,8 +223,39 @@ func (c *Config) check() error {
 	if policy := c.Waypoint.PullPolicy; policy != "" && !slices.Contains(pullPolicies, policy) {
 		return fmt.Errorf("--waypoint-pull-policy %q: want %s", policy, strings.Join(pullPolicies, ", "))
 	}
-	if c.DrainTime < 0 {
-		return fmt.Errorf("--drain-time must not be negative, but is %s", c.DrainTime)
+	if c.DrainTime < 0 || c.DrainTime > maxDrainTime {
+		return fmt.Errorf("--drain-time is %s: want 0s to %s", c.DrainTime, maxDrainTime)
+	}
+	if c.Source != "" && c.RootTTL != rootTTL {
+		return fmt.Errorf("--root-cert-ttl (CITADEL_SELF_SIGNED_CA_CERT_TTL) is not for --source files, where a root lasts %s: leave it out", rootTTL)
+	}
+	return errors.Join(c.checkNames(), c.checkAddresses())
+}
+
+// checkNames is about names by which others find the control plane.
+func (c *Config) checkNames() error {
+	if said := validation.IsDNS1123Label(c.Revision); c.Revision != "" && len(said) > 0 {
+		return fmt.Errorf("--revision (REVISION) %q can't be part of an object's name: %s", c.Revision, said[0])
+	}
+	for _, name := range c.ServerNames {
+		if said := validation.IsDNS1123Subdomain(name); len(said) > 0 {
+			return fmt.Errorf("--server-name (ISTIOD_CUSTOM_HOST) %q is no DNS name: %s", name, said[0])
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkAddresses() error {
+	for _, one := range []struct{ flag, address string }{
+		{"tls-address", c.TLSAddress}, {"debug-address", c.DebugAddress}, {"webhook-address", c.WebhookAddress},
+	} {
+		_, port, err := net.SplitHostPort(one.address)
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if nowhere := one.flag == "webhook-address" && one.address == ""; err != nil && !nowhere {
+			return fmt.Errorf("--%s %q: want host:port, such as 127.0.0.1:15012, or :15012 for all addresses", one.flag, one.address)
+		}
 	}
 	return nil
 }

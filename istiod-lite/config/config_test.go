@@ -34,8 +34,8 @@ func TestWhatIsSetWhere(t *testing.T) {
 		want func(*Config)
 	}{
 		"a pod of the cluster needs no flags": {want: func(*Config) {}},
-		"a kubeconfig": {args: "--kubeconfig /k --tls-address 1 --debug-address 2 --webhook-address 3", want: func(c *Config) {
-			c.Kubeconfig, c.TLSAddress, c.DebugAddress, c.WebhookAddress = "/k", "1", "2", "3"
+		"a kubeconfig": {args: "--kubeconfig /k --tls-address :1 --debug-address a:2 --webhook-address [::1]:3", want: func(c *Config) {
+			c.Kubeconfig, c.TLSAddress, c.DebugAddress, c.WebhookAddress = "/k", ":1", "a:2", "[::1]:3"
 		}},
 		"nobody reaches the webhook outside of a cluster": {args: "--kubeconfig /k", want: func(c *Config) { c.Kubeconfig, c.WebhookAddress = "/k", "" }},
 		"a folder has the rest beside it": {args: "--source files /mesh/objects/", want: func(c *Config) {
@@ -115,7 +115,18 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"--root-cert-ttl is -1h0m0s and --root-cert-check-interval 1h0m0s: want more than 0", "--root-cert-ttl=-1h", ""},
 		{"--root-cert-grace-percent is 100: want 1 to 90", "", "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE=100"},
 		{`--waypoint-pull-policy "Sometimes": want Always, IfNotPresent, Never`, "--waypoint-pull-policy Sometimes", ""},
-		{"--drain-time must not be negative, but is -1s", "--drain-time -1s", ""},
+		{"--drain-time is -1s: want 0s to 1h0m0s", "--drain-time -1s", ""},
+		{"--drain-time is 1h0m1s: want 0s to 1h0m0s", "--drain-time 3601s", ""},
+		{`--cluster-id (CLUSTER_ID) "a\xff": want 1 to 253 visible ASCII characters`, "", "CLUSTER_ID=a\xff"},
+		{`--cluster-id (CLUSTER_ID) "a b": want`, "", "CLUSTER_ID=a b"},
+		{`--revision (REVISION) "Blue.1" can't be part of an object's name`, "", "REVISION=Blue.1"},
+		{`--server-name (ISTIOD_CUSTOM_HOST) "h_x" is no DNS name`, "", "ISTIOD_CUSTOM_HOST=good.example.com,h_x"},
+		{`--server-name (ISTIOD_CUSTOM_HOST) "*" is no DNS name`, "--server-name *", ""},
+		{`--tls-address "15012": want host:port, such as`, "--tls-address 15012", ""},
+		{`--debug-address "a:http": want host:port`, "--debug-address a:http", ""},
+		{`--debug-address "": want host:port`, "--debug-address=", ""},
+		{`--webhook-address ":65536": want host:port`, "--webhook-address :65536", ""},
+		{"--root-cert-ttl (CITADEL_SELF_SIGNED_CA_CERT_TTL) is not for --source files, where a root lasts 87600h0m0s", "--source files a --root-cert-ttl 1h", ""},
 		{`PILOT_CERT_PROVIDER "kubernetes" is not done`, "", "PILOT_CERT_PROVIDER=kubernetes"},
 	} {
 		if _, err := Parse(strings.Fields(c.args), []string{c.env}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), c.want) {

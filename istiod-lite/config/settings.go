@@ -23,7 +23,7 @@ func (c *Config) settings(source *string) []setting {
 	c.TokenAudiences = []string{"istio-ca"}
 	c.DryRun = true
 	c.DefaultCertTTL, c.MaxCertTTL, c.DrainTime = 24*time.Hour, 90*24*time.Hour, 10*time.Second
-	c.RootTTL, c.RootCheckInterval, c.RootGrace = 3650*24*time.Hour, time.Hour, 20
+	c.RootTTL, c.RootCheckInterval, c.RootGrace = rootTTL, time.Hour, 20
 	return []setting{
 		{"kubeconfig", "", &c.Kubeconfig, "file that says where the cluster is and who we are"},
 		{"source", "", source, "files takes the objects from the folder DIR instead of a cluster"},
@@ -40,7 +40,7 @@ func (c *Config) settings(source *string) []setting {
 		{"token-audiences", "TOKEN_AUDIENCES", &c.TokenAudiences, "audiences of which a caller's token must have one"},
 		{"default-workload-cert-ttl", "DEFAULT_WORKLOAD_CERT_TTL", &c.DefaultCertTTL, "how long a certificate lasts if its owner doesn't ask for a time"},
 		{"max-workload-cert-ttl", "MAX_WORKLOAD_CERT_TTL", &c.MaxCertTTL, "how long a certificate lasts at most; whoever asks for more is refused"},
-		{"root-cert-ttl", "CITADEL_SELF_SIGNED_CA_CERT_TTL", &c.RootTTL, "how long a self-signed root lasts"},
+		{"root-cert-ttl", "CITADEL_SELF_SIGNED_CA_CERT_TTL", &c.RootTTL, "how long a self-signed root lasts; not with --source files"},
 		{"root-cert-grace-percent", "CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE", &c.RootGrace, "how many percent of a self-signed root's life are left when its replacement begins; not with --source files"},
 		{"root-cert-check-interval", "CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL", &c.RootCheckInterval, "how often it is looked whether that is so"},
 		{"cacerts", "ROOT_CA_DIR", &c.CACerts, "folder of an authority to use instead of an own one; the default may be missing; with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, or tls.crt, tls.key and ca.crt"},
@@ -52,7 +52,7 @@ func (c *Config) settings(source *string) []setting {
 		{"waypoint-image", "WAYPOINT_IMAGE", &c.Waypoint.Image, "image of the waypoints that are deployed for Gateways (default docker.io/tulle-mesh/waypoint, with the control plane's version)"},
 		{"waypoint-pull-policy", "WAYPOINT_PULL_POLICY", &c.Waypoint.PullPolicy, "when nodes pull that image: Always, IfNotPresent or Never (default Kubernetes')"},
 		{"waypoint-pull-secrets", "WAYPOINT_PULL_SECRETS", &c.Waypoint.PullSecrets, "Secrets of the Gateway's namespace with which nodes pull it"},
-		{"drain-time", "", &c.DrainTime, "how long proxies are moved to other replicas before the end; not with --source files"},
+		{"drain-time", "", &c.DrainTime, "how long proxies are moved to other replicas before the end, at most 1h; not with --source files"},
 		{"state", "", &c.State, "with a folder: where the authority's key is, and root-cert.pem, which clients trust (default ca beside DIR)"},
 		{"status", "", &c.Status, "with a folder: where node agents say which pods are enrolled (default status beside DIR)"},
 		{"token-key", "", &c.TokenKey, "with a folder: public key in PEM of who makes the callers' tokens (default token-key.pub beside DIR)"},

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -106,12 +107,12 @@ func BenchmarkEvent(b *testing.B) {
 		for _, pods := range []int{1000, 10_000, 100_000} {
 			b.Run(fmt.Sprintf("%s/pods=%d", event.name, pods), func(b *testing.B) {
 				p := emptyPipeline()
-				p.apply(city(pods))
+				p.apply(context.Background(), city(pods))
 				b.ReportAllocs()
 				before := spent(b)
 				for i := 0; b.Loop(); i++ {
 					object := event.make(i*event.every%pods, i*event.every/pods%2 != 0)
-					p.apply([]model.Change{{Key: object.Key(), Object: object}})
+					p.apply(context.Background(), []model.Change{{Key: object.Key(), Object: object}})
 				}
 				b.ReportMetric(float64((spent(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
 			})
@@ -122,15 +123,15 @@ func BenchmarkEvent(b *testing.B) {
 // TestAnEventCostsNoMoreInALargerMesh goes by allocations, which don't depend on what else the machine does.
 func TestAnEventCostsNoMoreInALargerMesh(t *testing.T) {
 	small, large := emptyPipeline(), emptyPipeline()
-	small.apply(city(1000))
-	large.apply(city(10_000))
+	small.apply(context.Background(), city(1000))
+	large.apply(context.Background(), city(10_000))
 	for _, event := range events {
 		cost := func(p *pipeline) float64 {
 			odd := true
 			return testing.AllocsPerRun(50, func() {
 				odd = !odd
 				object := event.make(0, odd)
-				p.apply([]model.Change{{Key: object.Key(), Object: object}})
+				p.apply(context.Background(), []model.Change{{Key: object.Key(), Object: object}})
 			})
 		}
 		if few, many := cost(small), cost(large); few == 0 || many > 1.5*few {
@@ -143,7 +144,7 @@ func TestAnEventCostsNoMoreInALargerMesh(t *testing.T) {
 func BenchmarkStart(b *testing.B) {
 	changes := city(10_000)
 	for b.Loop() {
-		emptyPipeline().apply(changes)
+		emptyPipeline().apply(context.Background(), changes)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(changes)), "ns/object")
 }
@@ -161,7 +162,7 @@ func BenchmarkMemory(b *testing.B) {
 
 		p := emptyPipeline()
 		before = heap()
-		p.apply(city(pods))
+		p.apply(context.Background(), city(pods))
 		b.ReportMetric(float64(heap()-before)/pods, "B/pod")
 		runtime.KeepAlive(p)
 	}

@@ -82,6 +82,10 @@ func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "not ready, pending:", *waits)
 		return
 	}
+	if lacks := d.pipeline.lacks.Load(); lacks != nil {
+		fmt.Fprintln(w, "not ready, pending:", *lacks+"; the log names them")
+		return
+	}
 	fmt.Fprintln(w, "not ready, pending: first read of", d.source.name)
 	for _, one := range d.source.pending() {
 		fmt.Fprintln(w, one)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -223,14 +224,14 @@ func TestChangesLeadToWhatAFreshStartSees(t *testing.T) {
 		followed, told := listening()
 		for step := range 250 {
 			changes := d.changes(objects)
-			followed.apply(changes)
+			followed.apply(context.Background(), changes)
 
 			fresh, anew := listening()
 			var all []model.Change
 			for key, object := range objects {
 				all = append(all, model.Change{Key: key, Object: object})
 			}
-			fresh.apply(all)
+			fresh.apply(context.Background(), all)
 			if diff := cmp.Diff(fresh.published(), followed.published()); diff != "" {
 				t.Fatalf("seed %d, step %d, after %v (-fresh +followed):\n%s", seed, step, changes, diff)
 			}
@@ -246,7 +247,7 @@ func TestChangesLeadToWhatAFreshStartSees(t *testing.T) {
 		for key := range objects {
 			gone = append(gone, model.Change{Key: key})
 		}
-		followed.apply(gone)
+		followed.apply(context.Background(), gone)
 		if left := followed.published(); len(left) != 0 || len(followed.produced) != 0 || len(followed.noted) != 0 || len(told) != 0 {
 			t.Fatalf("seed %d: left %v, %v, %v, %v", seed, left, followed.produced, followed.noted, told)
 		}

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync/atomic"
@@ -34,7 +36,10 @@ type pipeline struct {
 	noted    map[model.Key]string    // what was logged of it
 
 	failures prometheus.Counter // resources that couldn't be encoded
-	ready    atomic.Bool        // everything was taken in once
+	ready    atomic.Bool        // everything was taken in once, and published
+
+	lacking map[product]struct{}   // what couldn't be published while nobody was told anything
+	lacks   atomic.Pointer[string] // the same for people
 }
 
 // product is a published resource.
@@ -45,14 +50,19 @@ func newPipeline(m *model.Model, mesh translate.Mesh, log *push.Log, out *slog.L
 		model: m, mesh: mesh, log: log, out: out, gateway: func(model.Key) {},
 		tell: func(model.Key, int64, []model.Condition) {}, tellParents: func(model.Key, int64, []routes.Parent) {},
 		failures: prometheus.NewCounter(prometheus.CounterOpts{}), produced: make(map[model.Key][]product), noted: make(map[model.Key]string),
+		lacking: make(map[product]struct{}),
 	}
 }
 
-// apply takes changes in. Its cost goes by what depends on them, not by what else there is.
-func (p *pipeline) apply(changes []model.Change) {
+// apply takes changes in, and tells whether it could before the context ended; then nothing comes after it. Its cost goes by
+// what depends on them, not by what else there is.
+func (p *pipeline) apply(ctx context.Context, changes []model.Change) bool {
 	first, changed := !p.ready.Load(), 0
 	var updates []push.Update
 	for _, key := range p.model.Apply(changes) {
+		if ctx.Err() != nil {
+			return false
+		}
 		updates = append(updates, p.translated(key)...)
 		if first && len(updates) >= atOnce {
 			changed += p.publish(updates)
@@ -60,12 +70,17 @@ func (p *pipeline) apply(changes []model.Change) {
 		}
 	}
 	changed += p.publish(updates)
-	if first {
+	switch {
+	case !first:
+		p.out.Debug("change published", "objects", len(changes), "resources", changed)
+	case len(p.lacking) > 0:
+		text := fmt.Sprintf("%d resources that can't be encoded", len(p.lacking))
+		p.lacks.Store(&text)
+	default:
 		p.ready.Store(true)
 		p.out.Info("ready", "objects", len(changes), "resources", changed)
-		return
 	}
-	p.out.Debug("change published", "objects", len(changes), "resources", changed)
+	return true
 }
 
 // atOnce bounds how many resources are in memory before they are encoded, which makes them a fraction of it. Only while
@@ -98,7 +113,23 @@ func (p *pipeline) publish(updates []push.Update) (changed int) {
 	for _, err := range failures {
 		p.out.Error("resource not published, proxies keep what they were told of it before", "err", err)
 	}
+	if !p.ready.Load() {
+		p.lack(updates, len(failures) > 0)
+	}
 	return changed
+}
+
+// lack notes what of the first resources isn't there: proxies would take it for gone.
+func (p *pipeline) lack(updates []push.Update, some bool) {
+	for _, update := range updates {
+		one := product{update.Type, update.Name}
+		delete(p.lacking, one)
+		if some && update.Message != nil {
+			if _, err := proto.Marshal(update.Message); err != nil {
+				p.lacking[one] = struct{}{}
+			}
+		}
+	}
 }
 
 // hasStatus tells whether objects of the kind may carry conditions of ours.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -39,11 +40,11 @@ func TestAResourceThatCannotBeEncodedKeepsNoOtherBack(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	p.failures = newMetrics(registry, p.model, "test").failures
 	good, bad := house(1, true), house(2, true)
-	p.apply([]model.Change{{Key: bad.Key(), Object: bad}})
+	p.apply(context.Background(), []model.Change{{Key: bad.Key(), Object: bad}})
 	before := p.published()
 	broken := *bad
 	broken.ServiceAccount = "not UTF-8: \xff"
-	p.apply([]model.Change{{Key: broken.Key(), Object: &broken}, {Key: good.Key(), Object: good}})
+	p.apply(context.Background(), []model.Change{{Key: broken.Key(), Object: &broken}, {Key: good.Key(), Object: good}})
 	after := p.published()
 	if len(after) != 2 || !p.ready.Load() {
 		t.Errorf("published %v", after)
@@ -66,4 +67,37 @@ func TestAResourceThatCannotBeEncodedKeepsNoOtherBack(t *testing.T) {
 		}
 	}
 	t.Error("it isn't counted")
+}
+
+func TestNobodyIsToldAnythingUntilAllOfItCanBeEncoded(t *testing.T) {
+	p := emptyPipeline()
+	good, bad := house(1, true), house(2, true)
+	broken := *bad
+	broken.ServiceAccount = "not UTF-8: \xff"
+	p.apply(context.Background(), []model.Change{{Key: broken.Key(), Object: &broken}, {Key: good.Key(), Object: good}})
+	if p.ready.Load() || *p.lacks.Load() != "1 resources that can't be encoded" {
+		t.Errorf("ready %t", p.ready.Load())
+	}
+	p.apply(context.Background(), []model.Change{{Key: good.Key(), Object: house(1, false)}})
+	if p.ready.Load() {
+		t.Error("ready when another object changes")
+	}
+	p.apply(context.Background(), []model.Change{{Key: bad.Key(), Object: bad}})
+	if !p.ready.Load() || len(p.published()) != 2 {
+		t.Errorf("ready %t when it is mended, with %v", p.ready.Load(), p.published())
+	}
+}
+
+func TestTheEndDoesNotWaitForAllThatChanged(t *testing.T) {
+	p := emptyPipeline()
+	ctx, end := context.WithCancel(t.Context())
+	translated := 0
+	p.tell = func(model.Key, int64, []model.Condition) {
+		if translated++; translated == 3 {
+			end()
+		}
+	}
+	if p.apply(ctx, city(1000)) || translated != 3 || p.ready.Load() {
+		t.Errorf("%d were told of after the end, ready %t", translated-3, p.ready.Load())
+	}
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -33,7 +34,7 @@ func TestSelectorsOfManyWorkloadsStaySmall(t *testing.T) {
 	}
 	p := emptyPipeline()
 	before := int64(heap())
-	p.apply(changes)
+	p.apply(context.Background(), changes)
 	if grown := int64(heap()) - before; grown > most {
 		t.Errorf("the heap has grown by %d MiB, want %d at most", grown>>20, most>>20)
 	}

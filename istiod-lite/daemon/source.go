@@ -44,6 +44,9 @@ func (d *Daemon) open() (err error) {
 }
 
 func (d *Daemon) openFolder() error {
+	if info, err := os.Stat(d.cfg.Source); err != nil || !info.IsDir() {
+		return fmt.Errorf("--source files %s: want a folder with the objects of the mesh; make it, or name another", d.cfg.Source)
+	}
 	// Nobody is enrolled where no agent has made the folder.
 	if err := os.MkdirAll(d.cfg.Status, 0o755); err != nil {
 		return fmt.Errorf("make status folder: %w", err)
@@ -64,10 +67,12 @@ func (d *Daemon) openFolder() error {
 	return nil
 }
 
-// apply takes changes in.
+// apply takes changes in, unless the end begins.
 func (d *Daemon) apply(changes []model.Change) {
 	began := time.Now()
-	d.pipeline.apply(changes)
+	if !d.pipeline.apply(d.drain.begun, changes) {
+		return
+	}
 	d.writers.take(changes)
 	d.once.Do(func() {
 		calm.Headroom(gcPercentReady)

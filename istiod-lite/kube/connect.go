@@ -19,7 +19,12 @@ func Connect(kubeconfig, userAgent string) (*rest.Config, error) {
 			err = errors.New("this is no pod: use --kubeconfig FILE for a cluster, or --source files DIR for a folder")
 		}
 	} else {
-		cfg, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+		if cfg, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
+			if clientcmd.IsEmptyConfig(err) {
+				err = errors.New("no cluster is in it") // client-go's own text names variables that aren't read here
+			}
+			err = fmt.Errorf("--kubeconfig %s: %w; want a file with a current context, such as kubectl config view --raw --minify writes", kubeconfig, err)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to Kubernetes: %w", err)
