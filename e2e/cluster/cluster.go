@@ -122,7 +122,7 @@ func (c *Cluster) up(ctx context.Context) error {
 			return err
 		}
 	}
-	archive, err := c.testImage(ctx)
+	archive, err := TestImage(ctx)
 	if err != nil {
 		return err
 	}

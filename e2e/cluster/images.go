@@ -21,9 +21,14 @@ const Version = "dev"
 // Image is the name, in a cluster of this machine, of an image of the project or of its tests.
 func Image(name string) string { return "docker.io/tulle-mesh/" + name + ":" + Version }
 
-// testImage makes the image that tests run, and every pod's first process: see the program in app.
-func (c *Cluster) testImage(ctx context.Context) (archive string, err error) {
-	program := filepath.Join(c.spec.Dir, "app")
+// TestImage makes the image that tests run, and every pod's first process, and returns its archive: see the program in app.
+func TestImage(ctx context.Context) (archive string, err error) {
+	built, err := os.MkdirTemp("", "tulle-images-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(built)
+	program := filepath.Join(built, "app")
 	if err := build(ctx, program, "e2e/cluster/app"); err != nil {
 		return "", err
 	}

@@ -41,7 +41,7 @@ func run(m *testing.M) (code int) {
 	err := install()
 	if mesh != nil {
 		defer func() {
-			if err := mesh.Down(); err != nil {
+			if err := errors.Join(uninstall(), mesh.Down()); err != nil {
 				code = complain(err)
 			}
 		}()
@@ -70,15 +70,17 @@ func install() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute) // when Kubernetes has to be built
 	defer cancel()
 	say := func(line string) { fmt.Println("  " + line) }
-	images, err := cluster.Images(ctx, say)
-	if err != nil {
-		return err
-	}
 	if mesh, err = cluster.Get(ctx, cluster.Config{Nodes: 2, Logs: logs, Say: say}); err != nil {
 		return err
 	}
-	if err := mesh.Load(ctx, images...); err != nil {
-		return err
+	if !mesh.Given() {
+		images, err := cluster.Images(ctx, say)
+		if err != nil {
+			return err
+		}
+		if err := mesh.Load(ctx, images...); err != nil {
+			return err
+		}
 	}
 	out, err := kubectl(ctx, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")
 	if nodes = strings.Fields(out); err != nil || len(nodes) < 2 {
@@ -110,7 +112,26 @@ func installMesh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return apply(ctx, string(text))
+	manifest = string(text)
+	return apply(ctx, manifest)
+}
+
+// manifest is what the mesh was installed by.
+var manifest string
+
+// uninstall removes everything from a cluster that stays.
+func uninstall() error {
+	if !mesh.Given() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	var errs []error
+	for _, text := range []string{apps, manifest} {
+		_, err := mesh.Kubectl(ctx, text, "delete", "--ignore-not-found", "-f", "-")
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 //go:embed testdata/apps.yaml

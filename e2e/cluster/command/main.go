@@ -3,6 +3,7 @@
 //	go run ./e2e/cluster/command up [NAME [NODES]]      // it stays until it is taken down
 //	go run ./e2e/cluster/command down [NAME]
 //	go run ./e2e/cluster/command shell [NAME [NODE]]    // a shell that reaches all of it, with kubectl; or one on a node
+//	go run ./e2e/cluster/command images                 // makes the images that tests need, for another cluster's registry
 package main
 
 import (
@@ -27,7 +28,7 @@ func main() {
 	}
 }
 
-const usage = "want: up [NAME [NODES]], down [NAME], or shell [NAME [NODE]]"
+const usage = "want: up [NAME [NODES]], down [NAME], shell [NAME [NODE]], or images"
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -56,8 +57,26 @@ func run(ctx context.Context, args []string) error {
 		return c.Down()
 	case "shell":
 		return shell(ctx, name, number)
+	case "images":
+		return images(ctx)
 	}
 	return errors.New(usage)
+}
+
+// images prints the archives of all images that tests run.
+func images(ctx context.Context) error {
+	archives, err := cluster.Images(ctx, func(line string) { fmt.Fprintln(os.Stderr, "  "+line) })
+	if err != nil {
+		return err
+	}
+	app, err := cluster.TestImage(ctx)
+	if err != nil {
+		return err
+	}
+	for _, archive := range append(archives, app) {
+		fmt.Println(archive)
+	}
+	return nil
 }
 
 func up(ctx context.Context, name string, nodes int) error {
