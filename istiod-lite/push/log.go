@@ -79,7 +79,6 @@ type table struct {
 	order  *list.List               // by change, oldest first
 	index  index                    // of the live ones
 	graves int
-	bytes  int     // of the live ones
 	recent *recent // nil after a change
 }
 

@@ -236,7 +236,9 @@ func (s *subscription) pick(t *table) delta {
 	}
 	s.gather(t, wanted)
 	for e := range wanted {
-		s.names[e.name] = s.names[e.name]
+		if _, asked := s.names[e.name]; !asked {
+			s.names[e.name] = false
+		}
 		if !s.held.has(e) {
 			s.add(&d, e)
 		}
