@@ -75,7 +75,7 @@ func (d *Daemon) apply(changes []model.Change) {
 	}
 	d.writers.take(changes)
 	d.once.Do(func() {
-		calm.Headroom(gcPercentReady)
+		calm.Headroom(headroom())
 		close(d.synced)
 	})
 	d.metrics.applied(changes, time.Since(began))
