@@ -125,7 +125,11 @@ func (e ebpfEngine) look(at place, routing routing) (found, error) {
 	return f, nil
 }
 
-func (f *ebpfFound) read() error {
+func (f *ebpfFound) read() (err error) {
+	// Before the pins: another agent that has changed them has kept before what they were.
+	if f.sysctls, err = readSysctls(ebpfSysctls); err != nil {
+		return err
+	}
 	if err := f.readPins(); err != nil {
 		return err
 	}
@@ -142,8 +146,7 @@ func (f *ebpfFound) read() error {
 	if f.links, err = f.at.readLinks(); err != nil {
 		return err
 	}
-	f.sysctls, err = readSysctls(ebpfSysctls)
-	return err
+	return nil
 }
 
 func (f *ebpfFound) readPins() error {

@@ -392,8 +392,18 @@ func (s *Sight) stillNeeded(f found) (int, error) {
 	return f.needed(sockets, own), err
 }
 
-// confirm reads the namespace again: what the kernel accepted must be what was meant.
-func (s *Sight) confirm(d Desired) (Found, error) {
+// confirm reads the namespace again: what the kernel accepted must be what was meant. What is read isn't of one moment, so where another
+// agent has just written the same, it is read once more.
+func (s *Sight) confirm(d Desired) (now Found, err error) {
+	for range 2 {
+		if now, err = s.compare(d); err == nil {
+			break
+		}
+	}
+	return now, err
+}
+
+func (s *Sight) compare(d Desired) (Found, error) {
 	all, err := s.engines.look(s.at)
 	if err != nil {
 		return Found{}, fmt.Errorf("after setting it: %w", err)

@@ -125,16 +125,17 @@ func (r *rewriter) name() Engine { return r.chosen }
 
 func (r *rewriter) look(at place, routing routing) (found, error) {
 	f := &rewritten{rewriter: r, at: at, routing: routing}
+	// Before the rules: another agent that has changed them has written before what they were.
+	var err error
+	if f.sysctls, err = readSysctls(commonSysctls); err != nil {
+		return nil, err
+	}
 	for _, h := range r.holders {
 		each, err := h.read(at)
 		if err != nil {
 			return nil, err
 		}
 		f.held = append(f.held, each)
-	}
-	var err error
-	if f.sysctls, err = readSysctls(commonSysctls); err != nil {
-		return nil, err
 	}
 	f.ipv6, err = hasIPv6()
 	return f, err
