@@ -87,14 +87,29 @@ func (s *site) up() (err error) {
 	return s.install(ctx)
 }
 
-// install runs the apps and waits for them.
+// install runs the apps, and waits for them and until every node has heard that their service has pods.
 func (s *site) install(ctx context.Context) error {
 	text := strings.NewReplacer("NAMESPACE", namespace, "IMAGE", s.Image("app")).Replace(apps)
 	if _, err := s.Kubectl(ctx, text, "apply", "-f", "-"); err != nil {
 		return err
 	}
-	_, err := s.Kubectl(ctx, "", "-n", namespace, "rollout", "status", "daemonset/app", "--timeout=60s")
-	return err
+	if _, err := s.Kubectl(ctx, "", "-n", namespace, "rollout", "status", "daemonset/app", "--timeout=60s"); err != nil {
+		return err
+	}
+	pods, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, from := range pods {
+		err := demo.AwaitWithin(ctx, time.Minute, "the service on "+from.node, func(ctx context.Context) error {
+			_, err := s.ask(ctx, from, "http://app/")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // end takes the shared cluster down, after collecting its logs if a test has failed.
@@ -120,21 +135,25 @@ type pod struct{ name, node, addr string }
 // pods lists the apps that are alive, one for each node.
 func (s *site) pods(t *testing.T) []pod {
 	t.Helper()
-	const columns = "jsonpath={range .items[?(@.status.phase==\"Running\")]}{.metadata.name} {.spec.nodeName} {.status.podIP}{\"\\n\"}{end}"
-	out, err := s.Kubectl(t.Context(), "", "-n", namespace, "get", "pods", "-l", "app=app", "-o", columns)
+	pods, err := s.list(t.Context())
 	if err != nil {
 		t.Fatal(err)
-	}
-	var pods []pod
-	for line := range strings.Lines(out) {
-		if fields := strings.Fields(line); len(fields) == 3 {
-			pods = append(pods, pod{fields[0], fields[1], fields[2]})
-		}
 	}
 	if len(pods) == 0 {
 		t.Fatal("no pod of the app runs")
 	}
 	return pods
+}
+
+func (s *site) list(ctx context.Context) (pods []pod, err error) {
+	const columns = "jsonpath={range .items[?(@.status.phase==\"Running\")]}{.metadata.name} {.spec.nodeName} {.status.podIP}{\"\\n\"}{end}"
+	out, err := s.Kubectl(ctx, "", "-n", namespace, "get", "pods", "-l", "app=app", "-o", columns)
+	for line := range strings.Lines(out) {
+		if fields := strings.Fields(line); len(fields) == 3 {
+			pods = append(pods, pod{fields[0], fields[1], fields[2]})
+		}
+	}
+	return pods, err
 }
 
 // ask requests a URL from inside a pod.
