@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -20,6 +21,9 @@ type registry struct {
 	conn *grpc.ClientConn
 	kv   etcdserverpb.KVClient
 }
+
+// storing is how long etcd may take for one object.
+const storing = 30 * time.Second
 
 // openRegistry connects to etcd, at host:port. Close it after use.
 func openRegistry(etcd string) (*registry, error) {
@@ -42,12 +46,16 @@ func (r *registry) put(ctx context.Context, resource, namespace, name string, ve
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, storing)
+	defer cancel()
 	_, err = r.kv.Put(ctx, &etcdserverpb.PutRequest{Key: registryKey(resource, namespace, name), Value: text})
 	return err
 }
 
 // delete removes an object.
 func (r *registry) delete(ctx context.Context, resource, namespace, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, storing)
+	defer cancel()
 	_, err := r.kv.DeleteRange(ctx, &etcdserverpb.DeleteRangeRequest{Key: registryKey(resource, namespace, name)})
 	return err
 }
