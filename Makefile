@@ -13,7 +13,7 @@ IMAGES    ?= bin/images
 ARCHITECTURES ?= amd64 arm64
 CLUSTER   ?= tulle
 NODES     ?= 3
-MODULES   := mesh bpf ztunnel cni-plugin istiod-lite cli deploy
+MODULES   := mesh bpf ztunnel waypoint cni-plugin istiod-lite cli deploy
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help

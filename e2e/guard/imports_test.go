@@ -40,6 +40,8 @@ var mayImport = map[string][]string{
 	"ztunnel/socks":    {"mesh/socket"},
 	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
 
+	"waypoint/exchange": {},
+
 	"istiod-lite/config":    {},
 	"istiod-lite/model":     {},
 	"istiod-lite/decode":    {"istiod-lite/model"},
