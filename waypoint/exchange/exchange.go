@@ -8,12 +8,14 @@
 // they stack without knowing of each other. The rules for both sides:
 //
 //   - Everything of an exchange happens on one event loop. Nothing waits.
-//   - Heads come first: Inform any number of times, Respond once. Then Data any number of times, then End or Abort, once. After that nothing more
-//     may be said to that side, and it may still speak until it has ended too. Abort ends both directions at once, whoever calls it, and isn't
-//     answered by another Abort.
-//   - Bytes given to Data are valid during the call only. Whoever takes them says Consumed when they have left (or aren't wanted), once for
-//     each byte; a side must not have more than Window bytes given and not consumed. So a slow reader slows its writer, and memory is bounded.
-//   - A call may be answered by a call before it returns, but a Handler's Client isn't called before the Handler has returned.
+//   - Heads come first: Inform any number of times, Respond once. Then Data any number of times, then End or Abort, once.
+//   - The request may end before its answer or not at all: the end of the answer is the end of the exchange, and so is Abort, whoever
+//     calls it. After that nothing more is said to either side, and Abort isn't answered by another Abort.
+//   - Bytes given to Data are valid during the call only. Whoever takes them says Consumed when they have left (or aren't wanted); a
+//     side must not have more than Window bytes given and not consumed. So a slow reader slows its writer, and memory is bounded. End says
+//     that nothing more will be asked of the window: after it no Consumed comes.
+//   - A call may be answered by a call before it returns, but a Handler's Client isn't called before the Handler has returned. Who has
+//     the answer at once gives it in a task of the loop.
 package exchange
 
 // Window is how many bytes of a body may be on their way between two sides, given to Data and not yet Consumed.
@@ -59,9 +61,10 @@ type Request struct {
 	Method    string
 	Scheme    string // "http" or "https"; by HTTP/1 as the connection is
 	Authority string // :authority, or Host; "" if an HTTP/1.0 client sent none
-	Path      string // with the query, as sent; starts with a slash, or is "*"; "" for CONNECT
-	// Upgrade is what the connection is to become when the answer's status is 101 (HTTP/1.1) or 2xx (CONNECT): "websocket", or as
-	// the Upgrade header said; "" for an ordinary request. Data before that answer isn't sent.
+	Path      string // with the query, as sent; starts with a slash, or is "*"
+	// Upgrade is what the connection is to become when the answer's status is 101: "websocket", or as the Upgrade header said; "" for
+	// an ordinary request. From then on Data is what it carries, both ways; none comes before. By HTTP/2 it is an extended CONNECT
+	// (RFC 8441), which codecs make a GET of, and its 200 a 101. Any other CONNECT codecs refuse.
 	Upgrade string
 	Fields  []Field
 	Length  int64 // of the body in bytes; UnknownLength when End tells
@@ -82,6 +85,13 @@ type Response struct {
 type Field struct {
 	Name, Value string
 }
+
+// NotProcessed says that a server surely hasn't processed a request, which may be sent again whatever it asks for.
+type NotProcessed struct{ Err error }
+
+func (e *NotProcessed) Error() string { return "the server did not process the request: " + e.Err.Error() }
+
+func (e *NotProcessed) Unwrap() error { return e.Err }
 
 // Get returns the first value of a field, and whether there is one.
 func Get(fields []Field, name string) (string, bool) {
