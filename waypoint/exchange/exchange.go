@@ -89,7 +89,9 @@ type Field struct {
 // NotProcessed says that a server surely hasn't processed a request, which may be sent again whatever it asks for.
 type NotProcessed struct{ Err error }
 
-func (e *NotProcessed) Error() string { return "the server did not process the request: " + e.Err.Error() }
+func (e *NotProcessed) Error() string {
+	return "the server did not process the request: " + e.Err.Error()
+}
 
 func (e *NotProcessed) Unwrap() error { return e.Err }
 
