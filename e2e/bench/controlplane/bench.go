@@ -199,7 +199,7 @@ func (b *bench) few(ctx context.Context, c *control) error {
 func (c *control) rest(ctx context.Context) error {
 	const look, little = time.Second, 20 * time.Millisecond
 	before, err := c.spent()
-	for range 60 {
+	for range 600 {
 		if err := errors.Join(err, pause(ctx, look)); err != nil {
 			return err
 		}
@@ -210,7 +210,7 @@ func (c *control) rest(ctx context.Context) error {
 		}
 		before = now
 	}
-	return errors.New("the control plane doesn't come to rest within a minute")
+	return errors.New("the control plane doesn't come to rest within ten minutes")
 }
 
 // many is with all clients, one of them stuck: cold at once, then while pods change, then back with what they know.
