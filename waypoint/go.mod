@@ -2,4 +2,17 @@ module github.com/tulle-mesh/tulle/waypoint
 
 go 1.26.0
 
+require (
+	github.com/tulle-mesh/tulle/mesh v0.0.0
+	go.uber.org/goleak v1.3.0
+	golang.org/x/sys v0.49.0
+)
+
+require (
+	github.com/spiffe/go-spiffe/v2 v2.9.0 // indirect
+	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+)
+
 replace github.com/tulle-mesh/tulle/mesh => ../mesh

@@ -84,8 +84,28 @@ func (b *batch) receive(fd int, core *h2.Conn, id uint32, budget int) (n int, al
 	if n, err = loop.ReadVector(fd, v); n <= 0 {
 		return 0, false, err
 	}
+	b.frame(core, id, n, false)
+	return n, n == asked, nil
+}
+
+// put adds a DATA frame with the first bytes of q, at most budget, and tells how many. With last, it ends the stream if that is all.
+func (b *batch) put(q *loop.Backlog, core *h2.Conn, id uint32, budget int, last bool) int {
+	if b.left() < pointless {
+		b.seal()
+	}
+	var vectors [slots + 1]unix.Iovec
+	v, size := b.payload(vectors[:0], min(budget, q.Len()))
+	for _, piece := range v {
+		q.Read(bytesOf(piece))
+	}
+	b.frame(core, id, size, last && q.Len() == 0)
+	return size
+}
+
+// frame puts the header before a DATA frame's payload of n bytes, which is in its place, and seals the records that it fills.
+func (b *batch) frame(core *h2.Conn, id uint32, n int, end bool) {
 	at := b.at()
-	core.AppendData(b.space[at:at:at+h2.FrameHeaderLen], id, n, false)
+	core.AppendData(b.space[at:at:at+h2.FrameHeaderLen], id, n, end)
 	first := min(n, b.left()-h2.FrameHeaderLen)
 	b.plain += h2.FrameHeaderLen + first
 	for rest := n - first; rest > 0; rest -= b.plain {
@@ -95,7 +115,6 @@ func (b *batch) receive(fd int, core *h2.Conn, id uint32, budget int) (n int, al
 	if b.left() == 0 {
 		b.seal()
 	}
-	return n, n == asked, nil
 }
 
 // payload returns where the payload of the next frame goes: behind the frame's header in the open record, and in the records

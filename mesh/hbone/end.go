@@ -14,8 +14,9 @@ import (
 // appFailed resets the stream because of the application.
 func (s *Stream) appFailed(err error) { s.abort(err, h2.ConnectError) }
 
-// Reset aborts the stream; the peer's application sees a reset.
+// Reset aborts the stream; the peer's application sees a reset. A User isn't called any more.
 func (s *Stream) Reset() {
+	s.user = nil
 	s.abort(errors.New("stream reset"), h2.ConnectError)
 	s.t.forget(s)
 }
@@ -31,7 +32,7 @@ func (s *Stream) abort(err error, code h2.Code) {
 
 // peerReset takes an RST_STREAM.
 func (s *Stream) peerReset(ev h2.Event) {
-	if ev.EndStream && s.answered && (ev.Code == h2.NoError || ev.Code == h2.Cancel) {
+	if ev.EndStream && s.answered && s.user == nil && (ev.Code == h2.NoError || ev.Code == h2.Cancel) {
 		s.sendErr = errReset(ev.Code)
 		s.endIfOver()
 		return
@@ -53,7 +54,8 @@ func (s *Stream) fail(err error) {
 		return
 	}
 	s.err = err
-	s.backlog.clear()
+	s.backlog.Clear()
+	s.out.Clear()
 	if waiting := s.waiting; waiting != nil {
 		s.waiting = nil
 		s.t.forget(s)
@@ -61,6 +63,8 @@ func (s *Stream) fail(err error) {
 	} else if s.incoming != nil {
 		s.t.forget(s)
 		s.incoming.lost()
+	} else if s.user != nil {
+		s.leave(err)
 	} else if s.app != noSocket {
 		s.end()
 	}
@@ -68,7 +72,7 @@ func (s *Stream) fail(err error) {
 
 // orphan is what the tunnel's end does to a stream: what the peer sent before it ended may still be read.
 func (s *Stream) orphan(err error) {
-	if !s.remoteEnd || !s.answered {
+	if !s.remoteEnd || !s.answered || s.user != nil {
 		s.fail(err)
 		return
 	}
@@ -80,7 +84,9 @@ func (s *Stream) orphan(err error) {
 
 // endIfOver ends a stream whose both directions have.
 func (s *Stream) endIfOver() {
-	if s.shut && (s.localEnd || s.sendErr != nil) {
+	if s.user != nil && s.shut && s.localEnd {
+		s.leave(nil)
+	} else if s.shut && (s.localEnd || s.sendErr != nil) {
 		s.end()
 	}
 }

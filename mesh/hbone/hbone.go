@@ -7,7 +7,8 @@
 //	          handshake.go crypto/tls beside the loop, until the keys are known
 //	          tunnel.go    one connection: streams, end, clocks, on the state machine of mesh/h2
 //	          stream.go    one tunnelled connection, joined with an application's socket; how it ends is in end.go
-//	          driver.go    how bytes move, once a turn; batch.go lays out what is sent, chunk.go keeps what isn't taken
+//	          user.go      or used by code in this process
+//	          driver.go    how bytes move, once a turn; batch.go lays out what is sent, loop.Backlog keeps what isn't taken
 //
 // A pool or server belongs to one event loop (mesh/loop) with all that comes of it: no locks, and nothing here waits.
 package hbone

@@ -70,7 +70,7 @@ func (in *Incoming) Refuse(status int) {
 	if s.respond(status, Baggage{}) == nil {
 		s.t.core.Reset(s.id, h2.NoError) // should the client still send; on an ended stream this does nothing
 	}
-	s.backlog.clear()
+	s.backlog.Clear()
 	s.t.forget(s)
 }
 

@@ -17,8 +17,7 @@ import (
 
 const noSocket = -1
 
-// Stream is one tunnelled connection. Exactly one of Join and Reset must be called in the end. All methods are for the
-// tunnel's loop.
+// Stream is one tunnelled connection. Join or Use must be called in the end, or Reset. All methods are for the tunnel's loop.
 type Stream struct {
 	t  *tunnel
 	id uint32
@@ -42,10 +41,15 @@ type Stream struct {
 	session  *relay.Session
 	done     func(relay.Result)
 
+	// Code in this process instead of an application, from Use on; user.go.
+	user      User
+	out       loop.Backlog // what it has to send
+	finishing bool         // our direction ends when that is gone
+
 	// What came for the application.
 	touched bool         // pieces are to be written at the end of receive
 	pieces  []unix.Iovec // of this turn, in the loop's buffer
-	backlog backlog      // copies of what its socket didn't take
+	backlog loop.Backlog // copies of what its socket didn't take
 }
 
 // Peer is who the other end of the tunnel has proven to be.
@@ -108,10 +112,14 @@ func (s *Stream) deliver(p []byte, end bool) {
 		return
 	}
 	s.remoteEnd = s.remoteEnd || end
+	if s.user != nil {
+		s.give(p)
+		return
+	}
 	switch {
 	case len(p) == 0:
-	case s.app == noSocket || !s.backlog.empty():
-		s.backlog.push(p)
+	case s.app == noSocket || s.backlog.Len() > 0:
+		s.backlog.Push(p)
 	default:
 		s.pieces = append(s.pieces, vector(p))
 	}
@@ -139,7 +147,7 @@ func (s *Stream) writePieces() {
 	}
 	if s.err == nil {
 		for _, v := range left {
-			s.backlog.push(bytesOf(v))
+			s.backlog.Push(bytesOf(v))
 		}
 	}
 	s.keepPlaces()
@@ -161,9 +169,9 @@ func (s *Stream) keepPlaces() {
 
 // pour writes the backlog.
 func (s *Stream) pour() {
-	for s.err == nil && !s.backlog.empty() {
+	for s.err == nil && s.backlog.Len() > 0 {
 		var vectors [16]unix.Iovec
-		n, err := loop.WriteVector(s.app, s.backlog.vectors(vectors[:0]))
+		n, err := loop.WriteVector(s.app, s.backlog.Vectors(vectors[:0]))
 		if err == unix.EAGAIN {
 			break
 		}
@@ -171,7 +179,7 @@ func (s *Stream) pour() {
 			s.appFailed(fmt.Errorf("write to the application: %w", err))
 			return
 		}
-		s.backlog.skip(n)
+		s.backlog.Skip(n)
 		s.consumed(n)
 	}
 	s.endReceived()
@@ -186,7 +194,7 @@ func (s *Stream) consumed(n int) {
 
 // endReceived passes the peer's end on when all before it is written.
 func (s *Stream) endReceived() {
-	if s.remoteEnd && !s.shut && s.app != noSocket && s.backlog.empty() && s.err == nil {
+	if s.remoteEnd && !s.shut && s.app != noSocket && s.backlog.Len() == 0 && s.err == nil {
 		s.shut = true
 		_ = unix.Shutdown(s.app, unix.SHUT_WR) // that the application has gone shows when it is read
 		s.endIfOver()
@@ -237,7 +245,7 @@ func (s *Stream) Ready(events loop.Events) {
 			s.heedFailure()
 		}
 	}
-	if events.Has(loop.Writable|loop.Broken) && !s.backlog.empty() {
+	if events.Has(loop.Writable|loop.Broken) && s.backlog.Len() > 0 {
 		s.pour()
 	}
 }
@@ -260,6 +268,9 @@ func (s *Stream) sendable() bool {
 
 // readInto moves what the application has sent into a batch, at most budget bytes. It tells whether there was something.
 func (s *Stream) readInto(b *batch, budget int) bool {
+	if s.user != nil {
+		return s.takeInto(b, budget)
+	}
 	if !s.readable || !s.sendable() {
 		return false
 	}

@@ -63,8 +63,8 @@ type Request struct {
 	Authority string // :authority, or Host; "" if an HTTP/1.0 client sent none
 	Path      string // with the query, as sent; starts with a slash, or is "*"
 	// Upgrade is what the connection is to become when the answer's status is 101: "websocket", or as the Upgrade header said; "" for
-	// an ordinary request. From then on Data is what it carries, both ways; none comes before. By HTTP/2 it is an extended CONNECT
-	// (RFC 8441), which codecs make a GET of, and its 200 a 101. Any other CONNECT codecs refuse.
+	// an ordinary request. From then on Data is what it carries, both ways; no Data or End comes before. By HTTP/2 it is an extended
+	// CONNECT (RFC 8441), which codecs make a GET of, and its 200 a 101. Any other CONNECT codecs refuse.
 	Upgrade string
 	Fields  []Field
 	Length  int64 // of the body in bytes; UnknownLength when End tells
@@ -77,6 +77,8 @@ type Response struct {
 	Fields  []Field
 	// Length is of the body in bytes; UnknownLength when End tells. For HEAD and 304 it is what content-length said, and no body comes.
 	Length int64
+	// Upgrade is what the connection becomes, with status 101.
+	Upgrade string
 }
 
 // Field is a header or trailer. Names are in lower case. Those that only say something of a connection or of framing aren't among
