@@ -10,10 +10,10 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/ca"
@@ -21,7 +21,7 @@ import (
 
 // limits are what anybody who reaches the port can make the control plane hold, and for how long.
 type limits struct {
-	// connections may be open at a time. Those beyond it wait.
+	// connections may be open at a time. For one more, one that proved nobody has to go; if all did, it waits.
 	connections int
 	// unproven is how many calls may wait until it is known whose they are. Those beyond it are told to come again.
 	unproven int
@@ -63,6 +63,7 @@ type door struct {
 	signer     *ca.Server // tells callers who ask for certificates why not
 	log        *slog.Logger
 	complaints *ca.Complaints
+	guests     *guests        // from listen on
 	unproven   chan struct{}  // has an element for each call whose caller isn't proven yet
 	streams    sync.WaitGroup // what proves callers again
 }
@@ -78,7 +79,8 @@ func (d *door) listen(addr string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for proxies: %w", err)
 	}
-	return netutil.LimitListener(listener, d.limits.connections), nil
+	d.guests = receive(listener, d.limits.connections)
+	return d.guests, nil
 }
 
 // options are those of a server behind the door.
@@ -105,6 +107,9 @@ func (d *door) admit(server any, stream grpc.ServerStream, info *grpc.StreamServ
 	caller, err := d.prove(ctx)
 	switch {
 	case err == nil:
+		if at, known := peer.FromContext(ctx); known {
+			d.guests.prove(at.LocalAddr, at.Addr)
+		}
 		return handle(server, bounded{stream, ca.WithCaller(ctx, caller)})
 	case ca.Serves(info.FullMethod):
 		return d.signer.Refuse(ctx, err)

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/ca"
@@ -125,6 +126,47 @@ func TestConnectionsBeyondTheLimitWaitUntilOneGoes(t *testing.T) {
 	}
 	first.Close()
 	p.mustServe(<-third)
+}
+
+// Nobody has to prove anything to connect.
+func TestWhoOnlyConnectsKeepsNoProxyOut(t *testing.T) {
+	p := behind(t, doorOf(func(ctx context.Context) (ca.Caller, error) {
+		if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("wrong")) > 0 {
+			return ca.Caller{}, errors.New("wrong token")
+		}
+		return anybody(ctx)
+	}, func(l *limits) { l.connections = 4 }))
+	proven := p.call(p.dial())
+	p.mustServe(proven)
+
+	for n := range 20 {
+		silent, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		if n%2 == 0 {
+			continue
+		}
+		connection := p.dial() // speaks, but with a wrong token
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "wrong", "yes"), patience)
+		defer cancel()
+		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(connection).DeltaAggregatedResources(ctx)
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != codes.Unauthenticated {
+			t.Fatalf("a wrong token: %v", err)
+		}
+	}
+	for range 3 {
+		p.mustServe(p.call(p.dial()))
+	}
+	select {
+	case err := <-proven.ended:
+		t.Errorf("the stream of a proven proxy had to go: %v", err)
+	default:
+	}
 }
 
 func TestUnprovenCallsBeyondTheLimitAreToldToComeAgain(t *testing.T) {
