@@ -6,6 +6,7 @@ require (
 	github.com/tulle-mesh/tulle/mesh v0.0.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sys v0.49.0
+	google.golang.org/protobuf v1.36.12
 )
 
 require (

@@ -43,6 +43,9 @@ var mayImport = map[string][]string{
 	"waypoint/exchange": {},
 	"waypoint/pipe":     {"mesh/hbone", "mesh/loop", "mesh/relay"},
 	"waypoint/h1":       {"waypoint/exchange", "waypoint/pipe", "mesh/loop"},
+	"waypoint/target":   {},
+	"waypoint/index":    {"waypoint/exchange", "waypoint/target"},
+	"waypoint/route":    {"waypoint/exchange", "waypoint/index", "waypoint/target", "mesh/api/"},
 
 	"istiod-lite/config":    {},
 	"istiod-lite/model":     {},

@@ -1,0 +1,177 @@
+package route
+
+import (
+	"strings"
+
+	"github.com/tulle-mesh/tulle/mesh/api/l7"
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
+	"github.com/tulle-mesh/tulle/waypoint/target"
+)
+
+// filters are what is changed of a request's head and of its answer's.
+type filters struct {
+	request, response headerChange
+	hostname          string // "" to keep it
+	path              pathChange
+}
+
+// headerChange sets, then adds, then removes.
+type headerChange struct {
+	set, add []exchange.Field
+	remove   []string
+}
+
+// pathChange is of a path, without its query.
+type pathChange struct {
+	kind pathChangeKind
+	with string // for a prefix, without a slash at the end
+}
+
+type pathChangeKind uint8
+
+const (
+	pathKept pathChangeKind = iota
+	pathReplaced
+	prefixReplaced
+)
+
+// Forward changes the head of a request as the rule has it.
+func (h Hit) Forward(req *exchange.Request) { h.Rule.filters.forward(req, h.prefix) }
+
+// ForwardTo changes the head of a request, on which Forward was called, as its backend has it.
+func (h Hit) ForwardTo(b *Backend, req *exchange.Request) { b.filters.forward(req, h.prefix) }
+
+// Answered changes the head of an answer, which came from a backend or is the waypoint's own, for which the backend is nil.
+func (h Hit) Answered(b *Backend, res *exchange.Response) {
+	if b != nil {
+		res.Fields = b.filters.response.apply(res.Fields)
+	}
+	res.Fields = h.Rule.filters.response.apply(res.Fields)
+	if h.cors != nil {
+		h.cors.share(h.origin, res)
+	}
+}
+
+func (f *filters) forward(req *exchange.Request, prefix string) {
+	for _, field := range f.request.set {
+		if field.Name == "host" {
+			req.Authority = field.Value
+		}
+	}
+	req.Fields = f.request.apply(req.Fields)
+	if f.hostname != "" {
+		req.Authority = f.hostname
+	}
+	if f.path.kind != pathKept {
+		path, _ := target.Split(req.Path)
+		req.Path = f.path.apply(path, prefix) + req.Path[len(path):]
+	}
+}
+
+func (c *headerChange) apply(fields []exchange.Field) []exchange.Field {
+	for _, f := range c.set {
+		if f.Name != "host" { // an exchange has it elsewhere
+			fields = exchange.Set(fields, f.Name, f.Value)
+		}
+	}
+	fields = append(fields, c.add...)
+	for _, name := range c.remove {
+		fields = exchange.Remove(fields, name)
+	}
+	return fields
+}
+
+// apply is as the Gateway API has it for HTTPPathModifier. A path that doesn't begin with the prefix (any more) is kept.
+func (c pathChange) apply(path, prefix string) string {
+	switch c.kind {
+	case pathReplaced:
+		return c.with
+	case prefixReplaced:
+		rest, ok := strings.CutPrefix(path, prefix)
+		switch {
+		case !ok || rest != "" && rest[0] != '/':
+			return path
+		case rest == "" && c.with == "":
+			return "/"
+		}
+		return c.with + rest
+	}
+	return path
+}
+
+func (c *compilation) filters(f *l7.Filters) filters {
+	rewrite := f.GetRewrite()
+	return filters{
+		request: c.headerChange(f.GetRequestHeaders()), response: c.headerChange(f.GetResponseHeaders()),
+		hostname: c.clean("hostname", rewrite.GetHostname(), "/?#@"), path: c.pathChange(rewrite.GetPath()),
+	}
+}
+
+func (c *compilation) headerChange(h *l7.HeaderChange) (out headerChange) {
+	out.set, out.add = c.headers(h.GetSet()), c.headers(h.GetAdd())
+	for _, name := range h.GetRemove() {
+		if name = strings.ToLower(name); c.mayChange(name) && name != "host" {
+			out.remove = append(out.remove, name)
+		}
+	}
+	return out
+}
+
+func (c *compilation) headers(list []*l7.Header) (out []exchange.Field) {
+	for _, h := range list {
+		if name := strings.ToLower(h.GetName()); c.mayChange(name) {
+			out = append(out, exchange.Field{Name: name, Value: c.clean("header "+name, h.GetValue(), "")})
+		}
+	}
+	return out
+}
+
+// mayChange refuses names that aren't, and those that say where a message ends or what its connection is: who could change them could make
+// two messages of one.
+func (c *compilation) mayChange(name string) bool {
+	switch name {
+	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "trailer", "content-length", "":
+		c.invalid("header %q can't be changed by a route", name)
+		return false
+	}
+	for i := range len(name) {
+		if !tokenByte(name[i]) {
+			c.invalid("%q is no name of a header", name)
+			return false
+		}
+	}
+	return true
+}
+
+// tokenByte is as in RFC 9110 section 5.6.2.
+func tokenByte(b byte) bool {
+	return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", b) >= 0
+}
+
+// clean refuses what would break out of its place in a head: control characters and those given.
+func (c *compilation) clean(what, value, without string) string {
+	for i := range len(value) {
+		if b := value[i]; b < ' ' && b != '\t' || b == 0x7f || strings.IndexByte(without, b) >= 0 || b == ' ' && without != "" {
+			c.invalid("%s %q has a character that isn't allowed there", what, value)
+			return ""
+		}
+	}
+	return value
+}
+
+func (c *compilation) pathChange(p *l7.PathChange) pathChange {
+	switch change := p.GetChange().(type) {
+	case *l7.PathChange_Full:
+		return pathChange{pathReplaced, "/" + strings.TrimPrefix(c.clean("path", change.Full, "?#"), "/")}
+	case *l7.PathChange_Prefix:
+		with := strings.Trim(c.clean("path", change.Prefix, "?#"), "/")
+		if with != "" {
+			with = "/" + with
+		}
+		return pathChange{prefixReplaced, with}
+	}
+	if p != nil {
+		c.invalid("a change of paths that isn't known")
+	}
+	return pathChange{}
+}
