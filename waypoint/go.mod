@@ -3,6 +3,7 @@ module github.com/tulle-mesh/tulle/waypoint
 go 1.26.0
 
 require (
+	github.com/go-jose/go-jose/v4 v4.1.8
 	github.com/tulle-mesh/tulle/mesh v0.0.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sys v0.49.0

@@ -44,8 +44,12 @@ var mayImport = map[string][]string{
 	"waypoint/pipe":     {"mesh/hbone", "mesh/loop", "mesh/relay"},
 	"waypoint/h1":       {"waypoint/exchange", "waypoint/pipe", "mesh/loop"},
 	"waypoint/target":   {},
+	"waypoint/claims":   {},
 	"waypoint/index":    {"waypoint/exchange", "waypoint/target"},
 	"waypoint/route":    {"waypoint/exchange", "waypoint/index", "waypoint/target", "mesh/api/"},
+	"waypoint/authz":    {"waypoint/claims", "waypoint/exchange", "waypoint/index", "waypoint/target", "mesh/api/", "mesh/identity"},
+	"waypoint/jwt":      {"waypoint/claims", "waypoint/exchange", "waypoint/target", "mesh/api/"},
+	"waypoint/table":    {"waypoint/authz", "waypoint/jwt", "waypoint/route", "mesh/api/"},
 
 	"istiod-lite/config":    {},
 	"istiod-lite/model":     {},

@@ -1,0 +1,172 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/mesh/api/l7"
+	"github.com/tulle-mesh/tulle/waypoint/index"
+	"github.com/tulle-mesh/tulle/waypoint/target"
+)
+
+type textKind uint8
+
+const (
+	exactText textKind = iota
+	prefixText
+	suffixText
+	presentText
+	templateText
+)
+
+// text is a test of an attribute's value.
+type text struct {
+	kind     textKind
+	value    string
+	template template
+	// Of hosts: it is compared with host and port, and what it is without the port.
+	port bool
+	host string
+}
+
+func newText(a attribute, m *l7.StringMatch) (t text, err error) {
+	switch match := m.GetMatch().(type) {
+	case *l7.StringMatch_Exact:
+		t = text{kind: exactText, value: match.Exact}
+	case *l7.StringMatch_Prefix:
+		t = text{kind: prefixText, value: match.Prefix}
+	case *l7.StringMatch_Suffix:
+		t = text{kind: suffixText, value: match.Suffix}
+	case *l7.StringMatch_Present:
+		if a == attribute(l7.Condition_REQUEST_HEADER) { // which is there even if it is empty
+			return text{kind: prefixText}, nil
+		}
+		return text{kind: presentText}, nil
+	case *l7.StringMatch_Template:
+		t = text{kind: templateText, value: match.Template}
+	default:
+		return text{}, errors.New("a kind of match that isn't known")
+	}
+	switch a {
+	case path:
+		if t.value, err = target.Spell(t.value); err != nil {
+			return text{}, fmt.Errorf("path %q: %w", t.value, err)
+		}
+	case host:
+		t.value = strings.ToLower(t.value)
+		if t.kind == prefixText { // which may end anywhere
+			t.port = true
+			return t, nil
+		}
+		var port string
+		if t.host, port = target.SplitHost(t.value); port == "" {
+			t.value = t.host
+		}
+		t.port = port != ""
+	}
+	if t.kind == templateText {
+		t.template, err = newTemplate(t.value)
+	}
+	return t, err
+}
+
+// fits is about a value that is there.
+func (t *text) fits(value string) bool {
+	switch t.kind {
+	case exactText:
+		return value == t.value
+	case prefixText:
+		return strings.HasPrefix(value, t.value)
+	case suffixText:
+		return strings.HasSuffix(value, t.value)
+	case templateText:
+		return t.template.fits(value)
+	}
+	return value != ""
+}
+
+func fitsAny(tests []text, value string) bool {
+	for i := range tests {
+		if tests[i].fits(value) {
+			return true
+		}
+	}
+	return false
+}
+
+// pathKey is the key of paths that begin as the text does.
+func (t *text) pathKey() (index.Key, bool) {
+	switch t.kind {
+	case prefixText:
+		return index.PrefixKey(t.value)
+	case templateText:
+		literal, _, _ := strings.Cut(t.value, "{")
+		return index.PrefixKey(literal)
+	}
+	return index.Key{}, false
+}
+
+const (
+	oneElement  = "{*}"
+	anyElements = "{**}"
+)
+
+// template is of a path: {*} is one element that isn't empty, {**} is any number of characters behind a slash.
+type template struct {
+	before, after []string // the elements of both sides of {**}; without it all are before
+	open          bool     // there is {**}
+}
+
+func newTemplate(value string) (t template, err error) {
+	elements := strings.Split(value, "/")
+	for i, element := range elements {
+		switch {
+		case element == anyElements && t.open:
+			return template{}, fmt.Errorf("path template %q has {**} more than once", value)
+		case element == anyElements:
+			t.open = true
+			t.before, t.after = elements[:i], elements[i+1:]
+		case element != oneElement && strings.ContainsAny(element, "{}*"):
+			return template{}, fmt.Errorf("path template %q: want {*} or {**} as a whole element, or none of its characters", value)
+		}
+	}
+	if elements[0] != "" {
+		return template{}, fmt.Errorf("path template %q doesn't begin with a slash", value)
+	}
+	if !t.open {
+		t.before = elements
+	}
+	return t, nil
+}
+
+func (t *template) fits(path string) bool {
+	rest, more := path, true // more: there is an element in rest, maybe an empty one
+	for _, want := range t.before {
+		if !more {
+			return false
+		}
+		var element string
+		if element, rest, more = strings.Cut(rest, "/"); !fitsElement(want, element) {
+			return false
+		}
+	}
+	if !t.open {
+		return !more
+	}
+	for i := len(t.after) - 1; i >= 0; i-- {
+		slash := strings.LastIndexByte(rest, '/')
+		if !more || slash < 0 || !fitsElement(t.after[i], rest[slash+1:]) {
+			return false
+		}
+		rest = rest[:slash]
+	}
+	return more
+}
+
+func fitsElement(want, element string) bool {
+	if want == oneElement {
+		return element != ""
+	}
+	return want == element
+}
