@@ -10,6 +10,7 @@ require (
 	github.com/tulle-mesh/tulle/cni-plugin v0.0.0
 	github.com/tulle-mesh/tulle/deploy v0.0.0
 	github.com/tulle-mesh/tulle/mesh v0.0.0
+	github.com/tulle-mesh/tulle/waypoint v0.0.0
 	github.com/vishvananda/netlink v1.3.1
 	go.etcd.io/etcd/api/v3 v3.6.13
 	golang.org/x/sys v0.49.0
@@ -98,6 +99,8 @@ require (
 )
 
 replace github.com/tulle-mesh/tulle/mesh => ../mesh
+
+replace github.com/tulle-mesh/tulle/waypoint => ../waypoint
 
 replace github.com/tulle-mesh/tulle/cli => ../cli
 
