@@ -67,8 +67,9 @@ type Set struct {
 
 // clauses are rules of several policies, in order.
 type clauses struct {
-	list  []clause
-	index *index.Index
+	list   []clause
+	index  *index.Index
+	claims map[string][]string // the ways to those that are keys, by their names among keys
 }
 
 type clause struct {
@@ -106,7 +107,7 @@ func (c *clauses) file() {
 	for i := range c.list {
 		entries[i] = c.list[i].rule.keys()
 	}
-	c.index = index.New(entries)
+	c.index, c.claims = index.New(entries), claimPaths(c.list)
 }
 
 // Evaluate decides by all sets that there are for a service. What a DENY or CUSTOM policy matches is refused, as no provider is known that CUSTOM
@@ -161,16 +162,23 @@ func (v *Verdict) tell(p *Policy) {
 	}
 }
 
-// first returns the policy of the first clause that matches, or nil. Of a connection the keys aren't known that requests have.
+// first returns the policy of the first clause that matches, or nil.
 func (c *clauses) first(f *view) *Policy {
-	fits := func(i int32) bool { return c.list[i].rule.matches(f, c.list[i].policy) }
+	if i, ok := c.find(f, func(i int32) bool { return c.list[i].rule.matches(f, c.list[i].policy) }); ok {
+		return c.list[i].policy
+	}
+	return nil
+}
+
+// find finds the first clause that fits. Of a connection the keys aren't known that requests have, so it asks all of them.
+func (c *clauses) find(f *view, fits func(int32) bool) (first int32, ok bool) {
 	if f.request == nil {
 		for i := range c.list {
 			if fits(int32(i)) {
-				return c.list[i].policy
+				return int32(i), true
 			}
 		}
-		return nil
+		return 0, false
 	}
 	s := c.index.Begin(fits)
 	s.Paths(f.path)
@@ -182,13 +190,18 @@ func (c *clauses) first(f *view) *Policy {
 		s.Value(index.Namespace, f.peer.Namespace())
 		s.Value(index.ServiceAccount, f.account)
 	}
+	s.Address(index.Source, f.Source)
+	s.Address(index.Remote, f.remote)
 	if f.token != nil {
 		s.Value(index.RequestPrincipal, f.token.Principal)
+		for name, path := range c.claims {
+			f.token.Has(path, func(value string) bool {
+				s.Named(index.Claim, name, value)
+				return false
+			})
+		}
 	}
-	if i, ok := s.First(); ok {
-		return c.list[i].policy
-	}
-	return nil
+	return s.First()
 }
 
 // view is Facts in the form in which attributes are compared.

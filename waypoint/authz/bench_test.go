@@ -16,6 +16,7 @@ var kinds = []struct{ name, rule string }{
 	{"headers", `when{attribute:REQUEST_HEADER header:"x-user" values{any{exact:"user-%d"}}}`},
 	{"claims", `when{attribute:REQUEST_CLAIM claim:"group" values{any{exact:"group-%d"}}}`},
 	{"addresses", `from{ip_blocks{any:"192.168.%d.0/24"}}`},
+	{"suffixes", `from{principals{any{suffix:"/sa/client-%d"}}}`},
 }
 
 // BenchmarkEvaluate tells what a request costs by the number of rules of its service.

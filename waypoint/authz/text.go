@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
@@ -25,9 +26,7 @@ type text struct {
 	kind     textKind
 	value    string
 	template template
-	// Of hosts: it is compared with host and port, and what it is without the port.
-	port bool
-	host string
+	port     bool // of hosts: it is compared with host and port
 }
 
 func newText(a attribute, m *l7.StringMatch) (t text, err error) {
@@ -59,11 +58,10 @@ func newText(a attribute, m *l7.StringMatch) (t text, err error) {
 			t.port = true
 			return t, nil
 		}
-		var port string
-		if t.host, port = target.SplitHost(t.value); port == "" {
-			t.value = t.host
+		name, port := target.SplitHost(t.value)
+		if t.port = port != ""; !t.port {
+			t.value = name
 		}
-		t.port = port != ""
 	}
 	if t.kind == templateText {
 		t.template, err = newTemplate(t.value)
@@ -86,13 +84,41 @@ func (t *text) fits(value string) bool {
 	return value != ""
 }
 
-func fitsAny(tests []text, value string) bool {
-	for i := range tests {
-		if tests[i].fits(value) {
-			return true
-		}
+// texts are tests of one attribute; they fit if any of them does.
+type texts struct {
+	exact map[string]bool
+	rest  []text // those that aren't exact
+}
+
+func (t *texts) add(one text) {
+	if one.kind != exactText {
+		t.rest = append(t.rest, one)
+		return
 	}
-	return false
+	if t.exact == nil {
+		t.exact = map[string]bool{}
+	}
+	t.exact[one.value] = true
+}
+
+func (t *texts) empty() bool { return len(t.exact)+len(t.rest) == 0 }
+
+// fits is about a value that is there.
+func (t *texts) fits(value string) bool {
+	return t.exact[value] || slices.ContainsFunc(t.rest, func(one text) bool { return one.fits(value) })
+}
+
+// fitsHost compares what has a port with the authority, else with its host. Without an authority nothing fits.
+func (t *texts) fitsHost(authority, host string) bool {
+	if authority == "" {
+		return false
+	}
+	return t.exact[host] || t.exact[authority] || slices.ContainsFunc(t.rest, func(one text) bool {
+		if one.port {
+			return one.fits(authority)
+		}
+		return one.fits(host)
+	})
 }
 
 // pathKey is the key of paths that begin as the text does.

@@ -4,6 +4,8 @@ package index
 
 import (
 	"math"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
@@ -24,7 +26,10 @@ const (
 	Principal                    // of the peer
 	Namespace                    // of the peer
 	ServiceAccount               // "namespace/name" of the peer
+	Source                       // a range of the peer's addresses, see RangeKey
+	Remote                       // a range of the client's
 	RequestPrincipal             // "issuer/subject" of the token
+	Claim                        // its value, of Name
 	kinds
 )
 
@@ -43,6 +48,22 @@ func PrefixKey(text string) (k Key, ok bool) {
 	return Key{Kind: Prefix, Value: text[:end]}, true
 }
 
+// RangeKey returns the key of all addresses of a range.
+func RangeKey(kind Kind, p netip.Prefix) Key {
+	value := rangeValue(p)
+	return Key{Kind: kind, Value: string(value[:])}
+}
+
+func rangeValue(p netip.Prefix) (value [18]byte) {
+	address := p.Masked().Addr().As16()
+	copy(value[:], address[:])
+	value[16] = byte(p.Bits())
+	if p.Addr().Is4() {
+		value[17] = 4
+	}
+	return value
+}
+
 // Entry is what is known of an entry: several sets of keys, of each of which a request has at least one if the entry fits it.
 type Entry [][]Key
 
@@ -53,6 +74,7 @@ type Index struct {
 	has    [kinds]bool
 	names  map[Key]struct{} // the headers and parameters that are keys, without their values
 	levels int              // elements of the longest prefix
+	bits   [kinds][]int     // the lengths of ranges of a kind
 }
 
 // New files entries, in order.
@@ -103,6 +125,10 @@ func (x *Index) file(entry int32, keys []Key) {
 			x.names[Key{Kind: k.Kind, Name: k.Name}] = struct{}{}
 		case Prefix:
 			x.levels = max(x.levels, strings.Count(k.Value, "/"))
+		case Source, Remote:
+			if bits := int(k.Value[16]); !slices.Contains(x.bits[k.Kind], bits) {
+				x.bits[k.Kind] = append(x.bits[k.Kind], bits)
+			}
 		}
 	}
 }
@@ -143,6 +169,21 @@ func (s *Search) Value(kind Kind, value string) {
 	}
 }
 
+// Named looks under a kind that has names, a name, and a value.
+func (s *Search) Named(kind Kind, name, value string) {
+	s.look(s.index.byKey[Key{Kind: kind, Name: name, Value: value}])
+}
+
+// Address looks under all ranges that an address is in.
+func (s *Search) Address(kind Kind, a netip.Addr) {
+	for _, bits := range s.index.bits[kind] {
+		if p, err := a.Prefix(bits); err == nil && p.IsValid() {
+			value := rangeValue(p)
+			s.look(s.index.byKey[Key{Kind: kind, Value: string(value[:])}])
+		}
+	}
+}
+
 // Paths looks under a path and all that it begins with.
 func (s *Search) Paths(path string) {
 	s.Value(Path, path)
@@ -162,7 +203,7 @@ func (s *Search) Headers(fields []exchange.Field) {
 	for i := range fields {
 		if _, ok := s.index.names[Key{Kind: Header, Name: fields[i].Name}]; ok {
 			value, _ := exchange.Joined(fields, fields[i].Name)
-			s.look(s.index.byKey[Key{Kind: Header, Name: fields[i].Name, Value: value}])
+			s.Named(Header, fields[i].Name, value)
 		}
 	}
 }
@@ -176,7 +217,7 @@ func (s *Search) Params(query string) {
 		var name, value string
 		name, value, query = target.NextParam(query)
 		if _, ok := s.index.names[Key{Kind: Param, Name: name}]; ok {
-			s.look(s.index.byKey[Key{Kind: Param, Name: name, Value: value}])
+			s.Named(Param, name, value)
 		}
 	}
 }

@@ -179,7 +179,9 @@ func (c *compilation) cors(f *l7.CORS) *cors {
 func (c *compilation) list(names []string) (out list) {
 	for _, name := range names {
 		out.any = out.any || name == "*"
-		c.clean("name", name, ",")
+		if !exchange.ValidToken(name) {
+			c.invalid("%q is no name of a header or method", name)
+		}
 	}
 	out.text = strings.Join(names, ",")
 	return out

@@ -103,7 +103,7 @@ func (c *compilation) filters(f *l7.Filters) filters {
 	rewrite := f.GetRewrite()
 	return filters{
 		request: c.headerChange(f.GetRequestHeaders()), response: c.headerChange(f.GetResponseHeaders()),
-		hostname: c.clean("hostname", rewrite.GetHostname(), "/?#@"), path: c.pathChange(rewrite.GetPath()),
+		hostname: c.hostname(rewrite.GetHostname()), path: c.pathChange(rewrite.GetPath()),
 	}
 }
 
@@ -120,7 +120,7 @@ func (c *compilation) headerChange(h *l7.HeaderChange) (out headerChange) {
 func (c *compilation) headers(list []*l7.Header) (out []exchange.Field) {
 	for _, h := range list {
 		if name := strings.ToLower(h.GetName()); c.mayChange(name) {
-			out = append(out, exchange.Field{Name: name, Value: c.clean("header "+name, h.GetValue(), "")})
+			out = append(out, exchange.Field{Name: name, Value: c.value(name, h.GetValue())})
 		}
 	}
 	return out
@@ -130,31 +130,40 @@ func (c *compilation) headers(list []*l7.Header) (out []exchange.Field) {
 // two messages of one.
 func (c *compilation) mayChange(name string) bool {
 	switch name {
-	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "trailer", "content-length", "":
+	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "trailer", "content-length":
 		c.invalid("header %q can't be changed by a route", name)
 		return false
 	}
-	for i := range len(name) {
-		if !tokenByte(name[i]) {
-			c.invalid("%q is no name of a header", name)
-			return false
-		}
+	if !exchange.ValidToken(name) {
+		c.invalid("%q is no name of a header", name)
+		return false
 	}
 	return true
 }
 
-// tokenByte is as in RFC 9110 section 5.6.2.
-func tokenByte(b byte) bool {
-	return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", b) >= 0
+// value refuses what would break out of a header.
+func (c *compilation) value(name, value string) string {
+	if !exchange.ValidValue(value) {
+		c.invalid("header %s: the value %q has a control character", name, value)
+		return ""
+	}
+	return value
 }
 
-// clean refuses what would break out of its place in a head: control characters and those given.
-func (c *compilation) clean(what, value, without string) string {
-	for i := range len(value) {
-		if b := value[i]; b < ' ' && b != '\t' || b == 0x7f || strings.IndexByte(without, b) >= 0 || b == ' ' && without != "" {
-			c.invalid("%s %q has a character that isn't allowed there", what, value)
-			return ""
-		}
+func (c *compilation) hostname(value string) string {
+	if !exchange.ValidAuthority(value) {
+		c.invalid("%q is no hostname", value)
+		return ""
+	}
+	return value
+}
+
+// path returns a path that begins with a slash and has no query.
+func (c *compilation) path(value string) string {
+	value = "/" + strings.TrimPrefix(value, "/")
+	if !exchange.ValidPath(value) || strings.Contains(value, "?") {
+		c.invalid("%q is no path", value)
+		return "/"
 	}
 	return value
 }
@@ -162,13 +171,9 @@ func (c *compilation) clean(what, value, without string) string {
 func (c *compilation) pathChange(p *l7.PathChange) pathChange {
 	switch change := p.GetChange().(type) {
 	case *l7.PathChange_Full:
-		return pathChange{pathReplaced, "/" + strings.TrimPrefix(c.clean("path", change.Full, "?#"), "/")}
+		return pathChange{pathReplaced, c.path(change.Full)}
 	case *l7.PathChange_Prefix:
-		with := strings.Trim(c.clean("path", change.Prefix, "?#"), "/")
-		if with != "" {
-			with = "/" + with
-		}
-		return pathChange{prefixReplaced, with}
+		return pathChange{prefixReplaced, strings.TrimRight(c.path(change.Prefix), "/")}
 	}
 	if p != nil {
 		c.invalid("a change of paths that isn't known")

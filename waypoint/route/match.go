@@ -55,6 +55,16 @@ func newView(req *exchange.Request) view {
 	return view{path: path, query: query, method: req.Method, fields: req.Fields}
 }
 
+// first finds the first match that fits.
+func (v *view) first(x *index.Index, fits func(int32) bool) (int32, bool) {
+	s := x.Begin(fits)
+	s.Paths(v.path)
+	s.Value(index.Method, v.method)
+	s.Headers(v.fields)
+	s.Params(v.query)
+	return s.First()
+}
+
 func (m *match) fits(v *view) bool {
 	if m.method != "" && m.method != v.method || !m.fitsPath(v.path) {
 		return false

@@ -77,7 +77,7 @@ func (c *compilation) redirect(r *l7.Redirect) *redirect {
 		return nil
 	}
 	out := &redirect{
-		scheme: c.clean("scheme", r.GetScheme(), ":/?#"), hostname: c.clean("hostname", r.GetHostname(), "/?#@"),
+		scheme: r.GetScheme(), hostname: c.hostname(r.GetHostname()),
 		port: uint16(r.GetPort()), path: c.pathChange(r.GetPath()), status: int(r.GetStatus()),
 	}
 	switch out.status {
@@ -86,6 +86,9 @@ func (c *compilation) redirect(r *l7.Redirect) *redirect {
 	case 301, 302, 303, 307, 308:
 	default:
 		c.invalid("%d is no status of a redirect", out.status)
+	}
+	if out.scheme != "" && !exchange.ValidToken(out.scheme) {
+		c.invalid("%q is no scheme", out.scheme)
 	}
 	if uint32(out.port) != r.GetPort() {
 		c.invalid("%d is no port", r.GetPort())

@@ -150,12 +150,7 @@ type Hit struct {
 // several lines or a parameter is escaped. The path is to be normal, see target.Normalize.
 func (r *Routes) Match(req *exchange.Request, port uint16) (h Hit, ok bool) {
 	v := newView(req)
-	s := r.index.Begin(func(i int32) bool { return r.matches[i].fits(&v) })
-	s.Paths(v.path)
-	s.Value(index.Method, v.method)
-	s.Headers(v.fields)
-	s.Params(v.query)
-	first, ok := s.First()
+	first, ok := v.first(r.index, func(i int32) bool { return r.matches[i].fits(&v) })
 	if !ok {
 		return Hit{}, false
 	}
