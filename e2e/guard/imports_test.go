@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"waypoint/authz":    {"waypoint/claims", "waypoint/exchange", "waypoint/index", "waypoint/target", "mesh/api/", "mesh/identity"},
 	"waypoint/jwt":      {"waypoint/claims", "waypoint/exchange", "waypoint/target", "mesh/api/"},
 	"waypoint/table":    {"waypoint/authz", "waypoint/jwt", "waypoint/route", "mesh/api/"},
+	"waypoint/h2c":      {"waypoint/exchange", "waypoint/pipe", "mesh/loop", "mesh/h2"},
 
 	"istiod-lite/config":    {},
 	"istiod-lite/model":     {},
@@ -114,7 +115,7 @@ var only = map[string][]string{
 	"github.com/prometheus/":                 {"mesh/telemetry", "mesh/scrape", "mesh/spans", "ztunnel/daemon", "istiod-lite/", "cni-plugin/daemon"},
 	"github.com/envoyproxy/":                 {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon", "e2e/delta"},
 	"golang.org/x/crypto/":                   {"mesh/record"},
-	"golang.org/x/net/http2":                 {"mesh/h2", "mesh/hbone"},
+	"golang.org/x/net/http2":                 {"mesh/h2", "mesh/hbone", "waypoint/h2c"},
 	"github.com/fsnotify/fsnotify":           {"mesh/folder", "mesh/file", "cni-plugin/install"},
 	"github.com/miekg/dns":                   {"ztunnel/dns"},
 	"github.com/google/go-containerregistry": {"deploy/image"},

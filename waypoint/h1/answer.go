@@ -81,7 +81,7 @@ func (a *answer) frame(b *buffer, r *exchange.Response) {
 		if r.Length >= 0 {
 			b.number("content-length", r.Length)
 		}
-	case r.Length >= 0:
+	case r.Length >= 0 && !(a.req.Version == exchange.HTTP11 && hasField(r.Fields, "trailer")):
 		a.kind, a.left = byLength, r.Length
 		b.number("content-length", r.Length)
 	case a.req.Version == exchange.HTTP11:

@@ -76,7 +76,7 @@ func (c *Client) Handle(req *exchange.Request, client exchange.Client) exchange.
 	switch {
 	case req.Upgrade != "":
 		x.kind, x.sent = raw, true
-	case req.Length < 0:
+	case inChunks(req):
 		x.kind = chunked
 	default:
 		x.left = req.Length

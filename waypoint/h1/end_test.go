@@ -289,7 +289,7 @@ func TestUpgradedConnectionsCarryBytes(t *testing.T) {
 }
 
 func TestUpgradeThatIsRefusedIsAnOrdinaryAnswer(t *testing.T) {
-	p := newProxy(t, newServer(t, mirror), ServerConfig{})
+	p := newProxy(t, newServer(t, func(http.ResponseWriter, *http.Request) {}), ServerConfig{})
 	c := p.dial()
 	for range 2 {
 		c.say("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")

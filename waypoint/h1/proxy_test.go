@@ -96,6 +96,9 @@ func (p *proxy) on(f func()) {
 	onloop.Do(p.tb, p.loop, f)
 }
 
+// handleBy has handle answer what comes from now on.
+func (p *proxy) handleBy(handle exchange.Handler) { p.on(func() { p.handle = handle }) }
+
 func (p *proxy) eventually(what string, condition func() bool) {
 	p.tb.Helper()
 	onloop.Eventually(p.tb, p.loop, what, condition)

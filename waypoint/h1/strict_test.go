@@ -118,12 +118,12 @@ func TestMalformedRequests(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := newProxy(t, "", ServerConfig{})
-			p.handle = func(*exchange.Request, exchange.Client) exchange.Server {
+			p.handleBy(func(*exchange.Request, exchange.Client) exchange.Server {
 				if !strings.HasPrefix(test.request, post) {
 					t.Error("the request was handled")
 				}
 				return sink{}
-			}
+			})
 			c := p.dial()
 			c.say("%s", test.request)
 			want := fmt.Sprintf("HTTP/1.1 %d %s\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s\n",
@@ -170,9 +170,9 @@ func TestUnusualRequests(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, %d bytes at once", test.name, step), func(t *testing.T) {
 				p := newProxy(t, "", ServerConfig{})
 				got := make(chan string, 1)
-				p.handle = func(req *exchange.Request, client exchange.Client) exchange.Server {
+				p.handleBy(func(req *exchange.Request, client exchange.Client) exchange.Server {
 					return &describer{req: req, client: client, told: got}
-				}
+				})
 				c := p.dial()
 				_ = c.SetNoDelay(true)
 				for request := test.request; request != ""; {
@@ -228,7 +228,8 @@ func TestSlowClients(t *testing.T) {
 			if got := c.rest(); !strings.HasPrefix(got, test.want) || (test.want == "" && got != "") {
 				t.Errorf("got %q", got)
 			}
-			p.eventually("the connection to be over", func() bool { return p.closed == 1 || !p.servers[0].closing })
+			_ = c.TCPConn.Close()
+			p.eventually("the connection to be over", func() bool { return p.closed == 1 })
 		})
 	}
 }
@@ -252,10 +253,10 @@ func TestConnectionsThatClientsDoNotCloseAreCut(t *testing.T) {
 func TestFieldsWithLineBreaksAreNotSent(t *testing.T) {
 	for _, value := range []string{"a\r\nX: y", "a\nb", "a\rb", "a\x00b"} {
 		p := newProxy(t, newServer(t, func(http.ResponseWriter, *http.Request) { t.Error("the server was asked") }), ServerConfig{})
-		p.handle = func(req *exchange.Request, client exchange.Client) exchange.Server {
+		p.handleBy(func(req *exchange.Request, client exchange.Client) exchange.Server {
 			req.Fields = append(req.Fields, exchange.Field{Name: "x", Value: value})
 			return p.client().Handle(req, client)
-		}
+		})
 		c := p.dial()
 		c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		if head := c.head(); !strings.HasPrefix(head, "HTTP/1.1 502 ") {

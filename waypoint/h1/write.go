@@ -86,26 +86,31 @@ func (b *buffer) requestHead(req *exchange.Request) ([]byte, error) {
 	b.endLine()
 	b.field("host", req.Authority)
 	b.fields(req.Fields)
-	switch te := hasTE(req.Fields); {
+	switch {
 	case req.Upgrade != "":
 		b.field("connection", "upgrade")
 		b.field("upgrade", req.Upgrade)
-	case te:
+	case hasField(req.Fields, "te"):
 		b.field("connection", "te")
 	}
 	switch {
 	case req.Upgrade != "":
+	case inChunks(req):
+		b.field("transfer-encoding", "chunked")
 	case req.Length > 0 || (req.Length == 0 && needsLength(req.Method)):
 		b.number("content-length", req.Length)
-	case req.Length < 0:
-		b.field("transfer-encoding", "chunked")
 	}
 	return b.whole()
 }
 
-func hasTE(fields []exchange.Field) bool {
-	_, found := exchange.Get(fields, "te")
+func hasField(fields []exchange.Field, name string) bool {
+	_, found := exchange.Get(fields, name)
 	return found
+}
+
+// inChunks tells whether a request's body goes in chunks: also one of known length that has trailers, for which there is no place otherwise.
+func inChunks(req *exchange.Request) bool {
+	return req.Length < 0 || (req.Length > 0 && hasField(req.Fields, "trailer"))
 }
 
 // needsLength tells whether a request of that method says so when it has no body (RFC 9110 section 8.6).
