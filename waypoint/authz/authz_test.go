@@ -96,7 +96,7 @@ func TestEveryAttribute(t *testing.T) {
 		{`from{request_principals{any{exact:"https://i/me"}}}`, "token", client},
 		{`from{request_principals{any{prefix:"https://i/"}}}`, "token", client},
 		{`from{request_principals{any{present:true}}}`, "token", client},
-		{`from{request_principals{none{present:true}}}`, client, "token"},
+		{`from{request_principals{none{present:true}}}`, client + ` ; {"iss":"i"} ; {"sub":"s"}`, "token"},
 		{`to{methods{any{exact:"GET"} any{exact:"HEAD"}}}`, "GET h/ ; HEAD h/", "get h/ ; POST h/"},
 		{`to{methods{none{exact:"GET"}}}`, "POST h/", "GET h/"},
 		{`to{hosts{any{exact:"web.example"}}}`, "GET web.example/ ; GET WEB.example:8080/ ; GET web.example./", "GET web.examples/ ; GET a.web.example/ ; GET /"},
@@ -156,6 +156,8 @@ func TestEveryAttribute(t *testing.T) {
 				switch {
 				case who == "-":
 					continue
+				case strings.HasPrefix(who, "{"):
+					facts = asked(t, "", "GET h/", who)
 				case who == "token":
 					facts = asked(t, "", "GET h/", token)
 				case strings.Contains(who, "/ns/") || who == "":

@@ -109,7 +109,7 @@ func (c *condition) fitsToken(f *view) bool {
 	}
 	switch l7.Condition_Attribute(c.attribute) {
 	case l7.Condition_REQUEST_PRINCIPAL:
-		return c.fitsText(f.token.Principal, true)
+		return c.fitsText(f.token.Principal, f.token.Principal != "")
 	case l7.Condition_REQUEST_PRESENTER:
 		return c.fitsText(f.token.Presenter, f.token.Presenter != "")
 	case l7.Condition_REQUEST_AUDIENCES:

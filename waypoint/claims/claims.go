@@ -15,7 +15,7 @@ import (
 // Claims are a token's. They don't change.
 type Claims struct {
 	Issuer, Subject string
-	// Principal is "issuer/subject".
+	// Principal is "issuer/subject", or "" if one of them is missing.
 	Principal string
 	Audiences []string
 	Presenter string // the claim azp
@@ -50,7 +50,9 @@ func Parse(payload []byte) (*Claims, error) {
 		return nil, err
 	}
 	c.Presenter, _ = all["azp"].(string)
-	c.Principal = c.Issuer + "/" + c.Subject
+	if c.Issuer != "" && c.Subject != "" {
+		c.Principal = c.Issuer + "/" + c.Subject
+	}
 	return c, nil
 }
 

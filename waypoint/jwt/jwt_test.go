@@ -120,6 +120,11 @@ func trust(t testing.TB, keys *jwt.Keys, issuers ...string) *jwt.Set {
 
 func compile(t testing.TB, keys *jwt.Keys, issuers ...string) *jwt.Authentication {
 	t.Helper()
+	return compileAt(t, keys, now, issuers...)
+}
+
+func compileAt(t testing.TB, keys *jwt.Keys, at time.Time, issuers ...string) *jwt.Authentication {
+	t.Helper()
 	message := &l7.Authentication{}
 	for _, text := range issuers {
 		var issuer l7.Issuer
@@ -134,7 +139,7 @@ func compile(t testing.TB, keys *jwt.Keys, issuers ...string) *jwt.Authenticatio
 		}
 		message.Issuers = append(message.Issuers, &issuer)
 	}
-	a, err := keys.Compile(&l7.Origin{Kind: "RequestAuthentication", Namespace: "shop", Name: "web"}, message, now)
+	a, err := keys.Compile(&l7.Origin{Kind: "RequestAuthentication", Namespace: "shop", Name: "web"}, message, at)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,8 @@ const (
 	fresh = 5 * time.Minute
 	// stale is how long keys are used that can't be fetched anew.
 	stale = 24 * time.Hour
-	// pause is the least time between two fetches of the same keys.
+	// pause is the least time between the end of a fetch and the begin of the next of the same keys. Who waited for the one isn't made to wait
+	// for the other.
 	pause = 5 * time.Second
 	// atOnce is how many sets are fetched at the same time.
 	atOnce = 16
@@ -79,7 +80,8 @@ type source struct {
 	mu       sync.Mutex // guards following
 	set      *keySet    // the last that was good; nil before
 	asOf     time.Time  // when fetching it began
-	begun    time.Time  // when the last fetch began
+	begun    time.Time  // when the last fetch began, and how long it took
+	took     time.Duration
 	fetching bool
 	waiting  []func() // who is told when it has ended
 }
@@ -134,19 +136,20 @@ func (s *source) waitLocked(again func(), otherwise status) status {
 
 // fetchLocked begins to fetch, unless that was done just now.
 func (s *source) fetchLocked(now time.Time) {
-	if s.fetching || !s.begun.IsZero() && now.Sub(s.begun) < pause || s.owner.ctx.Err() != nil {
+	if s.fetching || !s.begun.IsZero() && now.Sub(s.begun) < s.took+pause || s.owner.ctx.Err() != nil {
 		return
 	}
 	s.fetching, s.begun = true, now
 	s.owner.fetches.Go(func() {
+		start := time.Now()
 		set, err := s.owner.fetch(s.address)
-		s.fetched(set, err)
+		s.fetched(set, err, time.Since(start))
 	})
 }
 
-func (s *source) fetched(set *keySet, err error) {
+func (s *source) fetched(set *keySet, err error, took time.Duration) {
 	s.mu.Lock()
-	s.fetching = false
+	s.fetching, s.took = false, took
 	if err == nil {
 		s.asOf = s.begun
 		if s.set == nil || s.set.text != set.text { // else tokens that were verified by the old need no other look

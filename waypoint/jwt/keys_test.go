@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
@@ -139,6 +140,44 @@ func TestWithoutKeysNobodyComesIn(t *testing.T) {
 			t.Errorf("%s: when they are there: %s", name, got)
 		}
 	}
+}
+
+// transport answers fetches without a network.
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestWhoWaitedForAFetchThatFailedWaitsForNoOther(t *testing.T) {
+	token := newSigner(t, "k", "ES256").sign(t, map[string]any{"exp": nil})
+	synctest.Test(t, func(t *testing.T) {
+		fetches := 0
+		keys := jwt.NewKeys(&http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			fetches++
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})}, quiet)
+		s := jwt.Assemble([]*jwt.Authentication{compileAt(t, keys, time.Now(), `jwks_uri:"http://issuer" fetch_timeout_ms:20000`)})
+		var c jwt.Checker
+		begun, waits := time.Now(), 0
+		for {
+			again := make(chan struct{})
+			r := c.Check(s, bearer(token), time.Now(), func() { close(again) })
+			if !r.Waiting {
+				if got := outcome(r); got != "401 Jwks remote fetch is failed" {
+					t.Error(got)
+				}
+				break
+			}
+			if waits++; waits > 3 {
+				break
+			}
+			<-again
+		}
+		if took := time.Since(begun); waits != 1 || fetches != 1 || took != 20*time.Second {
+			t.Errorf("waited %d times, %v, for %d fetches", waits, took, fetches)
+		}
+		keys.Close()
+	})
 }
 
 func TestKeysAreRotated(t *testing.T) {

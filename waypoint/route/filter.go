@@ -17,6 +17,7 @@ type filters struct {
 
 // headerChange sets, then adds, then removes.
 type headerChange struct {
+	host     string // of requests, which aren't without one; "" to keep it
 	set, add []exchange.Field
 	remove   []string
 }
@@ -53,10 +54,8 @@ func (h Hit) Answered(b *Backend, res *exchange.Response) {
 }
 
 func (f *filters) forward(req *exchange.Request, prefix string) {
-	for _, field := range f.request.set {
-		if field.Name == "host" {
-			req.Authority = field.Value
-		}
+	if f.request.host != "" {
+		req.Authority = f.request.host
 	}
 	req.Fields = f.request.apply(req.Fields)
 	if f.hostname != "" {
@@ -70,9 +69,7 @@ func (f *filters) forward(req *exchange.Request, prefix string) {
 
 func (c *headerChange) apply(fields []exchange.Field) []exchange.Field {
 	for _, f := range c.set {
-		if f.Name != "host" { // an exchange has it elsewhere
-			fields = exchange.Set(fields, f.Name, f.Value)
-		}
+		fields = exchange.Set(fields, f.Name, f.Value)
 	}
 	fields = append(fields, c.add...)
 	for _, name := range c.remove {
@@ -108,19 +105,21 @@ func (c *compilation) filters(f *l7.Filters) filters {
 }
 
 func (c *compilation) headerChange(h *l7.HeaderChange) (out headerChange) {
-	out.set, out.add = c.headers(h.GetSet()), c.headers(h.GetAdd())
-	for _, name := range h.GetRemove() {
-		if name = strings.ToLower(name); c.mayChange(name) && name != "host" {
-			out.remove = append(out.remove, name)
+	for _, header := range h.GetSet() {
+		if name := strings.ToLower(header.GetName()); name == "host" {
+			out.host = c.hostname(header.GetValue())
+		} else if c.mayChange(name) {
+			out.set = append(out.set, exchange.Field{Name: name, Value: c.value(name, header.GetValue())})
 		}
 	}
-	return out
-}
-
-func (c *compilation) headers(list []*l7.Header) (out []exchange.Field) {
-	for _, h := range list {
-		if name := strings.ToLower(h.GetName()); c.mayChange(name) {
-			out = append(out, exchange.Field{Name: name, Value: c.value(name, h.GetValue())})
+	for _, header := range h.GetAdd() {
+		if name := strings.ToLower(header.GetName()); c.mayChange(name) {
+			out.add = append(out.add, exchange.Field{Name: name, Value: c.value(name, header.GetValue())})
+		}
+	}
+	for _, name := range h.GetRemove() {
+		if name = strings.ToLower(name); c.mayChange(name) {
+			out.remove = append(out.remove, name)
 		}
 	}
 	return out
@@ -130,7 +129,7 @@ func (c *compilation) headers(list []*l7.Header) (out []exchange.Field) {
 // two messages of one.
 func (c *compilation) mayChange(name string) bool {
 	switch name {
-	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "trailer", "content-length":
+	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "trailer", "content-length", "host":
 		c.invalid("header %q can't be changed by a route", name)
 		return false
 	}

@@ -5,7 +5,7 @@
 //	hit, ok := routes.Match(req, port)   // no hit: status 404
 //	hit.Answer(req)                      // not nil: that is the answer
 //	hit.Invalid                          // not empty: status 500
-//	hit.Forward(req)                     // then a copy of req goes to those of hit.Mirrors that are Chosen
+//	hit.Forward(req)                     // then a copy of req, fields and all, goes to those of hit.Mirrors that are Chosen
 //	hit.Backend(random)                  // nil, or one that is Invalid: status 500
 //	hit.ForwardTo(backend, req)          // then a copy to those of backend.Mirrors
 //	hit.Answered(backend, response)
