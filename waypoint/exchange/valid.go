@@ -60,15 +60,23 @@ func ValidValue(s string) bool {
 }
 
 // ValidPath tells whether s may be a request's path with query: it starts with a slash, and has no white space, control characters, or
-// fragment. Bytes beyond ASCII are let through, as clients send them.
+// fragment, and before the query no percent sign but of an escape. Bytes beyond ASCII are let through, as clients send them.
 func ValidPath(s string) bool {
+	query := false
 	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c == 0x7f || c == '#' {
+		switch c := s[i]; {
+		case c <= ' ' || c == 0x7f || c == '#':
+			return false
+		case c == '?':
+			query = true
+		case c == '%' && !query && (i+2 >= len(s) || !isHex(s[i+1]) || !isHex(s[i+2])):
 			return false
 		}
 	}
 	return s != "" && s[0] == '/'
 }
+
+func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F' }
 
 // ValidAuthority tells whether s may be a host, perhaps with a port.
 func ValidAuthority(s string) bool {

@@ -80,6 +80,8 @@ func TestMalformedRequests(t *testing.T) {
 
 		// Targets and hosts.
 		{"no slash", "GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400, "the target is neither a path nor a URL"},
+		{"an escape that is none", "GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400, "the target is neither a path nor a URL"},
+		{"half an escape", "GET /a%2 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "the target is neither a path nor a URL"},
 		{"fragment", "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "the target is neither a path nor a URL"},
 		{"NUL in the target", "GET /a\x00 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "the target is neither a path nor a URL"},
 		{"asterisk for GET", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "the target is neither a path nor a URL"},
