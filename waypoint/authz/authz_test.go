@@ -76,7 +76,7 @@ func asked(t testing.TB, peer, request, token string) authz.Facts {
 const client = "cluster.local/ns/team/sa/client"
 
 func TestEveryAttribute(t *testing.T) {
-	const token = `{"iss":"https://i","sub":"me","aud":["web","api"],"azp":"app","scope":"read write","words":"x y","group":"g1","realm":{"roles":["admin","dev"]},"n":5,"empty":""}`
+	const token = `{"iss":"https://i","sub":"me","aud":["web","api"],"azp":"app","scope":"read write","words":"x y","group":"g1","realm":{"roles":["admin","dev"]},"n":5,"empty":"","permission":{"of":"a b"}}`
 	for _, c := range []struct{ rule, yes, no string }{
 		{`from{principals{any{exact:"cluster.local/ns/team/sa/client"}}}`, client, "cluster.local/ns/team/sa/other ; "},
 		{`from{principals{any{suffix:"/sa/client"}}}`, client + " ; td/ns/x/sa/client", "td/ns/x/sa/clients ; "},
@@ -100,6 +100,7 @@ func TestEveryAttribute(t *testing.T) {
 		{`to{methods{any{exact:"GET"} any{exact:"HEAD"}}}`, "GET h/ ; HEAD h/", "get h/ ; POST h/"},
 		{`to{methods{none{exact:"GET"}}}`, "POST h/", "GET h/"},
 		{`to{hosts{any{exact:"web.example"}}}`, "GET web.example/ ; GET WEB.example:8080/ ; GET web.example./", "GET web.examples/ ; GET a.web.example/ ; GET /"},
+		{`to{hosts{any{exact:"Web.EXAMPLE"}}}`, "GET web.example/", "GET webs.example/"},
 		{`to{hosts{any{exact:"web.example:80"}}}`, "GET web.example:80/", "GET web.example/ ; GET web.example:81/"},
 		{`to{hosts{any{suffix:".example"}}}`, "GET a.b.EXAMPLE:80/", "GET example/ ; GET a.example.x/"},
 		{`to{hosts{any{prefix:"web."}}}`, "GET web.x:80/", "GET webs/ ; GET a.web.x/"},
@@ -120,6 +121,7 @@ func TestEveryAttribute(t *testing.T) {
 		{`when{attribute:REQUEST_HEADER header:"x" values{any{exact:"1"} any{prefix:"a"}}}`, "GET h/ | x: 1 ; GET h/ | x: abc", "GET h/ ; GET h/ | x: 2 ; GET h/ | x: 1 | x: 2"},
 		{`when{attribute:REQUEST_HEADER header:"x" values{any{present:true}}}`, "GET h/ | x: 1 ; GET h/ | x: ", "GET h/ ; GET h/ | y: 1"},
 		{`when{attribute:REQUEST_HEADER header:"x" values{none{exact:"1"}}}`, "GET h/ ; GET h/ | x: 2", "GET h/ | x: 1"},
+		{`when{attribute:REQUEST_HEADER header:"x" values{none{present:true}}}`, "GET h/", "GET h/ | x: 1 ; GET h/ | x: "},
 		{`when{attribute:REQUEST_HEADER header:"host" values{any{exact:"H"}}}`, "GET H/", "GET h/"},
 		{`when{attribute:REQUEST_HEADER header:":method" values{any{exact:"PUT"}}}`, "PUT h/", "GET h/"},
 		{`when{attribute:REQUEST_HEADER header:":path" values{any{exact:"/a?b"}}}`, "PUT h/a?b", "GET h/a"},
@@ -144,6 +146,7 @@ func TestEveryAttribute(t *testing.T) {
 		{`when{attribute:REQUEST_CLAIM claim:"scope" values{any{exact:"write"}}}`, "token", client},
 		{`when{attribute:REQUEST_CLAIM claim:"scope" values{any{exact:"read write"}}}`, "-", "token"},
 		{`when{attribute:REQUEST_CLAIM claim:"words" values{any{exact:"y"}}}`, "token", "-"},
+		{`when{attribute:REQUEST_CLAIM claim:"permission" claim:"of" values{any{exact:"a b"}}}`, "token", "-"},
 		{`when{attribute:REQUEST_CLAIM claim:"n" values{any{exact:"5"}}}`, "-", "token"},
 		{`when{attribute:REQUEST_CLAIM claim:"empty" values{any{present:true}}}`, "-", "token"},
 		{`when{attribute:REQUEST_CLAIM claim:"group" claim:"deeper" values{any{present:true}}}`, "-", "token"},

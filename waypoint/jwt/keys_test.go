@@ -106,6 +106,41 @@ func TestKeysAreFoundByTheIssuersConfiguration(t *testing.T) {
 	}
 }
 
+func TestKeysOfHTTPSAreNotFetchedByHTTP(t *testing.T) {
+	k := newSigner(t, "k", "ES256")
+	plain := newServer(t, serve(keySet(t, k.key())))
+	var secure *httptest.Server
+	secure = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/.well-known/openid-configuration":
+			fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":%q}`, secure.URL, plain.URL)
+		case "/elsewhere":
+			http.Redirect(w, r, plain.URL, http.StatusFound)
+		default:
+			fmt.Fprint(w, keySet(t, k.key()))
+		}
+	}))
+	defer secure.Close()
+	keys := jwt.NewKeys(secure.Client(), quiet)
+	defer keys.Close()
+	for name, c := range map[string][2]string{
+		"by HTTPS":                    {fmt.Sprintf("jwks_uri:%q", secure.URL), "me/you"},
+		"led away by a redirect":      {fmt.Sprintf("jwks_uri:%q", secure.URL+"/elsewhere"), "401 Jwks remote fetch is failed"},
+		"led away by a configuration": {fmt.Sprintf("issuer:%q", secure.URL), "401 Jwks remote fetch is failed"},
+	} {
+		claims := map[string]any{}
+		if strings.HasPrefix(c[0], "issuer") {
+			claims["iss"] = secure.URL
+		}
+		if got := wait(t, new(jwt.Checker), trust(t, keys, c[0]), bearer(k.sign(t, claims)), now); got != c[1] {
+			t.Errorf("%s: %s, want %s", name, got, c[1])
+		}
+	}
+	if n := plain.fetches.Load(); n != 0 {
+		t.Errorf("%d fetches by HTTP", n)
+	}
+}
+
 func TestWithoutKeysNobodyComesIn(t *testing.T) {
 	k := newSigner(t, "k", "ES256")
 	good := keySet(t, k.key())
@@ -247,6 +282,11 @@ func TestKeysOutliveAChangeOfTheirPolicy(t *testing.T) {
 	if got := check(t, jwt.Assemble([]*jwt.Authentication{after}), bearer(k.sign(t, map[string]any{"aud": "web"})), now); got != "me/you" || srv.fetches.Load() != 1 {
 		t.Errorf("%s, after %d fetches", got, srv.fetches.Load())
 	}
+	third := compile(t, keys, fmt.Sprintf("jwks_uri:%q", srv.URL))
+	if got := check(t, jwt.Assemble([]*jwt.Authentication{third}), bearer(k.sign(t, nil)), now); got != "me/you" || srv.fetches.Load() != 1 {
+		t.Errorf("a policy more: %s, after %d fetches", got, srv.fetches.Load())
+	}
+	keys.Release(third)
 	keys.Release(after)
 	last := trust(t, keys, fmt.Sprintf("jwks_uri:%q", srv.URL))
 	if wait(t, new(jwt.Checker), last, bearer(k.sign(t, nil)), now); srv.fetches.Load() != 2 {

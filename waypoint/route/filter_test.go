@@ -138,6 +138,7 @@ func TestBrowsersAreToldWhatPagesMayDo(t *testing.T) {
 		{listed, "GET / | origin: HTTPS://A.example:443", "", "200 | vary: Origin | access-control-allow-origin: HTTPS://A.example:443 | access-control-expose-headers: x-e"},
 		{listed, "GET / | origin: https://b.example", "", "200 | vary: Origin"},
 		{listed, "GET / | origin: https://evilb.example", "", "200 | vary: Origin"},
+		{listed, "GET / | origin: https://.b.example", "", "200 | vary: Origin"},
 		{listed, "GET / | origin: http://a.example", "", "200 | vary: Origin"},
 		{listed, "GET / | origin: http://c.example", "", "200 | vary: Origin"},
 		{listed, "GET / | origin: null", "", "200 | vary: Origin"},
