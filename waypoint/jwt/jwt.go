@@ -76,34 +76,42 @@ func (c *Checker) Check(s *Set, req *exchange.Request, now time.Time, again func
 	if s == nil { // nobody is trusted, so tokens mean nothing
 		return Result{}
 	}
-	var found []*verified
-	var at []*place
+	found := make([]finding, 0, 2)
 	for i := range s.places {
 		p := &s.places[i]
-		for token := range p.tokens(req) {
+		last := valid
+		p.each(req, func(token string) bool {
 			v, status := c.verify(p.issuers, token, now, again)
-			switch {
-			case status == waiting:
-				return Result{Waiting: true}
-			case status != valid:
-				return Result{Refusal: refusal(status, req, now)}
-			}
-			found, at = append(found, v), append(at, p)
+			found, last = append(found, finding{v, p}), status
+			return status == valid
+		})
+		switch last {
+		case valid:
+		case waiting:
+			return Result{Waiting: true}
+		default:
+			return Result{Refusal: refusal(last, req)}
 		}
 	}
 	for _, name := range s.outputs {
 		req.Fields = exchange.Remove(req.Fields, name)
 	}
-	for i, v := range found {
-		v.tell(req)
-		if !v.issuer.forward {
-			at[i].remove(req)
+	for _, f := range found {
+		f.tell(req)
+		if !f.issuer.forward {
+			f.place.remove(req)
 		}
 	}
 	if len(found) == 0 {
 		return Result{}
 	}
 	return Result{Token: found[0].claims}
+}
+
+// finding is a token and where it was.
+type finding struct {
+	*verified
+	place *place
 }
 
 // tell says to the server what the token claims.
@@ -122,7 +130,7 @@ func (v *verified) tell(req *exchange.Request) {
 // maxRealm is how much of a request's URL a challenge repeats, in bytes.
 const maxRealm = 256
 
-func refusal(s status, req *exchange.Request, now time.Time) *Refusal {
+func refusal(s status, req *exchange.Request) *Refusal {
 	r := &Refusal{Status: 401, Reason: string(s)}
 	if s == wrongAudience {
 		r.Status = 403

@@ -1,7 +1,6 @@
 package jwt
 
 import (
-	"iter"
 	"slices"
 	"strings"
 
@@ -38,30 +37,30 @@ func locations(i *l7.Issuer) (out []location) {
 	return out
 }
 
-// tokens are those that are there. A header that doesn't begin with the prefix has none: it may be another scheme's (RFC 9110 section 11.1).
-func (l location) tokens(req *exchange.Request) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		switch l.kind {
-		case inHeader:
-			for _, f := range req.Fields {
-				if token, ok := l.ofHeader(f); ok && !yield(token) {
-					return
-				}
+// each gives every token that is there, until yield says no. A header that doesn't begin with the prefix has none: it may be another scheme's
+// (RFC 9110 section 11.1).
+func (l location) each(req *exchange.Request, yield func(token string) bool) {
+	switch l.kind {
+	case inHeader:
+		for _, f := range req.Fields {
+			if token, ok := l.ofHeader(f); ok && !yield(token) {
+				return
 			}
-		case inParam:
-			_, query := target.Split(req.Path)
-			for query != "" {
+		}
+	case inParam:
+		_, query := target.Split(req.Path)
+		for query != "" {
+			var name, value string
+			if name, value, query = target.NextParam(query); name == l.name && !yield(value) {
+				return
+			}
+		}
+	case inCookie:
+		for _, f := range req.Fields {
+			for rest := f.Value; f.Name == "cookie" && rest != ""; {
 				var name, value string
-				if name, value, query = target.NextParam(query); name == l.name && !yield(value) {
+				if name, value, rest = nextCookie(rest); name == l.name && !yield(strings.Trim(value, `"`)) {
 					return
-				}
-			}
-		case inCookie:
-			for _, f := range req.Fields {
-				for pair := range l.cookies(f) {
-					if name, value, _ := strings.Cut(strings.TrimSpace(pair), "="); name == l.name && !yield(strings.Trim(value, `"`)) {
-						return
-					}
 				}
 			}
 		}
@@ -76,11 +75,11 @@ func (l location) ofHeader(f exchange.Field) (token string, ok bool) {
 	return strings.TrimSpace(f.Value[len(l.prefix):]), true
 }
 
-func (l location) cookies(f exchange.Field) iter.Seq[string] {
-	if f.Name != "cookie" {
-		return func(func(string) bool) {}
-	}
-	return strings.SplitSeq(f.Value, ";")
+// nextCookie takes the first cookie off a header's value (RFC 6265 section 4.2.1).
+func nextCookie(cookies string) (name, value, rest string) {
+	pair, rest, _ := strings.Cut(cookies, ";")
+	name, value, _ = strings.Cut(strings.TrimSpace(pair), "=")
+	return name, value, rest
 }
 
 // remove takes tokens out of a request.
@@ -109,10 +108,9 @@ func (l location) remove(req *exchange.Request) {
 
 func (l location) withoutCookie(f exchange.Field) string {
 	var kept []string
-	for pair := range l.cookies(f) {
-		pair = strings.TrimSpace(pair)
-		if name, _, _ := strings.Cut(pair, "="); name != l.name {
-			kept = append(kept, pair)
+	for pair := range strings.SplitSeq(f.Value, ";") {
+		if name, _, _ := nextCookie(pair); name != l.name {
+			kept = append(kept, strings.TrimSpace(pair))
 		}
 	}
 	return strings.Join(kept, "; ")
