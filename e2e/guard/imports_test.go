@@ -115,7 +115,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":                 {"cli/"},
 	"github.com/prometheus/":                 {"mesh/telemetry", "mesh/scrape", "mesh/spans", "ztunnel/daemon", "istiod-lite/", "cni-plugin/daemon"},
 	"github.com/envoyproxy/":                 {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon", "e2e/delta"},
-	"golang.org/x/crypto/":                   {"mesh/record"},
+	"golang.org/x/crypto/":                   {"mesh/record", "waypoint/jwt"},
 	"golang.org/x/net/http2":                 {"mesh/h2", "mesh/hbone", "waypoint/h2c"},
 	"github.com/fsnotify/fsnotify":           {"mesh/folder", "mesh/file", "cni-plugin/install"},
 	"github.com/miekg/dns":                   {"ztunnel/dns"},

@@ -36,6 +36,7 @@ func (k *Keys) fetch(at address) (*keySet, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	trustRoots()
 	where := at.url
 	if at.discover {
 		var err error
