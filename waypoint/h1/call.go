@@ -36,9 +36,17 @@ func (x *call) running() bool { return x.conn.call == x }
 
 // write gives bytes to the pipe, and notes whether it has passed some on.
 func (x *call) write(p []byte) {
+	x.conn.noteWriting()
 	x.conn.pipe.Write(p)
 	x.written += len(p)
 	x.away = x.away || x.conn.pipe.Waiting() < x.written
+}
+
+// noteWriting notes when the pipe begins to have something that waits.
+func (c *Client) noteWriting() {
+	if c.pipe.Waiting() == 0 {
+		c.sent = c.pipe.Loop().Now()
+	}
 }
 
 // Data implements exchange.Server.
@@ -54,6 +62,7 @@ func (x *call) Data(p []byte) {
 		}
 		x.write(p)
 	case chunked:
+		x.conn.noteWriting()
 		writeChunk(x.conn.pipe, p)
 		x.away = true
 	default:

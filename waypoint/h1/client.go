@@ -3,6 +3,7 @@ package h1
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
@@ -29,15 +30,20 @@ type Client struct {
 	closing bool
 	over    bool
 	linger  loop.Timer
+	sent    time.Time // the pipe has last taken something, or begun to wait
+	clock   loop.Timer
+	watched bool // the clock is set
 }
 
 // ErrNoAnswer says that the server ended or broke the connection before it said anything. Whether it processed the request isn't known.
 var ErrNoAnswer = errors.New("the server closed the connection instead of answering")
 
+var errServerStalled = errors.New("the server doesn't read the request")
+
 // NewClient has a Client use the pipe. It is free.
 func NewClient(p *pipe.Pipe, cfg ClientConfig) *Client {
 	c := &Client{cfg: cfg, pipe: p, free: true}
-	c.linger.Run = c.reset
+	c.linger.Run, c.clock.Run = c.reset, c.tick
 	p.Start(c)
 	return c
 }
@@ -59,6 +65,7 @@ func (c *Client) Handle(req *exchange.Request, client exchange.Client) exchange.
 		return x
 	}
 	c.free = false
+	c.watch(stallTime)
 	if err := checkRequest(req); err != nil {
 		c.call = x
 		x.failSoon(err)
@@ -226,10 +233,34 @@ func (c *Client) reset() {
 func (c *Client) end() {
 	c.over = true
 	c.pipe.Loop().Stop(&c.linger)
+	c.pipe.Loop().Stop(&c.clock)
+}
+
+// watch looks after a while whether the server still reads, while there are exchanges.
+func (c *Client) watch(after time.Duration) {
+	if !c.watched {
+		c.watched = true
+		c.pipe.Loop().After(&c.clock, after)
+	}
+}
+
+func (c *Client) tick() {
+	c.watched = false
+	stalled := c.pipe.Loop().Now().Sub(c.sent)
+	switch {
+	case c.call == nil:
+	case c.pipe.Waiting() == 0:
+		c.watch(stallTime)
+	case stalled < stallTime:
+		c.watch(stallTime - stalled)
+	default:
+		c.call.broken(errServerStalled)
+	}
 }
 
 // Sent implements pipe.User.
 func (c *Client) Sent() {
+	c.sent = c.pipe.Loop().Now()
 	if x := c.call; x != nil {
 		x.away = true
 		x.release()

@@ -115,11 +115,11 @@ func (s *Server) readHead(p []byte) (n int, more bool) {
 		s.refuse(malformed("a line doesn't end in CRLF"))
 		return len(p), false
 	case n == 0:
-		if s.seen == 0 {
+		first := s.seen == 0
+		if s.seen = len(p); first {
 			s.since = s.now()
 			s.wake(s.due())
 		}
-		s.seen = len(p)
 		return 0, false
 	}
 	s.blank, s.seen = false, 0
@@ -148,6 +148,7 @@ func (s *Server) begin(head []byte) (more bool) {
 	a.expect = f.expect && a.req.Version == exchange.HTTP11
 	s.body = newBody(a.req.Length, f.chunked)
 	s.answer, s.since, s.unwanted = a, s.now(), 0
+	s.wake(s.since.Add(stallTime))
 	a.server = s.cfg.Handle(&a.req, a)
 	if s.body.done && a.req.Upgrade == "" {
 		a.server.End(nil)

@@ -71,7 +71,7 @@ func (c *Client) Handle(req *exchange.Request, client exchange.Client) exchange.
 		x.failSoon(&exchange.NotProcessed{Err: err})
 	default:
 		x.id, x.finished, x.call = id, req.Length == 0, x
-		c.streams[id] = &x.stream
+		c.add(&x.stream)
 		x.answer.Fields = x.space[:0]
 		c.flush()
 	}

@@ -201,6 +201,12 @@ func (c *conn) endIfDrained() {
 	}
 }
 
+// add takes a stream on.
+func (c *conn) add(s *stream) {
+	c.streams[s.id] = s
+	c.wake(c.now().Add(stallTime))
+}
+
 // forget takes a stream off.
 func (c *conn) forget(s *stream) {
 	if c.streams[s.id] != s {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"testing"
 
@@ -18,7 +19,13 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(benchKind); kind != "" {
+		serveBench(kind)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // proxy passes what comes by one version of HTTP on by the other, or the same, and nothing between.
 type proxy struct {

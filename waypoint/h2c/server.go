@@ -81,7 +81,7 @@ func (s *Server) headers(st *stream, ev h2.Event) {
 	if a.left = a.req.Length; ev.EndStream {
 		a.left, a.req.Length = 0, 0
 	}
-	s.streams[ev.Stream] = &a.stream
+	s.add(&a.stream)
 	server := s.cfg.Handle(&a.req, a)
 	a.server, a.to = server, server
 	if ev.EndStream {
