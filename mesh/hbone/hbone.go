@@ -14,8 +14,11 @@
 package hbone
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/tulle-mesh/tulle/mesh/loop"
 )
 
 // Stage is the step of opening a tunnel that failed.
@@ -62,4 +65,20 @@ type StatusError struct {
 
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("peer refused the connection: http status %d", e.Status)
+}
+
+// Elsewhere tells of a failure to connect that another endpoint may not have. Nothing of the client was sent yet.
+func Elsewhere(err error) bool {
+	if errors.As(err, new(*loop.QuotaError)) {
+		return false // it is the pod's own
+	}
+	var status *StatusError
+	if errors.As(err, &status) {
+		return status.Status != 401 // another endpoint has the same policies
+	}
+	var dial *DialError
+	if errors.As(err, &dial) {
+		return dial.Stage != StageIdentity // it is our own certificate
+	}
+	return true
 }

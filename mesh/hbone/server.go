@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/loop"
@@ -31,6 +33,9 @@ type ServerConfig struct {
 	Limits     h2.Config   // windows and frame size; zero fields mean the defaults
 	Quota      *loop.Quota // of the connections; nil for no bound
 	MaxStreams int         // concurrent streams per tunnel; 0 means 200
+	// MaxAge is after how long, give or take a tenth, the peer is told to open another tunnel, so that new instances of a server get their
+	// part; streams go on. 0 means never.
+	MaxAge time.Duration
 }
 
 // Failure is a tunnel that didn't come about or broke, or a request on it that was none, by the peer's fault or the network's.
@@ -97,6 +102,12 @@ func (s *Server) Serve(fd int, local, remote netip.AddrPort) {
 
 // welcome makes a tunnel of a connection whose handshake is done.
 func (s *Server) welcome(fd int, local, remote netip.AddrPort, out shaken) {
+	if age := s.cfg.MaxAge; age > 0 {
+		end := s.cfg.Loop.Now().Add(age - age/10 + rand.N(age/5+1))
+		if out.expiry.IsZero() || end.Before(out.expiry) {
+			out.expiry = end
+		}
+	}
 	t := newTunnel(tunnelConfig{
 		loop: s.cfg.Loop, role: h2.Server, limits: s.cfg.Limits, max: s.cfg.MaxStreams, local: local, remote: remote,
 		accept: s.accept,

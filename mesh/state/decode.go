@@ -165,9 +165,17 @@ func decodePorts(list []*workload.Port) ([]Port, error) {
 		if err != nil {
 			return nil, err
 		}
-		ports = append(ports, Port{service, target})
+		ports = append(ports, Port{service, target, appProtocol(p.GetAppProtocol())})
 	}
 	return ports, nil
+}
+
+// appProtocol takes what it doesn't know for no word on the matter.
+func appProtocol(p workload.AppProtocol) AppProtocol {
+	if p < 0 || p > workload.AppProtocol_TLS {
+		return UnknownProtocol
+	}
+	return AppProtocol(p)
 }
 
 func isKnown[E ~int32](value E, names map[int32]string) bool {

@@ -93,7 +93,7 @@ func TestLocalFile(t *testing.T) {
 	w.NetworkGateway, w.Waypoint, w.AppTunnel = nil, nil, nil
 	got := fmt.Sprint(*w, gateway, waypoint, tunnel)
 	want := "{c1//Pod/shop/cart cart shop cart td west n1 cart.example cart v1 cart c1 deployment [10.0.0.1 fd00::1] HBONE true false false 3 {r z s} " +
-		"spiffe://td/ns/shop/sa/cart <nil> <nil> <nil> [shop/deny] [{shop/cart.example [{80 8080} {443 8443}]}]} " +
+		"spiffe://td/ns/shop/sa/cart <nil> <nil> <nil> [shop/deny] [{shop/cart.example [{80 8080 0} {443 8443 0}]}]} " +
 		"{{ invalid IP} istio-system/gateway.example 15009} {{west 10.0.0.9} / 15008} {true 15088}"
 	if got != want {
 		t.Errorf("workload = %s\nwant       %s", got, want)
@@ -101,7 +101,7 @@ func TestLocalFile(t *testing.T) {
 	s := table.Service("shop", "cart.example")
 	s.Waypoint = nil
 	got = fmt.Sprint(*s)
-	want = "{cart shop cart.example [{west 172.16.0.1} { fd00::2}] [{west 172.17.0.0/16} { 2001:2::/48}] [{80 8080} {81 0}] " +
+	want = "{cart shop cart.example [{west 172.16.0.1} { fd00::2}] [{west 172.17.0.0/16} { 2001:2::/48}] [{80 8080 0} {81 0 0}] " +
 		"[spiffe://td/ns/shop/sa/other] <nil> [] {2 [6 1] true} 3 true 1}"
 	if got != want {
 		t.Errorf("service = %s\nwant      %s", got, want)

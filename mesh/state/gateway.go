@@ -1,5 +1,10 @@
 package state
 
+import (
+	"net/netip"
+	"slices"
+)
+
 // Gateway refers to a waypoint or a network gateway: either Address or Host is set.
 type Gateway struct {
 	Address NetworkAddress // Address.Addr is invalid if Host names the gateway
@@ -28,4 +33,29 @@ func (t *Table) Behind(gw *Gateway, clientNamespace string) (*Workload, *Service
 		return nil, svc
 	}
 	return t.WorkloadByHost(gw.Host.Namespace, gw.Host.Name), nil
+}
+
+// Stands tells that a workload, which is reached at one of its own addresses, stands for the gateway: as an endpoint of the service that the
+// gateway resolves to, or by the address.
+func (t *Table) Stands(gw *Gateway, self *Workload, local netip.Addr) bool {
+	if gw == nil {
+		return false
+	}
+	w, svc := t.Behind(gw, self.Namespace)
+	if svc != nil {
+		_, serves := t.Endpoint(svc, self)
+		return serves
+	}
+	return w != nil && w.Network == self.Network && slices.Contains(w.Addresses, local)
+}
+
+// IsWaypoint tells that the workload stands for the service's waypoint, or one of several. Their weights don't matter: they may have been
+// others when the client chose.
+func (t *Table) IsWaypoint(svc *Service, self *Workload, local netip.Addr) bool {
+	for i := range svc.WeightedWaypoints {
+		if t.Stands(&svc.WeightedWaypoints[i].Gateway, self, local) {
+			return true
+		}
+	}
+	return t.Stands(svc.Waypoint, self, local)
 }

@@ -107,7 +107,22 @@ type AppTunnel struct {
 type Port struct {
 	Service uint16
 	Target  uint16 // 0 in a Service means that each workload maps the port itself
+	// Protocol is what clients speak, of a Service only.
+	Protocol AppProtocol
 }
+
+// AppProtocol is what clients speak on a port of a service.
+type AppProtocol uint8
+
+// The protocols, numbered as in workload.proto. Of UnknownProtocol nothing is known but what clients send.
+const (
+	UnknownProtocol AppProtocol = iota
+	HTTP1
+	HTTP2
+	GRPC
+	OpaqueTCP
+	OpaqueTLS
+)
 
 // NetworkAddress is an address in a network: the same address may mean something else in another one.
 type NetworkAddress struct {

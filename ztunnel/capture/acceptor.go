@@ -8,7 +8,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/socket"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 )
 
 const (

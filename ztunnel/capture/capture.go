@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh/socket"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 )
 
 // The ports inside every pod, which redirection aims at.

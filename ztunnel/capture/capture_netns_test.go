@@ -15,8 +15,8 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 var pod4, pod6 = netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")

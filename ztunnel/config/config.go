@@ -2,12 +2,13 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/settings"
 )
 
 // Config is everything a ztunnel can be told. It comes only out of FromEnv; tests may change what they need.
@@ -28,11 +29,11 @@ type Config struct {
 	LocalhostAppTunnel bool // applications that want PROXY headers listen on loopback
 	SOCKS              bool // pods have a SOCKS5 server on their loopback
 
-	XDS          ControlPlane // Address is "" with LocalXDS
-	OnDemand     bool         // XDS is asked only for what connections need
-	CA           ControlPlane // Address is "" where there are no certificates
-	Token        string       // path of a service-account token, or the token itself; "" sends none
-	LocalXDS     Local        // instead of XDS
+	XDS          settings.ControlPlane // Address is "" with LocalXDS
+	OnDemand     bool                  // XDS is asked only for what connections need
+	CA           settings.ControlPlane // Address is "" where there are no certificates
+	Token        string                // path of a service-account token, or the token itself; "" sends none
+	LocalXDS     settings.Local        // instead of XDS
 	Metadata     map[string]any
 	SecretTTL    time.Duration
 	DrainTimeout time.Duration
@@ -40,7 +41,7 @@ type Config struct {
 
 	Log     Log
 	Listen  Listen
-	Tracing Tracing
+	Tracing settings.Tracing
 
 	Refused []Refusal // variables that are set to something which is not done, on purpose
 }
@@ -93,17 +94,6 @@ type Security struct {
 	CRL          string   // path of revocation lists; "" is none
 }
 
-// ControlPlane is one server of the control plane.
-type ControlPlane struct {
-	Address    string // https://host:port
-	RootCA     string // path, PEM text or SYSTEM
-	ServerName string // "" means the host of Address
-	Headers    map[string]string
-}
-
-// Local is configuration without a control plane: at most one field is set.
-type Local struct{ Path, Inline string }
-
 // Log is how the log begins; the admin page changes levels later.
 type Log struct {
 	Levels   string // "info,access=debug"
@@ -116,131 +106,125 @@ type Listen struct{ Admin, Metrics, Ready string }
 
 // FromEnv reads variables of the form NAME=value, as os.Environ returns them. The error lists everything that is wrong.
 func FromEnv(environ []string) (Config, error) {
-	e := newEnv(environ)
-	mesh := proxyConfig(e)
-	mesh.metadata(e)
+	e := settings.New(environ)
+	mesh := settings.ReadProxyConfig(e)
 	cfg := Config{
-		Node:      e.text("NODE_NAME", ""),
-		ClusterID: e.text("ISTIO_META_CLUSTER_ID", e.text("CLUSTER_ID", "Kubernetes")),
-		Network:   e.text("NETWORK", ""),
-		Proxying:  e.boolean("ENABLE_PROXY", true),
+		Node:      e.Text("NODE_NAME", ""),
+		ClusterID: e.Text("ISTIO_META_CLUSTER_ID", e.Text("CLUSTER_ID", "Kubernetes")),
+		Network:   e.Text("NETWORK", ""),
+		Proxying:  e.Boolean("ENABLE_PROXY", true),
 
-		LocalhostAppTunnel: e.boolean("LOCALHOST_APP_TUNNEL", true),
+		LocalhostAppTunnel: e.Boolean("LOCALHOST_APP_TUNNEL", true),
 
-		ZDS: e.text("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
+		ZDS: e.Text("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
 		Self: Self{
-			Name: e.text("POD_NAME", ""), Namespace: e.text("POD_NAMESPACE", ""), ServiceAccount: e.text("SERVICE_ACCOUNT", ""),
-			TrustDomain: e.text("TRUST_DOMAIN", "cluster.local"), IP: e.text("INSTANCE_IP", ""),
+			Name: e.Text("POD_NAME", ""), Namespace: e.Text("POD_NAMESPACE", ""), ServiceAccount: e.Text("SERVICE_ACCOUNT", ""),
+			TrustDomain: e.Text("TRUST_DOMAIN", "cluster.local"), IP: e.Text("INSTANCE_IP", ""),
 		},
 		Tunnels: Tunnels{
-			MaxStreams:      e.number("POOL_MAX_STREAMS_PER_CONNECTION", 100, 1, 1000),
-			IdleTimeout:     e.duration("POOL_UNUSED_RELEASE_TIMEOUT", 5*time.Minute),
-			ResponseBaggage: e.boolean("ENABLE_RESPONSE_BAGGAGE", true),
+			MaxStreams:      e.Number("POOL_MAX_STREAMS_PER_CONNECTION", 100, 1, 1000),
+			IdleTimeout:     e.Duration("POOL_UNUSED_RELEASE_TIMEOUT", 5*time.Minute),
+			ResponseBaggage: e.Boolean("ENABLE_RESPONSE_BAGGAGE", true),
 
-			StreamWindow:     e.number("HTTP2_STREAM_WINDOW_SIZE", 4<<20, 1<<16, 1<<31-1),
-			ConnectionWindow: e.number("HTTP2_CONNECTION_WINDOW_SIZE", 16<<20, 1<<16, 1<<31-1),
-			FrameSize:        e.number("HTTP2_FRAME_SIZE", 1<<20, 1<<14, 1<<24-1), // RFC 9113 section 6.5.2
+			StreamWindow:     e.Number("HTTP2_STREAM_WINDOW_SIZE", 4<<20, 1<<16, 1<<31-1),
+			ConnectionWindow: e.Number("HTTP2_CONNECTION_WINDOW_SIZE", 16<<20, 1<<16, 1<<31-1),
+			FrameSize:        e.Number("HTTP2_FRAME_SIZE", 1<<20, 1<<14, 1<<24-1), // RFC 9113 section 6.5.2
 		},
 		Security:     security(e),
-		SOCKS:        e.boolean("UNSTABLE_ENABLE_SOCKS5", false),
-		SecretTTL:    e.duration("SECRET_TTL", 24*time.Hour),
-		DrainTimeout: drainTimeout(e),
-		Log:          Log{Levels: e.text("RUST_LOG", "info"), Format: e.oneOf("LOG_FORMAT", "plain", "json"), Policies: e.boolean("AUTHZ_POLICY_INFO_LOGGING", false)},
+		SOCKS:        e.Boolean("UNSTABLE_ENABLE_SOCKS5", false),
+		SecretTTL:    e.Duration("SECRET_TTL", 24*time.Hour),
+		DrainTimeout: settings.DrainTimeout(e, 5*time.Second),
+		Log:          Log{Levels: e.Text("RUST_LOG", "info"), Format: e.OneOf("LOG_FORMAT", "plain", "json"), Policies: e.Boolean("AUTHZ_POLICY_INFO_LOGGING", false)},
 		Listen:       Listen{Admin: "localhost:15000", Metrics: ":15020", Ready: ":15021"},
 	}
 	cfg.Workload = dedicated(e)
 	cfg.Sockets = sockets(e, cfg.Workload)
 	cfg.DNS = dnsProxy(e)
-	cfg.Metadata = metadata(e)
-	cfg.OnDemand = e.boolean("XDS_ON_DEMAND", false)
+	cfg.Metadata = settings.Metadata(e)
+	cfg.OnDemand = e.Boolean("XDS_ON_DEMAND", false)
 	cfg.Threads = threads(e)
-	cfg.Tracing = tracing(e)
-	controlPlanes(e, &cfg, mesh)
-	mesh.apply(e, &cfg)
+	cfg.Tracing = settings.ReadTracing(e, "ztunnel")
+	plane := settings.ReadPlane(e, mesh.DiscoveryAddress)
+	cfg.XDS, cfg.CA, cfg.Token, cfg.LocalXDS = plane.XDS, plane.CA, plane.Token, plane.LocalXDS
+	apply(e, &cfg, mesh)
 	requireNode(e, cfg)
 	cfg.Refused = refused(e)
-	if err := errors.Join(e.errs...); err != nil {
-		return Config{}, fmt.Errorf("environment: %w", err)
+	if err := e.Err(); err != nil {
+		return Config{}, err
 	}
 	return cfg, nil
+}
+
+// apply overrides what variables don't say more exactly.
+func apply(e *settings.Env, cfg *Config, m settings.ProxyConfig) {
+	if m.ProxyAdminPort != 0 {
+		cfg.Listen.Admin = fmt.Sprintf("localhost:%d", m.ProxyAdminPort)
+	}
+	if _, set := e.Lookup("ZTUNNEL_WORKER_THREADS"); !set && m.Concurrency > 0 {
+		cfg.Threads = m.Concurrency
+	}
+	if m.StatsPort != 0 {
+		cfg.Listen.Metrics = fmt.Sprintf(":%d", m.StatsPort)
+	}
 }
 
 // requireNode refuses to guess: without the node's name, a pod of the same name on another node could be taken for ours,
 // with its policies, and the control plane isn't told whose state we want. A local file may leave nodes out, and a
 // dedicated ztunnel is beside its workload wherever that is.
-func requireNode(e *env, cfg Config) {
+func requireNode(e *settings.Env, cfg Config) {
 	if cfg.Node == "" && cfg.Proxying && cfg.XDS.Address != "" && cfg.Workload == (Workload{}) {
-		e.fail("NODE_NAME", "is not set; set it to this node's name as workloads have it, in Kubernetes the pod's spec.nodeName")
+		e.Fail("NODE_NAME", "is not set; set it to this node's name as workloads have it, in Kubernetes the pod's spec.nodeName")
 	}
 }
 
 // dedicated returns the workload of a ztunnel that has only one, beside which it runs.
-func dedicated(e *env) Workload {
-	switch mode := e.text("PROXY_MODE", "shared"); mode {
+func dedicated(e *settings.Env) Workload {
+	switch mode := e.Text("PROXY_MODE", "shared"); mode {
 	case "shared":
 		return Workload{}
 	case "dedicated":
 	default:
-		e.fail("PROXY_MODE", fmt.Sprintf("%q is no mode; use shared, or dedicated for one ztunnel per workload", mode))
+		e.Fail("PROXY_MODE", fmt.Sprintf("%q is no mode; use shared, or dedicated for one ztunnel per workload", mode))
 		return Workload{}
 	}
 	const name = "PROXY_WORKLOAD_INFO"
-	info := e.text(name, "")
+	info := e.Text(name, "")
 	parts := strings.Split(info, "/")
 	if len(parts) != 3 || slices.Contains(parts, "") {
-		e.fail(name, fmt.Sprintf("%q doesn't name the workload of PROXY_MODE dedicated; set it to namespace/name/serviceaccount", info))
+		e.Fail(name, fmt.Sprintf("%q doesn't name the workload of PROXY_MODE dedicated; set it to namespace/name/serviceaccount", info))
 		return Workload{}
 	}
 	return Workload{Namespace: parts[0], Name: parts[1], ServiceAccount: parts[2]}
 }
 
 // sockets has no mark of its own where nothing shares the namespace: whoever captures there tells ztunnel by its user.
-func sockets(e *env, only Workload) Sockets {
+func sockets(e *settings.Env, only Workload) Sockets {
 	mark := 0x539
 	if only != (Workload{}) {
 		mark = 0
 	}
 	s := Sockets{
-		IPv6:      e.boolean("IPV6_ENABLED", true),
-		Mark:      uint32(e.number("PACKET_MARK", mark, 0, 1<<31-1)),
-		ReusePort: e.boolean("INPOD_PORT_REUSE", true),
+		IPv6:      e.Boolean("IPV6_ENABLED", true),
+		Mark:      uint32(e.Number("PACKET_MARK", mark, 0, 1<<31-1)),
+		ReusePort: e.Boolean("INPOD_PORT_REUSE", true),
 		KeepAlive: net.KeepAliveConfig{
 			Enable:   true,
-			Idle:     e.duration("KEEPALIVE_TIME", 180*time.Second),
-			Interval: e.duration("KEEPALIVE_INTERVAL", 180*time.Second),
-			Count:    e.number("KEEPALIVE_RETRIES", 9, 1, 127),
+			Idle:     e.Duration("KEEPALIVE_TIME", 180*time.Second),
+			Interval: e.Duration("KEEPALIVE_INTERVAL", 180*time.Second),
+			Count:    e.Number("KEEPALIVE_RETRIES", 9, 1, 127),
 		},
 	}
-	if e.boolean("USER_TIMEOUT_ENABLED", false) {
+	if e.Boolean("USER_TIMEOUT_ENABLED", false) {
 		s.UserTimeout = s.KeepAlive.Idle + time.Duration(s.KeepAlive.Count)*s.KeepAlive.Interval
 	}
-	if !e.boolean("KEEPALIVE_ENABLED", true) {
+	if !e.Boolean("KEEPALIVE_ENABLED", true) {
 		s.KeepAlive = net.KeepAliveConfig{Idle: -1}
 	}
-	if _, set := e.lookup("ENABLE_ORIG_SRC"); set {
+	if _, set := e.Lookup("ENABLE_ORIG_SRC"); set {
 		s.Source = SourceNever
-		if e.boolean("ENABLE_ORIG_SRC", false) {
+		if e.Boolean("ENABLE_ORIG_SRC", false) {
 			s.Source = SourceRequired
 		}
 	}
 	return s
-}
-
-// drainTimeout leaves time between the end of draining and the kill at the end of the pod's grace period.
-func drainTimeout(e *env) time.Duration {
-	if _, set := e.lookup("CONNECTION_TERMINATION_DEADLINE"); set {
-		return e.duration("CONNECTION_TERMINATION_DEADLINE", 0)
-	}
-	grace, set := e.lookup("TERMINATION_GRACE_PERIOD_SECONDS")
-	if !set {
-		return 5 * time.Second
-	}
-	return beforeKill(e.parseDuration("TERMINATION_GRACE_PERIOD_SECONDS", grace))
-}
-
-func beforeKill(grace time.Duration) time.Duration {
-	if grace > 10*time.Second {
-		return grace - 5*time.Second
-	}
-	return max(grace-time.Second, time.Second)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 )
 
@@ -22,7 +23,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plane := config.ControlPlane{Address: "https://localhost:15012", RootCA: "./var/run/secrets/istio/root-cert.pem", Headers: map[string]string{}}
+	plane := settings.ControlPlane{Address: "https://localhost:15012", RootCA: "./var/run/secrets/istio/root-cert.pem", Headers: map[string]string{}}
 	want := config.Config{
 		Node:               "node1",
 		ClusterID:          "Kubernetes",
@@ -99,13 +100,13 @@ func TestVariables(t *testing.T) {
 		{"XDS_ADDRESS=a:1", func(c config.Config) any { return c.XDS.Address }, "https://a:1"},
 		{"CA_ADDRESS=", func(c config.Config) any { return c.CA.Address }, ""},
 		{"XDS_ROOT_CA=/x ALT_XDS_HOSTNAME=h XDS_HEADER_one=1 XDS_HEADER_two=2", func(c config.Config) any { return c.XDS },
-			config.ControlPlane{Address: "https://localhost:15012", RootCA: "/x", ServerName: "h", Headers: map[string]string{"one": "1", "two": "2"}}},
+			settings.ControlPlane{Address: "https://localhost:15012", RootCA: "/x", ServerName: "h", Headers: map[string]string{"one": "1", "two": "2"}}},
 		{"CA_ROOT_CA=SYSTEM ALT_CA_HOSTNAME=h CA_HEADER_x=y", func(c config.Config) any { return c.CA },
-			config.ControlPlane{Address: "https://localhost:15012", RootCA: "SYSTEM", ServerName: "h", Headers: map[string]string{"x": "y"}}},
+			settings.ControlPlane{Address: "https://localhost:15012", RootCA: "SYSTEM", ServerName: "h", Headers: map[string]string{"x": "y"}}},
 		{"AUTH_TOKEN=/token", func(c config.Config) any { return c.Token }, "/token"},
-		{"LOCAL_XDS_PATH=/mesh.yaml", func(c config.Config) any { return []any{c.LocalXDS, c.XDS.Address} }, []any{config.Local{Path: "/mesh.yaml"}, ""}},
-		{"LOCAL_XDS={}", func(c config.Config) any { return c.LocalXDS }, config.Local{Inline: "{}"}},
-		{"XDS_ADDRESS= LOCAL_XDS_PATH=/mesh.yaml", func(c config.Config) any { return c.LocalXDS }, config.Local{Path: "/mesh.yaml"}},
+		{"LOCAL_XDS_PATH=/mesh.yaml", func(c config.Config) any { return []any{c.LocalXDS, c.XDS.Address} }, []any{settings.Local{Path: "/mesh.yaml"}, ""}},
+		{"LOCAL_XDS={}", func(c config.Config) any { return c.LocalXDS }, settings.Local{Inline: "{}"}},
+		{"XDS_ADDRESS= LOCAL_XDS_PATH=/mesh.yaml", func(c config.Config) any { return c.LocalXDS }, settings.Local{Path: "/mesh.yaml"}},
 		{"SECRET_TTL=1h", func(c config.Config) any { return c.SecretTTL }, time.Hour},
 		{`ISTIO_META_ISTIO_VERSION=1.30 ISTIO_METAJSON_LABELS={"app":"z"}`, func(c config.Config) any { return c.Metadata },
 			map[string]any{"ISTIO_VERSION": "1.30", "LABELS": map[string]any{"app": "z"}}},

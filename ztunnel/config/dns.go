@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+
+	"github.com/tulle-mesh/tulle/mesh/settings"
 )
 
 // DNS is what the pods' DNS proxy does.
@@ -17,25 +19,25 @@ type DNS struct {
 	ResolvConf string // path of the list of name servers that are asked for other names
 }
 
-func dnsProxy(e *env) DNS {
+func dnsProxy(e *settings.Env) DNS {
 	cfg := DNS{
 		// Not a boolean in Istio: whatever isn't true means false.
-		Capture:   e.text("ISTIO_META_DNS_CAPTURE", "false") == "true",
+		Capture:   e.Text("ISTIO_META_DNS_CAPTURE", "false") == "true",
 		Listen:    dnsListen(e),
-		Domain:    e.text("CLUSTER_DOMAIN", "cluster.local"),
-		Preferred: e.text("PREFERED_SERVICE_NAMESPACE", ""), // spelled as Istio does
+		Domain:    e.Text("CLUSTER_DOMAIN", "cluster.local"),
+		Preferred: e.Text("PREFERED_SERVICE_NAMESPACE", ""), // spelled as Istio does
 
 		ResolvConf: "/etc/resolv.conf",
 	}
-	if cfg.Capture && e.boolean("XDS_ON_DEMAND", false) {
-		e.fail("XDS_ON_DEMAND", "can't be combined with ISTIO_META_DNS_CAPTURE: names are only answered from a state that is complete; unset one of them")
+	if cfg.Capture && e.Boolean("XDS_ON_DEMAND", false) {
+		e.Fail("XDS_ON_DEMAND", "can't be combined with ISTIO_META_DNS_CAPTURE: names are only answered from a state that is complete; unset one of them")
 	}
 	return cfg
 }
 
 // dnsListen reads the proxy's address; localhost means the loopback of both families.
-func dnsListen(e *env) []netip.AddrPort {
-	text := e.text("ISTIO_META_DNS_PROXY_ADDR", "localhost:15053")
+func dnsListen(e *settings.Env) []netip.AddrPort {
+	text := e.Text("ISTIO_META_DNS_PROXY_ADDR", "localhost:15053")
 	host, portText, err := net.SplitHostPort(text)
 	port, portErr := strconv.ParseUint(portText, 10, 16)
 	if err == nil && portErr == nil && port > 0 {
@@ -47,6 +49,6 @@ func dnsListen(e *env) []netip.AddrPort {
 			return []netip.AddrPort{netip.AddrPortFrom(addr, uint16(port))}
 		}
 	}
-	e.fail("ISTIO_META_DNS_PROXY_ADDR", fmt.Sprintf("%q is no address such as localhost:15053 or 127.0.0.1:15053", text))
+	e.Fail("ISTIO_META_DNS_PROXY_ADDR", fmt.Sprintf("%q is no address such as localhost:15053 or 127.0.0.1:15053", text))
 	return nil
 }

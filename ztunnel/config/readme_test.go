@@ -45,16 +45,20 @@ func TestReadmeListsEveryVariable(t *testing.T) {
 	}
 }
 
-// variables finds the names in the package's code by their form.
+// variables finds the names in the code of settings by their form.
 func variables(t *testing.T) map[string]bool {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
+	own, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
+	common, err := filepath.Glob("../../mesh/settings/*.go")
+	if err != nil || len(common) == 0 {
+		t.Fatalf("the settings of all proxies: %v, %v", common, err)
+	}
 	found := map[string]bool{}
 	name := regexp.MustCompile(`^[A-Z][A-Z0-9_]{3,}[A-Z0-9]$`)
-	for _, path := range files {
+	for _, path := range append(own, common...) {
 		if strings.HasSuffix(path, "_test.go") {
 			continue
 		}

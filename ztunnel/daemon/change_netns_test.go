@@ -13,7 +13,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/api/security"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
-	"github.com/tulle-mesh/tulle/ztunnel/config"
+	"github.com/tulle-mesh/tulle/mesh/settings"
 )
 
 // cut waits for a connection to end by force.
@@ -170,7 +170,7 @@ workloads:
 	for _, p := range []*testPod{m.client, m.server} {
 		capturePod(t, p.Namespace)
 		cfg := m.config(p)
-		cfg.LocalXDS, cfg.XDS.Address = config.Local{Path: path}, ""
+		cfg.LocalXDS, cfg.XDS.Address = settings.Local{Path: path}, ""
 		p.node = startNode(t, cfg)
 		p.node.enrol(p)
 		p.node.waitReady()

@@ -16,18 +16,20 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/calm"
 	"github.com/tulle-mesh/tulle/mesh/certs"
+	"github.com/tulle-mesh/tulle/mesh/controlplane"
 	"github.com/tulle-mesh/tulle/mesh/demand"
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/file"
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/policy"
+	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/mesh/xds"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // The readiness tasks, named as operators know them.
@@ -62,7 +64,7 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 	log := telemetry.NewLogger(writer, cfg.Log.Format, levels)
 	announce(log, cfg, version)
 	calm.Headroom(gcPercent)
-	if limit := limitMemory(memoryMax); limit > 0 {
+	if limit := calm.LimitMemory(); limit > 0 {
 		log.Info("memory is limited", "bytes", limit)
 	}
 	if err := checkPrivileges(&cfg, log); err != nil {
@@ -160,7 +162,9 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 	if err != nil {
 		return err
 	}
-	background.Go(func() { followRoots(ctx, z.cfg, z.certs, z.log) })
+	if path := controlplane.RootFile(z.cfg.CA.RootCA); path != "" && z.cfg.CA.Address != "" {
+		background.Go(func() { z.certs.FollowRoots(ctx, path) })
+	}
 	background.Go(func() { _ = z.certs.Run(ctx) }) // it only ends with ctx
 	background.Go(func() { z.pods.follow(ctx) })
 	background.Go(func() { calm.ReturnMemory(ctx, calmInterval) })
@@ -220,7 +224,7 @@ func (z *ztunnel) logDrain() {
 
 // followState keeps the store filled, and returns a channel that is closed when it is for the first time.
 func (z *ztunnel) followState(ctx context.Context, background *sync.WaitGroup) (<-chan struct{}, error) {
-	if z.cfg.LocalXDS != (config.Local{}) {
+	if z.cfg.LocalXDS != (settings.Local{}) {
 		return z.followLocal(ctx, background)
 	}
 	conn, err := connect(z.cfg, z.cfg.XDS, z.log)

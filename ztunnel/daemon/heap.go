@@ -1,34 +1,11 @@
 package daemon
 
 import (
-	"math"
-	"os"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/calm"
 )
-
-// memoryMax says how much memory this program's control group may use, in bytes or "max".
-const memoryMax = "/sys/fs/cgroup/memory.max"
-
-// limitMemory has garbage collected more often near the limit of a control group, rather than be killed there, and returns
-// from where on, or 0. GOMEMLIMIT, which the runtime reads, comes first.
-func limitMemory(file string) int64 {
-	text, err := os.ReadFile(file)
-	if err != nil || debug.SetMemoryLimit(-1) != math.MaxInt64 {
-		return 0 // not in a control group of version 2, or already limited
-	}
-	group, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil || group <= 0 {
-		return 0 // "max"
-	}
-	limit := group / 10 * 9 // what isn't heap, and what the kernel counts for our sockets, needs some
-	debug.SetMemoryLimit(limit)
-	return limit
-}
 
 // gcPercent is how much the heap may grow before garbage is collected. What lives in a ztunnel at rest is little, so that by Go's
 // own rule (100, but 4 MB at least) the first collection would fall into the first connection.

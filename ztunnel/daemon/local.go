@@ -23,7 +23,7 @@ func (l *local) load() error {
 	if err != nil {
 		return fmt.Errorf("LOCAL_XDS_PATH: %w", err)
 	}
-	return replace(l.store, update)
+	return l.store.Replace(update)
 }
 
 // reload reads the file anew after a change.
@@ -33,34 +33,4 @@ func (l *local) reload() {
 		return
 	}
 	l.log.Info("file read anew", "file", l.path)
-}
-
-// replace applies an update that says everything: what it doesn't name is removed.
-func replace(store *state.Store, update state.Update) error {
-	named := map[string]bool{}
-	for _, address := range update.Addresses {
-		named[address.GetWorkload().GetUid()] = true
-		named[address.GetService().GetNamespace()+"/"+address.GetService().GetHostname()] = true
-	}
-	policies := map[string]bool{}
-	for _, p := range update.Policies {
-		policies[p.GetNamespace()+"/"+p.GetName()] = true
-	}
-	t := store.Load()
-	for _, w := range t.Workloads() {
-		if !named[w.UID] {
-			update.RemovedAddresses = append(update.RemovedAddresses, w.UID)
-		}
-	}
-	for _, svc := range t.Services() {
-		if name := svc.Key().String(); !named[name] {
-			update.RemovedAddresses = append(update.RemovedAddresses, name)
-		}
-	}
-	for _, p := range t.Policies() {
-		if name := p.Key().String(); !policies[name] {
-			update.RemovedPolicies = append(update.RemovedPolicies, name)
-		}
-	}
-	return store.Apply(update)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
+	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 )
@@ -50,7 +51,7 @@ func TestStateFromAVariable(t *testing.T) {
 		"workloads: [":               "LOCAL_XDS",
 		"workloads: [{nonsense: 1}]": "nonsense",
 	} {
-		cfg := config.Config{LocalXDS: config.Local{Inline: text}, SecretTTL: time.Hour}
+		cfg := config.Config{LocalXDS: settings.Local{Inline: text}, SecretTTL: time.Hour}
 		z := newZtunnel(drain.New(time.Second), cfg, testca.New(t, "cluster.local"), nil, slog.New(slog.DiscardHandler))
 		ready, err := z.followState(t.Context(), &sync.WaitGroup{})
 		switch {

@@ -7,10 +7,10 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
 	"github.com/tulle-mesh/tulle/ztunnel/dns"
 )
 

@@ -13,8 +13,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 func TestPodsTalkThroughATunnel(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/certs"
 	"github.com/tulle-mesh/tulle/mesh/controlplane"
 	"github.com/tulle-mesh/tulle/mesh/identity"
+	"github.com/tulle-mesh/tulle/mesh/intake"
+	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/mesh/xds"
@@ -22,7 +24,7 @@ import (
 )
 
 // connect opens a channel to one server of the control plane.
-func connect(cfg config.Config, plane config.ControlPlane, log *slog.Logger) (*grpc.ClientConn, error) {
+func connect(cfg config.Config, plane settings.ControlPlane, log *slog.Logger) (*grpc.ClientConn, error) {
 	return controlplane.Dial(controlplane.Config{
 		Address: plane.Address, RootCA: plane.RootCA, ServerName: plane.ServerName,
 		Token: cfg.Token, ClusterID: cfg.ClusterID, Headers: plane.Headers, PostQuantum: cfg.Security.PostQuantum,
@@ -79,7 +81,7 @@ func subscribe(conn grpc.ClientConnInterface, node *corev3.Node, s shared, count
 			defer memory.after()
 			return s.take(push)
 		},
-		Event: func(event xds.Event) { count(counts, event) },
+		Event: func(event xds.Event) { intake.Count(counts, event) },
 		Log:   s.log.With("scope", "xds"),
 	})
 }
@@ -87,7 +89,7 @@ func subscribe(conn grpc.ClientConnInterface, node *corev3.Node, s shared, count
 // take puts a push into the store, tells who waits for it, and returns what of it can't be used.
 func (s shared) take(push xds.Push) map[string]error {
 	if s.demand == nil || push.TypeURL != state.AddressType {
-		return apply(s.store, push)
+		return intake.Apply(s.store, push)
 	}
 	aliases := map[string][]string{}
 	resources := push.Resources
@@ -99,7 +101,7 @@ func (s shared) take(push xds.Push) map[string]error {
 			}
 		}
 	}
-	rejected := apply(s.store, push)
+	rejected := intake.Apply(s.store, push)
 	for name := range aliases {
 		if rejected[name] == nil { // else nobody knows what it is
 			s.demand.Found(name, aliases[name])
@@ -108,38 +110,4 @@ func (s shared) take(push xds.Push) map[string]error {
 	s.demand.Absent(push.Removed)
 	s.demand.Settle()
 	return rejected
-}
-
-// apply puts a push into the store and returns what of it can't be used.
-func apply(store *state.Store, push xds.Push) map[string]error {
-	var update state.Update
-	rejected := map[string]error{}
-	for resource := range push.Resources {
-		if err := update.Add(push.TypeURL, resource.Name, resource.Body); err != nil {
-			rejected[resource.Name] = err
-		}
-	}
-	if err := update.Remove(push.TypeURL, push.Removed...); err != nil {
-		rejected["removed"] = err
-	}
-	var partly state.Rejected
-	if err := store.Apply(update); errors.As(err, &partly) {
-		maps.Copy(rejected, partly)
-	}
-	return rejected
-}
-
-func count(counts *telemetry.XDS, event xds.Event) {
-	switch event.Kind {
-	case xds.Pushed:
-		counts.Received(event.TypeURL, event.Bytes)
-	case xds.ConnectionError:
-		counts.Terminated(telemetry.XDSConnectionError)
-	case xds.Reconnect:
-		counts.Terminated(telemetry.XDSReconnect)
-	case xds.Complete:
-		counts.Terminated(telemetry.XDSComplete)
-	default:
-		counts.Terminated(telemetry.XDSError)
-	}
 }

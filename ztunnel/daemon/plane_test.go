@@ -11,6 +11,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/api/security"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/mesh/intake"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/xds"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
@@ -35,7 +36,7 @@ func encodedPod(t *testing.T, uid string, edit func(*workload.Workload)) []byte 
 
 func TestGarbageInAPushIsRefusedAndTheRestTaken(t *testing.T) {
 	store := state.NewStore()
-	rejected := apply(store, xds.Push{TypeURL: state.AddressType, Removed: []string{"never/known", "", "nobody"}, Resources: slices.Values([]xds.Resource{
+	rejected := intake.Apply(store, xds.Push{TypeURL: state.AddressType, Removed: []string{"never/known", "", "nobody"}, Resources: slices.Values([]xds.Resource{
 		{Name: "good", Body: encodedPod(t, "good", nil)},
 		{Name: "noise", Body: []byte("\xff\xff\xff")},
 		{Name: "empty"},
@@ -64,7 +65,7 @@ func TestGarbageInAPolicyDenies(t *testing.T) {
 		edit(p)
 		return xds.Resource{Name: "shop/" + name, Body: encoded(t, p)}
 	}
-	rejected := apply(store, xds.Push{TypeURL: state.AuthorizationType, Resources: slices.Values([]xds.Resource{
+	rejected := intake.Apply(store, xds.Push{TypeURL: state.AuthorizationType, Resources: slices.Values([]xds.Resource{
 		policy("good", func(*security.Authorization) {}),
 		policy("action", func(p *security.Authorization) { p.Action = 99 }),
 		policy("scope", func(p *security.Authorization) { p.Scope = 99 }),

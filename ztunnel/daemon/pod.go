@@ -22,6 +22,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/dns"
@@ -29,7 +30,6 @@ import (
 	"github.com/tulle-mesh/tulle/ztunnel/inbound"
 	"github.com/tulle-mesh/tulle/ztunnel/outbound"
 	"github.com/tulle-mesh/tulle/ztunnel/socks"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // selfTimeout is how long a connection waits for the control plane to name the pod that it belongs to.

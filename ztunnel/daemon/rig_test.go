@@ -27,6 +27,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/meshtest/fakeistiod"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
+	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
 )
@@ -52,7 +53,7 @@ type mesh struct {
 	istiod         *fakeistiod.Server
 	client, server *testPod
 	outside        *testPod
-	tracing        config.Tracing
+	tracing        settings.Tracing
 	env            []string // of every node, beside what the rig needs
 }
 

@@ -21,7 +21,9 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/drain"
+	"github.com/tulle-mesh/tulle/mesh/intake"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/fakeistiod"
+	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/xds"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
@@ -50,7 +52,7 @@ type loadReport struct {
 // loadMesh is the process: it loads what the control plane at an address has, and reports whenever it reads a line.
 func loadMesh(place string, in io.Reader, out io.Writer) error {
 	address, root, _ := strings.Cut(place, " ")
-	cfg := config.Config{Node: "n", XDS: config.ControlPlane{Address: address, RootCA: root}, SecretTTL: time.Hour}
+	cfg := config.Config{Node: "n", XDS: settings.ControlPlane{Address: address, RootCA: root}, SecretTTL: time.Hour}
 	z := newZtunnel(drain.New(time.Second), cfg, noCA{}, nil, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
@@ -88,7 +90,7 @@ func changeOne(store *state.Store) time.Duration {
 		}
 		push := xds.Push{TypeURL: state.AddressType, Resources: slices.Values([]xds.Resource{{Name: pod.GetUid(), Version: "2", Body: body}})}
 		began := time.Now()
-		if rejected := apply(store, push); len(rejected) > 0 {
+		if rejected := intake.Apply(store, push); len(rejected) > 0 {
 			panic(fmt.Sprint(rejected))
 		}
 		times = append(times, time.Since(began))

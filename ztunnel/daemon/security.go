@@ -2,17 +2,12 @@ package daemon
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"sync"
 
-	"github.com/tulle-mesh/tulle/mesh/certs"
-	"github.com/tulle-mesh/tulle/mesh/controlplane"
 	"github.com/tulle-mesh/tulle/mesh/file"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -73,42 +68,4 @@ func loadRevocations(lists *mtls.Revocations, log *slog.Logger) error {
 		log.Warn("revocation list is outdated, and stays in force; renew it", "issuer", issuer)
 	}
 	return nil
-}
-
-// followRoots has certificates renewed when the roots of the control plane change, which is when the roots that come with
-// certificates do: else a new root would be unknown here until the certificates' half-life.
-func followRoots(ctx context.Context, cfg config.Config, manager *certs.Manager, log *slog.Logger) {
-	path := controlplane.RootFile(cfg.CA.RootCA)
-	if cfg.CA.Address == "" || path == "" {
-		return
-	}
-	seen := file.Look(path)
-	roots := fingerprint(path)
-	err := seen.Follow(ctx, func() {
-		now := fingerprint(path)
-		if now == roots || now == "" {
-			return // somebody writes the same again and again, or has taken the file away
-		}
-		roots = now
-		log.Info("the control plane's roots have changed; certificates are renewed", "file", path)
-		manager.Renew()
-	})
-	if err != nil {
-		log.Error("changes of the control plane's roots go unnoticed", "err", err)
-	}
-}
-
-// fingerprint tells contents of a file apart; it is "" where there is none.
-func fingerprint(path string) string {
-	const limit = 1 << 20 // as the control plane's client has it
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	hash := sha256.New()
-	if n, err := io.Copy(hash, io.LimitReader(f, limit)); err != nil || n == 0 {
-		return ""
-	}
-	return string(hash.Sum(nil))
 }

@@ -12,7 +12,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/tulle-mesh/tulle/ztunnel/config"
+	"github.com/tulle-mesh/tulle/mesh/settings"
 )
 
 // spanCollector takes spans by HTTP.
@@ -40,7 +40,7 @@ func TestBothNodesSendSpansOfOneTrace(t *testing.T) {
 	server := httptest.NewServer(collector)
 	defer server.Close()
 	m := newMesh(t)
-	m.tracing = config.Tracing{On: true, Endpoint: server.URL + "/v1/traces", Timeout: time.Second, Resource: map[string]string{"service.name": "ztunnel"}}
+	m.tracing = settings.Tracing{On: true, Endpoint: server.URL + "/v1/traces", Timeout: time.Second, Resource: map[string]string{"service.name": "ztunnel"}}
 	m.up(m.client, m.server)
 	m.server.serve(t, 8080)
 	_, conn, err := m.client.call(netip.AddrPortFrom(m.server.v4, 8080))

@@ -9,8 +9,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/socket"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/ztunnel/config"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // How a pod reaches others, and is reached: its tunnels and what they are made with, and its dials.

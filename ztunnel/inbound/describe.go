@@ -4,9 +4,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
 )
 
 // describe says for log and metrics what is known of an arrival.
@@ -31,28 +31,11 @@ func (h *Handler) describe(a arrival) telemetry.Connection {
 // source describes the client: what the control plane says about its address wins over what it says of itself, and its
 // identity is the proven one. Of a client that came from another network the address here is a gateway's.
 func (h *Handler) source(table *state.Table, a arrival) telemetry.Peer {
-	var p telemetry.Peer
+	var known *state.Workload
 	if from := a.request.Network; from == "" || strings.EqualFold(from, h.cfg.Network) {
-		p = describe.Peer(table.WorkloadAt(h.cfg.Network, a.client.Addr()))
+		known = table.WorkloadAt(h.cfg.Network, a.client.Addr())
 	}
-	for _, gap := range []struct {
-		field *string
-		told  string
-	}{
-		{&p.Workload, a.request.Baggage.WorkloadName},
-		{&p.CanonicalName, a.request.Baggage.Service},
-		{&p.CanonicalRevision, a.request.Baggage.Revision},
-		{&p.Namespace, a.request.Baggage.Namespace},
-		{&p.Cluster, a.request.Baggage.Cluster},
-		{&p.Region, a.request.Baggage.Region},
-		{&p.Zone, a.request.Baggage.Zone},
-	} {
-		if *gap.field == "" {
-			*gap.field = gap.told
-		}
-	}
-	p.Identity = a.peer
-	return p
+	return describe.Client(known, a.request.Baggage, a.peer)
 }
 
 // guessService returns the service that the client probably meant: the one it says, if the pod is behind it, else the

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/state"
@@ -28,42 +27,18 @@ func validate(t *state.Table, self *state.Workload, local netip.Addr, authority 
 		return nil
 	}
 	w := t.WorkloadAt(self.Network, asked.Addr())
-	if w != nil && isGateway(t, w.Waypoint, self, local) {
+	if w != nil && t.Stands(w.Waypoint, self, local) {
 		return nil
 	}
 	for svc := range t.ServicesAt(self.Network, asked.Addr()) {
 		if w != nil && !svc.HasVIP(self.Network, asked.Addr()) {
 			continue // a range yields to the workloads in it, as it does for clients
 		}
-		if isWaypointOf(t, svc, self, local) {
+		if t.IsWaypoint(svc, self, local) {
 			return nil
 		}
 	}
 	return fmt.Errorf("%w: %s arrived at %s", errMismatch, authority, local)
-}
-
-// isWaypointOf tells that this pod is the service's waypoint, or one of several. Their weights don't matter: they may have
-// been others when the client chose.
-func isWaypointOf(t *state.Table, svc *state.Service, self *state.Workload, local netip.Addr) bool {
-	for i := range svc.WeightedWaypoints {
-		if isGateway(t, &svc.WeightedWaypoints[i].Gateway, self, local) {
-			return true
-		}
-	}
-	return isGateway(t, svc.Waypoint, self, local)
-}
-
-// isGateway tells that the gateway resolves to this pod: to a service that it is an endpoint of, or to its own address.
-func isGateway(t *state.Table, gw *state.Gateway, self *state.Workload, local netip.Addr) bool {
-	if gw == nil {
-		return false
-	}
-	w, svc := t.Behind(gw, self.Namespace)
-	if svc != nil {
-		_, serves := t.Endpoint(svc, self)
-		return serves
-	}
-	return w != nil && w.Network == self.Network && slices.Contains(w.Addresses, local)
 }
 
 // target is what an arrival leads to.

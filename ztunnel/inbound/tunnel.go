@@ -6,11 +6,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 )
 
 var errGone = errors.New("the client gave up before it was answered")

@@ -5,9 +5,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/relay"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
 )
 
 // connect is step 5: a stream or a plain connection, as the route says.

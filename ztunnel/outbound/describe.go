@@ -1,10 +1,10 @@
 package outbound
 
 import (
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
 )
 
 // record says for log and metrics what is known of a connection.

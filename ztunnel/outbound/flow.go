@@ -5,13 +5,14 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/mesh/trace"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // flow is a connection on its way through the steps. It lives on the worker that has accepted it.
@@ -93,14 +94,14 @@ func (f *flow) fail(err error) {
 	f.conn.Refuse()
 	if f.entry != nil {
 		f.open()
-		f.close(flag(err), err)
+		f.close(describe.Flag(err), err)
 		return
 	}
 	f.release()
 	if !f.route.Addr.IsValid() {
 		f.route.Addr = f.conn.Original.AddrPort
 	}
-	f.handler.cfg.Metrics.Refuse(record(f.conn.Client, f.call.From, f.route), flag(err), err)
+	f.handler.cfg.Metrics.Refuse(record(f.conn.Client, f.call.From, f.route), describe.Flag(err), err)
 }
 
 // close ends the flow's record.

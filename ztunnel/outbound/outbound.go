@@ -26,14 +26,13 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/balance"
 	"github.com/tulle-mesh/tulle/mesh/demand"
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
-	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // silenceTimeout is how long an endpoint that has said nothing is waited for while there is another one to try. A SYN that gets lost
@@ -129,26 +128,10 @@ func (f *flow) register() error {
 	return nil
 }
 
-// elsewhere tells of a failure to connect that another endpoint may not have. Nothing of the client was sent yet.
-func elsewhere(err error) bool {
-	if errors.As(err, new(*loop.QuotaError)) {
-		return false // it is the pod's own
-	}
-	var status *hbone.StatusError
-	if errors.As(err, &status) {
-		return status.Status != 401 // another endpoint has the same policies
-	}
-	var dial *hbone.DialError
-	if errors.As(err, &dial) {
-		return dial.Stage != hbone.StageIdentity // it is our own certificate
-	}
-	return true
-}
-
 // failed tries another endpoint after connecting has failed.
 func (f *flow) failed(err error) {
 	cfg := f.handler.cfg
-	if f.ctx.Err() != nil || !elsewhere(err) { // the pod is stopping: it is no fault of the endpoint's
+	if f.ctx.Err() != nil || !hbone.Elsewhere(err) { // the pod is stopping: it is no fault of the endpoint's
 		f.fail(err)
 		return
 	}
@@ -197,33 +180,4 @@ func (f *flow) complete() {
 		f.route = r
 		f.connect()
 	})
-}
-
-// flag tells metrics why a connection could not be made.
-func flag(err error) string {
-	if errors.As(err, new(*mtls.RevokedError)) {
-		return telemetry.FlagRevoked
-	}
-	var status *hbone.StatusError
-	if errors.As(err, &status) {
-		if status.Status == 401 {
-			return telemetry.FlagDenied
-		}
-		return telemetry.FlagConnect
-	}
-	var dial *hbone.DialError
-	if errors.As(err, &dial) {
-		switch dial.Stage {
-		case hbone.StageIdentity:
-			return telemetry.FlagIdentity
-		case hbone.StageTLS:
-			return telemetry.FlagTLS
-		case hbone.StageHTTP2:
-			return telemetry.FlagHTTP2
-		}
-	}
-	if errors.As(err, new(*loop.ConnectTimeout)) {
-		return telemetry.FlagNetworkPolicy // nothing answered, which mostly means that somebody drops port 15008
-	}
-	return telemetry.FlagConnect
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
 )
 
 // Whatever a connection waits for, its application hears after half a minute that nothing came of it, and nothing stays behind.

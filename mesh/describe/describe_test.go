@@ -5,9 +5,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
-	"github.com/tulle-mesh/tulle/ztunnel/describe"
 )
 
 var job = &state.Workload{

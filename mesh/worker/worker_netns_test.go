@@ -14,7 +14,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/meshtest/netns"
 	"github.com/tulle-mesh/tulle/mesh/socket"
-	"github.com/tulle-mesh/tulle/ztunnel/worker"
+	"github.com/tulle-mesh/tulle/mesh/worker"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

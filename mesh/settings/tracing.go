@@ -1,4 +1,4 @@
-package config
+package settings
 
 import (
 	"fmt"
@@ -26,25 +26,26 @@ type Tracing struct {
 // maxPairs bounds headers and resource attributes.
 const maxPairs = 64
 
-func tracing(e *env) Tracing {
-	exporter := e.oneOf("OTEL_TRACES_EXPORTER", "none", "otlp")
-	if exporter != "otlp" || e.boolean("OTEL_SDK_DISABLED", false) {
+// ReadTracing reads them; service is the name of the program in spans if nothing else is said.
+func ReadTracing(e *Env, service string) Tracing {
+	exporter := e.OneOf("OTEL_TRACES_EXPORTER", "none", "otlp")
+	if exporter != "otlp" || e.Boolean("OTEL_SDK_DISABLED", false) {
 		return Tracing{} // and what the others say may be meant for another program
 	}
 	t := Tracing{
 		On:         true,
 		GRPC:       otlpChoice(e, "protocol", "http/protobuf", "grpc") == "grpc",
 		Headers:    pairs(e, otlpName(e, "headers")),
-		Timeout:    time.Duration(e.number(otlpName(e, "timeout"), 10_000, 1, 600_000)) * time.Millisecond,
+		Timeout:    time.Duration(e.Number(otlpName(e, "timeout"), 10_000, 1, 600_000)) * time.Millisecond,
 		Gzip:       otlpChoice(e, "compression", "none", "gzip") == "gzip",
-		RootCA:     e.text(otlpName(e, "certificate"), ""),
-		ClientCert: e.text(otlpName(e, "client_certificate"), ""),
-		ClientKey:  e.text(otlpName(e, "client_key"), ""),
-		Sampler:    e.text("OTEL_TRACES_SAMPLER", ""), SamplerArgument: e.text("OTEL_TRACES_SAMPLER_ARG", ""),
-		Resource: map[string]string{"service.name": "ztunnel"},
+		RootCA:     e.Text(otlpName(e, "certificate"), ""),
+		ClientCert: e.Text(otlpName(e, "client_certificate"), ""),
+		ClientKey:  e.Text(otlpName(e, "client_key"), ""),
+		Sampler:    e.Text("OTEL_TRACES_SAMPLER", ""), SamplerArgument: e.Text("OTEL_TRACES_SAMPLER_ARG", ""),
+		Resource: map[string]string{"service.name": service},
 	}
 	maps.Copy(t.Resource, pairs(e, "OTEL_RESOURCE_ATTRIBUTES"))
-	if name, set := e.lookup("OTEL_SERVICE_NAME"); set {
+	if name, set := e.Lookup("OTEL_SERVICE_NAME"); set {
 		t.Resource["service.name"] = name
 	}
 	t.Endpoint = otlpEndpoint(e, t.GRPC)
@@ -55,7 +56,7 @@ func tracing(e *env) Tracing {
 const otlp = "OTEL_EXPORTER_OTLP_"
 
 // otlpName returns the variable for traces if that is set, else the one for all signals.
-func otlpName(e *env, what string) string {
+func otlpName(e *Env, what string) string {
 	what = strings.ToUpper(what)
 	if name := otlp + "TRACES_" + what; e.vars[name] != "" {
 		return name
@@ -63,27 +64,27 @@ func otlpName(e *env, what string) string {
 	return otlp + what
 }
 
-func otlpChoice(e *env, what string, choices ...string) string {
-	return e.oneOf(otlpName(e, what), choices...)
+func otlpChoice(e *Env, what string, choices ...string) string {
+	return e.OneOf(otlpName(e, what), choices...)
 }
 
 // otlpEndpoint returns the collector's URL. The address for all signals is a base, to which HTTP adds a path.
-func otlpEndpoint(e *env, grpc bool) string {
+func otlpEndpoint(e *Env, grpc bool) string {
 	name, address := otlpName(e, "endpoint"), "http://localhost:4318"
 	if grpc {
 		address = "http://localhost:4317"
 	}
-	address = e.text(name, address)
+	address = e.Text(name, address)
 	if grpc && !strings.Contains(address, "://") {
 		scheme := "https://"
-		if e.boolean(otlpName(e, "insecure"), false) {
+		if e.Boolean(otlpName(e, "insecure"), false) {
 			scheme = "http://"
 		}
 		address = scheme + address
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		e.fail(name, fmt.Sprintf("%q is no collector's address such as http://collector:4318", address))
+		e.Fail(name, fmt.Sprintf("%q is no collector's address such as http://collector:4318", address))
 		return ""
 	}
 	if !strings.HasPrefix(name, otlp+"TRACES_") && !grpc {
@@ -93,9 +94,9 @@ func otlpEndpoint(e *env, grpc bool) string {
 }
 
 // pairs reads a list such as a=1,b=two%20words (W3C Baggage).
-func pairs(e *env, name string) map[string]string {
+func pairs(e *Env, name string) map[string]string {
 	list := map[string]string{}
-	text, _ := e.lookup(name)
+	text, _ := e.Lookup(name)
 	for item := range strings.SplitSeq(text, ",") {
 		if strings.TrimSpace(item) == "" {
 			continue
@@ -104,7 +105,7 @@ func pairs(e *env, name string) map[string]string {
 		key = strings.TrimSpace(key)
 		value, err := url.PathUnescape(strings.TrimSpace(value))
 		if !found || key == "" || err != nil || len(list) == maxPairs {
-			e.fail(name, fmt.Sprintf("has a part that isn't name=value with %%-escapes, or more than %d; want a=1,b=two%%20words", maxPairs))
+			e.Fail(name, fmt.Sprintf("has a part that isn't name=value with %%-escapes, or more than %d; want a=1,b=two%%20words", maxPairs))
 			return list
 		}
 		list[key] = value

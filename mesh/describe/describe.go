@@ -1,4 +1,4 @@
-// Package describe says who a workload is: to log and metrics, and to the peer of a tunnel.
+// Package describe says who a workload is, to log and metrics and to the peer of a tunnel, and why it could not be reached.
 package describe
 
 import (
@@ -43,4 +43,28 @@ func Trace(m *telemetry.Metrics) trace.Context {
 		return c.WithSampled()
 	}
 	return c
+}
+
+// Client is the one who came through a tunnel: what the control plane says about it wins over what it says of itself, and its identity is the
+// proven one. known may be nil.
+func Client(known *state.Workload, told hbone.Baggage, id identity.Workload) telemetry.Peer {
+	p := Peer(known)
+	for _, gap := range []struct {
+		field *string
+		told  string
+	}{
+		{&p.Workload, told.WorkloadName},
+		{&p.CanonicalName, told.Service},
+		{&p.CanonicalRevision, told.Revision},
+		{&p.Namespace, told.Namespace},
+		{&p.Cluster, told.Cluster},
+		{&p.Region, told.Region},
+		{&p.Zone, told.Zone},
+	} {
+		if *gap.field == "" {
+			*gap.field = gap.told
+		}
+	}
+	p.Identity = id
+	return p
 }

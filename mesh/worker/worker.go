@@ -1,4 +1,4 @@
-// Package worker is ztunnel's event loops: a worker is a loop that can also make sockets inside pods. A connection stays on the
+// Package worker is the event loops of proxies: a worker is a loop that can also make sockets inside pods. A connection stays on the
 // worker that accepted it, with everything that it needs.
 package worker
 
@@ -73,7 +73,7 @@ func (w *Worker) Ask(ctx context.Context, ask func(context.Context) error, next 
 	cancelled := false
 	go func() {
 		err := ask(ctx)
-		_ = w.Post(func() { // fails only when ztunnel has ended
+		_ = w.Post(func() { // fails only when the program has ended
 			end()
 			if !cancelled {
 				next(err)

@@ -1,4 +1,4 @@
-package outbound
+package describe_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
@@ -38,32 +39,8 @@ func TestFlagsOfFailures(t *testing.T) {
 		{fmt.Errorf("dial: %w", timeout), "NETWORK_POLICY"},
 		{context.DeadlineExceeded, "CONNECT"},
 	} {
-		if got := flag(test.err); got != test.want {
-			t.Errorf("flag(%v) = %s, want %s", test.err, got, test.want)
+		if got := describe.Flag(test.err); got != test.want {
+			t.Errorf("Flag(%v) = %s, want %s", test.err, got, test.want)
 		}
-	}
-}
-
-func TestWhichFailuresAreTriedElsewhere(t *testing.T) {
-	refused := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
-	for _, test := range []struct {
-		name string
-		err  error
-		want bool
-	}{
-		{"nobody listens", refused, true},
-		{"no tunnel", &hbone.DialError{Stage: hbone.StageConnect, Err: refused}, true},
-		{"somebody else answers", &hbone.DialError{Stage: hbone.StageTLS, Err: errors.New("bad certificate")}, true},
-		{"no HTTP/2", &hbone.DialError{Stage: hbone.StageHTTP2, Err: errors.New("no settings")}, true},
-		{"no certificate of our own", &hbone.DialError{Stage: hbone.StageIdentity, Err: errors.New("CA is down")}, false},
-		{"denied by policy", &hbone.StatusError{Status: 401}, false},
-		{"the address is somebody else's now", &hbone.StatusError{Status: 400}, true},
-		{"its application can't be reached", &hbone.StatusError{Status: 503}, true},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if got := elsewhere(test.err); got != test.want {
-				t.Errorf("another endpoint is tried: %v, want %v", got, test.want)
-			}
-		})
 	}
 }
