@@ -2,9 +2,7 @@ package telemetry
 
 import (
 	"bufio"
-	"cmp"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,27 +49,26 @@ func (l *labels) values(flag string) [len(labelNames)]string {
 type family struct {
 	name, help string // name without _total
 	flagged    bool
-	value      func(s *series, flag int) uint64
+	value      func(c *connCounts, flag int) uint64
 }
 
 var families = [...]family{
 	{"istio_tcp_connections_closed", "Connections closed, those that failed included.", true,
-		func(s *series, flag int) uint64 { return s.closed[flag].Load() }},
+		func(c *connCounts, flag int) uint64 { return c.closed[flag].Load() }},
 	{"istio_tcp_connections_failed", "Connections that failed, response_flags says why.", true,
-		func(s *series, flag int) uint64 { return s.failed[flag].Load() }},
+		func(c *connCounts, flag int) uint64 { return c.failed[flag].Load() }},
 	{"istio_tcp_connections_opened", "Connections opened.", false,
-		func(s *series, _ int) uint64 { return s.opened.Load() }},
+		func(c *connCounts, _ int) uint64 { return c.opened.Load() }},
 	{"istio_tcp_received_bytes", "Bytes from clients to servers.", false,
-		func(s *series, _ int) uint64 { return s.received.Load() }},
+		func(c *connCounts, _ int) uint64 { return c.received.Load() }},
 	{"istio_tcp_sent_bytes", "Bytes from servers to clients.", false,
-		func(s *series, _ int) uint64 { return s.sent.Load() }},
+		func(c *connCounts, _ int) uint64 { return c.sent.Load() }},
 }
 
 // Expose writes all connection metrics, in the text format 0.0.4 or in OpenMetrics without its last line.
 func (m *Metrics) Expose(w io.Writer, openMetrics bool) error {
 	m.update()
 	list := m.series.scrape(time.Now())
-	slices.SortFunc(list, func(a, b *series) int { return cmp.Compare(a.number, b.number) }) // an order that stays
 	out := bufio.NewWriterSize(w, 16<<10)
 	var line []byte
 	for _, f := range families {
@@ -79,7 +76,7 @@ func (m *Metrics) Expose(w io.Writer, openMetrics bool) error {
 		_, _ = out.Write(line) // the writer keeps the error for Flush
 		for _, s := range list {
 			for flag := range allFlags {
-				value := f.value(s, flag)
+				value := f.value(&s.counts, flag)
 				if f.flagged && value == 0 {
 					continue
 				}
@@ -91,6 +88,7 @@ func (m *Metrics) Expose(w io.Writer, openMetrics bool) error {
 			}
 		}
 	}
+	line = m.writeRequests(out, line, openMetrics)
 	return out.Flush()
 }
 
@@ -111,18 +109,24 @@ func (f *family) appendHead(line []byte, openMetrics bool) []byte {
 func appendSample(line []byte, name string, values [len(labelNames)]string, value uint64) []byte {
 	line = append(line, name...)
 	line = append(line, "_total"...)
+	line = appendLabels(line, labelNames[:], values[:])
+	line = append(line, '}', ' ')
+	line = strconv.AppendUint(line, value, 10)
+	return append(line, '\n')
+}
+
+// appendLabels leaves it to the caller to close the brace.
+func appendLabels(line []byte, names, values []string) []byte {
 	separator := byte('{')
-	for i := range labelNames {
+	for i := range names {
 		line = append(line, separator)
-		line = append(line, labelNames[i]...)
+		line = append(line, names[i]...)
 		line = append(line, '=', '"')
 		line = appendLabelValue(line, values[i])
 		line = append(line, '"')
 		separator = ','
 	}
-	line = append(line, '}', ' ')
-	line = strconv.AppendUint(line, value, 10)
-	return append(line, '\n')
+	return line
 }
 
 // appendLabelValue escapes what both formats say must be.

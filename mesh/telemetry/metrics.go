@@ -25,7 +25,8 @@ type Metrics struct {
 	sockets  map[Reporter]prometheus.Gauge
 	overflow prometheus.Counter
 
-	series seriesTable
+	series   seriesTable[labels, connCounts]
+	requests seriesTable[requestLabels, requestCounts]
 
 	following sync.Mutex
 	// first is the head of the list of open connections whose counts are asked for at every scrape. Guarded by following.
@@ -40,13 +41,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		sockets: map[Reporter]prometheus.Gauge{
 			Source:      sockets.WithLabelValues(string(Source)),
-			Destination: sockets.WithLabelValues(string(Destination)),
+			Destination: sockets.WithLabelValues(string(Destination)), // a waypoint has no sockets of applications
 		},
 		overflow: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tulle_telemetry_overflow_total",
 			Help: "Connections counted without their labels because there were too many series.",
 		}),
-		series: seriesTable{known: map[labels]*series{}},
+		series: seriesTable[labels, connCounts]{
+			own: (*labels).own, plain: func(l labels) labels { return labels{reporter: l.reporter, mtls: l.mtls} },
+		},
+		requests: seriesTable[requestLabels, requestCounts]{own: (*requestLabels).own, plain: requestLabels.plain},
 	}
 	reg.MustRegister(sockets, m.overflow)
 	return m
@@ -88,7 +92,7 @@ func (m *Metrics) Sockets(reporter Reporter) prometheus.Gauge { return m.sockets
 // what connections of the same labels have in common is in their series.
 type Conn struct {
 	metrics        *Metrics
-	series         *series
+	series         *series[labels, connCounts]
 	start          time.Time
 	src, dst       netip.AddrPort
 	hboneDst       string
@@ -127,7 +131,7 @@ func (m *Metrics) open(info *Connection) *Conn {
 	if m.tracer.Ended != nil {
 		c.trace = info.Trace
 	}
-	c.series.opened.Add(1)
+	c.series.counts.opened.Add(1)
 	return c
 }
 
@@ -141,7 +145,7 @@ func (m *Metrics) Refuse(info Connection, flags string, err error) {
 }
 
 // Follow has the bytes so far asked for at every scrape and at Close. counts returns totals as the reporter's own pod
-// sees them: sent are the bytes that it sent, whether it is client or server. The access log shows them so. The metrics of
+// sees them: sent are the bytes that it sent, whether it is client or server; a waypoint is its clients' server. The access log shows them so. The metrics of
 // both reporters call received what the client sent, and sent what the server did; that turn is made here. counts must
 // not block, and may be called from any goroutine until Close returns.
 func (c *Conn) Follow(counts func() (sent, received uint64)) {
@@ -158,6 +162,15 @@ func (c *Conn) Follow(counts func() (sent, received uint64)) {
 		c.next.previous = c
 	}
 	m.first = c
+}
+
+// find finds or makes the series for one more open connection.
+func (m *Metrics) find(key *labels, now time.Time) *series[labels, connCounts] {
+	s, overflow := m.series.find(key, now)
+	if overflow {
+		m.overflow.Inc()
+	}
+	return s
 }
 
 // unfollow takes c out of the list, if it is there.
@@ -209,8 +222,8 @@ func (c *Conn) update() {
 	if c.series.labels.reporter == Source {
 		newSent, newReceived = newReceived, newSent
 	}
-	c.series.sent.Add(newSent)
-	c.series.received.Add(newReceived)
+	c.series.counts.sent.Add(newSent)
+	c.series.counts.received.Add(newReceived)
 }
 
 // totals are the bytes so far.
@@ -241,9 +254,9 @@ func (c *Conn) finish(flags string, now time.Time) bool {
 	c.counts = nil
 	c.mu.Unlock()
 	flag := flagIndex(flags)
-	c.series.closed[flag].Add(1)
+	c.series.counts.closed[flag].Add(1)
 	if flag != 0 {
-		c.series.failed[flag].Add(1)
+		c.series.counts.failed[flag].Add(1)
 	}
 	c.series.release(now)
 	return true

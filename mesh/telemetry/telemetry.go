@@ -14,10 +14,11 @@ import (
 // Reporter is the side of a connection that tells about it.
 type Reporter string
 
-// The client's proxy and the server's proxy.
+// The client's proxy, the server's proxy, and the waypoint between them.
 const (
 	Source      Reporter = "source"
 	Destination Reporter = "destination"
+	Waypoint    Reporter = "waypoint"
 )
 
 // Why a connection failed, as the label response_flags says it. FlagNone is the only one of success.

@@ -114,7 +114,7 @@ func (s *Server) Restart() {
 	}()
 }
 
-// Set adds or replaces resources: addresses, workloads, services and authorizations. Clients get them in one push per
+// Set adds or replaces resources: addresses, workloads, services, authorizations, and those about requests. Clients get them in one push per
 // type, authorizations first.
 func (s *Server) Set(resources ...proto.Message) {
 	s.tb.Helper()

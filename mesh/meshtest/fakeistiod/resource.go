@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	capb "github.com/tulle-mesh/tulle/mesh/api/ca"
+	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/api/security"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -46,6 +47,8 @@ func wrap(tb testing.TB, message proto.Message) *discoveryv3.Resource {
 		}
 	case *security.Authorization:
 		name = m.GetNamespace() + "/" + m.GetName()
+	case *l7.Resource:
+		name = m.GetOrigin().GetKind() + "/" + m.GetOrigin().GetNamespace() + "/" + m.GetOrigin().GetName()
 	default:
 		tb.Fatalf("fake istiod: a %T is no resource", message)
 	}
