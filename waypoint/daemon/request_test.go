@@ -1,0 +1,374 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/api/l7"
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
+)
+
+const httpPort = workload.AppProtocol_HTTP11
+
+func TestARequestWithoutRoutesReachesItsService(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, echo("one"))
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	c := m.browser(m.caller("shop", "client"))
+	resp, text := fetch(t, c, "http://web/a?b=c", func(r *http.Request) {
+		r.Method, r.Host, r.Body = "POST", "somebody.else", io.NopCloser(strings.NewReader("hello"))
+	})
+	if want := "one POST /a?b=c host=somebody.else hello"; resp.StatusCode != 200 || text != want {
+		t.Errorf("%d %q, want 200 %q", resp.StatusCode, text, want)
+	}
+	m.eventually("the request to be counted", func() error {
+		if n := m.metric("istio_requests_total", `reporter="waypoint"`, `source_principal="spiffe://cluster.local/ns/shop/sa/client"`, `source_workload_namespace="shop"`,
+			`destination_workload="web"`, `destination_service="web.shop"`, `request_protocol="http"`, `response_code="200"`, `response_flags="-"`); n != 1 {
+			return fmt.Errorf("%v requests", n)
+		}
+		return nil
+	})
+	if n := m.metric("istio_request_bytes_sum"); n != 5 {
+		t.Errorf("%v bytes of requests, want 5", n)
+	}
+	if n := m.metric("istio_response_bytes_sum"); n != float64(len(text)) {
+		t.Errorf("%v bytes of answers, want %d", n, len(text))
+	}
+	if n := m.metric("istio_request_duration_milliseconds_count", `response_code="200"`); n != 1 {
+		t.Errorf("%v durations, want 1", n)
+	}
+	m.eventually("the access log", func() error {
+		for _, word := range []string{`request complete	method="POST" path="/a?b=c" authority="somebody.else"`, `response_code=200`, `src.identity="spiffe://cluster.local/ns/shop/sa/client"`} {
+			if !strings.Contains(m.log.String(), word) {
+				return errors.New("no " + word)
+			}
+		}
+		return nil
+	})
+}
+
+// What the two sides of a large body have under way is bounded by the windows; nothing may get lost or stick.
+func TestLargeBodiesPassBothWays(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		_, _ = io.Copy(w, r.Body)
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	c := m.browser(m.caller("shop", "client"))
+	const size = 8 << 20
+	sent := strings.Repeat("0123456789abcdef", size/16)
+	_, got := fetch(t, c, "http://web/", func(r *http.Request) { r.Method, r.Body = "PUT", io.NopCloser(strings.NewReader(sent)) })
+	if got != sent {
+		t.Errorf("%d bytes came back, want %d", len(got), len(sent))
+	}
+}
+
+func TestRequestsGoAsTheRoutesSay(t *testing.T) {
+	m := newMesh(t)
+	for i, name := range []string{"v1", "v2"} {
+		m.serve(serverHost+byte(i), echo(name))
+		m.know(m.service(name, httpPort, 8080, serverHost+byte(i))...)
+	}
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	broken := rule("/broken", "v1")
+	broken.Backends[0].Invalid = "there is no such service"
+	changed := rule("/changed", "v2")
+	changed.Filters = &l7.Filters{
+		RequestHeaders: &l7.HeaderChange{Set: []*l7.Header{{Name: "x-set", Value: "yes"}}}, ResponseHeaders: &l7.HeaderChange{Add: []*l7.Header{{Name: "x-added", Value: "too"}}},
+		Rewrite: &l7.Rewrite{Hostname: "rewritten", Path: &l7.PathChange{Change: &l7.PathChange_Prefix{Prefix: "/new"}}},
+	}
+	moved := rule("/moved")
+	moved.Filters = &l7.Filters{Redirect: &l7.Redirect{Hostname: "elsewhere.example", Status: 301}}
+	m.know(httpRoute("web", "web", rule("/one", "v1"), rule("/two", "v2"), broken, changed, moved, rule("/nowhere")))
+	c := m.browser(m.caller("shop", "client"))
+	for _, test := range []struct {
+		path   string
+		status int
+		text   string
+	}{
+		{"/one", 200, "v1 GET /one host=web "},
+		{"/two/x?y", 200, "v2 GET /two/x?y host=web "},
+		{"/changed/x", 200, "v2 GET /new/x host=rewritten "},
+		{"/moved/x", 301, ""},
+		{"/broken", 500, ""},
+		{"/nowhere", 500, ""},
+		{"/three", 404, ""},
+		{"/one/../two", 200, "v2 GET /two host=web "},
+	} {
+		resp, text := fetch(t, c, "http://web"+test.path)
+		if resp.StatusCode != test.status || text != test.text {
+			t.Errorf("%s: %d %q, want %d %q", test.path, resp.StatusCode, text, test.status, test.text)
+		}
+		if test.path == "/moved/x" && resp.Header.Get("Location") != "http://elsewhere.example/moved/x" {
+			t.Errorf("redirected to %s", resp.Header.Get("Location"))
+		}
+		if test.path == "/changed/x" && resp.Header.Get("X-Added") != "too" {
+			t.Errorf("the answer's head wasn't changed: %v", resp.Header)
+		}
+	}
+	m.eventually("what no rule matched to be counted", func() error {
+		if n := m.metric("istio_requests_total", `response_code="404"`, `response_flags="NR"`, `destination_workload="unknown"`, `destination_service="web.shop"`); n != 1 {
+			return fmt.Errorf("%v requests", n)
+		}
+		return nil
+	})
+}
+
+func TestFailuresAreAnsweredInIstiosWords(t *testing.T) {
+	m := newMesh(t)
+	m.know(m.service("empty", httpPort, 8080)...)
+	m.know(m.service("dead", httpPort, 8080, serverHost)...)
+	release := make(chan struct{})
+	m.serve(serverHost+1, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/breaks":
+			panic(http.ErrAbortHandler)
+		default:
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+	})
+	defer close(release)
+	m.know(m.service("slow", httpPort, 8080, serverHost+1)...)
+	whole, each := rule("/whole", "slow"), rule("/each", "slow")
+	whole.RequestTimeoutMs, each.TryTimeoutMs = 50, 50
+	m.know(httpRoute("slow", "slow", whole, each, rule("/", "slow")))
+	c := m.browser(m.caller("shop", "client"))
+	for _, test := range []struct {
+		url, flags, text string
+		status           int
+	}{
+		{"http://empty/", "UH", textNoEndpoint, 503},
+		{"http://dead/", "UF", textConnect, 503},
+		{"http://slow/breaks", "UC", textBroken, 503},
+		{"http://slow/whole", "UT", textTimeout, 504},
+		{"http://slow/each", "UT", textTimeout, 504},
+	} {
+		resp, text := fetch(t, c, test.url)
+		if resp.StatusCode != test.status || text != test.text {
+			t.Errorf("%s: %d %q, want %d %q", test.url, resp.StatusCode, text, test.status, test.text)
+		}
+		m.eventually(test.url+" to be counted", func() error {
+			if m.metric("istio_requests_total", `response_flags="`+test.flags+`"`, fmt.Sprintf(`response_code="%d"`, test.status)) == 0 {
+				return errors.New("it isn't")
+			}
+			return nil
+		})
+		resp, _ = fetch(t, c, test.url, func(r *http.Request) { r.Header.Set("Content-Type", "application/grpc") })
+		if resp.StatusCode != 200 || resp.Header.Get("Grpc-Status") != "14" {
+			t.Errorf("%s by gRPC: %d, status %s, want 200 and 14", test.url, resp.StatusCode, resp.Header.Get("Grpc-Status"))
+		}
+	}
+}
+
+// The words are Istio's.
+const (
+	textNoEndpoint = "no healthy upstream"
+	textConnect    = "upstream connect error or disconnect/reset before headers. reset reason: connection failure"
+	textBroken     = "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
+	textTimeout    = "upstream request timeout"
+)
+
+func TestFailuresAreTriedAgainAsTheRouteSays(t *testing.T) {
+	m := newMesh(t)
+	var asked atomic.Int32
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if n := asked.Add(1); n%3 != 0 {
+			w.WriteHeader(503)
+			return
+		}
+		fmt.Fprintf(w, "at last %d", len(body))
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	again, less := rule("/again", "web"), rule("/less", "web")
+	again.Retry, less.Retry = &l7.Retry{Attempts: 2, Statuses: []uint32{503}, BackoffMs: 1}, &l7.Retry{Attempts: 1, Statuses: []uint32{503}, BackoffMs: 1}
+	m.know(httpRoute("web", "web", again, less, rule("/", "web")))
+	c := m.browser(m.caller("shop", "client"))
+	send := func(path string, bytes int) (int, string) {
+		asked.Store(0)
+		resp, text := fetch(t, c, "http://web"+path, func(r *http.Request) {
+			r.Method, r.Body = "POST", io.NopCloser(strings.NewReader(strings.Repeat("x", bytes)))
+		})
+		return resp.StatusCode, text
+	}
+	for _, test := range []struct {
+		path   string
+		bytes  int
+		status int
+		tries  int32
+	}{
+		{"/again", 0, 200, 3},
+		{"/again", 60_000, 200, 3},
+		{"/again", 600_000, 503, 1}, // more than is kept
+		{"/less", 10, 503, 2},
+		{"/", 10, 503, 1},
+	} {
+		status, text := send(test.path, test.bytes)
+		if status != test.status || asked.Load() != test.tries {
+			t.Errorf("%s with %d bytes: %d after %d tries, want %d after %d", test.path, test.bytes, status, asked.Load(), test.status, test.tries)
+		}
+		if status == 200 && text != fmt.Sprintf("at last %d", test.bytes) {
+			t.Errorf("%s with %d bytes: %q", test.path, test.bytes, text)
+		}
+	}
+}
+
+// A retry storm is what keeps a server down. Of very many requests that all fail, only a fifth is tried again.
+func TestRetriesAreBounded(t *testing.T) {
+	m := newMesh(t)
+	var asked atomic.Int32
+	hold := make(chan struct{})
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		<-hold
+		w.WriteHeader(503)
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	again := rule("/", "web")
+	again.Retry = &l7.Retry{Attempts: 10, Statuses: []uint32{503}, BackoffMs: 1}
+	m.know(httpRoute("web", "web", again))
+	c := m.browser(m.caller("shop", "client"))
+	const requests = 50
+	ended := make(chan struct{}, requests)
+	for range requests {
+		go func() {
+			resp, err := c.Get("http://web/")
+			if err == nil {
+				resp.Body.Close()
+			}
+			ended <- struct{}{}
+		}()
+	}
+	m.eventually("all requests to be under way", func() error {
+		if n := asked.Load(); n < requests {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	close(hold)
+	for range requests {
+		<-ended
+	}
+	if n := asked.Load(); n > requests+10*10 { // ten at a time, ten times each
+		t.Errorf("%d requests came of %d", n, requests)
+	}
+}
+
+func TestMirrorsGetCopies(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, echo("main"))
+	copies := make(chan string, 10)
+	m.serve(serverHost+1, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		copies <- r.Method + " " + r.URL.Path + " " + string(body)
+		w.WriteHeader(500)
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	m.know(m.service("shadow", httpPort, 8080, serverHost+1)...)
+	both := rule("/", "web")
+	both.Filters = &l7.Filters{Mirrors: []*l7.Mirror{{Backend: &l7.BackendRef{Service: "shop/shadow.shop", Port: 80}}}}
+	m.know(httpRoute("web", "web", both))
+	c := m.browser(m.caller("shop", "client"))
+	resp, text := fetch(t, c, "http://web/x", func(r *http.Request) { r.Method, r.Body = "POST", io.NopCloser(strings.NewReader("hello")) })
+	if resp.StatusCode != 200 || text != "main POST /x host=web hello" {
+		t.Errorf("%d %q", resp.StatusCode, text)
+	}
+	select {
+	case got := <-copies:
+		if got != "POST /x hello" {
+			t.Errorf("the copy is %q", got)
+		}
+	case <-time.After(patience):
+		t.Error("no copy came")
+	}
+}
+
+func TestAChangedRouteFailsNoRequest(t *testing.T) {
+	m := newMesh(t)
+	for i, name := range []string{"v1", "v2"} {
+		m.serve(serverHost+byte(i), echo(name))
+		m.know(m.service(name, httpPort, 8080, serverHost+byte(i))...)
+	}
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	m.know(httpRoute("web", "web", rule("/", "v1")))
+	c := m.browser(m.caller("shop", "client"))
+	stop, failed, done := make(chan struct{}), make(chan string, 1), make(chan struct{})
+	var made atomic.Int32
+	go func() {
+		defer close(done)
+		for ; ; made.Add(1) {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			resp, err := c.Get("http://web/")
+			if err == nil {
+				_, err = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+			if err != nil || resp.StatusCode != 200 {
+				select {
+				case failed <- fmt.Sprint(err, resp):
+				default:
+				}
+			}
+		}
+	}()
+	for i := 0; i < 100 || made.Load() < 500; i++ {
+		m.know(httpRoute("web", "web", rule("/", []string{"v1", "v2"}[i%2])))
+	}
+	close(stop)
+	<-done
+	select {
+	case what := <-failed:
+		t.Error(what)
+	default:
+	}
+}
+
+func TestADrainFailsNoRequest(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(200 * time.Millisecond)
+		_, _ = io.WriteString(w, "done")
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	c := m.browser(m.caller("shop", "client"))
+	answer := make(chan string, 1)
+	go func() {
+		resp, err := c.Get("http://web/")
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		answer <- fmt.Sprint(string(text), err, resp.Close)
+	}()
+	m.eventually("the request to be under way", func() error {
+		if m.metric("istio_tcp_connections_opened_total") == 0 && !strings.Contains(m.log.String(), "tunnels") {
+			return errors.New("it isn't")
+		}
+		return nil
+	})
+	time.Sleep(50 * time.Millisecond)
+	m.drain.Start("the test drains it")
+	if got := <-answer; got != "done<nil> true" {
+		t.Errorf("the request that was under way: %s", got)
+	}
+	if err := <-m.ended; err != nil {
+		t.Error(err)
+	}
+	m.ended <- nil
+}

@@ -1,0 +1,139 @@
+package serve
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/describe"
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
+	"github.com/tulle-mesh/tulle/waypoint/route"
+	"github.com/tulle-mesh/tulle/waypoint/upstream"
+)
+
+const (
+	// mirrorTime is how long a copy is waited for.
+	mirrorTime = 15 * time.Second
+	// maxMirrors is how many copies may be under way on one worker; those beyond it aren't made.
+	maxMirrors = 1000
+)
+
+// mirrored is a copy that is to be made of a request.
+type mirrored struct {
+	to   route.Destination
+	head exchange.Request // as it was when the mirror was chosen
+}
+
+// mirrors notes the copies that are to be made of the request as it is now.
+func (r *request) mirrors(list []route.Mirror) {
+	for i := range list {
+		if list[i].Chosen(rand.Uint64()) && r.head.Upgrade == "" {
+			head := *r.head
+			head.Fields = slices.Clone(head.Fields)
+			r.body.mirrors = append(r.body.mirrors, mirrored{list[i].Destination, head})
+		}
+	}
+}
+
+// mirror sends the copies, when the request is complete, so that they hold nobody up. There is none of a request whose body was too long to
+// be kept.
+func (r *request) mirror() {
+	for i := range r.body.mirrors {
+		if r.body.again() && len(r.body.bytes) <= maxKept {
+			r.session.handler.send(&r.body.mirrors[i], slices.Clone(r.body.bytes), r.body.trailers)
+		}
+	}
+	r.body.mirrors = nil
+}
+
+// copied is a copy under way. What is answered to it is ignored.
+type copied struct {
+	handler  *Handler
+	head     exchange.Request
+	body     []byte
+	trailers []exchange.Field
+	pending  *upstream.Dialling
+	server   exchange.Server
+	clock    loop.Timer
+	over     bool
+}
+
+func (h *Handler) send(m *mirrored, body []byte, trailers []exchange.Field) {
+	table := h.cfg.Table()
+	namespace, host, _ := strings.Cut(m.to.Service, "/")
+	service, self := table.Service(namespace, host), h.cfg.Self(table)
+	if service == nil || self == nil || h.mirrors >= maxMirrors {
+		return
+	}
+	choice := upstream.Choice{Service: service, Port: m.to.Port}
+	endpoint, err := choice.Next(table, self, h.cfg.Open)
+	if err != nil {
+		return
+	}
+	contentType, _ := exchange.Get(m.head.Fields, "content-type")
+	version := upstream.Version(service, m.to.Port, m.head.Version, isGRPC(contentType))
+	c := &copied{handler: h, head: m.head, body: body, trailers: trailers}
+	c.clock.Run = func() { c.end(errTimeout) }
+	h.mirrors++
+	h.cfg.Worker.After(&c.clock, mirrorTime)
+	c.head.Length = int64(len(body))
+	handler, pending := h.servers.Open(&endpoint, version, upstream.Asked{Baggage: describe.Baggage(self), Service: service.Hostname}, c.connected)
+	if c.pending = pending; handler != nil {
+		c.connected(handler, nil)
+	}
+}
+
+func (c *copied) connected(handler exchange.Handler, err error) {
+	c.pending = nil
+	if err != nil {
+		c.end(err)
+		return
+	}
+	c.server = handler(&c.head, c)
+	if len(c.body) > 0 {
+		c.server.Data(c.body)
+	}
+	if !c.over {
+		c.server.End(c.trailers)
+	}
+}
+
+// end lets go of the copy; err is nil if it was answered.
+func (c *copied) end(err error) {
+	if c.over {
+		return
+	}
+	c.over = true
+	c.handler.mirrors--
+	c.handler.cfg.Worker.Stop(&c.clock)
+	switch {
+	case c.pending != nil:
+		c.pending.Cancel()
+	case c.server != nil && err != nil:
+		c.server.Abort(err)
+	}
+}
+
+// Inform implements exchange.Client.
+func (c *copied) Inform(*exchange.Response) {}
+
+// Respond implements exchange.Client.
+func (c *copied) Respond(*exchange.Response) {}
+
+// Data implements exchange.Client.
+func (c *copied) Data(p []byte) {
+	if !c.over {
+		c.server.Consumed(len(p))
+	}
+}
+
+// End implements exchange.Client.
+func (c *copied) End([]exchange.Field) { c.end(nil) }
+
+// Abort implements exchange.Client.
+func (c *copied) Abort(error) { c.end(nil) }
+
+// Consumed implements exchange.Client.
+func (c *copied) Consumed(int) {}

@@ -1,0 +1,185 @@
+package serve
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/describe"
+	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/relay"
+	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/waypoint/arrival"
+	"github.com/tulle-mesh/tulle/waypoint/authz"
+	"github.com/tulle-mesh/tulle/waypoint/pipe"
+	"github.com/tulle-mesh/tulle/waypoint/upstream"
+)
+
+const (
+	// connectTimeout bounds everything until the client is answered; its own proxy waits as long.
+	connectTimeout = 25 * time.Second
+	// silenceTimeout is how long an endpoint that has said nothing is waited for while there may be another one.
+	silenceTimeout = 1500 * time.Millisecond
+)
+
+var (
+	errGone    = errors.New("the client gave up before it was answered")
+	errTooSlow = errors.New("connecting took too long")
+)
+
+// connection is one on its way through the steps.
+type connection struct {
+	handler  *Handler
+	in       *hbone.Incoming
+	table    *state.Table
+	self     *state.Workload // the waypoint
+	to       arrival.Destination
+	choice   upstream.Choice
+	endpoint upstream.Endpoint
+	start    time.Time
+
+	dialling       *upstream.Dialling // nil when none is under way
+	timer, silence loop.Timer
+	client         *pipe.Pipe // once it is accepted
+
+	asked       asked             // what it was for, before a route changed that
+	policyFacts *authz.Connection // of an opaque one
+	ended       bool
+}
+
+// asked is a port of a service.
+type asked struct {
+	service string // "namespace/hostname", or ""
+	port    uint16
+}
+
+// passOn is steps 2 and following, for bytes of whatever kind.
+func (c *connection) passOn() {
+	w := c.handler.cfg.Worker
+	c.timer.Run = func() { c.refuse(errTooSlow) }
+	c.silence.Run = c.impatient
+	w.After(&c.timer, connectTimeout)
+	c.in.OnGone(func() { c.refuse(errGone) })
+	if err := c.handler.admit(c.asked.service, c.asked.port, c.policyFacts, c.in.Peer.Namespace()); err != nil {
+		c.refuse(err)
+		return
+	}
+	c.choice = upstream.Choice{Service: c.to.Service, Workload: c.to.Workload, Port: c.to.Port, Dialled: c.to.Dialled}
+	c.try(nil)
+}
+
+// try connects to the next endpoint; failed is what became of the one before.
+func (c *connection) try(failed error) {
+	cfg := c.handler.cfg
+	endpoint, err := c.choice.Next(c.table, c.self, cfg.Open)
+	if err != nil {
+		if failed != nil {
+			err = failed // which says more
+		}
+		c.refuse(err)
+		return
+	}
+	c.endpoint = endpoint
+	asked := upstream.Asked{Baggage: describe.Baggage(c.self), Client: c.origin(), Trace: c.in.Request.Trace}
+	if c.to.Service != nil {
+		asked.Service = c.to.Service.Hostname
+	}
+	c.dialling = cfg.Dialer.Dial(&c.endpoint, asked, func(server *pipe.Pipe, err error) {
+		c.dialling = nil
+		if err != nil {
+			c.failed(err)
+			return
+		}
+		c.connected(server)
+	})
+	cfg.Worker.After(&c.silence, silenceTimeout)
+}
+
+// failed goes elsewhere, unless it would be the same there.
+func (c *connection) failed(err error) {
+	cfg := c.handler.cfg
+	cfg.Worker.Stop(&c.silence)
+	cfg.Open.Failed(c.endpoint.Workload, c.endpoint.Addr.Port())
+	if !hbone.Elsewhere(err) {
+		c.refuse(err)
+		return
+	}
+	c.try(err)
+}
+
+// impatient leaves an endpoint of which nothing is heard, if there is another.
+func (c *connection) impatient() {
+	if c.dialling == nil || !c.dialling.Silent() {
+		return
+	}
+	if !c.choice.More(c.table, c.self) {
+		return
+	}
+	c.dialling.Cancel()
+	c.dialling = nil
+	c.failed(&loop.ConnectTimeout{After: silenceTimeout})
+}
+
+// connected is steps 4 and 5.
+func (c *connection) connected(server *pipe.Pipe) {
+	cfg := c.handler.cfg
+	cfg.Worker.Stop(&c.timer)
+	cfg.Worker.Stop(&c.silence)
+	c.ended = true
+	if c.client == nil {
+		if err := c.accept(); err != nil {
+			server.Reset()
+			cfg.Metrics.Refuse(c.record(), telemetry.FlagConnect, err)
+			return
+		}
+	}
+	metric, workload := cfg.Metrics.Open(c.record()), c.endpoint.Workload
+	cfg.Open.Add(workload, 1)
+	o := &opaque{service: c.asked.service, port: c.asked.port, namespace: c.in.Peer.Namespace(), facts: c.policyFacts}
+	o.session = pipe.Join(server, c.client, func(r relay.Result) {
+		delete(c.handler.opaque, o)
+		cfg.Open.Add(workload, -1)
+		flag := telemetry.FlagNone
+		if isDenied(r.Err) {
+			flag = telemetry.FlagDenied
+		}
+		metric.Close(flag, r.Err)
+	})
+	c.handler.opaque[o] = struct{}{}
+	metric.Follow(o.session.Counts)
+	c.table = nil // must not live as long as the connection
+}
+
+// accept answers the client's CONNECT.
+func (c *connection) accept() error {
+	stream, err := c.in.Accept(describe.Baggage(c.self))
+	if err == nil {
+		c.client = pipe.OverStream(c.handler.cfg.Worker.Loop, stream)
+	}
+	return err
+}
+
+// refuse ends a connection that isn't passed on.
+func (c *connection) refuse(err error) {
+	if c.ended {
+		return
+	}
+	c.ended = true
+	cfg := c.handler.cfg
+	cfg.Worker.Stop(&c.timer)
+	cfg.Worker.Stop(&c.silence)
+	if c.dialling != nil {
+		c.dialling.Cancel()
+	}
+	if c.client == nil {
+		c.in.Refuse(statusOf(err))
+	} else {
+		c.client.Reset()
+	}
+	flag := describe.Flag(err)
+	if isDenied(err) {
+		flag = telemetry.FlagDenied
+	}
+	cfg.Metrics.Refuse(c.record(), flag, err)
+}

@@ -1,0 +1,320 @@
+package serve
+
+import (
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/describe"
+	"github.com/tulle-mesh/tulle/mesh/hbone"
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
+	"github.com/tulle-mesh/tulle/waypoint/h1"
+	"github.com/tulle-mesh/tulle/waypoint/upstream"
+)
+
+const (
+	// leastBackoff is the pause before the first further try if the route doesn't say; each next one is twice as long.
+	leastBackoff = 25 * time.Millisecond
+	mostBackoff  = 250 * time.Millisecond
+)
+
+// try is a request's way to one endpoint. To the connection there it is the client.
+type try struct {
+	request  *request
+	endpoint upstream.Endpoint
+	pending  *upstream.Dialling // a connection that isn't there yet; nil once it is
+	server   exchange.Server    // nil until then
+	clock    loop.Timer         // the try's time
+	silence  loop.Timer
+	consumed int  // bytes of the request's body
+	reused   bool // the connection had had other requests: the server may have closed it meanwhile
+	over     bool
+}
+
+// attempt is step 3.
+func (r *request) attempt() {
+	h := r.session.handler
+	table := h.cfg.Table()
+	self := h.cfg.Self(table)
+	if self == nil {
+		r.answer(503, flagNoEndpoint, textNoEndpoint, errUnknownSelf.Error())
+		return
+	}
+	endpoint, err := r.choice.Next(table, self, h.cfg.Open)
+	if err != nil {
+		r.answer(503, flagNoEndpoint, textNoEndpoint, err.Error())
+		return
+	}
+	r.endpoint = endpoint
+	r.tries++
+	t := &try{request: r, endpoint: endpoint}
+	r.try = t
+	t.clock.Run, t.silence.Run = t.late, t.impatient
+	h.cfg.Open.Add(endpoint.Workload, 1)
+	if r.routed && r.hit.TryTimeout > 0 {
+		h.cfg.Worker.After(&t.clock, r.hit.TryTimeout)
+	}
+	asked := upstream.Asked{Baggage: describe.Baggage(self), Fresh: r.fresh}
+	if r.choice.Service != nil {
+		asked.Service = r.choice.Service.Hostname
+	}
+	handler, pending := h.servers.Open(&t.endpoint, upstream.Version(r.choice.Service, r.choice.Port, r.head.Version, r.grpc), asked, t.connected)
+	if handler != nil {
+		t.reused = true
+		t.begin(handler)
+		t.pass()
+		return
+	}
+	t.pending = pending
+	h.cfg.Worker.After(&t.silence, silenceTimeout)
+}
+
+// connected is told of the connection that wasn't there at once.
+func (t *try) connected(handler exchange.Handler, err error) {
+	t.pending = nil
+	t.request.session.handler.cfg.Worker.Stop(&t.silence)
+	if err != nil {
+		t.request.session.handler.cfg.Open.Failed(t.endpoint.Workload, t.endpoint.Addr.Port())
+		t.failed(err, true)
+		return
+	}
+	t.begin(handler)
+	t.pass()
+}
+
+// begin has the request sent.
+func (t *try) begin(handler exchange.Handler) {
+	head := *t.request.head
+	if t.request.body.keep {
+		head.Fields = slices.Clone(head.Fields) // another try needs them as they are
+	}
+	t.server = handler(&head, t)
+}
+
+// pass gives the server what there is of the body already.
+func (t *try) pass() {
+	b := &t.request.body
+	if kept := b.bytes; len(kept) > 0 {
+		b.trim()
+		t.server.Data(kept)
+	}
+	if b.ended && !t.over {
+		t.server.End(b.trailers)
+	}
+}
+
+// impatient leaves an endpoint of which nothing is heard, if there is another.
+func (t *try) impatient() {
+	r, h := t.request, t.request.session.handler
+	if t.pending == nil || !t.pending.Silent() || !r.choice.More(h.cfg.Table(), h.cfg.Self(h.cfg.Table())) {
+		return
+	}
+	t.pending.Cancel()
+	t.connected(nil, &loop.ConnectTimeout{After: silenceTimeout})
+}
+
+// late is the end of the try's time.
+func (t *try) late() {
+	r := t.request
+	if r.answered {
+		r.breakOff(errTimeout, flagTimeout)
+		return
+	}
+	r.try = nil
+	t.drop(errTimeout)
+	if r.mayRetry(0, true) {
+		r.retry()
+		return
+	}
+	r.answer(504, flagTimeout, textTimeout, "the server took longer than the route allows")
+}
+
+// drop gives the try up.
+func (t *try) drop(err error) {
+	if t.over {
+		return
+	}
+	t.finish()
+	if t.pending != nil {
+		t.pending.Cancel()
+		t.pending = nil
+	} else if t.server != nil {
+		t.server.Abort(err)
+	}
+}
+
+// finish lets go of what the try holds.
+func (t *try) finish() {
+	h := t.request.session.handler
+	t.over = true
+	h.cfg.Worker.Stop(&t.clock)
+	h.cfg.Worker.Stop(&t.silence)
+	h.cfg.Open.Add(t.endpoint.Workload, -1)
+}
+
+// failed decides what becomes of a request whose try gave no answer. Unsent says that nothing of it reached the endpoint.
+func (t *try) failed(err error, unsent bool) {
+	r := t.request
+	t.finish()
+	r.try = nil
+	unsent = unsent || errors.As(err, new(*exchange.NotProcessed))
+	switch {
+	case t.stale(err, unsent) && r.body.again():
+		r.fresh = true
+		r.choice.Untried()
+		r.attempt()
+	case unsent && hbone.Elsewhere(err) && r.body.again() && r.tries < upstream.MaxTries:
+		r.attemptElsewhere(err)
+	case r.mayRetry(0, true):
+		r.retry()
+	case unsent:
+		r.answer(503, flagConnect, textConnect, err.Error())
+	default:
+		r.answer(503, flagBroken, textBroken, err.Error())
+	}
+}
+
+// stale tells that the connection was closed by its server before, or while, the request came, which is no fault of the request's. What may
+// have been processed is only sent again if that makes no difference (RFC 9110 section 9.2.2).
+func (t *try) stale(err error, unsent bool) bool {
+	if !t.reused || t.request.fresh {
+		return false
+	}
+	if unsent {
+		return true
+	}
+	switch t.request.head.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return errors.Is(err, h1.ErrNoAnswer)
+	}
+	return false
+}
+
+// attemptElsewhere tries another endpoint at once, if there is one.
+func (r *request) attemptElsewhere(err error) {
+	h := r.session.handler
+	if !r.choice.More(h.cfg.Table(), h.cfg.Self(h.cfg.Table())) {
+		r.answer(503, flagConnect, textConnect, err.Error())
+		return
+	}
+	r.attempt()
+}
+
+// mayRetry asks the route, and the budget of the destination, whether a failure may be tried again: one without an answer, or of a status.
+func (r *request) mayRetry(status int, broken bool) bool {
+	if !r.routed || r.hit.Retry == nil || r.tries > r.hit.Retry.Attempts || !r.body.again() || r.answered {
+		return false
+	}
+	if !broken && !slices.Contains(r.hit.Retry.Statuses, status) {
+		return false
+	}
+	return r.retrying || r.usage.mayRetry()
+}
+
+// retry waits a while, and tries again, at another endpoint if there is one.
+func (r *request) retry() {
+	if !r.retrying {
+		r.retrying = true
+		r.usage.retrying++
+	}
+	wait := max(r.hit.Retry.Backoff, leastBackoff) << min(r.tries-1, 8)
+	wait = min(wait, max(mostBackoff, r.hit.Retry.Backoff))
+	r.session.handler.cfg.Worker.After(&r.pause, wait-rand.N(wait/4+1))
+}
+
+// again is the end of the pause.
+func (r *request) again() {
+	cfg := r.session.handler.cfg
+	if table := cfg.Table(); cfg.Self(table) != nil {
+		r.choice.Again(table, cfg.Self(table))
+	}
+	r.attempt()
+}
+
+// Inform implements exchange.Client.
+func (t *try) Inform(res *exchange.Response) {
+	if !t.over {
+		t.request.client.Inform(res)
+	}
+}
+
+// Respond implements exchange.Client. It is step 4.
+func (t *try) Respond(res *exchange.Response) {
+	r := t.request
+	if t.over {
+		return
+	}
+	if r.mayRetry(res.Status, false) {
+		r.try = nil
+		t.drop(errRetried)
+		r.retry()
+		return
+	}
+	if r.routed {
+		r.hit.Answered(r.backend, res)
+	}
+	r.answered, r.code = true, res.Status
+	if r.grpc {
+		r.grpcStatus, _ = exchange.Get(res.Fields, "grpc-status")
+	}
+	if res.Upgrade != "" { // what it becomes may live for ever
+		r.session.handler.cfg.Worker.Stop(&r.clock)
+		r.session.handler.cfg.Worker.Stop(&t.clock)
+	}
+	r.body.keep = false
+	r.body.trim()
+	r.client.Respond(res)
+}
+
+// Data implements exchange.Client.
+func (t *try) Data(p []byte) {
+	if !t.over {
+		t.request.sent += uint64(len(p))
+		t.request.client.Data(p)
+	}
+}
+
+// End implements exchange.Client.
+func (t *try) End(trailers []exchange.Field) {
+	if t.over {
+		return
+	}
+	r := t.request
+	if r.grpc {
+		if status, ok := exchange.Get(trailers, "grpc-status"); ok {
+			r.grpcStatus = status
+		}
+	}
+	t.finish()
+	r.try = nil
+	r.end()
+	r.client.End(trailers)
+}
+
+// Abort implements exchange.Client.
+func (t *try) Abort(err error) {
+	r := t.request
+	switch {
+	case t.over:
+	case r.answered:
+		t.finish()
+		r.try = nil
+		r.breakOff(err, flagBroken)
+	default:
+		t.failed(err, false)
+	}
+}
+
+// Consumed implements exchange.Client. What an earlier try had consumed isn't told again.
+func (t *try) Consumed(n int) {
+	b := &t.request.body
+	t.consumed += n
+	if more := t.consumed - b.told; more > 0 && !t.over {
+		b.told = t.consumed
+		if !b.ended {
+			t.request.client.Consumed(more)
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package upstream
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
+	"github.com/tulle-mesh/tulle/waypoint/h2c"
+	"github.com/tulle-mesh/tulle/waypoint/pipe"
+)
+
+// firstStreams is how many requests wait for a connection that is being made, before another one is.
+const firstStreams = 100
+
+// http2 is the connections of HTTP/2 to one place, and those who wait for one.
+type http2 struct {
+	clients []*shared
+	dialing *Dialling
+	waiting []*waiter
+}
+
+// shared is a connection of HTTP/2.
+type shared struct {
+	*h2c.Client
+	idle int // sweeps that found it without requests
+}
+
+// waiter is a request that waits for a connection.
+type waiter struct {
+	ready func(exchange.Handler, error)
+	gone  bool
+}
+
+// open2 is Open for HTTP/2, whose connections are shared.
+func (s *Servers) open2(e *Endpoint, at place, asked Asked, ready func(exchange.Handler, error)) (exchange.Handler, *Dialling) {
+	all := s.http2[at]
+	if all == nil {
+		all = &http2{}
+		s.http2[at] = all
+	}
+	for _, c := range all.clients {
+		if c.Room() > 0 {
+			return c.Handle, nil
+		}
+	}
+	w := &waiter{ready: ready}
+	all.waiting = append(all.waiting, w)
+	if all.dialing == nil || len(all.waiting)%firstStreams == 0 {
+		all.dialing = s.dialer.Dial(e, asked, func(p *pipe.Pipe, err error) { s.dialled2(at, all, p, err) })
+	}
+	dialling := all.dialing
+	return nil, &Dialling{cancel: func() { w.gone = true }, silent: dialling.Silent}
+}
+
+// dialled2 gives a new connection to those who wait for one. What comes of a further dial finds nobody waiting, perhaps.
+func (s *Servers) dialled2(at place, all *http2, p *pipe.Pipe, err error) {
+	all.dialing = nil
+	waiting := all.waiting
+	all.waiting = nil
+	var c *shared
+	if err == nil {
+		c = &shared{}
+		c.Client = h2c.NewClient(p, h2c.ClientConfig{Room: func(*h2c.Client) {}, Gone: func(*h2c.Client) { s.left2(at, all, c) }})
+		all.clients = append(all.clients, c)
+		s.watch()
+	}
+	for _, w := range waiting {
+		switch {
+		case w.gone:
+		case err != nil:
+			w.ready(nil, err)
+		default:
+			w.ready(c.Handle, nil) // one too many fails as not processed, and comes again
+		}
+	}
+	s.tidy2(at, all)
+}
+
+// left2 takes a connection off that takes no more requests.
+func (s *Servers) left2(at place, all *http2, c *shared) {
+	all.clients = slices.DeleteFunc(all.clients, func(other *shared) bool { return other == c })
+	s.tidy2(at, all)
+}
+
+func (s *Servers) tidy2(at place, all *http2) {
+	if len(all.clients) == 0 && all.dialing == nil && len(all.waiting) == 0 && s.http2[at] == all {
+		delete(s.http2, at)
+	}
+}
+
+// sweep2 closes what is idle for long.
+func (s *Servers) sweep2() {
+	var old []*shared
+	for _, all := range s.http2 {
+		for _, c := range all.clients {
+			if c.idle++; c.Running() > 0 {
+				c.idle = 0
+			}
+			if time.Duration(c.idle)*sweepTime > idleTime {
+				old = append(old, c)
+			}
+		}
+	}
+	for _, c := range old {
+		c.Close() // which takes it off
+	}
+}

@@ -1,0 +1,168 @@
+package upstream
+
+import (
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
+	"github.com/tulle-mesh/tulle/waypoint/h1"
+	"github.com/tulle-mesh/tulle/waypoint/pipe"
+)
+
+const (
+	// maxIdle is how many connections without a request one worker keeps.
+	maxIdle = 10_000
+	// idleTime is how long it keeps one.
+	idleTime = time.Minute
+	// sweepTime is how often it looks for those.
+	sweepTime = 10 * time.Second
+)
+
+// Servers keeps connections to endpoints between requests, on one worker.
+type Servers struct {
+	dialer *Dialer
+	idle   map[place][]*http1 // by how long they are idle
+	count  int
+	http2  map[place]*http2
+	sweep  loop.Timer
+	swept  bool // the timer is set
+}
+
+// place is what requests have in common that may go over one connection.
+type place struct {
+	workload, service string
+	dialled           string
+}
+
+func (e *Endpoint) place(asked *Asked) place {
+	return place{workload: e.Workload.UID, service: asked.Service, dialled: e.Addr.String()}
+}
+
+// http1 is a connection of HTTP/1.1.
+type http1 struct {
+	client *h1.Client
+	place  place
+	since  time.Time // it is idle
+	gone   bool
+}
+
+// NewServers has no connections yet.
+func NewServers(d *Dialer) *Servers {
+	s := &Servers{dialer: d, idle: map[place][]*http1{}, http2: map[place]*http2{}}
+	s.sweep.Run = s.tidy
+	return s
+}
+
+// Version is the one that servers behind a port are spoken to in, for a client that speaks another or the same.
+func Version(svc *state.Service, port uint16, client exchange.Version, grpc bool) exchange.Version {
+	var known state.AppProtocol
+	if svc != nil {
+		p, _ := svc.Port(port)
+		known = p.Protocol
+	}
+	switch {
+	case grpc, known == state.HTTP2, known == state.GRPC, known != state.HTTP1 && client == exchange.HTTP2:
+		return exchange.HTTP2
+	}
+	return exchange.HTTP11
+}
+
+// Open finds a connection to an endpoint that takes a request, or else makes one and calls ready, after it has returned, with its handler or
+// the reason why there is none.
+func (s *Servers) Open(e *Endpoint, v exchange.Version, asked Asked, ready func(exchange.Handler, error)) (exchange.Handler, *Dialling) {
+	at := e.place(&asked)
+	if v == exchange.HTTP2 {
+		return s.open2(e, at, asked, ready)
+	}
+	if !asked.Fresh {
+		if c := s.take(at); c != nil {
+			return c.client.Handle, nil
+		}
+	}
+	return nil, s.dialer.Dial(e, asked, func(p *pipe.Pipe, err error) {
+		if err != nil {
+			ready(nil, err)
+			return
+		}
+		ready(s.http1(at, p).client.Handle, nil)
+	})
+}
+
+func (s *Servers) http1(at place, p *pipe.Pipe) *http1 {
+	c := &http1{place: at}
+	c.client = h1.NewClient(p, h1.ClientConfig{
+		Free: func(*h1.Client) { s.put(c) },
+		Gone: func(*h1.Client) { s.remove(c) },
+	})
+	return c
+}
+
+// take returns the connection that was used last.
+func (s *Servers) take(at place) *http1 {
+	list := s.idle[at]
+	if len(list) == 0 {
+		return nil
+	}
+	c := list[len(list)-1]
+	s.keep(at, list[:len(list)-1])
+	s.count--
+	return c
+}
+
+func (s *Servers) put(c *http1) {
+	if s.count >= maxIdle {
+		c.client.Close()
+		return
+	}
+	s.watch()
+	c.since = s.dialer.Worker.Now()
+	s.idle[c.place] = append(s.idle[c.place], c)
+	s.count++
+}
+
+func (s *Servers) remove(c *http1) {
+	list := s.idle[c.place]
+	for i := range list {
+		if list[i] == c {
+			s.keep(c.place, append(list[:i], list[i+1:]...))
+			s.count--
+			return
+		}
+	}
+}
+
+func (s *Servers) keep(at place, list []*http1) {
+	if len(list) == 0 {
+		delete(s.idle, at)
+	} else {
+		s.idle[at] = list
+	}
+}
+
+// tidy closes what is idle for long.
+func (s *Servers) tidy() {
+	s.swept = false
+	before := s.dialer.Worker.Now().Add(-idleTime)
+	var old []*http1
+	for _, list := range s.idle {
+		for i := 0; i < len(list) && list[i].since.Before(before); i++ {
+			old = append(old, list[i])
+		}
+	}
+	for _, c := range old {
+		c.client.Close() // which removes it
+	}
+	s.sweep2()
+	if s.count > 0 || len(s.http2) > 0 {
+		s.watch()
+	}
+}
+
+// watch has it looked for idle connections from time to time.
+func (s *Servers) watch() {
+	if !s.swept {
+		s.swept = true
+		s.dialer.Worker.After(&s.sweep, sweepTime)
+	}
+}
