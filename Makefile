@@ -22,9 +22,10 @@ UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: need-go ## static binaries in bin/: ztunnel, istiod-lite, tulle-cni, tulle-cni-agent, tulle
+build: need-go ## static binaries in bin/: ztunnel, waypoint, istiod-lite, tulle-cni, tulle-cni-agent, tulle
 	@mkdir -p bin
 	$(BUILD) -o bin/ztunnel ./ztunnel
+	$(BUILD) -o bin/waypoint ./waypoint
 	$(BUILD) -o bin/istiod-lite ./istiod-lite
 	$(BUILD) -o bin/tulle-cni ./cni-plugin
 	$(BUILD) -o bin/tulle-cni-agent ./cni-plugin/node-agent
@@ -32,7 +33,7 @@ build: need-go ## static binaries in bin/: ztunnel, istiod-lite, tulle-cni, tull
 
 images: need-go ## images of the components as OCI archives, and what they are made of, in bin/images/: ARCHITECTURES=amd64
 	@for arch in $(ARCHITECTURES); do mkdir -p $(IMAGES)/linux-$$arch; \
-	  GOOS=linux GOARCH=$$arch $(BUILD) -o $(IMAGES)/linux-$$arch/ ./istiod-lite ./ztunnel ./cni-plugin ./cni-plugin/node-agent ./deploy/samples/bookinfo-like || exit 1; done
+	  GOOS=linux GOARCH=$$arch $(BUILD) -o $(IMAGES)/linux-$$arch/ ./istiod-lite ./ztunnel ./waypoint ./cni-plugin ./cni-plugin/node-agent ./deploy/samples/bookinfo-like || exit 1; done
 	$(GO) run ./deploy/images -version $(VERSION) -built $(IMAGES) -to $(IMAGES) $(ARCHITECTURES)
 
 charts: need-go ## Helm charts, and a manifest of all they install, in bin/charts/

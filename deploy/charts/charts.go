@@ -18,8 +18,8 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/util"
 )
 
-// parts are the charts of which the chart named whole consists. The waypoint's will be one of them.
-var parts = []string{"base", "istiod-lite", "cni-plugin", "ztunnel"}
+// parts are the charts of which the chart named whole consists.
+var parts = []string{"base", "istiod-lite", "cni-plugin", "ztunnel", "waypoint"}
 
 const whole = "tulle"
 

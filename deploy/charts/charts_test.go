@@ -345,7 +345,7 @@ func TestMakeChartsMakesTheSameTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	names := []string{"base-1.2.3-4-g5444448.tgz", "cni-plugin-1.2.3-4-g5444448.tgz", "istiod-lite-1.2.3-4-g5444448.tgz", "tulle-1.2.3-4-g5444448.tgz", "tulle.yaml", "ztunnel-1.2.3-4-g5444448.tgz"}
+	names := []string{"base-1.2.3-4-g5444448.tgz", "cni-plugin-1.2.3-4-g5444448.tgz", "istiod-lite-1.2.3-4-g5444448.tgz", "tulle-1.2.3-4-g5444448.tgz", "tulle.yaml", "waypoint-1.2.3-4-g5444448.tgz", "ztunnel-1.2.3-4-g5444448.tgz"}
 	entries, err := os.ReadDir(one)
 	if err != nil || len(entries) != len(names) {
 		t.Errorf("%d files, %v, want %v", len(entries), err, names)

@@ -29,6 +29,7 @@ type program struct{ name, built string }
 var all = []component{
 	{name: "istiod-lite", title: "control plane of a Tulle mesh", user: "1337:1337", programs: []program{{"istiod-lite", "istiod-lite"}}},
 	{name: "ztunnel", title: "node proxy of a Tulle mesh", user: "0:1337", programs: []program{{"ztunnel", "ztunnel"}}},
+	{name: "waypoint", title: "waypoint of a Tulle mesh", user: "1337:1337", programs: []program{{"waypoint", "waypoint"}}},
 	{name: "cni-plugin", title: "node agent and CNI plugin of a Tulle mesh", user: "0:0", programs: []program{{"tulle-cni-agent", "node-agent"}, {"tulle-cni", "cni-plugin"}}},
 	{name: "bookinfo-like", title: "sample application for a Tulle mesh", user: "1337:1337", programs: []program{{"bookinfo-like", "bookinfo-like"}}},
 }

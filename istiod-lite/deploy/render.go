@@ -197,7 +197,7 @@ func (s Settings) values(w *Waypoint) map[string]string {
 		serviceType = "ClusterIP"
 	}
 	return map[string]string{
-		"gateway": g.Name, "name": g.Deployed().Name, "namespace": g.Namespace, "account": g.ServiceAccount,
+		"gateway": g.Name, "class": g.Class, "name": g.Deployed().Name, "namespace": g.Namespace, "account": g.ServiceAccount,
 		"image": s.Image, "domain": s.Domain, "cluster": s.ClusterID, "revision": revision,
 		"controlplane": plane + "." + s.Namespace + ".svc:15012", "trustdomain": w.TrustDomain, "network": w.Network,
 		"servicetype": serviceType,
