@@ -41,6 +41,7 @@ type Spec struct {
 // Programs holds the paths of the mesh's binaries.
 type Programs struct {
 	Tulle, Istiod, Agent, Ztunnel string
+	Waypoint                      string // "" where StartWaypoint isn't called
 }
 
 // Pod is one simulated pod: a network namespace on a node, with a program in it.

@@ -10,7 +10,7 @@ import (
 
 // programs are the binaries of `make build` with the package that each is made of.
 var programs = map[string]string{
-	"ztunnel": "./ztunnel", "istiod-lite": "./istiod-lite", "tulle-cni": "./cni-plugin", "tulle-cni-agent": "./cni-plugin/node-agent", "tulle": "./cli",
+	"ztunnel": "./ztunnel", "waypoint": "./waypoint", "istiod-lite": "./istiod-lite", "tulle-cni": "./cni-plugin", "tulle-cni-agent": "./cni-plugin/node-agent", "tulle": "./cli",
 }
 
 // A new library in a program is a decision that a reviewer should see.

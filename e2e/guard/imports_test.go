@@ -11,10 +11,11 @@ import (
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
 	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/loop": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
-	"mesh/token": {}, "mesh/scrape": {}, "mesh/file": {}, "mesh/trace": {},
+	"mesh/settings": {}, "mesh/token": {}, "mesh/scrape": {}, "mesh/file": {}, "mesh/trace": {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {}, "mesh/api/l7": {},
 	// mesh, level 2.
 	"mesh/relay":     {"mesh/loop"},
+	"mesh/worker":    {"mesh/loop", "mesh/socket"},
 	"mesh/h2":        {},
 	"mesh/mtls":      {"mesh/identity"},
 	"mesh/state":     {"mesh/identity", "mesh/api/"},
@@ -23,19 +24,21 @@ var mayImport = map[string][]string{
 	"mesh/handover":  {"mesh/socket", "mesh/api/"},
 	// mesh, level 3.
 	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay", "mesh/trace"},
-	"mesh/certs":   {"mesh/mtls", "mesh/identity", "mesh/api/"},
+	"mesh/certs":   {"mesh/mtls", "mesh/file", "mesh/identity", "mesh/api/"},
 	"mesh/policy":  {"mesh/state", "mesh/identity"},
 	"mesh/spans":   {"mesh/telemetry", "mesh/trace"},
 	"mesh/balance": {"mesh/state"},
 	"mesh/demand":  {"mesh/state"},
+	"mesh/intake":  {"mesh/state", "mesh/telemetry", "mesh/xds"},
 
-	"ztunnel/config":   {},
+	// mesh, level 4.
+	"mesh/describe": {"mesh/hbone", "mesh/identity", "mesh/loop", "mesh/mtls", "mesh/state", "mesh/telemetry", "mesh/trace"},
+
+	"ztunnel/config":   {"mesh/settings"},
 	"ztunnel/enroll":   {"mesh/socket", "mesh/handover", "mesh/api/"},
-	"ztunnel/worker":   {"mesh/loop", "mesh/socket"},
-	"ztunnel/capture":  {"ztunnel/worker", "mesh/loop", "mesh/socket"},
-	"ztunnel/describe": {"mesh/hbone", "mesh/identity", "mesh/state", "mesh/telemetry", "mesh/trace"},
-	"ztunnel/outbound": {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
-	"ztunnel/inbound":  {"ztunnel/worker", "ztunnel/capture", "ztunnel/describe", "mesh/"},
+	"ztunnel/capture":  {"mesh/worker", "mesh/loop", "mesh/socket"},
+	"ztunnel/outbound": {"ztunnel/capture", "mesh/"},
+	"ztunnel/inbound":  {"ztunnel/capture", "mesh/"},
 	"ztunnel/dns":      {"mesh/socket", "mesh/state", "mesh/telemetry"},
 	"ztunnel/socks":    {"mesh/socket"},
 	"ztunnel/dump":     {"ztunnel/capture", "mesh/"},
@@ -52,6 +55,10 @@ var mayImport = map[string][]string{
 	"waypoint/table":      {"waypoint/authz", "waypoint/jwt", "waypoint/route", "mesh/api/"},
 	"waypoint/downstream": {"waypoint/exchange", "waypoint/pipe", "mesh/loop"},
 	"waypoint/h2c":        {"waypoint/exchange", "waypoint/pipe", "mesh/loop", "mesh/h2"},
+	"waypoint/config":     {"mesh/settings", "mesh/identity"},
+	"waypoint/arrival":    {"mesh/hbone", "mesh/state"},
+	"waypoint/upstream":   {"waypoint/exchange", "waypoint/h1", "waypoint/h2c", "waypoint/pipe", "mesh/"},
+	"waypoint/serve":      {"waypoint/", "mesh/"},
 
 	"istiod-lite/config":    {},
 	"istiod-lite/model":     {},
@@ -103,8 +110,8 @@ var mayImport = map[string][]string{
 
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":                  {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "waypoint/pipe", "ztunnel/worker", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "bpf/probe", "cli/demo", "cli/wire"},
-	"google.golang.org/grpc":                 {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/review", "istiod-lite/daemon", "deploy/samples/bookinfo-like", "e2e/delta", "e2e/bench/controlplane"},
+	"golang.org/x/sys/unix":                  {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "mesh/worker", "waypoint/pipe", "waypoint/daemon", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "bpf/probe", "cli/demo", "cli/wire"},
+	"google.golang.org/grpc":                 {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "waypoint/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/review", "istiod-lite/daemon", "deploy/samples/bookinfo-like", "e2e/delta", "e2e/bench/controlplane"},
 	"k8s.io/":                                {"cni-plugin/kube", "istiod-lite/config", "istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "istiod-lite/keep", "istiod-lite/review", "e2e/apiserver", "e2e/bench/controlplane", "istiod-lite/queue", "istiod-lite/reflector", "istiod-lite/lead", "istiod-lite/status", "istiod-lite/addresses", "istiod-lite/roots", "istiod-lite/webhook", "istiod-lite/deploy"},
 	"istio.io/":                              {"istiod-lite/decode"},
 	"sigs.k8s.io/gateway-api/":               {"istiod-lite/decode"},
@@ -113,8 +120,8 @@ var only = map[string][]string{
 	"github.com/vishvananda/netlink":         {"cni-plugin/redirect", "cli/demo", "cli/wire", "e2e/cluster", "mesh/meshtest/netns"},
 	"github.com/containernetworking/":        {"cni-plugin/plugin"},
 	"github.com/spf13/cobra":                 {"cli/"},
-	"github.com/prometheus/":                 {"mesh/telemetry", "mesh/scrape", "mesh/spans", "ztunnel/daemon", "istiod-lite/", "cni-plugin/daemon"},
-	"github.com/envoyproxy/":                 {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon", "e2e/delta"},
+	"github.com/prometheus/":                 {"mesh/telemetry", "mesh/scrape", "mesh/spans", "ztunnel/daemon", "istiod-lite/", "cni-plugin/daemon", "waypoint/daemon"},
+	"github.com/envoyproxy/":                 {"mesh/xds", "mesh/meshtest/fakeistiod", "istiod-lite/push", "istiod-lite/daemon", "ztunnel/daemon", "e2e/delta", "waypoint/daemon"},
 	"golang.org/x/crypto/":                   {"mesh/record", "waypoint/jwt"},
 	"golang.org/x/net/http2":                 {"mesh/h2", "mesh/hbone", "waypoint/h2c"},
 	"github.com/fsnotify/fsnotify":           {"mesh/folder", "mesh/file", "cni-plugin/install"},
@@ -195,7 +202,7 @@ func checkImport(t *testing.T, p goPackage, imported string) {
 // wires tells that a package joins the rooms of its program: a main, a daemon, or a test tool.
 func wires(path string) bool {
 	switch path {
-	case "ztunnel", "istiod-lite", "cni-plugin", "cni-plugin/node-agent", "cli", "deploy/images", "deploy/charts", "deploy/samples/bookinfo-like":
+	case "ztunnel", "waypoint", "istiod-lite", "cni-plugin", "cni-plugin/node-agent", "cli", "deploy/images", "deploy/charts", "deploy/samples/bookinfo-like":
 		return true
 	}
 	return strings.HasSuffix(path, "/daemon") || strings.HasPrefix(path, "e2e/") || strings.HasPrefix(path, "mesh/meshtest/")

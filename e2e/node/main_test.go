@@ -73,6 +73,7 @@ func build(dir string) error {
 		"istiod-lite":     {&programs.Istiod, "istiod-lite"},
 		"tulle-cni-agent": {&programs.Agent, "cni-plugin/node-agent"},
 		"ztunnel":         {&programs.Ztunnel, "ztunnel"},
+		"waypoint":        {&programs.Waypoint, "waypoint"},
 	}
 	for name, target := range targets {
 		*target.path = filepath.Join(dir, name)
