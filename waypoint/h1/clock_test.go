@@ -122,6 +122,39 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	})
 }
 
+// A request that crosses with the wish to close is answered.
+func TestDrainedConnectionsAnswerWhatIsOnItsWay(t *testing.T) {
+	inFakeTime(t, func(c *clockwork) {
+		h := new(held)
+		s := Serve(c.pipe, ServerConfig{Handle: func(_ *exchange.Request, client exchange.Client) exchange.Server {
+			h.client = client
+			return h
+		}})
+		s.Drain()
+		c.pass(drainTime / 2)
+		c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		c.pass(time.Hour)
+		if !h.ended || h.err != nil {
+			t.Fatalf("the request came: %v, %v", h.ended, h.err)
+		}
+		h.client.Respond(&exchange.Response{Status: 204})
+		h.client.End(nil)
+		c.pass(0)
+		if got := c.hear(); got != "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n|" {
+			t.Errorf("got %q", got)
+		}
+	})
+	inFakeTime(t, func(c *clockwork) {
+		s := Serve(c.pipe, ServerConfig{})
+		c.pass(time.Minute)
+		s.Drain()
+		c.pass(0)
+		if got := c.hear(); got != "|" {
+			t.Errorf("a connection that was idle says %q", got)
+		}
+	})
+}
+
 func TestHeadsThatDoNotComeInTime(t *testing.T) {
 	inFakeTime(t, func(c *clockwork) {
 		c.serve()

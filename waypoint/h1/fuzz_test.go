@@ -191,12 +191,41 @@ func FuzzRequest(f *testing.F) {
 				t.Fatalf("in pieces of %d bytes we take %+v, as a whole %+v, %v", piece, ours, again, err)
 			}
 		}
+		if ourErr == nil {
+			sayAgain(t, p)
+		}
 		theirs, theirErr := theirRequest(p)
 		if options != "" && ourErr == nil && theirErr == nil { // fields that connection names aren't among ours
 			ours.fields, theirs.fields = "", ""
 		}
 		compare(t, ours, theirs, ourErr, theirErr)
 	})
+}
+
+// sayAgain says to the next server what was taken, and sees that it is taken for the same.
+func sayAgain(t *testing.T, p []byte) {
+	t.Helper()
+	var first, second exchange.Request
+	var f, g framing
+	if err := parseRequest(p[:headEnd(p, 0)], &first, &f); err != nil {
+		t.Fatal(err)
+	}
+	b := newBuffer()
+	defer b.free()
+	head, err := b.requestHead(&first)
+	if err != nil || checkRequest(&first) != nil {
+		t.Fatalf("we take %+v and can't say it: %v, %v", first, err, checkRequest(&first))
+	}
+	if err := parseRequest(head, &second, &g); err != nil {
+		t.Fatalf("we take %+v and say %q: %v", first, head, err)
+	}
+	first.Version = exchange.HTTP11
+	if second.Length = first.Length; !inChunks(&first) != !g.chunked {
+		t.Fatalf("we take %+v and say %q", first, head)
+	}
+	if f.upgrading = false; fmt.Sprintf("%+v", first) != fmt.Sprintf("%+v", second) {
+		t.Fatalf("we take\n%+v and say\n%+v", first, second)
+	}
 }
 
 func FuzzResponse(f *testing.F) {

@@ -20,6 +20,7 @@ const (
 	maxInterim  = 32               // answers before an answer
 	maxUnwanted = 256 << 10        // bytes of a request that nobody wants and that are read all the same, to keep the connection
 	lowWater    = 64 << 10         // bytes that wait for a pipe, from which on whoever sends more has to wait
+	drainTime   = time.Second      // without a request, of a connection that is to end
 	lingerTime  = 2 * time.Second  // for the peer to end as we have
 	stallTime   = 5 * time.Minute  // in which a peer that is waited for takes or sends nothing
 	partedTime  = 30 * time.Second // for an answer to go on when its client has ended its direction

@@ -63,11 +63,12 @@ func Serve(p *pipe.Pipe, cfg ServerConfig) *Server {
 	return s
 }
 
-// Drain closes the connection when the exchange that runs has ended, and at once if there is none.
+// Drain closes the connection when the exchange that runs has ended. If there is none, one that comes within drainTime of the last is still
+// answered: it may be on its way.
 func (s *Server) Drain() {
 	s.draining = true
-	if s.answer == nil && !s.closing && !s.over && s.seen == 0 {
-		s.close()
+	if !s.closing && !s.over {
+		s.wake(s.due())
 	}
 }
 
