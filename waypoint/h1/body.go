@@ -144,7 +144,7 @@ func (b *body) endTrailers(p []byte) (n int, err error) {
 		return 2, nil
 	case headEnd(p, 0) > maxTrailers || (headEnd(p, 0) == 0 && len(p) > maxTrailers):
 		return 0, malformed("the trailers are too long")
-	case bareLine(p):
+	case bareLine(p, 0):
 		return 0, malformed("a line doesn't end in CRLF")
 	}
 	if n = headEnd(p, 0); n == 0 {

@@ -134,7 +134,7 @@ func (c *Client) readHead(x *call, p []byte) (n int, more bool) {
 	case n > maxHead || (n == 0 && len(p) > maxHead):
 		x.broken(badAnswer("its head is too long"))
 		return len(p), false
-	case n == 0 && bareLine(p):
+	case n == 0 && bareLine(p, c.seen):
 		x.broken(badAnswer("a line doesn't end in CRLF"))
 		return len(p), false
 	case n == 0:

@@ -32,17 +32,17 @@ func headEnd(p []byte, seen int) int {
 	return 0
 }
 
-// bareLine tells whether a line in p ends in LF alone, as the beginning of a head that can't become one.
-func bareLine(p []byte) bool {
-	for {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
+// bareLine tells whether a line in p ends in LF alone, as in the beginning of a head that can't become one. The first seen bytes were looked
+// at before.
+func bareLine(p []byte, seen int) bool {
+	for i := seen; ; i++ {
+		next := bytes.IndexByte(p[i:], '\n')
+		if next < 0 {
 			return false
 		}
-		if i == 0 || p[i-1] != '\r' {
+		if i += next; i == 0 || p[i-1] != '\r' {
 			return true
 		}
-		p = p[i+1:]
 	}
 }
 

@@ -112,7 +112,7 @@ func (s *Server) readHead(p []byte) (n int, more bool) {
 	case n > maxHead || (n == 0 && len(p) > maxHead):
 		s.refuse(tooLong(p))
 		return len(p), false
-	case n == 0 && bareLine(p):
+	case n == 0 && bareLine(p, s.seen):
 		s.refuse(malformed("a line doesn't end in CRLF"))
 		return len(p), false
 	case n == 0:
