@@ -105,6 +105,18 @@ func Netns(dir string) (uint32, error) {
 	return where(info), nil
 }
 
+// Gone tells that the namespace is gone that a folder's programs looked after. It isn't of a folder that is only being made.
+func Gone(dir string) (bool, error) {
+	info, err := linkInfo(dir, lookupPin)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return where(info) == 0, nil
+}
+
 func linkInfo(dir, name string) (*link.Info, error) {
 	l, err := link.LoadPinnedLink(filepath.Join(dir, name), nil)
 	if err != nil {

@@ -28,6 +28,9 @@ import (
 // verifyInterval is how often every pod's namespace is compared with what it should be.
 const verifyInterval = 10 * time.Second
 
+// sweepInterval is how often it is looked whether pods have left anything.
+const sweepInterval = 30 * time.Second
+
 const taskObjects = "objects of the node" // what readiness waits for
 
 // daemon is a running agent.
@@ -130,16 +133,17 @@ func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, er
 		},
 	})
 	agentConfig.Actions = actions(enroller)
-	d.agent = agent.New(agentConfig, filepath.Join(stateDir(cfg), "."+cfg.Node+".netns"))
+	d.agent = agent.New(agentConfig, stateFile(cfg))
 	return d, nil
 }
 
-// stateDir is where the agent remembers where pods live, until the machine's next start.
-func stateDir(cfg config.Config) string {
+// stateFile is where the agent remembers where pods live, until the machine's next start.
+func stateFile(cfg config.Config) string {
+	dir := cfg.Status
 	if cfg.Source == config.Kubernetes {
-		return filepath.Dir(cfg.PluginSocket)
+		dir = filepath.Dir(cfg.PluginSocket)
 	}
-	return cfg.Status
+	return filepath.Join(dir, "."+cfg.Node+".netns")
 }
 
 func newPlace(cfg config.Config, version string, log *slog.Logger) (place, error) {
@@ -212,10 +216,30 @@ func (d *daemon) run(ctx context.Context) error {
 		d.watchProbes(ctx)
 		return nil
 	})
+	group.Go(func() error {
+		d.sweep(ctx)
+		return nil
+	})
 	if d.installer != nil {
 		group.Go(func() error { return d.installer.Run(ctx) })
 	}
 	return group.Wait()
+}
+
+// sweep removes, now and then, what pods that have ended have left on the node.
+func (d *daemon) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if err := d.engines.Sweep(); err != nil {
+				d.log.Error("programs of pods that are gone stay in the kernel, will retry", "err", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // retryAfterSnapshots takes in at once, when a proxy comes back, the pods that wait for one.

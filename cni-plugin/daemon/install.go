@@ -2,6 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/install"
@@ -51,6 +54,14 @@ func (d *daemon) leave(ctx context.Context) {
 	if err := d.installer.Remove(); err != nil {
 		d.log.Error("the CNI plugin stays installed: no pod can start until it is taken out by hand", "err", err)
 		return
+	}
+	for _, file := range []string{d.cfg.ZDSSocket, d.cfg.PluginSocket, stateFile(d.cfg)} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			d.log.Error("a file stays on the node", "err", err)
+		}
+	}
+	if err := d.engines.Leave(); err != nil {
+		d.log.Error("a folder stays on the node", "err", err)
 	}
 	d.log.Info("the CNI plugin is removed, since the agent is uninstalled")
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -21,10 +22,13 @@ import (
 )
 
 // ebpfEngine captures by programs. A pod's maps and links are pinned in a folder that is named after its namespace.
-type ebpfEngine struct{ root string }
+type ebpfEngine struct {
+	root   string
+	making *sync.RWMutex // locked while what is left of a namespace is removed: another may get its number
+}
 
 func newEBPF(pins string, log *slog.Logger) (ebpfEngine, error) {
-	e := ebpfEngine{root: filepath.Join(pins, "tulle-"+capture.Version)}
+	e := ebpfEngine{root: filepath.Join(pins, "tulle-"+capture.Version), making: &sync.RWMutex{}}
 	if pins == "" {
 		return e, errors.New("no folder for pinned objects is named")
 	}
@@ -34,11 +38,42 @@ func newEBPF(pins string, log *slog.Logger) (ebpfEngine, error) {
 	if err := probe.Capture(e.root); err != nil {
 		return e, err
 	}
-	return e, e.sweep(log)
+	return e, e.sweep(log, func(dir string) (bool, error) {
+		netns, err := capture.Netns(dir)
+		return netns == 0, err // also of a folder whose making was broken off
+	})
+}
+
+// Sweep removes what the ebpf engine has left of pods that have ended since. A namespace goes without a word: after the runtime has said that it
+// will, and after the last socket in it.
+func (e *Engines) Sweep() error {
+	for _, engine := range e.all {
+		if ebpf, ok := engine.(ebpfEngine); ok {
+			return ebpf.sweep(e.cfg.Log, capture.Gone)
+		}
+	}
+	return nil
+}
+
+// Leave removes the ebpf engine's folder, unless pods are captured still. No other method may be called afterwards.
+func (e *Engines) Leave() error {
+	if err := e.Sweep(); err != nil {
+		return err
+	}
+	for _, engine := range e.all {
+		ebpf, ok := engine.(ebpfEngine)
+		if !ok {
+			continue
+		}
+		if err := os.Remove(ebpf.root); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
+	return nil
 }
 
 // sweep removes what is left of namespaces that are gone.
-func (e ebpfEngine) sweep(log *slog.Logger) error {
+func (e ebpfEngine) sweep(log *slog.Logger, gone func(dir string) (bool, error)) error {
 	entries, err := os.ReadDir(e.root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("list pinned objects: %w", err)
@@ -48,15 +83,24 @@ func (e ebpfEngine) sweep(log *slog.Logger) error {
 		if _, err := strconv.ParseUint(entry.Name(), 10, 64); err != nil {
 			continue
 		}
-		if netns, err := capture.Netns(dir); err != nil || netns != 0 {
-			continue // what can't be read may be alive
-		}
-		if err := capture.Remove(dir); err != nil {
+		removed, err := e.removeIf(gone, dir)
+		if err != nil {
 			return err
 		}
-		log.Info("removed what was pinned for a network namespace that is gone", "netns", entry.Name())
+		if removed {
+			log.Info("removed what was pinned for a network namespace that is gone", "netns", entry.Name())
+		}
 	}
 	return nil
+}
+
+func (e ebpfEngine) removeIf(gone func(dir string) (bool, error), dir string) (bool, error) {
+	e.making.Lock()
+	defer e.making.Unlock()
+	if yes, err := gone(dir); err != nil || !yes {
+		return false, nil // what can't be read may be alive
+	}
+	return true, capture.Remove(dir)
 }
 
 func (e ebpfEngine) dir(id socket.NetnsID) string {
@@ -92,6 +136,7 @@ func (e *Engines) Listen(id socket.NetnsID, listeners socket.Given) error {
 type ebpfFound struct {
 	at        place
 	dir       string
+	making    *sync.RWMutex // the engine's
 	netns     uint64
 	pod       *capture.Pod // nil if there is none, or not all of it
 	remains   bool         // there is a folder
@@ -117,7 +162,7 @@ type links struct {
 }
 
 func (e ebpfEngine) look(at place, routing routing) (found, error) {
-	f := &ebpfFound{at: at, dir: e.dir(at.id), netns: at.id.Ino, paths: routing.paths()}
+	f := &ebpfFound{at: at, dir: e.dir(at.id), making: e.making, netns: at.id.Ino, paths: routing.paths()}
 	if err := f.read(); err != nil {
 		f.close()
 		return nil, err
@@ -447,6 +492,8 @@ const (
 
 // create starts anew. What was there can't be whole.
 func (f *ebpfFound) create() (err error) {
+	f.making.RLock()
+	defer f.making.RUnlock()
 	if err = capture.Remove(f.dir); err != nil {
 		return err
 	}
@@ -483,6 +530,8 @@ func (f *ebpfFound) attach() error {
 		return fmt.Errorf("open the pod's network namespace: %w", err)
 	}
 	defer netns.Close()
+	f.making.RLock()
+	defer f.making.RUnlock()
 	return f.pod.Attach(int(netns.Fd()), f.links.ethernet, present(f.virtual))
 }
 

@@ -393,14 +393,22 @@ func (s *Sight) stillNeeded(f found) (int, error) {
 }
 
 // confirm reads the namespace again: what the kernel accepted must be what was meant. What is read isn't of one moment, so where another
-// agent has just written the same, it is read once more.
+// agent has just written the same, it is read once more. And an address of the pod that came after the look, as a link-local one does once
+// its link is up, wasn't known to what was set: it is set again.
 func (s *Sight) confirm(d Desired) (now Found, err error) {
 	for range 2 {
 		if now, err = s.compare(d); err == nil {
-			break
+			return now, nil
 		}
 	}
-	return now, err
+	closeAll(s.all)
+	if s.all, err = s.engines.look(s.at); err != nil {
+		return Found{}, fmt.Errorf("after setting it: %w", err)
+	}
+	if err := s.set(d); err != nil {
+		return Found{}, fmt.Errorf("set redirection to %s again: %w", d.State, err)
+	}
+	return s.compare(d)
 }
 
 func (s *Sight) compare(d Desired) (Found, error) {

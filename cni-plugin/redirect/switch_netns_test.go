@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -264,6 +265,72 @@ func TestStalePinsAreSwept(t *testing.T) {
 		t.Errorf("%d folders of pins, want the living pod's alone", got)
 	}
 	under.Engines = agent()
+	wantEngine(t, alive, redirect.EBPF)
+}
+
+// A pod's link-local address comes at any moment after its link is up.
+func TestAnAddressThatComesMeanwhileIsCapturedToo(t *testing.T) {
+	eachEngine(t, func(t *testing.T) {
+		pod, _ := newPair(t)
+		seen, err := under.Look(pod.Netns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer seen.Close()
+		late := netip.MustParsePrefix("fe80::1234/64")
+		err = pod.Do(func() error {
+			link, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return netlink.AddrAdd(link, &netlink.Addr{IPNet: netlink.NewIPNet(late.Addr().AsSlice())})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now, err := seen.Set(desired(t, pod, redirect.Capture)); err != nil || now.State != redirect.Capture {
+			t.Errorf("%v %v", now, err)
+		}
+	})
+}
+
+// Jobs end all the time, agents don't.
+func TestPinsOfPodsThatEndAreSwept(t *testing.T) {
+	useEngine(t, "ebpf")
+	alive, _ := newPair(t)
+	set(t, alive, redirect.Capture)
+	t.Run("a pod that ends", func(t *testing.T) {
+		ended, _ := newPair(t)
+		set(t, ended, redirect.Capture)
+		for _, listener := range under.spare { // a socket keeps its namespace alive
+			listener.Close()
+		}
+		under.given[ended].Close()
+	})
+	made := filepath.Join(under.pins, "tulle-v1", "1") // the folder of a pod that is just being made
+	if err := os.Mkdir(made, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(made)
+	folders := func() int {
+		all, _ := filepath.Glob(filepath.Join(under.pins, "*", "*"))
+		return len(all)
+	}
+	if got := folders(); got != 3 {
+		t.Fatalf("%d folders of pins, want those of two pods, and the one that is made", got)
+	}
+	for range 5000 { // the kernel takes namespaces apart in the background
+		if err := under.Engines.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+		if folders() == 2 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := os.Stat(made); err != nil || folders() != 2 {
+		t.Errorf("%d folders of pins, want the living pod's and the one that is made (%v)", folders(), err)
+	}
 	wantEngine(t, alive, redirect.EBPF)
 }
 

@@ -2,9 +2,12 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -265,6 +268,12 @@ func TestThePluginStaysForTheNextAgentAndGoesWithTheLast(t *testing.T) {
 			}
 			if left, err := os.ReadDir(folders.bin); err != nil || len(left) > 0 {
 				t.Errorf("programs left: %v, %v", left, err)
+			}
+			if left, err := os.ReadDir(filepath.Join(w.dir, "run")); err != nil || len(left) > 0 {
+				t.Errorf("sockets and notes left: %v, %v", left, err)
+			}
+			if _, err := os.Stat(w.zds()); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("ztunnel's socket is left: %v", err)
 			}
 		})
 	}
