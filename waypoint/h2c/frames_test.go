@@ -243,6 +243,15 @@ func TestBodiesThatAreNotAsLongAsTheySay(t *testing.T) {
 	}
 }
 
+func TestTrailersThatOnlyAHeadMayHave(t *testing.T) {
+	for _, trailer := range []string{"host=b", "content-length=0", ":path=/"} {
+		c, _ := framedClient(t, answerBy(func(*local) { t.Error("the request was complete") }))
+		c.head(1, false, get...)
+		c.head(1, true, trailer)
+		c.expect("RST_STREAM 1 PROTOCOL_ERROR")
+	}
+}
+
 func TestWhatRequestsBecome(t *testing.T) {
 	for _, test := range []struct {
 		name, want string
@@ -252,6 +261,7 @@ func TestWhatRequestsBecome(t *testing.T) {
 			append(get[:len(get):len(get)], "x=1", "cookie=a=1", "cookie=b=2", "y=2", "cookie=c=3")},
 		{"host for authority", "GET http b / []", []string{":method=GET", ":scheme=http", ":path=/", "host=b"}},
 		{"equal host", "GET http a / []", append(get[:len(get):len(get)], "host=a")},
+		{"white space around a value", "GET http a / [{x admin} {y }]", append(get[:len(get):len(get)], "x= admin\t", "y= ")},
 		{"te", "GET http a / [{te trailers}]", append(get[:len(get):len(get)], "te=trailers")},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -16,6 +16,7 @@ var (
 	errScheme    = errors.New(":scheme is neither http nor https")
 	errManyField = errors.New("too many fields")
 	errBadLength = errors.New("a content-length that is no number of bytes, or several")
+	errTrailer   = errors.New("a trailer that only a head may have")
 	errConnect   = errors.New("CONNECT, which only proxies for clients serve")
 )
 
@@ -99,14 +100,15 @@ func joinCookies(fields []exchange.Field) []exchange.Field {
 	return kept
 }
 
-// parseFields appends regular fields to dst, and takes content-length out of them.
+// parseFields appends regular fields to dst, and takes content-length out of them. White space around a value, which isn't allowed and which
+// some send all the same, is taken off as HTTP/1 does, so that the next hop can't see another value than we.
 func parseFields(fields []hpack.HeaderField, dst []exchange.Field, length *int64) ([]exchange.Field, error) {
 	if len(fields) > maxFields {
 		return nil, errManyField
 	}
 	for _, f := range fields {
 		if f.Name != "content-length" {
-			dst = append(dst, exchange.Field{Name: f.Name, Value: f.Value})
+			dst = append(dst, exchange.Field{Name: f.Name, Value: strings.Trim(f.Value, " \t")})
 			continue
 		}
 		n, ok := exchange.ParseLength(f.Value)
@@ -122,10 +124,13 @@ func parseFields(fields []hpack.HeaderField, dst []exchange.Field, length *int64
 func parseTrailers(fields []hpack.HeaderField) ([]exchange.Field, error) {
 	length := int64(exchange.UnknownLength)
 	trailers, err := parseFields(fields, nil, &length)
-	if err == nil && length >= 0 {
-		err = errBadLength
+	if err != nil {
+		return nil, err
 	}
-	return trailers, err
+	if _, host := exchange.Get(trailers, "host"); host || length >= 0 { // RFC 9110 section 6.5.1
+		return nil, errTrailer
+	}
+	return trailers, nil
 }
 
 // parseResponse makes an answer of fields that the core has checked. Length is what content-length says.
