@@ -36,7 +36,7 @@ func (d *Daemon) open() (err error) {
 		return err
 	}
 	cluster := &kube.Source{
-		API: d.source.api, SystemNamespace: d.cfg.RootNamespace, Apply: d.apply, Reject: d.reject, Registry: d.registry,
+		API: d.source.api, SystemNamespace: d.cfg.RootNamespace, Revisions: settings(d.cfg).Revisions, Apply: d.apply, Reject: d.reject, Registry: d.registry,
 		Log: d.log.With("scope", "kube"),
 	}
 	d.source.name, d.source.run, d.source.pending, d.source.lagging = d.source.api.Host, cluster.Run, cluster.Pending, cluster.Lagging

@@ -93,6 +93,16 @@ func (k Kind) Closed(fill func(into any) error) model.Object {
 	return k.closed(fill)
 }
 
+// Theirs tells by the labels of an object that it is for a control plane of another revision than these.
+func (k Kind) Theirs(labels map[string]string, revisions []string) bool {
+	switch k.Group {
+	case "security.istio.io", "networking.istio.io", "gateway.networking.k8s.io":
+		revision := labels[revisionLabel]
+		return revision != "" && !slices.Contains(revisions, revision)
+	}
+	return false
+}
+
 func core() []Kind {
 	return []Kind{
 		kind(Kind{Kind: "Namespace", Versions: []string{"v1"}, Resource: "namespaces", Cluster: true, Model: model.KindNamespace}, namespace),

@@ -67,23 +67,44 @@ func readScope(fill func(any) error) scope {
 	return s
 }
 
-// closedAuthorization allows nobody: an ALLOW policy without rules.
+// closedAuthorization allows nobody: an ALLOW policy without rules. One that nobody would have been refused by, if it could be read, refuses
+// nobody: AUDIT only tells, and CUSTOM asks a provider about requests, of which waypoints then refuse all.
 func closedAuthorization(fill func(any) error) model.Object {
 	s := readScope(fill)
 	labels := model.LabelsOf(s.Spec.Selector.MatchLabels)
 	targets, targeted := s.targets()
-	return &model.AuthorizationPolicy{
-		Namespace: within(s.ObjectMeta), Name: s.Name, Selected: !labels.Empty(), Selector: labels,
-		Targeted: targeted, Targets: targets, Action: model.Allow,
+	closed := &model.AuthorizationPolicy{
+		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Selected: !labels.Empty(), Selector: labels,
+		Targeted: targeted, Targets: targets, Action: model.Allow, DryRun: dryRun(s.ObjectMeta),
 	}
+	switch action := readAction(fill); action {
+	case model.Audit:
+		closed.Action = action
+	case model.Custom:
+		closed.Action, closed.Rules = action, []model.Rule{{}}
+	}
+	return closed
 }
+
+// readAction reads a policy's action as far as it can be read.
+func readAction(fill func(any) error) model.Action {
+	var o struct {
+		Spec struct {
+			Action model.Action `json:"action"`
+		} `json:"spec"`
+	}
+	_ = fill(&o) // then it is none that is known
+	return o.Spec.Action
+}
+
+func dryRun(o metav1.ObjectMeta) bool { return o.Annotations["istio.io/dry-run"] == "true" }
 
 // closedTokens accepts no token: its issuer has no keys.
 func closedTokens(fill func(any) error) model.Object {
 	s := readScope(fill)
 	targets, targeted := s.targets()
 	return &model.RequestAuthentication{
-		Namespace: within(s.ObjectMeta), Name: s.Name, Targeted: targeted, Targets: targets,
+		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Targeted: targeted, Targets: targets,
 		Issuers: []model.TokenIssuer{{Issuer: "unreadable"}},
 	}
 }
@@ -93,8 +114,8 @@ func closedPeer(fill func(any) error) model.Object {
 	s := readScope(fill)
 	labels := model.LabelsOf(s.Spec.Selector.MatchLabels)
 	return &model.PeerAuthentication{
-		Namespace: within(s.ObjectMeta), Name: s.Name, Created: s.CreationTimestamp.Time, Selected: !labels.Empty(), Selector: labels,
-		Mode: model.MTLSStrict,
+		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Created: s.CreationTimestamp.Time,
+		Selected: !labels.Empty(), Selector: labels, Mode: model.MTLSStrict,
 	}
 }
 
@@ -107,7 +128,7 @@ func authorizationPolicy(o *resource[istio.AuthorizationPolicy, *istio.Authoriza
 		Targeted: spec.TargetRef != nil || len(spec.TargetRefs) > 0,
 		Action:   model.Action(spec.Action.String()),
 		Provider: spec.GetProvider().GetName(),
-		DryRun:   o.Annotations["istio.io/dry-run"] == "true",
+		DryRun:   dryRun(o.ObjectMeta),
 	}
 	if p.Selected && p.Targeted {
 		return nil, at("spec.selector", errors.New("selector and targetRefs exclude each other"))

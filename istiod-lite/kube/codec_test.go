@@ -53,7 +53,7 @@ func pods() *corev1.PodList {
 func codecFor(t testing.TB, kind string, encoding encoding) codec {
 	t.Helper()
 	i := slices.IndexFunc(decode.Kinds(), func(k decode.Kind) bool { return k.Kind == kind })
-	for _, info := range codecsOf(decode.Kinds()[i]) {
+	for _, info := range codecsOf(decode.Kinds()[i], []string{"default"}) {
 		if c := info.Serializer.(codec); c.encoding == encoding {
 			return c
 		}

@@ -35,7 +35,7 @@ type follower struct {
 }
 
 // clientsFor makes for each kind a client which reads its objects into items. They share connections.
-func clientsFor(api *rest.Config, kinds []decode.Kind) ([]rest.Interface, error) {
+func clientsFor(api *rest.Config, kinds []decode.Kind, revisions []string) ([]rest.Interface, error) {
 	cfg := rest.CopyConfig(api)
 	cfg.AcceptContentTypes = accepted
 	cfg.QPS = -1 // no limit: the reflector backs off
@@ -46,7 +46,7 @@ func clientsFor(api *rest.Config, kinds []decode.Kind) ([]rest.Interface, error)
 	}
 	var clients []rest.Interface
 	for _, kind := range kinds {
-		cfg.NegotiatedSerializer = codecsOf(kind)
+		cfg.NegotiatedSerializer = codecsOf(kind, revisions)
 		client, err := rest.UnversionedRESTClientForConfigAndClient(cfg, shared)
 		if err != nil {
 			return nil, fmt.Errorf("connect to Kubernetes: %w", err)

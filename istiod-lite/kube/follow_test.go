@@ -345,3 +345,13 @@ func TestAFieldOfANewerVersionIsRefused(t *testing.T) {
 		t.Errorf("rejected %+v", bad)
 	}
 }
+
+// In an upgrade by revisions, the older control plane doesn't know the fields of the newer one's policies.
+func TestWhatIsForAnotherRevisionNeedNotBeReadable(t *testing.T) {
+	foreign := strings.Replace(badPolicy, `"name":"p"`, `"name":"p","labels":{"istio.io/rev":"canary"}`, 1)
+	s := run(t, "authorizationpolicies", raw(`{"metadata":{"resourceVersion":"5"},"items":[`+goodPolicy("5")+`]}`), raw(changed("MODIFIED", foreign)))
+	s.until([]string{"list", "watch 5", "watch 6"})
+	if bad := s.rejected(); len(bad) != 0 {
+		t.Errorf("rejected %+v", bad)
+	}
+}

@@ -26,6 +26,8 @@ type Source struct {
 	API *rest.Config
 	// SystemNamespace is the control plane's own, where the settings of the mesh are.
 	SystemNamespace string
+	// Revisions are the control plane's names. What is labelled with another one is theirs, and isn't rejected if it can't be read.
+	Revisions []string
 	// Apply takes what changed. Its first call has everything, and comes when every kind was listed or is known to be
 	// absent. Calls don't overlap; what changes during one is handed over at once after it.
 	Apply func([]model.Change)
@@ -60,7 +62,7 @@ func (r *Rejection) Key() model.Key { return model.Key{Kind: r.Kind.Model, Name:
 func (s *Source) Run(ctx context.Context) error {
 	kinds := decode.Kinds()
 	kinds = slices.DeleteFunc(kinds, func(kind decode.Kind) bool { return kind.Resource == "" })
-	clients, err := clientsFor(s.API, kinds)
+	clients, err := clientsFor(s.API, kinds, s.Revisions)
 	if err != nil {
 		return err
 	}
