@@ -5,6 +5,7 @@ package addresses
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -30,17 +31,20 @@ var resource = schema.GroupVersionResource{Group: "networking.istio.io", Version
 
 // Writer gives addresses while this control plane leads.
 type Writer struct {
-	client dynamic.Interface
-	queue  *queue.Queue[model.Name]
+	client  dynamic.Interface
+	trouble func(name model.Name, uid, message string)
+	queue   *queue.Queue[model.Name]
 
 	lock      sync.Mutex
 	entries   map[model.Name]Entry
-	allocator *allocator // nil while another leads
+	without   map[model.Name]bool // entries that lack an address, which was told
+	allocator *allocator          // nil while another leads
 }
 
-// New makes a Writer, which writes while it is run.
-func New(client dynamic.Interface, log *slog.Logger) *Writer {
-	w := &Writer{client: client, entries: make(map[model.Name]Entry)}
+// New makes a Writer, which writes while it is run. It calls trouble to tell that an entry gets no address, or, with an empty message,
+// that it does after all; trouble doesn't wait.
+func New(client dynamic.Interface, trouble func(name model.Name, uid, message string), log *slog.Logger) *Writer {
+	w := &Writer{client: client, trouble: trouble, entries: make(map[model.Name]Entry), without: make(map[model.Name]bool)}
 	w.queue = queue.New(w.write, log)
 	return w
 }
@@ -83,6 +87,7 @@ func (w *Writer) Drop(name model.Name) {
 	w.lock.Lock()
 	defer w.lock.Unlock()
 	delete(w.entries, name)
+	delete(w.without, name)
 	if w.allocator != nil {
 		w.allocator.drop(name)
 	}
@@ -119,13 +124,32 @@ func (w *Writer) decide(name model.Name) (wanted []Assignment, differs bool, err
 		return nil, false, nil
 	}
 	wanted, err = w.allocator.want(name)
-	return wanted, err == nil && !same(entry.Held, wanted), err
+	return wanted, !same(entry.Held, wanted), err
+}
+
+// tell says what an entry lacks, once.
+func (w *Writer) tell(name model.Name, uid string, lack error) {
+	w.lock.Lock()
+	told := w.without[name]
+	if lack != nil {
+		w.without[name] = true
+	} else {
+		delete(w.without, name)
+	}
+	w.lock.Unlock()
+	switch {
+	case lack != nil && !told:
+		w.trouble(name, uid, lack.Error())
+	case lack == nil && told:
+		w.trouble(name, uid, "")
+	}
 }
 
 func (w *Writer) write(ctx context.Context, name model.Name) error {
-	wanted, differs, err := w.decide(name)
-	if err != nil || !differs {
-		return err
+	wanted, differs, lack := w.decide(name)
+	if lack == nil && !differs {
+		w.tell(name, "", nil)
+		return nil
 	}
 	client := w.client.Resource(resource).Namespace(name.Namespace)
 	found, err := client.Get(ctx, name.Name, metav1.GetOptions{})
@@ -135,10 +159,17 @@ func (w *Writer) write(ctx context.Context, name model.Name) error {
 	if err != nil {
 		return err
 	}
+	w.tell(name, string(found.GetUID()), lack)
+	return errors.Join(lack, w.update(ctx, found, wanted)) // what is lacking comes when another entry goes: it is tried again
+}
+
+// update brings an entry's status up to date.
+func (w *Writer) update(ctx context.Context, found *unstructured.Unstructured, wanted []Assignment) error {
 	if held := heldBy(found); same(held, wanted) || len(wanted) == 0 && !slices.ContainsFunc(held, func(a Assignment) bool { return ours(a.IP) }) {
 		return nil
 	}
-	_, err = client.Patch(ctx, name.Name, types.MergePatchType, patch(found.GetResourceVersion(), wanted), metav1.PatchOptions{FieldManager: manager}, "status")
+	client := w.client.Resource(resource).Namespace(found.GetNamespace())
+	_, err := client.Patch(ctx, found.GetName(), types.MergePatchType, patch(found.GetResourceVersion(), wanted), metav1.PatchOptions{FieldManager: manager}, "status")
 	return err
 }
 

@@ -63,3 +63,15 @@ func TestOrderOfAddressesDoesNotMatter(t *testing.T) {
 		t.Error("compares wrongly")
 	}
 }
+
+func TestWhatAnEntryLacksIsToldOnceAndTakenBack(t *testing.T) {
+	var told []string
+	w := New(nil, func(name model.Name, uid, message string) { told = append(told, name.String()+" "+uid+" "+message) }, nil)
+	name := entry("late", 1).Name
+	for _, lack := range []error{nil, errFull, errFull, nil, nil} {
+		w.tell(name, "1", lack)
+	}
+	if want := []string{"apps/late 1 " + errFull.Error(), "apps/late 1 "}; !slices.Equal(told, want) {
+		t.Errorf("%q", told)
+	}
+}

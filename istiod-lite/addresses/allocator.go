@@ -31,15 +31,24 @@ type Assignment struct {
 }
 
 // The ranges are Istio's: of both families there is nothing to be found in the world.
-var ranges = []netip.Prefix{netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48")}
+var ranges = [...]netip.Prefix{netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/48")}
 
 // ours tells whether an address is of a range to give from.
 func ours(ip netip.Addr) bool {
-	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(ip) })
+	return slices.ContainsFunc(ranges[:], func(r netip.Prefix) bool { return r.Contains(ip) })
 }
 
-// givable tells whether addresses of the prefix could be given.
-func givable(prefix netip.Prefix) bool { return slices.ContainsFunc(ranges, prefix.Overlaps) }
+// givable tells whether a prefix is one address that could be given. Wider ones take none away: who looks for where an address leads
+// finds the entry that has just it before those whose range it is in, and otherwise one entry could take them all.
+func givable(prefix netip.Prefix) bool { return prefix.IsSingleIP() && ours(prefix.Addr()) }
+
+// family is the index of an address's range.
+func family(six bool) int {
+	if six {
+		return 1
+	}
+	return 0
+}
 
 // allocator decides which address is whose. What an entry's status says stays, unless an older entry has the address, so a
 // new leader that has read all statuses decides as the last one did.
@@ -47,7 +56,8 @@ type allocator struct {
 	entries map[model.Name]Entry
 	owners  map[netip.Addr]slot
 	given   map[slot]netip.Addr
-	fixed   map[netip.Prefix]int // addresses of entries' own within our ranges, by how many have them
+	fixed   map[netip.Addr]int // addresses of entries' own within our ranges, by how many have them
+	used    [len(ranges)]int   // addresses that are given or fixed, by family
 }
 
 // slot is what one address is for.
@@ -61,7 +71,7 @@ type slot struct {
 func newAllocator(entries map[model.Name]Entry) *allocator {
 	a := &allocator{
 		entries: make(map[model.Name]Entry, len(entries)), owners: make(map[netip.Addr]slot),
-		given: make(map[slot]netip.Addr), fixed: make(map[netip.Prefix]int),
+		given: make(map[slot]netip.Addr), fixed: make(map[netip.Addr]int),
 	}
 	for _, entry := range slices.SortedFunc(maps.Values(entries), older) {
 		a.put(entry)
@@ -83,14 +93,9 @@ func older(a, b Entry) int {
 func (a *allocator) put(entry Entry) []model.Name {
 	losers := a.adopt(entry)
 	for _, prefix := range entry.Fixed {
-		if !givable(prefix) {
-			continue
-		}
-		for ip, s := range a.owners {
-			if prefix.Contains(ip) {
-				a.free(s)
-				losers = append(losers, s.entry)
-			}
+		if s, owned := a.owners[prefix.Addr()]; owned && givable(prefix) {
+			a.free(s)
+			losers = append(losers, s.entry)
 		}
 	}
 	return losers
@@ -141,12 +146,16 @@ func slots(entry Entry) []slot {
 	return found
 }
 
-func (a *allocator) give(s slot, ip netip.Addr) { a.given[s], a.owners[ip] = ip, s }
+func (a *allocator) give(s slot, ip netip.Addr) {
+	a.given[s], a.owners[ip] = ip, s
+	a.used[family(s.six)]++
+}
 
 func (a *allocator) free(s slot) {
 	if ip, has := a.given[s]; has {
 		delete(a.owners, ip)
 		delete(a.given, s)
+		a.used[family(s.six)]--
 	}
 }
 
@@ -156,37 +165,39 @@ func (a *allocator) count(prefixes []netip.Prefix, change int) {
 		if !givable(prefix) {
 			continue
 		}
-		if a.fixed[prefix] += change; a.fixed[prefix] <= 0 {
-			delete(a.fixed, prefix)
+		ip := prefix.Addr()
+		before := a.fixed[ip]
+		switch after := before + change; {
+		case after <= 0:
+			delete(a.fixed, ip)
+			a.used[family(ip.Is6())]--
+		default:
+			a.fixed[ip] = after
+			if before == 0 {
+				a.used[family(ip.Is6())]++
+			}
 		}
 	}
 }
 
 // taken tells whether some entry has the address of its own.
-func (a *allocator) taken(ip netip.Addr) bool {
-	for prefix := range a.fixed {
-		if prefix.Contains(ip) {
-			return true
-		}
-	}
-	return false
-}
+func (a *allocator) taken(ip netip.Addr) bool { return a.fixed[ip] > 0 }
 
-// want returns the addresses that an entry should have, and gives those that it lacks.
-func (a *allocator) want(name model.Name) ([]Assignment, error) {
-	var wanted []Assignment
+// want returns the addresses that an entry should have, and gives those that it lacks. With an error it returns those that there are.
+func (a *allocator) want(name model.Name) (wanted []Assignment, full error) {
 	for _, s := range slots(a.entries[name]) {
 		ip, has := a.given[s]
 		if !has {
 			var err error
 			if ip, err = a.pick(s); err != nil {
-				return nil, fmt.Errorf("address for %s: %w", s.host, err)
+				full = fmt.Errorf("address for %s: %w", s.host, err)
+				continue
 			}
 			a.give(s, ip)
 		}
 		wanted = append(wanted, Assignment{s.host, ip})
 	}
-	return wanted, nil
+	return wanted, full
 }
 
 var errFull = errors.New("no address is left: give ServiceEntries addresses of their own, or label those that need none with networking.istio.io/enable-autoallocate-ip=false")
@@ -196,9 +207,12 @@ var errFull = errors.New("no address is left: give ServiceEntries addresses of t
 func (a *allocator) pick(s slot) (netip.Addr, error) {
 	hash := fnv.New64a()
 	fmt.Fprintf(hash, "%s\x00%s\x00%s", s.entry.Namespace, s.entry.Name, s.host)
-	size, at := uint64(1<<16-2), 0 // neither the network's address nor the broadcast's
+	size, at := uint64(1<<16-2), family(s.six) // neither the network's address nor the broadcast's
 	if s.six {
-		size, at = 1<<32-2, 1
+		size = 1<<32 - 2
+	}
+	if uint64(a.used[at]) >= size {
+		return netip.Addr{}, errFull
 	}
 	begin := hash.Sum64() % size
 	for i := range min(size, 1<<16) {

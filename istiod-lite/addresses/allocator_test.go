@@ -157,6 +157,25 @@ func TestAddressThatAnEntryHasOfItsOwnIsNotGiven(t *testing.T) {
 	}
 }
 
+// Else whoever may make a ServiceEntry could take all addresses from all others.
+func TestRangesThatAnEntryHasOfItsOwnTakeNoneAway(t *testing.T) {
+	a := newAllocator(world(entry("db", 1, "a.example")))
+	before := a.must(t, "db")
+	all := entry("all", 0)
+	for i := range 256 {
+		all.Fixed = append(all.Fixed, netip.MustParsePrefix(fmt.Sprintf("240.240.%d.0/24", i)))
+	}
+	all.Fixed = append(all.Fixed, ranges[0], ranges[1])
+	if losers := a.put(all); len(losers) > 0 {
+		t.Errorf("%v lose an address", losers)
+	}
+	if after := a.must(t, "db"); !slices.Equal(after, before) {
+		t.Errorf("has %v, had %v", after, before)
+	}
+	a.put(entry("mq", 2, "b.example"))
+	a.must(t, "mq")
+}
+
 func TestAddressesOfOtherRangesAreReplaced(t *testing.T) {
 	db := entry("db", 1, "a.example")
 	db.Held = []Assignment{{"a.example", ip("192.0.2.1")}, {"gone.example", ip("240.240.0.9")}, {"a.example", netip.Addr{}}}
@@ -169,13 +188,17 @@ func TestAddressesOfOtherRangesAreReplaced(t *testing.T) {
 func TestFullRangeIsAnErrorUntilAnEntryGoes(t *testing.T) {
 	a := newAllocator(nil)
 	for i := range 1<<16 - 2 {
-		a.owners[nth(ranges[0].Addr(), uint64(i+1))] = slot{host: fmt.Sprint(i)}
+		a.give(slot{host: fmt.Sprint(i)}, nth(ranges[0].Addr(), uint64(i+1)))
 	}
 	a.put(entry("late", 1, "a.example"))
-	if _, err := a.want(entry("late", 1).Name); !errors.Is(err, errFull) {
+	got, err := a.want(entry("late", 1).Name)
+	if !errors.Is(err, errFull) {
 		t.Errorf("error %v", err)
 	}
-	delete(a.owners, ip("240.240.200.1"))
+	if len(got) != 1 || !got[0].IP.Is6() {
+		t.Errorf("has %v, want one of the family that isn't full", got)
+	}
+	a.free(a.owners[ip("240.240.200.1")])
 	if got := a.must(t, "late"); got[0].IP != ip("240.240.200.1") {
 		t.Errorf("%v", got)
 	}

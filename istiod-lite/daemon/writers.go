@@ -51,6 +51,7 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 	}
 	revision := settings(d.cfg).Revisions
 	live := d.authority.live
+	events := status.NewEvents(client, d.cfg.Instance, d.log.With("scope", "status"))
 	d.writers = &writers{
 		client: client,
 		conditions: status.New(status.Config{
@@ -61,8 +62,14 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 				model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindRequestAuthentication,
 			}, model.RouteKinds[:]...),
 		}),
-		events:    status.NewEvents(client, d.cfg.Instance, d.log.With("scope", "status")),
-		addresses: addresses.New(client, d.log.With("scope", "addresses")),
+		events: events,
+		addresses: addresses.New(client, func(name model.Name, uid, message string) {
+			reason := "NoAddress"
+			if message == "" {
+				reason = ""
+			}
+			events.Set(model.Key{Kind: model.KindServiceEntry, Name: name}, status.Trouble{UID: uid, Reason: reason, Message: message})
+		}, d.log.With("scope", "addresses")),
 		roots: roots.New(roots.Config{
 			Client: client, Meshed: d.cfg.RootsInMeshOnly, Roots: live.RootsPEM, Revoked: live.RevokedPEM, Changed: live.Changed, Namespace: d.cfg.RootNamespace,
 			Log: d.log.With("scope", "roots"),
@@ -70,7 +77,7 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 	}
 	d.writers.waypoints, d.writers.gateways = d.openGateways(client)
 	d.verdicts.set, d.verdicts.trouble = d.writers.conditions.Set, func(key model.Key, uid, reason, message string) {
-		d.writers.events.Set(key, status.Trouble{UID: uid, Reason: reason, Message: message})
+		events.Set(key, status.Trouble{UID: uid, Reason: reason, Message: message})
 	}
 	d.verdicts.setParents = func(key model.Key, generation int64, parents []routes.Parent) {
 		d.writers.conditions.SetParents(key, generation, parentStatuses(parents))
