@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -85,4 +86,29 @@ func TestOneThatStopsReadingIsCutOffAndOthersGoOn(t *testing.T) {
 	}
 	publish(t, log, "w/small=1")
 	take("w/small")
+}
+
+// A proxy that comes back leaves streams behind that nobody knows to be dead yet; who opens more doesn't take memory for all of them.
+func TestAPodsOldestStreamMakesWayForItsNewest(t *testing.T) {
+	server := NewServer(Config{
+		Log: NewLog(), Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
+		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", "ztunnel-1"}, nil },
+	})
+	open := serve(t, server)
+	streams := make([]discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, maxOpened+2)
+	for i := range streams {
+		streams[i] = open()
+		if _, err := streams[i].Recv(); err != nil {
+			t.Fatalf("stream %d: %v", i, err)
+		}
+	}
+	for _, old := range streams[:2] {
+		if _, err := old.Recv(); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("an old stream: %v", err)
+		}
+	}
+	streams[2].CloseSend()
+	if _, err := streams[2].Recv(); err != io.EOF {
+		t.Errorf("the oldest of those that may stay: %v", err)
+	}
 }

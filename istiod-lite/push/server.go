@@ -51,11 +51,18 @@ type Server struct {
 
 	lock    sync.Mutex
 	streams map[*shown]struct{}
+	opened  map[Caller][]*stream // by pods, in the order they came
 }
+
+// maxOpened is how many streams a pod may have. A proxy needs one, and has more only while those it has left aren't known to be dead.
+const maxOpened = 8
 
 // NewServer makes a server.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registry), patience: patience, hearing: make(gate, turns), streams: make(map[*shown]struct{})}
+	return &Server{
+		cfg: cfg, metrics: newMetrics(cfg.Registry), patience: patience, hearing: make(gate, turns),
+		streams: make(map[*shown]struct{}), opened: make(map[Caller][]*stream),
+	}
 }
 
 // Wait returns when no stream has a goroutine any more.
@@ -77,7 +84,31 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 		server: s, log: s.cfg.Log, wire: w, caller: caller, patience: s.patience, logger: s.cfg.Logger,
 		listener: newListener(), ended: make(chan error, 1),
 	}
+	defer s.enter(one)()
 	return one.run(w.Context())
+}
+
+// enter counts a stream for its pod, of which the oldest ends if there are too many, until leave is called.
+func (s *Server) enter(one *stream) (leave func()) {
+	caller := one.caller
+	if caller.Pod == "" {
+		return func() {}
+	}
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	if all := s.opened[caller]; len(all) >= maxOpened {
+		all[0].end(status.Errorf(codes.ResourceExhausted, "the pod %s has opened %d more streams", caller.Pod, maxOpened))
+		s.opened[caller] = slices.Clone(all[1:])
+	}
+	s.opened[caller] = append(s.opened[caller], one)
+	return func() {
+		s.lock.Lock()
+		defer s.lock.Unlock()
+		s.opened[caller] = slices.DeleteFunc(s.opened[caller], func(other *stream) bool { return other == one })
+		if len(s.opened[caller]) == 0 {
+			delete(s.opened, caller)
+		}
+	}
 }
 
 // mayServe refuses who can be no proxy before anything is read of what he sends. A pod that a token isn't bound to is only known by

@@ -426,7 +426,7 @@ func (s *stream) subscribe(r *request) error {
 		}
 	}
 	if !subscribed.request(first, r) {
-		return status.Errorf(codes.ResourceExhausted, "more than %d names subscribed to: subscribe to *", maxNames)
+		return status.Errorf(codes.ResourceExhausted, "more than %d names subscribed to, %d bytes of them, or a name of more than %d: subscribe to *", maxNames, maxNameBytes, maxName)
 	}
 	return nil
 }

@@ -311,14 +311,48 @@ func TestANameBesideEverythingIsAnswered(t *testing.T) {
 }
 
 func TestTooManyNamesEndTheStream(t *testing.T) {
-	inBubble(t, func(b *bench) {
-		names := make([]string, maxNames+1)
-		for i := range names {
-			names[i] = fmt.Sprint(i)
+	short := make([]string, maxNames+1)
+	for i := range short {
+		short[i] = fmt.Sprint(i)
+	}
+	long := make([]string, maxNameBytes/maxName)
+	for i := range long {
+		long[i] = fmt.Sprintf("%0*d", maxName, i)
+	}
+	for name, requests := range map[string][][]string{
+		"many at once":             {short},
+		"one that is too long":     {{"w/a"}, {strings.Repeat("x", maxName+1)}},
+		"long ones, one by one":    {long[:len(long)/2], long[len(long)/2:]},
+		"the same again and again": {slices.Repeat(long[:1], len(long))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				for _, names := range requests {
+					b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: names})
+				}
+				b.wantEnd("ResourceExhausted: more than 100000 names subscribed to, 8388608 bytes of them, or a name of more than 2048: subscribe to *")
+			})
+		})
+	}
+}
+
+// What a proxy doesn't want any more, and what was answered, counts no longer.
+func TestNamesThatComeAndGoNeverEndTheStream(t *testing.T) {
+	var s subscription
+	long := strings.Repeat("x", maxName)
+	for i := range 3 * maxNameBytes / maxName {
+		r := request{DeltaDiscoveryRequest: discoveryv3.DeltaDiscoveryRequest{ResourceNamesSubscribe: []string{fmt.Sprintf("%s%d", long[:maxName-8], i)}}}
+		if i > 0 {
+			r.ResourceNamesUnsubscribe = []string{fmt.Sprintf("%s%d", long[:maxName-8], i-1)}
 		}
-		b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: names})
-		b.wantEnd("ResourceExhausted: more than 100000 names subscribed to: subscribe to *")
-	})
+		if !s.request(i == 0, &r) {
+			t.Fatalf("too much after %d names, of which one is subscribed to", i)
+		}
+		s.answered()
+	}
+	if want := len(fmt.Sprintf("%s%d", long[:maxName-8], 3*maxNameBytes/maxName-1)); s.bytes != want {
+		t.Errorf("%d bytes count, want %d", s.bytes, want)
+	}
 }
 
 func TestStreamsThatDoNotBeginWellAreRefused(t *testing.T) {

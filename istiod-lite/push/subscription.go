@@ -7,8 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxNames bounds what one proxy subscribes to by name. One that wants more asks for everything.
-const maxNames = 100_000
+const (
+	// maxNames and maxNameBytes bound what one proxy subscribes to by name. One that wants more asks for everything.
+	maxNames, maxNameBytes = 100_000, 8 << 20
+	// maxName is longer than any name can be: a cluster's, a namespace's, an object's and an endpoint's, with what is between them.
+	maxName = 2048
+)
 
 // subscription is what a proxy wants of one type, and how far it was told. Its stream's lock guards it.
 type subscription struct {
@@ -20,6 +24,7 @@ type subscription struct {
 	started bool     // had its first answer
 	held    *held    // by the proxy before it connected; nil if nothing, and after the first answer
 	asked   []string // names to be answered, changed or not
+	bytes   int      // of the names that were asked for, and of asked
 	owed    bool     // an answer is due even if it is empty
 }
 
@@ -36,9 +41,11 @@ func (s *subscription) request(first bool, r *request) (ok bool) {
 			s.wildcard, s.owed = true, true
 			continue
 		}
-		s.names[name] = true
-		s.asked = append(s.asked, name)
+		s.ask(name)
 		s.owed = true
+		if len(name) > maxName || !s.bounded() {
+			return false
+		}
 	}
 	for _, name := range r.ResourceNamesUnsubscribe {
 		if name == "*" {
@@ -49,20 +56,37 @@ func (s *subscription) request(first bool, r *request) (ok bool) {
 		s.resubscribe(r.known)
 	}
 	for _, name := range r.ResourceNamesUnsubscribe {
+		if s.names[name] {
+			s.bytes -= len(name)
+		}
 		delete(s.names, name)
 	}
-	return len(s.names) <= maxNames && len(s.asked) <= maxNames
+	return s.bounded()
+}
+
+// ask subscribes to a name, and wants it answered.
+func (s *subscription) ask(name string) {
+	if !s.names[name] {
+		s.names[name] = true
+		s.bytes += len(name)
+	}
+	s.asked = append(s.asked, name)
+	s.bytes += len(name)
+}
+
+// bounded tells that a proxy hasn't asked for too much.
+func (s *subscription) bounded() bool {
+	return len(s.names) <= maxNames && len(s.asked) <= maxNames && s.bytes <= maxNameBytes
 }
 
 // resubscribe asks for what a proxy by name has that comes back: it may say what that is only by its versions, even by empty ones.
 func (s *subscription) resubscribe(has versions) {
 	for name := range has.all {
-		if len(s.names) > maxNames {
+		if !s.bounded() {
 			return // which ends the stream
 		}
 		if _, already := s.names[string(name)]; !already {
-			s.names[string(name)] = true
-			s.asked = append(s.asked, string(name))
+			s.ask(string(name))
 		}
 	}
 }
@@ -107,8 +131,17 @@ func (s *subscription) take(from source, head uint64) (d delta, answer bool) {
 	}
 	answer = s.owed || len(d.resources)+len(d.removed) > 0
 	s.cursor.change = head
-	s.started, s.owed, s.held, s.asked = true, false, nil, nil
+	s.answered()
 	return d, answer
+}
+
+// answered notes that all that is owed was taken.
+func (s *subscription) answered() {
+	s.started, s.owed, s.held = true, false, nil
+	for _, name := range s.asked {
+		s.bytes -= len(name)
+	}
+	s.asked = nil
 }
 
 // resume is the first answer to a proxy that wants everything: what differs from what it had, and what is no more.
