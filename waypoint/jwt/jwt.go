@@ -3,7 +3,6 @@
 package jwt
 
 import (
-	"encoding/base64"
 	"strings"
 	"time"
 
@@ -147,8 +146,4 @@ func payloadOf(token string) string {
 	_, rest, _ := strings.Cut(token, ".")
 	payload, _, _ := strings.Cut(rest, ".")
 	return payload
-}
-
-func decodePayload(token string) ([]byte, error) {
-	return base64.RawURLEncoding.DecodeString(payloadOf(token))
 }

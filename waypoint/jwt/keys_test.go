@@ -157,7 +157,7 @@ func TestWithoutKeysNobodyComesIn(t *testing.T) {
 		"an error":       fail,
 		"no keys":        serve(`{"keys":[]}`),
 		"too long":       serve(good + strings.Repeat(" ", 1<<20)),
-		"without an end": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", 302) },
+		"without an end": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) },
 	} {
 		srv := newServer(t, answer)
 		s := trust(t, newKeys(t), fmt.Sprintf("jwks_uri:%q", srv.URL))
@@ -170,7 +170,7 @@ func TestWithoutKeysNobodyComesIn(t *testing.T) {
 		if got := wait(t, &c, s, bearer(k.sign(t, nil)), now.Add(time.Second)); got != failed || srv.fetches.Load() != fetches {
 			t.Errorf("%s: a second later: %s, after %d fetches", name, got, srv.fetches.Load())
 		}
-		srv.set(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, 302) })
+		srv.set(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusFound) })
 		if got := wait(t, &c, s, bearer(k.sign(t, nil)), now.Add(10*time.Second)); got != "me/you" {
 			t.Errorf("%s: when they are there: %s", name, got)
 		}
