@@ -4,87 +4,26 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/onloop"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 )
 
-// clockwork is a loop in fake time, with a connection whose other end is the test's.
-type clockwork struct {
-	t    *testing.T
-	loop *loop.Loop
-	pipe *pipe.Pipe
-	fd   int // the test's
-}
-
-// inFakeTime runs a test in a bubble of synctest.
+// inFakeTime runs a test with a connection in fake time.
 func inFakeTime(t *testing.T, test func(*clockwork)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		l, err := loop.Manual()
-		if err != nil {
-			t.Fatal(err)
-		}
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := &clockwork{t: t, loop: l, pipe: pipe.OverSocket(l, fds[0], nil), fd: fds[1]}
-		test(c)
-		_ = unix.Close(c.fd)
-		c.pipe.Reset()
-		c.pass(2 * lingerTime)
-		l.Close()
+	onloop.InFakeTime(t, func(c *onloop.Clockwork) func() {
+		p := pipe.OverSocket(c.Loop, c.FD, nil)
+		test(&clockwork{c, p})
+		return p.Reset
 	})
 }
 
-// pass lets time pass.
-func (c *clockwork) pass(d time.Duration) {
-	end := time.Now().Add(d)
-	for {
-		wait := c.loop.Turn()
-		left := time.Until(end)
-		switch {
-		case wait == 0:
-		case left <= 0:
-			return
-		case wait < 0 || wait > left:
-			time.Sleep(left)
-		default:
-			time.Sleep(wait)
-		}
-	}
-}
-
-func (c *clockwork) say(text string) {
-	c.t.Helper()
-	if _, err := unix.Write(c.fd, []byte(text)); err != nil {
-		c.t.Fatal(err)
-	}
-	c.pass(0)
-}
-
-// hear returns what has come, with "|" at the end if that has come too.
-func (c *clockwork) hear() string {
-	c.t.Helper()
-	var all strings.Builder
-	p := make([]byte, 64<<10)
-	for {
-		n, err := unix.Read(c.fd, p)
-		switch {
-		case errors.Is(err, unix.EAGAIN):
-			return all.String()
-		case err != nil || n == 0:
-			return all.String() + "|"
-		}
-		all.Write(p[:n])
-		c.pass(0)
-	}
+type clockwork struct {
+	*onloop.Clockwork
+	pipe *pipe.Pipe
 }
 
 // held is a server that keeps what it is asked.
@@ -111,12 +50,12 @@ func (c *clockwork) serve() (last *held) {
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	inFakeTime(t, func(c *clockwork) {
 		c.serve()
-		c.pass(59 * time.Minute)
-		if got := c.hear(); got != "" {
+		c.Pass(59 * time.Minute)
+		if got := c.Hear(); got != "" {
 			t.Errorf("got %q before the hour is over", got)
 		}
-		c.pass(2 * time.Minute)
-		if got := c.hear(); got != "|" {
+		c.Pass(2 * time.Minute)
+		if got := c.Hear(); got != "|" {
 			t.Errorf("got %q after an hour", got)
 		}
 	})
@@ -131,25 +70,25 @@ func TestDrainedConnectionsAnswerWhatIsOnItsWay(t *testing.T) {
 			return h
 		}})
 		s.Drain()
-		c.pass(drainTime / 2)
-		c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		c.pass(time.Hour)
+		c.Pass(drainTime / 2)
+		c.Say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		c.Pass(time.Hour)
 		if !h.ended || h.err != nil {
 			t.Fatalf("the request came: %v, %v", h.ended, h.err)
 		}
 		h.client.Respond(&exchange.Response{Status: 204})
 		h.client.End(nil)
-		c.pass(0)
-		if got := c.hear(); got != "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n|" {
+		c.Pass(0)
+		if got := c.Hear(); got != "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n|" {
 			t.Errorf("got %q", got)
 		}
 	})
 	inFakeTime(t, func(c *clockwork) {
 		s := Serve(c.pipe, ServerConfig{})
-		c.pass(time.Minute)
+		c.Pass(time.Minute)
 		s.Drain()
-		c.pass(0)
-		if got := c.hear(); got != "|" {
+		c.Pass(0)
+		if got := c.Hear(); got != "|" {
 			t.Errorf("a connection that was idle says %q", got)
 		}
 	})
@@ -158,16 +97,16 @@ func TestDrainedConnectionsAnswerWhatIsOnItsWay(t *testing.T) {
 func TestHeadsThatDoNotComeInTime(t *testing.T) {
 	inFakeTime(t, func(c *clockwork) {
 		c.serve()
-		c.pass(time.Minute)
+		c.Pass(time.Minute)
 		for range 9 { // a byte a second doesn't help
-			c.say("G")
-			c.pass(time.Second)
+			c.Say("G")
+			c.Pass(time.Second)
 		}
-		if got := c.hear(); got != "" {
+		if got := c.Hear(); got != "" {
 			t.Errorf("got %q", got)
 		}
-		c.pass(2 * time.Second)
-		if got := c.hear(); !strings.HasPrefix(got, "HTTP/1.1 408 ") || !strings.HasSuffix(got, "|") {
+		c.Pass(2 * time.Second)
+		if got := c.Hear(); !strings.HasPrefix(got, "HTTP/1.1 408 ") || !strings.HasSuffix(got, "|") {
 			t.Errorf("got %q", got)
 		}
 	})
@@ -176,16 +115,16 @@ func TestHeadsThatDoNotComeInTime(t *testing.T) {
 func TestBodiesThatDoNotGoOn(t *testing.T) {
 	inFakeTime(t, func(c *clockwork) {
 		h := c.serve()
-		c.say("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+		c.Say("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
 		for range 5 {
-			c.say("x")
-			c.pass(stallTime - time.Second)
+			c.Say("x")
+			c.Pass(stallTime - time.Second)
 		}
-		if got := c.hear(); got != "" || h.err != nil {
+		if got := c.Hear(); got != "" || h.err != nil {
 			t.Errorf("got %q, %v while it goes on", got, h.err)
 		}
-		c.pass(2 * time.Second)
-		if got := c.hear(); !strings.HasPrefix(got, "HTTP/1.1 408 ") || h.err == nil {
+		c.Pass(2 * time.Second)
+		if got := c.Hear(); !strings.HasPrefix(got, "HTTP/1.1 408 ") || h.err == nil {
 			t.Errorf("got %q, %v", got, h.err)
 		}
 	})
@@ -194,22 +133,22 @@ func TestBodiesThatDoNotGoOn(t *testing.T) {
 func TestClientsThatDoNotReadTheirAnswer(t *testing.T) {
 	inFakeTime(t, func(c *clockwork) {
 		h := c.serve()
-		c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		c.pass(10 * stallTime) // for an answer one may wait for ever
-		if got := c.hear(); got != "" || h.err != nil {
+		c.Say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		c.Pass(10 * stallTime) // for an answer one may wait for ever
+		if got := c.Hear(); got != "" || h.err != nil {
 			t.Fatalf("got %q, %v before there is an answer", got, h.err)
 		}
 		h.client.Respond(&exchange.Response{Status: 200, Length: exchange.UnknownLength})
 		for range 64 {
 			h.client.Data(make([]byte, 16<<10))
 		}
-		c.pass(stallTime - time.Second)
-		_, _ = unix.Read(c.fd, make([]byte, 200_000)) // now it does, once
-		c.pass(2 * time.Second)
+		c.Pass(stallTime - time.Second)
+		c.Sip(200_000) // now it does, once
+		c.Pass(2 * time.Second)
 		if h.err != nil {
 			t.Fatalf("cut although it reads: %v", h.err)
 		}
-		c.pass(2*stallTime + time.Second)
+		c.Pass(2*stallTime + time.Second)
 		if h.err == nil {
 			t.Error("it is still waited for")
 		}
@@ -219,13 +158,13 @@ func TestClientsThatDoNotReadTheirAnswer(t *testing.T) {
 func TestClientsThatEndAndWait(t *testing.T) {
 	inFakeTime(t, func(c *clockwork) {
 		h := c.serve()
-		c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		_ = unix.Shutdown(c.fd, unix.SHUT_WR)
-		c.pass(partedTime - time.Second)
+		c.Say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		c.End()
+		c.Pass(partedTime - time.Second)
 		if h.err != nil {
 			t.Fatal(h.err)
 		}
-		c.pass(2 * time.Second)
+		c.Pass(2 * time.Second)
 		if !errors.Is(h.err, errClientGone) {
 			t.Errorf("the server hears %v", h.err)
 		}
@@ -240,11 +179,11 @@ func TestServersThatDoNotReadTheRequest(t *testing.T) {
 		for range 64 {
 			server.Data(make([]byte, 16<<10))
 		}
-		c.pass(stallTime - time.Second)
+		c.Pass(stallTime - time.Second)
 		if a.err != nil {
 			t.Fatal(a.err)
 		}
-		c.pass(stallTime)
+		c.Pass(stallTime)
 		if !errors.Is(a.err, errServerStalled) {
 			t.Errorf("the client hears %v", a.err)
 		}
