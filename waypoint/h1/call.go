@@ -74,7 +74,7 @@ func (x *call) Data(p []byte) {
 
 // release says Consumed, unless too much waits for the server.
 func (x *call) release() {
-	if x.owed > 0 && x.conn.pipe.Waiting() <= lowWater {
+	if x.owed > 0 && !x.sent && x.conn.pipe.Waiting() <= lowWater {
 		n := x.owed
 		x.owed = 0
 		x.client.Consumed(n)

@@ -49,7 +49,7 @@ type proxy struct {
 // newProxy makes a proxy, until the test's end. down and up are "h1" or "h2".
 func newProxy(tb testing.TB, down, up, upstream string) *proxy {
 	p := &proxy{tb: tb, loop: onloop.New(tb), upstream: upstream}
-	handle := func(req *exchange.Request, client exchange.Client) exchange.Server {
+	handle := held(tb, func(req *exchange.Request, client exchange.Client) exchange.Server {
 		switch {
 		case p.handle != nil:
 			return p.handle(req, client)
@@ -57,7 +57,7 @@ func newProxy(tb testing.TB, down, up, upstream string) *proxy {
 			return p.oldClient().Handle(req, client)
 		}
 		return p.newClient().Handle(req, client)
-	}
+	})
 	tb.Cleanup(func() {
 		onloop.Do(tb, p.loop, func() {
 			for _, one := range p.pipes {

@@ -38,10 +38,10 @@ func TestRequestsThroughTunnels(t *testing.T) {
 				pipe.Join(pipe.OverStream(l, s), pipe.OverSocket(l, onloop.Dial(t, upstream), nil), func(relay.Result) {})
 			})
 		}
-		handle := handlerOver(up, func() (p *pipe.Pipe) {
+		handle := held(t, handlerOver(up, func() (p *pipe.Pipe) {
 			p, spare = spare[0], spare[1:]
 			return p
-		})
+		}))
 		transport := &http.Transport{Protocols: protocols(down), DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 			conn, fd := onloop.Socket(t)
 			in.Stream(func(s *hbone.Stream) {

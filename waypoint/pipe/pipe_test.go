@@ -350,3 +350,29 @@ func TestJoinedPipesAllocateNothingPerChunk(t *testing.T) {
 	_ = near.CloseWrite()
 	<-arrived
 }
+
+// Who writes to a peer that has closed meanwhile hears that it is broken, also when both have ended by then.
+func TestWriteToAPeerThatHasClosed(t *testing.T) {
+	for _, end := range []bool{false, true} {
+		l := onloop.New(t)
+		conn, fd := onloop.Socket(t)
+		released := 0
+		var r recorder
+		onloop.Do(t, l, func() {
+			r.p = OverSocket(l, fd, func() { released++ })
+			r.p.Start(&r)
+		})
+		_ = conn.Close()
+		onloop.Eventually(t, l, "its end", func() bool { return r.ended })
+		for range 2 { // the first is answered by a reset
+			onloop.Do(t, l, func() { r.p.Write([]byte("anybody?")) })
+		}
+		onloop.Do(t, l, func() {
+			r.p.Write([]byte("anybody?"))
+			if end {
+				r.p.End()
+			}
+		})
+		onloop.Eventually(t, l, "the break", func() bool { return r.broken != nil && released == 1 })
+	}
+}

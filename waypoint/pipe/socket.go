@@ -167,7 +167,7 @@ func (s *socket) flush() {
 		s.queue.Skip(n)
 		s.sent += n
 	}
-	if s.queue.Len() == 0 && s.finishing && !s.finished && !s.closed {
+	if s.queue.Len() == 0 && s.finishing && !s.finished && !s.closed && s.writeErr == nil {
 		s.finished = true
 		_ = unix.Shutdown(s.fd, unix.SHUT_WR) // that the peer has gone shows when it is read
 	}
