@@ -114,7 +114,7 @@ func newDaemon(cfg config.Config, version string, log *slog.Logger) (*daemon, er
 	}
 	d.ready.Begin(taskObjects)
 	d.install()
-	d.metrics = newMetrics(d)
+	d.metrics = newMetrics(d, version)
 	d.proxies.OnListeners(d.engines.Listen)
 	d.proxies.SendsDNS(cfg.DNSCapture)
 	agentConfig := agent.Config{

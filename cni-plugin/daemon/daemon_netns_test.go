@@ -501,7 +501,8 @@ func TestPagesTellWhatIsGoingOn(t *testing.T) {
 	if p := v.Pods[0]; p.Capture != "capture" || p.Engine != redirect.NFT {
 		t.Errorf("in the pod: %q by %q", p.Capture, p.Engine)
 	}
-	if _, body := n.get("/metrics"); !strings.Contains(body, "tulle_cni_pods{state=\"enrolled\"} 1\n") || !strings.Contains(body, "tulle_cni_pods_failing 0\n") {
+	if _, body := n.get("/metrics"); !strings.Contains(body, "tulle_cni_pods{state=\"enrolled\"} 1\n") || !strings.Contains(body, "tulle_cni_pods_failing 0\n") ||
+		!strings.Contains(body, "istio_build{component=\"cni\"") || !strings.Contains(body, "\nprocess_resident_memory_bytes ") {
 		t.Errorf("metrics:\n%s", body)
 	}
 }

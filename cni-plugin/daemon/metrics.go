@@ -7,6 +7,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/cni-plugin/agent"
 	"github.com/tulle-mesh/tulle/mesh/scrape"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
 )
 
 // metrics are the agent's. Those that Istio's agent has as well have its names.
@@ -24,7 +25,7 @@ var (
 	installedDesc = prometheus.NewDesc("istio_cni_install_ready", "1 if the CNI plugin is installed.", nil, nil)
 )
 
-func newMetrics(d *daemon) *metrics {
+func newMetrics(d *daemon, version string) *metrics {
 	registry := prometheus.NewRegistry()
 	m := &metrics{
 		handler: scrape.Handler(registry),
@@ -38,6 +39,7 @@ func newMetrics(d *daemon) *metrics {
 			Name: "istio_cni_installs_total", Help: "How often the CNI plugin was installed, by result.",
 		}, []string{"result"}),
 	}
+	telemetry.RegisterProcess(registry, "cni", version) // as dashboards call a node agent
 	registry.MustRegister(m.requests, m.repairs, m.installs, gauges{d})
 	return m
 }

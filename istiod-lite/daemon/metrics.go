@@ -4,9 +4,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
 )
 
 // metrics are those that belong to no room, under Istio's names where it has one.
@@ -38,8 +38,8 @@ func newMetrics(registry prometheus.Registerer, m *model.Model, version string) 
 		Name: "pilot_total_xds_internal_errors", Help: "Resources that couldn't be encoded, so that proxies keep what they were told before.",
 	})
 	start := time.Now()
+	telemetry.RegisterProcess(registry, "pilot", version) // as dashboards call a control plane
 	registry.MustRegister(
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		all.rejected, all.updates, all.triggers, all.apply, all.failures,
 		gauge("pilot_services", "Services that are known.", func() (count float64) {
 			m.View(func() { count = float64(m.Count(model.KindService)) })

@@ -134,7 +134,7 @@ func TestWhoWaitsForItsAuthoritySaysWhatIsInTheWay(t *testing.T) {
 		}
 	}
 	says(503, "not ready, pending: authority in Secret istio-system/istio-ca-secret: that is Forbidden; apply deploy/rbac/istiod-lite.yaml")
-	for path, want := range map[string]string{"/version": "v1-", "/metrics": "pilot_services 0", "/healthz": "ok", "/debug/syncz": "[]", "/debug/configz": "{}"} {
+	for path, want := range map[string]string{"/version": "v1-", "/metrics": `istio_build{component="pilot"`, "/healthz": "ok", "/debug/syncz": "[]", "/debug/configz": "{}"} {
 		if code, text := get(path); code != 200 || !strings.Contains(text, want) {
 			t.Errorf("%s: %d %.200s", path, code, text)
 		}
