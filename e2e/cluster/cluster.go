@@ -110,7 +110,7 @@ func (c *Cluster) up(ctx context.Context) error {
 	if err := c.spec.writeKeys(); err != nil {
 		return err
 	}
-	if err := build(ctx, c.program(), "e2e/cluster/command"); err != nil {
+	if err := build(ctx, c.program(), "e2e/cluster/command", Version); err != nil {
 		return err
 	}
 	var err error
@@ -163,9 +163,9 @@ func (c *Cluster) program() string { return filepath.Join(c.spec.Dir, "tulle-nod
 
 const module = "github.com/tulle-mesh/tulle/"
 
-// build compiles one of the project's programs.
-func build(ctx context.Context, to, path string, flags ...string) error {
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + Version, "-o", to}, flags...)
+// build compiles one of the project's programs, which says that it is of a version.
+func build(ctx context.Context, to, path, version string, flags ...string) error {
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + version, "-o", to}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, module+path)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	return run(cmd)

@@ -15,11 +15,13 @@ import (
 	"github.com/tulle-mesh/tulle/deploy/image"
 )
 
-// Version is the tag of images that are made here.
+// Version is the tag of images that are made here, unless somebody wants another one.
 const Version = "dev"
 
+const hub = "docker.io/tulle-mesh/"
+
 // Image is the name, in a cluster of this machine, of an image of the project or of its tests.
-func Image(name string) string { return "docker.io/tulle-mesh/" + name + ":" + Version }
+func Image(name string) string { return hub + name + ":" + Version }
 
 // TestImage makes the image that tests run, and every pod's first process, and returns its archive: see the program in app.
 func TestImage(ctx context.Context) (archive string, err error) {
@@ -29,37 +31,44 @@ func TestImage(ctx context.Context) (archive string, err error) {
 	}
 	defer os.RemoveAll(built)
 	program := filepath.Join(built, "app")
-	if err := build(ctx, program, "e2e/cluster/app"); err != nil {
+	if err := build(ctx, program, "e2e/cluster/app", Version); err != nil {
 		return "", err
 	}
+	return ImageOf(ctx, program)
+}
+
+// ImageOf makes an image that is called as a program and has nothing else, and returns its archive.
+func ImageOf(ctx context.Context, program string) (archive string, err error) {
+	name := filepath.Base(program)
 	content, err := os.ReadFile(program)
 	if err != nil {
 		return "", err
 	}
 	hash := sha256.Sum256(content)
 	dir, err := once(ctx, "images", hex.EncodeToString(hash[:8]), func(string) {}, func(fresh string) error {
-		return image.Write(filepath.Join(fresh, "app.tar"), image.Image{
-			Name: Image("app"), Entrypoint: []string{"/app"},
-			Files: map[string][]image.File{"linux/" + runtime.GOARCH: {{Path: "/app", Mode: 0o755, Content: content}}},
+		return image.Write(filepath.Join(fresh, name+".tar"), image.Image{
+			Name: Image(name), Entrypoint: []string{"/" + name},
+			Files: map[string][]image.File{"linux/" + runtime.GOARCH: {{Path: "/" + name, Mode: 0o755, Content: content}}},
 		})
 	})
-	return filepath.Join(dir, "app.tar"), err
+	return filepath.Join(dir, name+".tar"), err
 }
 
 // components are the programs that deploy/images makes images of.
-var components = []string{"istiod-lite", "ztunnel", "cni-plugin", "cni-plugin/node-agent", "deploy/samples/bookinfo-like"}
+var components = []string{"istiod-lite", "ztunnel", "waypoint", "cni-plugin", "cni-plugin/node-agent", "deploy/samples/bookinfo-like"}
 
-// Images makes the images of the mesh's components as they are in the source, and returns their archives.
-func Images(ctx context.Context, say func(string)) ([]string, error) {
+// Images makes the images of the mesh's components as they are in the source, which say that they are of a version, and returns their archives.
+func Images(ctx context.Context, version string, say func(string)) ([]string, error) {
 	built, err := os.MkdirTemp("", "tulle-images-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(built)
 	hash := sha256.New()
+	fmt.Fprintln(hash, version)
 	for _, path := range components {
 		program := filepath.Join(built, "linux-"+runtime.GOARCH, filepath.Base(path))
-		if err := build(ctx, program, path, "-tags=grpcnotrace"); err != nil {
+		if err := build(ctx, program, path, version, "-tags=grpcnotrace"); err != nil {
 			return nil, err
 		}
 		content, err := os.ReadFile(program)
@@ -70,7 +79,7 @@ func Images(ctx context.Context, say func(string)) ([]string, error) {
 	}
 	dir, err := once(ctx, "images", hex.EncodeToString(hash.Sum(nil)[:8]), say, func(fresh string) error {
 		say("making images of the mesh's components")
-		return run(exec.CommandContext(ctx, "go", "run", module+"deploy/images", "-version", Version, "-built", built, "-to", fresh, runtime.GOARCH))
+		return run(exec.CommandContext(ctx, "go", "run", module+"deploy/images", "-version", version, "-built", built, "-to", fresh, runtime.GOARCH))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("images of the mesh: %w", err)

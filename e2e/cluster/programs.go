@@ -53,11 +53,11 @@ var kubernetesVersion = regexp.MustCompile(`(?m)^\s+k8s\.io/kubernetes (v(\d+)\.
 
 // sources finds the module beside this package, and hashes it.
 func sources(ctx context.Context) (source, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", module+"e2e/cluster").Output()
+	dir, err := sourceOf(ctx, "programs")
 	if err != nil {
-		return source{}, fmt.Errorf("find the source of Kubernetes' programs: %w; run this within the project", err)
+		return source{}, err
 	}
-	s := source{dir: filepath.Join(strings.TrimSpace(string(out)), "programs")}
+	s := source{dir: dir}
 	hash := sha256.New()
 	fmt.Fprintln(hash, runtime.Version(), runtime.GOARCH)
 	for _, name := range []string{"go.mod", "go.sum", "main.go"} {
@@ -77,8 +77,18 @@ func sources(ctx context.Context) (source, error) {
 	return s, nil
 }
 
+// sourceOf finds a folder beside this package.
+func sourceOf(ctx context.Context, name string) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", module+"e2e/cluster").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the source of a cluster's %s: %w; run this within the project", name, err)
+	}
+	return filepath.Join(strings.TrimSpace(string(out)), name), nil
+}
+
 func (s source) build(ctx context.Context, dir string, say func(string)) error {
-	if err := s.compile(ctx, filepath.Join(dir, binary), say); err != nil {
+	say(fmt.Sprintf("building Kubernetes %s from its Go modules, once: about six minutes of two cores", s.version))
+	if err := compile(ctx, "Kubernetes", s.dir, say, "-ldflags", s.ldflags(), "-o", filepath.Join(dir, binary), "."); err != nil {
 		return err
 	}
 	for _, name := range names {
@@ -92,12 +102,12 @@ func (s source) build(ctx context.Context, dir string, say func(string)) error {
 // progress is how often a build says that it goes on.
 const progress = 30 * time.Second
 
-func (s source) compile(ctx context.Context, to string, say func(string)) error {
+// compile builds a program out of a module that isn't in the workspace.
+func compile(ctx context.Context, what, dir string, say func(string), args ...string) error {
 	began := time.Now()
-	say(fmt.Sprintf("building Kubernetes %s from its Go modules, once: about six minutes of two cores", s.version))
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", s.ldflags(), "-o", to, ".")
-	cmd.Dir = s.dir
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath", "-buildvcs=false"}, args...)...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=", "CGO_ENABLED=0")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // go and its compilers end together
@@ -114,12 +124,12 @@ func (s source) compile(ctx context.Context, to string, say func(string)) error 
 		select {
 		case err := <-ended:
 			if err != nil {
-				return fmt.Errorf("go build in %s: %w\n%s", s.dir, err, out.Bytes()[max(0, out.Len()-4000):])
+				return fmt.Errorf("go build in %s: %w\n%s", dir, err, out.Bytes()[max(0, out.Len()-4000):])
 			}
-			say(fmt.Sprintf("built Kubernetes in %s", time.Since(began).Round(time.Second)))
+			say(fmt.Sprintf("built %s in %s", what, time.Since(began).Round(time.Second)))
 			return nil
 		case <-ticker.C:
-			say(fmt.Sprintf("still building Kubernetes, for %s", time.Since(began).Round(time.Second)))
+			say(fmt.Sprintf("still building %s, for %s", what, time.Since(began).Round(time.Second)))
 		}
 	}
 }

@@ -8,38 +8,9 @@ import (
 	"time"
 )
 
-const (
-	fromClient = `source_principal="spiffe://cluster.local/ns/meshed/sa/client"`
-	toServer   = `destination_principal="spiffe://cluster.local/ns/meshed/sa/server"`
-	byTunnel   = `connection_security_policy="mutual_tls"`
-	inPlain    = `connection_security_policy="unknown"`
-)
-
-// counted makes requests, and waits until a node's ztunnel has counted as many more connections with the labels.
-func counted(t *testing.T, namespace, pod, url, node string, labels ...string) {
-	t.Helper()
-	before, err := opened(t.Context(), node, labels...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const requests = 3
-	for range requests {
-		if answer, err := ask(t.Context(), namespace, pod, url); err != nil || !strings.HasPrefix(answer, "pod=server ") {
-			t.Fatalf("%s/%s asks %s: %q %v", namespace, pod, url, answer, err)
-		}
-	}
-	eventually(t, "ztunnel's metrics", func(ctx context.Context) error {
-		after, err := opened(ctx, node, labels...)
-		if err == nil && after != before+requests {
-			err = fmt.Errorf("ztunnel on %s has counted %d connections with %q, want %d", node, after-before, labels, requests)
-		}
-		return err
-	})
-}
-
 func TestMeshedPodsOnTwoNodesTalkThroughTunnelsByTheirIdentities(t *testing.T) {
 	for _, node := range nodes[:2] { // the client's and the server's
-		counted(t, "meshed", "client", "http://app.meshed/", node, fromClient, toServer, byTunnel)
+		counted(t, "meshed", "client", "http://app.meshed/", node, from("meshed", "client"), to("meshed", "server"), byTunnel)
 	}
 }
 
@@ -58,31 +29,18 @@ func TestAPodWithoutTheLabelIsPlain(t *testing.T) {
 	if err != nil || state != "" {
 		t.Errorf("the agent says of it %q %v", state, err)
 	}
-	const nobody = `source_principal="unknown"`
 	counted(t, "meshed", "client", "http://app.plain/", nodes[0],
-		nobody, `source_workload="client"`, `destination_service="app.plain.svc.cluster.local"`, inPlain)
+		fromNobody, `source_workload="client"`, `destination_service="app.plain.svc.cluster.local"`, inPlain)
 	counted(t, "plain", "server", "http://app.meshed/", nodes[1],
-		nobody, `source_workload="server"`, `destination_service="app.meshed.svc.cluster.local"`, inPlain)
+		fromNobody, `source_workload="server"`, `destination_service="app.meshed.svc.cluster.local"`, inPlain)
 }
 
 const strict = `{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict, namespace: meshed}, spec: {mtls: {mode: STRICT}}}`
 
 // Probes come once a second, and have no identity. A pod that failed three would be restarted.
 func TestUnderStrictModeKubeletsProbesPassAndPlainClientsDont(t *testing.T) {
-	if err := apply(t.Context(), strict); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := mesh.Kubectl(context.Background(), strict, "delete", "-f", "-"); err != nil {
-			t.Error(err)
-		}
-	})
-	eventually(t, "a plain client to be refused", func(ctx context.Context) error {
-		if answer, err := ask(ctx, "plain", "server", "http://app.meshed/"); err == nil {
-			return fmt.Errorf("it is answered %q", answer)
-		}
-		return nil
-	})
+	with(t, strict)
+	refused(t, "plain", "server", "http://app.meshed/")
 	const what = `jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.status.containerStatuses[0].restartCount} {end}`
 	for range 5 {
 		if got, err := kubectl(t.Context(), "-n", "meshed", "get", "pods", "-o", what); err != nil || got != "client True 0 server True 0 " {
@@ -126,9 +84,7 @@ func TestAPolicyLetsInWhomItNames(t *testing.T) {
 }
 
 func TestANodeThatRebootsHasItsPodsInTheMeshAgain(t *testing.T) {
-	if mesh.Given() {
-		t.Skip("the nodes of a cluster that was given aren't ours to stop")
-	}
+	ownNodes(t)
 	if err := mesh.Stop(2); err != nil {
 		t.Fatal(err)
 	}
@@ -145,5 +101,5 @@ func TestANodeThatRebootsHasItsPodsInTheMeshAgain(t *testing.T) {
 		_, err := kubectl(ctx, "-n", "meshed", "wait", "--for=condition=Ready", "--timeout=1s", "pod/server")
 		return err
 	})
-	counted(t, "meshed", "client", "http://app.meshed/", nodes[1], fromClient, toServer, byTunnel)
+	counted(t, "meshed", "client", "http://app.meshed/", nodes[1], from("meshed", "client"), to("meshed", "server"), byTunnel)
 }

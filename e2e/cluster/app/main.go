@@ -1,13 +1,14 @@
 // Command app is what the pods of tests run.
 //
 //	app            does nothing, and buries what loses its parent: the first process of every pod
-//	app serve      answers HTTP on port 8080 with who it is and who asks; /healthz is 200
+//	app serve      answers HTTP on port 8080 with who it is and who asks; /healthz is 200; /load/start makes load, see load.go
 //	app get URL    prints what a URL answers
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net/http"
 	"os"
@@ -43,9 +44,6 @@ func pause() {
 }
 
 func serve() {
-	ending := make(chan os.Signal, 1)
-	signal.Notify(ending, syscall.SIGTERM)
-	go func() { <-ending; os.Exit(0) }()
 	host, err := os.Hostname()
 	if err != nil {
 		log.Fatal(err)
@@ -55,8 +53,26 @@ func serve() {
 		log.Printf("%s %s from %s", r.Method, r.URL, r.RemoteAddr)
 		fmt.Fprintf(w, "pod=%s from=%s\n", host, r.RemoteAddr)
 	})
-	server := &http.Server{Addr: ":8080", ReadHeaderTimeout: 10 * time.Second}
-	log.Fatal(server.ListenAndServe())
+	loads()
+	server := &http.Server{Addr: ":8080", ReadHeaderTimeout: patience}
+	ended := make(chan error)
+	go func() { ended <- leave(server) }()
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		log.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		log.Fatal(err)
+	}
+}
+
+// leave answers, at the pod's end, who has asked before.
+func leave(server *http.Server) error {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	<-ctx.Done()
+	cancel()
+	ctx, cancel = context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return server.Shutdown(ctx)
 }
 
 // maxAnswer bounds what get prints: 1 MiB.
@@ -64,15 +80,7 @@ const maxAnswer = 1 << 20
 
 func get(url string) {
 	client := &http.Client{Timeout: 5 * time.Second}
-	answer, err := client.Get(url)
-	if err != nil {
+	if err := ask(client, url, func(answer string) error { _, err := os.Stdout.WriteString(answer); return err }); err != nil {
 		log.Fatal(err)
-	}
-	defer answer.Body.Close()
-	if _, err := io.Copy(os.Stdout, io.LimitReader(answer.Body, maxAnswer)); err != nil {
-		log.Fatal(err)
-	}
-	if answer.StatusCode != http.StatusOK {
-		log.Fatal(answer.Status)
 	}
 }

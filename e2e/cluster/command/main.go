@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string) error {
 
 // images prints the archives of all images that tests run.
 func images(ctx context.Context) error {
-	archives, err := cluster.Images(ctx, func(line string) { fmt.Fprintln(os.Stderr, "  "+line) })
+	archives, err := cluster.Images(ctx, cluster.Version, func(line string) { fmt.Fprintln(os.Stderr, "  "+line) })
 	if err != nil {
 		return err
 	}
