@@ -13,7 +13,8 @@ import (
 )
 
 // city is a mesh of so many pods: 10 to a service, 100 to a node, 1000 to a namespace, which has a waypoint for its
-// services; a policy per service, and an entry and a route per ten of them.
+// services; a policy per service, and an entry and a route per ten of them. Further entries share their hosts: one per ten services
+// in a namespace for all, and one per namespace.
 func city(pods int) []model.Change {
 	var changes []model.Change
 	add := func(object model.Object) { changes = append(changes, model.Change{Key: object.Key(), Object: object}) }
@@ -22,6 +23,7 @@ func city(pods int) []model.Change {
 		if i%100 == 0 {
 			add(&model.Node{Name: fmt.Sprint("node", i/100), Locality: model.Locality{Zone: "a"}})
 			add(outskirts(i, 1))
+			add(rival("common", i, true))
 			add(sign(i, 1))
 		}
 		if i%10 == 0 {
@@ -31,6 +33,7 @@ func city(pods int) []model.Change {
 		if i%1000 == 0 {
 			add(&model.Namespace{Name: quarter(i), Binding: &model.Binding{Waypoint: model.Name{Namespace: quarter(i), Name: "waypoint"}}})
 			add(gate(i, true))
+			add(rival(quarter(i), i, true))
 		}
 	}
 	return changes
@@ -67,6 +70,23 @@ func outskirts(i int, weight uint32) *model.ServiceEntry {
 	}
 }
 
+// rival claims hosts that others claim, too; which one of a namespace has them goes by age.
+func rival(namespace string, i int, old bool) *model.ServiceEntry {
+	e := outskirts(i, 1)
+	e.Namespace, e.Name, e.Hosts = namespace, fmt.Sprint("rival", i), rivalled
+	if !old {
+		e.Created = time.Unix(1, 0)
+	}
+	return e
+}
+
+var rivalled = func() (hosts []string) {
+	for i := range 16 {
+		hosts = append(hosts, fmt.Sprintf("shared%d.example.com", i))
+	}
+	return hosts
+}()
+
 func sign(i int, weight uint32) *model.Route {
 	service := model.ObjectRef{Kind: "Service", Name: street(i, false).Key().Name}
 	return &model.Route{
@@ -95,6 +115,10 @@ var events = []struct {
 		return fence(i, map[bool]model.Action{false: model.Deny, true: model.Allow}[odd])
 	}},
 	{"entry", 100, func(i int, odd bool) model.Object { return outskirts(i, map[bool]uint32{false: 2, true: 1}[odd]) }},
+	{"entry of a host that others have, too", 100, func(i int, odd bool) model.Object { return rival("common", i, odd) }},
+	{"namespace", 1000, func(i int, odd bool) model.Object {
+		return &model.Namespace{Name: quarter(i), TrafficDistribution: map[bool]string{false: "PreferClose", true: ""}[odd], Binding: &model.Binding{Waypoint: model.Name{Namespace: quarter(i), Name: "waypoint"}}}
+	}},
 	{"route", 100, func(i int, odd bool) model.Object { return sign(i, map[bool]uint32{false: 2, true: 1}[odd]) }},
 	{"waypoint", 1000, func(i int, odd bool) model.Object { return gate(i, odd) }},
 }

@@ -9,6 +9,17 @@ type dirty struct {
 	parents map[Key]struct{}
 	// crowds are those of which others may be late now.
 	crowds map[crowd]struct{}
+	// owners and canonical are the hosts whose meaning may be another now, with the ServiceEntry that gave it before: in a
+	// namespace, and to clients of others. Without a name there was none.
+	owners    map[Name]Name
+	canonical map[string]Name
+}
+
+func newDirty(m *Model) *dirty {
+	return &dirty{
+		model: m, keys: make(map[Key]struct{}), parents: make(map[Key]struct{}), crowds: make(map[crowd]struct{}),
+		owners: make(map[Name]Name), canonical: make(map[string]Name),
+	}
 }
 
 // mark marks what is translated again. What routes and policies say of it may be something else then, too.
@@ -39,7 +50,6 @@ func (d *dirty) follow(key Key) {
 		d.slice(o)
 	case *ServiceEntry:
 		d.entry(o)
-		d.rivals(o)
 	case *Gateway:
 		d.gateway(o)
 	case *GatewayClass:
@@ -110,7 +120,6 @@ func (d *dirty) services(namespace string) {
 	}
 	for e := range m.serviceEntries.byNamespace.of(namespace) {
 		d.entry(e)
-		d.rivals(e)
 	}
 }
 
@@ -122,9 +131,6 @@ func (d *dirty) workloads(namespace string) {
 func (d *dirty) service(s *Service) {
 	m := d.model
 	d.mark(Key{KindHost, Name{s.Namespace, m.Hostname(s)}})
-	for _, e := range m.entriesByHost[m.Hostname(s)] {
-		d.entry(e)
-	}
 	if !s.Selector.Empty() {
 		d.chosen(s.Namespace, s.Selector)
 	}
@@ -156,23 +162,17 @@ func (d *dirty) slice(slice *EndpointSlice) {
 
 // entry marks a ServiceEntry, its hosts, and the workloads that it chooses.
 func (d *dirty) entry(e *ServiceEntry) {
-	d.mark(e.Key())
 	for _, host := range e.Hosts {
 		d.mark(Key{KindHost, Name{e.Namespace, host}})
 	}
-	if e.Selected {
-		d.chosen(e.Namespace, e.Selector)
-	}
+	d.choosing(e)
 }
 
-// rivals marks what else has one of the entry's hosts: which of them counts may change.
-func (d *dirty) rivals(e *ServiceEntry) {
-	for _, host := range e.Hosts {
-		for _, rival := range d.model.entriesByHost[host] {
-			if rival != e {
-				d.entry(rival)
-			}
-		}
+// choosing marks a ServiceEntry, and the workloads that it chooses.
+func (d *dirty) choosing(e *ServiceEntry) {
+	d.mark(e.Key())
+	if e.Selected {
+		d.chosen(e.Namespace, e.Selector)
 	}
 }
 

@@ -1,7 +1,7 @@
 package model
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -27,9 +27,10 @@ func (m *Model) Owner(host Name) (*Service, *ServiceEntry) {
 	if s := m.serviceNamed(host.Name); s != nil && s.Namespace == host.Namespace {
 		return s, nil
 	}
-	return nil, m.oldestEntry(host.Name, func(e *ServiceEntry) bool {
-		return e.Namespace == host.Namespace && m.Visibility(e) != Nobody
-	})
+	if e := m.entriesByHost.oldest(host); e != nil && m.Visibility(e) != Nobody { // of a namespace, all are seen alike
+		return nil, e
+	}
+	return nil, nil
 }
 
 // Owns tells whether it is the ServiceEntry that gives a host name its meaning in its namespace.
@@ -40,25 +41,48 @@ func (m *Model) Owns(e *ServiceEntry, hostname string) bool {
 
 // Canonical tells whether clients of other namespaces mean the ServiceEntry's service by its host name: if Kubernetes has no
 // service of that name, and it is the oldest that they may see.
-func (m *Model) Canonical(e *ServiceEntry, hostname string) bool {
-	return m.serviceNamed(hostname) == nil && e == m.oldestEntry(hostname, func(e *ServiceEntry) bool { return m.Visibility(e) == Public })
+func (m *Model) Canonical(e *ServiceEntry, hostname string) bool { return e == m.canonical(hostname) }
+
+func (m *Model) canonical(hostname string) *ServiceEntry {
+	if m.serviceNamed(hostname) != nil {
+		return nil
+	}
+	return m.publicByHost.oldest(hostname)
 }
 
-func (m *Model) oldestEntry(hostname string, counts func(*ServiceEntry) bool) *ServiceEntry {
-	if i := slices.IndexFunc(m.entriesByHost[hostname], counts); i >= 0 {
-		return m.entriesByHost[hostname][i]
+// reveal finds out again which entries everybody sees, if that goes by the object.
+func (m *Model) reveal(by Key) {
+	entries := maps.Values(m.serviceEntries.all)
+	switch by.Kind {
+	case KindNamespace:
+		entries = m.serviceEntries.byNamespace.of(by.Name.Name)
+	case KindMeshConfig:
+	default:
+		return
+	}
+	for e := range entries {
+		public := m.Visibility(e) == Public
+		for _, host := range e.Hosts {
+			m.publicByHost.set(host, e, public)
+		}
+	}
+}
+
+// byAge holds ServiceEntries by each of their hosts, the oldest first: however many claim a host, the one that counts is found at
+// once.
+type byAge[K comparable] map[K][]*ServiceEntry
+
+func (b byAge[K]) oldest(host K) *ServiceEntry {
+	if list := b[host]; len(list) > 0 {
+		return list[0]
 	}
 	return nil
 }
 
-// byAge holds ServiceEntries by each of their hosts, the oldest first: however many claim a host, its owner is found at
-// once.
-type byAge map[string][]*ServiceEntry
-
-func (b byAge) set(hostname string, e *ServiceEntry, there bool) {
-	list := b[hostname]
+func (b byAge[K]) set(host K, e *ServiceEntry, there bool) {
+	list := b[host]
 	at, found := slices.BinarySearchFunc(list, e, func(a, b *ServiceEntry) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+		return older(a.Created, b.Created, a.Key().Name, b.Key().Name)
 	})
 	switch {
 	case there && !found:
@@ -66,8 +90,8 @@ func (b byAge) set(hostname string, e *ServiceEntry, there bool) {
 	case !there && found:
 		list = slices.Delete(list, at, at+1)
 	}
-	if b[hostname] = list; len(list) == 0 {
-		delete(b, hostname)
+	if b[host] = list; len(list) == 0 {
+		delete(b, host)
 	}
 }
 

@@ -91,6 +91,12 @@ func (g grouping[K, T]) of(key K) iter.Seq[T] {
 	return group.all()
 }
 
+// podID tells a pod from others that have the name before or after it.
+type podID struct {
+	Name
+	uid string
+}
+
 // labelledObject is an object that selectors look for.
 type labelledObject interface {
 	comparable

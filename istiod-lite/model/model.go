@@ -3,6 +3,7 @@
 package model
 
 import (
+	"cmp"
 	"maps"
 	"sync"
 )
@@ -46,6 +47,10 @@ type Name struct{ Namespace, Name string }
 // String returns "namespace/name".
 func (n Name) String() string { return n.Namespace + "/" + n.Name }
 
+func (n Name) compare(other Name) int {
+	return cmp.Or(cmp.Compare(n.Namespace, other.Namespace), cmp.Compare(n.Name, other.Name))
+}
+
 // Key names an object.
 type Key struct {
 	Kind Kind
@@ -86,10 +91,11 @@ type Model struct {
 
 	podsByNode        grouping[string, *Pod]
 	slicesByService   grouping[Name, *EndpointSlice]
-	slicesByPod       grouping[Name, *EndpointSlice]
+	slicesByPod       grouping[podID, *EndpointSlice]
 	slicesByNode      grouping[string, *EndpointSlice] // of endpoints that aren't pods
-	entriesByHost     byAge
-	byNetwork         grouping[string, Key] // what is in another network than the cluster's
+	entriesByHost     byAge[Name]                      // by the namespace's meaning of a host
+	publicByHost      byAge[string]                    // those that everybody sees
+	byNetwork         grouping[string, Key]            // what is in another network than the cluster's
 	gatewaysByNetwork grouping[string, *Gateway]
 	gatewaysByClass   grouping[string, *Gateway]
 	gatewaysIn        grouping[string, *Gateway]            // by namespace
@@ -121,9 +127,10 @@ func New(settings Settings) *Model {
 		routing:           newRouting(),
 		podsByNode:        make(grouping[string, *Pod]),
 		slicesByService:   make(grouping[Name, *EndpointSlice]),
-		slicesByPod:       make(grouping[Name, *EndpointSlice]),
+		slicesByPod:       make(grouping[podID, *EndpointSlice]),
 		slicesByNode:      make(grouping[string, *EndpointSlice]),
-		entriesByHost:     make(byAge),
+		entriesByHost:     make(byAge[Name]),
+		publicByHost:      make(byAge[string]),
 		byNetwork:         make(grouping[string, Key]),
 		gatewaysByNetwork: make(grouping[string, *Gateway]),
 		gatewaysByClass:   make(grouping[string, *Gateway]),
@@ -149,11 +156,12 @@ func (m *Model) View(read func()) {
 func (m *Model) Apply(changes []Change) []Key {
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	d := &dirty{model: m, keys: make(map[Key]struct{}), parents: make(map[Key]struct{}), crowds: make(map[crowd]struct{})}
+	d := newDirty(m)
 	for _, change := range changes {
 		m.change(change, d)
 	}
 	d.seat()
+	d.inherit()
 	maps.Copy(d.keys, d.parents)
 	keys := make([]Key, 0, len(d.keys))
 	for key := range d.keys {

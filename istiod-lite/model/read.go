@@ -49,17 +49,24 @@ func (m *Model) Runs(node string, serviceAccount Name) bool {
 
 // ServicesOf returns the services of a namespace of which workloads with the labels are endpoints, by name.
 func (m *Model) ServicesOf(namespace string, labels Labels) []*Service {
-	return sorted(inTime(m, crowd{namespace, labels}, m.services.selectedBy(namespace, labels)))
+	return sorted(inTime(m, crowd{namespace: namespace, labels: labels}, m.services.selectedBy(namespace, labels)))
 }
 
 // EntriesOf returns the ServiceEntries of a namespace of which workloads with the labels are endpoints, by name.
 func (m *Model) EntriesOf(namespace string, labels Labels) []*ServiceEntry {
-	return sorted(inTime(m, crowd{namespace, labels}, m.serviceEntries.selectedBy(namespace, labels)))
+	return sorted(inTime(m, crowd{namespace: namespace, labels: labels}, m.serviceEntries.selectedBy(namespace, labels)))
 }
 
-// SlicesOf returns the slices that name the pod, by name.
-func (m *Model) SlicesOf(p *Pod) []*EndpointSlice {
-	return sorted(slices.Collect(m.slicesByPod.of(p.Key().Name)))
+// SlicesOf returns the slices that name the pod, of each service to which it belongs by nothing else, by name.
+func (m *Model) SlicesOf(p *Pod) map[*Service][]*EndpointSlice {
+	found := m.namedBy(p)
+	for key := range m.late[crowd{namespace: p.Namespace, pod: p.Name}] {
+		delete(found, m.services.all[key.Name])
+	}
+	for _, list := range found {
+		sorted(list)
+	}
+	return found
 }
 
 // PoliciesOf returns the policies that select labels in a namespace, of that namespace and of the root, by name. Those
@@ -96,7 +103,7 @@ func oldest(peers []*PeerAuthentication) *PeerAuthentication {
 }
 
 func sorted[T Object](objects []T) []T {
-	slices.SortFunc(objects, func(a, b T) int { return cmp.Compare(a.Key().String(), b.Key().String()) })
+	slices.SortFunc(objects, func(a, b T) int { return a.Key().Name.compare(b.Key().Name) })
 	return objects
 }
 

@@ -3,30 +3,40 @@ package model
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"slices"
 	"time"
 )
 
 // MaxMappings is how many ports of services a workload has at most, with those of a ServiceEntry counted once for each of its
-// hosts. Every proxy reads all of them, for every workload.
+// hosts, and what has no ports counted as one. As many again it may have of services without a selector, whose EndpointSlices name
+// it. Every proxy reads all of them, for every workload.
 const MaxMappings = 2048
 
-// crowd are the workloads of a namespace that have the same labels: the same choose them.
+// crowd are workloads that the same choose: all of a namespace with the same labels, by selectors; or the one pod, by the slices of
+// services without a selector.
 type crowd struct {
 	namespace string
 	labels    Labels
+	pod       string
 }
 
 // late is what chooses a crowd and finds no room there any more: Services come before ServiceEntries, the older before the
 // younger, so that what is added takes no place away.
 type late map[Key]struct{}
 
+// mappings is what the service means for each workload that is its endpoint.
+func (s *Service) mappings() int { return max(1, len(s.Ports)) }
+
+// TooLarge tells whether the service has more ports than there is room for in any workload.
+func (s *Service) TooLarge() bool { return s.mappings() > MaxMappings }
+
 // mappings is what the entry means for each workload that it chooses.
 func (e *ServiceEntry) mappings() int {
 	if e.Resolution == ResolveNone {
 		return 0
 	}
-	return len(e.Hosts) * len(e.Ports)
+	return len(e.Hosts) * max(1, len(e.Ports))
 }
 
 // Late tells whether there are workloads that a Service or ServiceEntry chooses and that aren't its endpoints, since they have
@@ -46,13 +56,27 @@ func inTime[T Object](m *Model, c crowd, choosers iter.Seq[T]) []T {
 
 // latecomers looks what finds no room in a crowd; in nearly all everything does.
 func (m *Model) latecomers(c crowd) late {
+	if c.pod != "" {
+		pod := m.pods.get(Name{c.namespace, c.pod})
+		if pod == nil {
+			return nil
+		}
+		if named := m.namedBy(pod); named != nil {
+			return seated(c.namespace, maps.Keys(named), func(func(*ServiceEntry) bool) {})
+		}
+		return nil
+	}
 	if !m.pods.has(c) && !m.workloadEntries.has(c) {
 		return nil
 	}
-	services, entries := m.services.selectedBy(c.namespace, c.labels), m.serviceEntries.selectedBy(c.namespace, c.labels)
+	return seated(c.namespace, m.services.selectedBy(c.namespace, c.labels), m.serviceEntries.selectedBy(c.namespace, c.labels))
+}
+
+// seated gives each its room, and returns those for which there is none. Services of the workloads' own namespace go first.
+func seated(namespace string, services iter.Seq[*Service], entries iter.Seq[*ServiceEntry]) late {
 	sum := 0
 	for s := range services {
-		sum += len(s.Ports)
+		sum += s.mappings()
 	}
 	for e := range entries {
 		sum += e.mappings()
@@ -68,41 +92,93 @@ func (m *Model) latecomers(c crowd) late {
 			room -= mappings
 		}
 	}
-	for _, s := range slices.SortedFunc(services, func(a, b *Service) int { return older(a.Created, b.Created, a.Name, b.Name) }) {
-		seat(s.Key(), len(s.Ports))
+	for _, s := range slices.SortedFunc(services, func(a, b *Service) int {
+		return cmp.Or(abroad(a, namespace)-abroad(b, namespace), older(a.Created, b.Created, a.Key().Name, b.Key().Name))
+	}) {
+		seat(s.Key(), s.mappings())
 	}
-	for _, e := range slices.SortedFunc(entries, func(a, b *ServiceEntry) int { return older(a.Created, b.Created, a.Name, b.Name) }) {
+	for _, e := range slices.SortedFunc(entries, func(a, b *ServiceEntry) int {
+		return older(a.Created, b.Created, a.Key().Name, b.Key().Name)
+	}) {
 		seat(e.Key(), e.mappings())
 	}
 	return found
 }
 
-func older(a, b time.Time, nameA, nameB string) int {
-	return cmp.Or(a.Compare(b), cmp.Compare(nameA, nameB))
+func abroad(s *Service, namespace string) int {
+	if s.Namespace == namespace {
+		return 0
+	}
+	return 1
+}
+
+// byHand is the service of a slice whose endpoints were written by hand, or nil.
+func (m *Model) byHand(slice *EndpointSlice) *Service {
+	s := m.services.all[Name{slice.Namespace, slice.Service}]
+	if s == nil || !s.Selector.Empty() {
+		return nil
+	}
+	return s
+}
+
+// namedBy are the services to which the pod belongs by nothing but slices, with those; nil if there is none.
+func (m *Model) namedBy(p *Pod) map[*Service][]*EndpointSlice {
+	var found map[*Service][]*EndpointSlice
+	for slice := range m.slicesByPod.of(podID{p.Key().Name, p.UID}) {
+		if s := m.byHand(slice); s != nil {
+			if found == nil {
+				found = make(map[*Service][]*EndpointSlice)
+			}
+			found[s] = append(found[s], slice)
+		}
+	}
+	return found
+}
+
+func older(a, b time.Time, nameA, nameB Name) int {
+	return cmp.Or(a.Compare(b), nameA.compare(nameB))
 }
 
 // room notes the crowds in which an object that comes or goes takes room, or leaves it.
 func (d *dirty) room(object Object) {
 	choose := func(namespace string, selector Labels) {
 		for labels := range d.model.pods.sets(namespace, selector) {
-			d.crowds[crowd{namespace, labels}] = struct{}{}
+			d.crowds[crowd{namespace: namespace, labels: labels}] = struct{}{}
 		}
 		for labels := range d.model.workloadEntries.sets(namespace, selector) {
-			d.crowds[crowd{namespace, labels}] = struct{}{}
+			d.crowds[crowd{namespace: namespace, labels: labels}] = struct{}{}
 		}
 	}
 	switch o := object.(type) {
 	case *Pod:
-		d.crowds[crowd{o.Namespace, o.Labels}] = struct{}{}
+		d.crowds[crowd{namespace: o.Namespace, labels: o.Labels}] = struct{}{}
+		d.crowds[crowd{namespace: o.Namespace, pod: o.Name}] = struct{}{}
 	case *WorkloadEntry:
-		d.crowds[crowd{o.Namespace, o.Labels}] = struct{}{}
+		d.crowds[crowd{namespace: o.Namespace, labels: o.Labels}] = struct{}{}
 	case *Service:
 		if !o.Selector.Empty() {
 			choose(o.Namespace, o.Selector)
+			return
+		}
+		for slice := range d.model.slicesByService.of(o.Key().Name) {
+			d.roomOf(slice)
+		}
+	case *EndpointSlice:
+		if d.model.byHand(o) != nil {
+			d.roomOf(o)
 		}
 	case *ServiceEntry:
 		if o.Selected {
 			choose(o.Namespace, o.Selector)
+		}
+	}
+}
+
+// roomOf notes the pods that a slice names.
+func (d *dirty) roomOf(slice *EndpointSlice) {
+	for i := range slice.Endpoints {
+		if e := &slice.Endpoints[i]; e.IsPod() {
+			d.crowds[crowd{namespace: e.Pod.Namespace, pod: e.Pod.Name}] = struct{}{}
 		}
 	}
 }

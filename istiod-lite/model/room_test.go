@@ -31,11 +31,22 @@ func chooserOf(name string, created int64, selector string, hosts, ports int) Ob
 	return e
 }
 
+// handmade is a service without a selector, and sliceOf one of its slices, which names the pod demo/a.
+func handmade(namespace, name string, created int64, ports int) *Service {
+	return &Service{Namespace: namespace, Name: name, Created: time.Unix(created, 0), Ports: make([]ServicePort, ports)}
+}
+
+func sliceOf(s *Service, name, uid string) *EndpointSlice {
+	return &EndpointSlice{Namespace: s.Namespace, Name: name, Service: s.Name, Endpoints: []Endpoint{{Pod: Name{"demo", "a"}, PodUID: uid}}}
+}
+
 func TestWhatFindsRoomInAWorkload(t *testing.T) {
 	pod := &Pod{Namespace: "demo", Name: "a", Labels: tagged("app=a tier=x")}
 	none := chooserOf("none", 0, "app=a", 9, 1000).(*ServiceEntry)
 	none.Resolution = ResolveNone
 	all := chooserOf("all", 5, "", 2, 1000)
+	h1, h2, h3 := handmade("demo", "h1", 1, 2000), handmade("demo", "h2", 2, 48), handmade("demo", "h3", 3, 0)
+	foreign := handmade("evil", "foreign", 0, 2048)
 	for name, c := range map[string]struct {
 		objects []Object
 		want    string // who chooses the pod, and of whom it is an endpoint
@@ -50,6 +61,13 @@ func TestWhatFindsRoomInAWorkload(t *testing.T) {
 		"not to be resolved":                {[]Object{pod, none, chooserOf("e", 1, "app=a", 1, 2048)}, "e none", ""},
 		"of other workloads":                {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2048), chooserOf("f", 2, "app=b", 1, 2048)}, "e", ""},
 		"of all workloads":                  {[]Object{pod, chooserOf("e", 1, "app=a", 1, 100), all}, "e", "all"},
+		"without ports":                     {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2047), chooserOf("f", 3, "app=a", 1, 0), chooserOf("g", 2, "app=a", 1, 0)}, "e g", "f"},
+		"services without ports":            {[]Object{pod, chooserOf("s", 2, "app=a", 0, 2047), chooserOf("u", 4, "app=a", 0, 0), chooserOf("v", 3, "app=a", 0, 0)}, "s v", "u"},
+		"by slices":                         {[]Object{pod, h1, h2, h3, sliceOf(h1, "x", ""), sliceOf(h2, "y", ""), sliceOf(h3, "z", "")}, "h1 h2", "h3"},
+		"by many slices of one":             {[]Object{pod, h1, h2, sliceOf(h1, "x", ""), sliceOf(h1, "y", ""), sliceOf(h2, "z", "")}, "h1 h2", ""},
+		"by slices about another pod":       {[]Object{pod, h1, h2, h3, sliceOf(h1, "x", "before"), sliceOf(h2, "y", ""), sliceOf(h3, "z", "")}, "h2 h3", ""},
+		"by slices, own namespace first":    {[]Object{pod, foreign, h2, sliceOf(foreign, "x", ""), sliceOf(h2, "y", "")}, "h2", "foreign"},
+		"by slices beside selectors":        {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2048), h1, sliceOf(h1, "x", "")}, "e h1", ""},
 		"of no workload":                    {[]Object{chooserOf("e", 1, "app=a", 1, 2048), chooserOf("f", 2, "app=a", 1, 2048)}, "e f", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,6 +80,10 @@ func TestWhatFindsRoomInAWorkload(t *testing.T) {
 			for _, e := range m.EntriesOf("demo", pod.Labels) {
 				have = append(have, e.Name)
 			}
+			for s := range m.SlicesOf(pod) {
+				have = append(have, s.Name)
+			}
+			slices.Sort(have)
 			for _, o := range c.objects {
 				if m.Late(o.Key()) {
 					late = append(late, o.Key().Name.Name)
@@ -122,13 +144,17 @@ func TestWhoIsLateGoesByWhatThereIs(t *testing.T) {
 	m, there, was := New(Settings{}), make(map[Key]Object), make(map[Key]bool)
 	for range 2000 {
 		var o Object
-		switch name, text := fmt.Sprint("o", dice.IntN(4)), labels[dice.IntN(len(labels))]; dice.IntN(4) {
+		switch name, text := fmt.Sprint("o", dice.IntN(4)), labels[dice.IntN(len(labels))]; dice.IntN(5) {
 		case 0:
-			o = &Pod{Namespace: "demo", Name: name, Labels: tagged(text)}
+			o = &Pod{Namespace: "demo", Name: name, UID: fmt.Sprint(dice.IntN(2)), Labels: tagged(text)}
 		case 1:
 			o = &WorkloadEntry{Namespace: "demo", Name: name, EntryEndpoint: EntryEndpoint{Labels: tagged(text)}}
 		case 2:
 			o = chooserOf(name, dice.Int64N(3), text, 0, 200*dice.IntN(6))
+		case 3:
+			slice := sliceOf(handmade("demo", fmt.Sprint("o", dice.IntN(4)), 0, 0), name, "")
+			slice.Endpoints[0] = Endpoint{Pod: Name{"demo", fmt.Sprint("o", dice.IntN(2))}, PodUID: fmt.Sprint(dice.IntN(2))}
+			o = slice
 		default:
 			o = chooserOf(name, dice.Int64N(3), text, 1+dice.IntN(2), 200*dice.IntN(6))
 		}
@@ -153,6 +179,11 @@ func TestWhoIsLateGoesByWhatThereIs(t *testing.T) {
 			}
 		}
 		for _, each := range all {
+			if p, is := each.(*Pod); is {
+				if have, want := len(m.SlicesOf(p)), len(fresh.SlicesOf(p)); have != want {
+					t.Fatalf("%d services by slices of %s, want %d", have, p.Key(), want)
+				}
+			}
 			key := each.Key()
 			is := m.Late(key)
 			if is != fresh.Late(key) {

@@ -14,12 +14,15 @@ func (m *Model) change(change Change, d *dirty) {
 	}
 	before := m.facts()
 	d.follow(change.Key)
+	d.claims(change.Key, old)
+	d.claims(change.Key, object)
 	if old != nil {
 		m.drop(old)
 	}
 	if object != nil {
 		m.put(object)
 	}
+	m.reveal(change.Key)
 	d.follow(change.Key)
 	d.room(old)
 	d.room(object)
@@ -213,8 +216,10 @@ func (m *Model) index(object Object, there bool) {
 		m.indexSlice(o, there)
 	case *ServiceEntry:
 		m.bind(key, o.Binding, there)
+		public := there && m.Visibility(o) == Public
 		for _, host := range o.Hosts {
-			m.entriesByHost.set(host, o, there)
+			m.entriesByHost.set(Name{o.Namespace, host}, o, there)
+			m.publicByHost.set(host, o, public)
 		}
 		for network := range o.networks {
 			m.byNetwork.set(network, key, there)
@@ -242,7 +247,7 @@ func (m *Model) indexSlice(slice *EndpointSlice, there bool) {
 	m.slicesByService.set(Name{slice.Namespace, slice.Service}, slice, there)
 	for i := range slice.Endpoints {
 		if e := &slice.Endpoints[i]; e.IsPod() {
-			m.slicesByPod.set(e.Pod, slice, there)
+			m.slicesByPod.set(podID{e.Pod, e.PodUID}, slice, there)
 		} else {
 			m.slicesByNode.set(e.Node, slice, there)
 		}

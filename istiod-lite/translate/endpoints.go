@@ -10,9 +10,10 @@ import (
 func (mesh Mesh) endpoints(m *model.Model, slice *model.EndpointSlice) Result {
 	var result Result
 	s := m.Service(model.Name{Namespace: slice.Namespace, Name: slice.Service})
-	if s == nil {
+	if s == nil || s.TooLarge() {
 		return result
 	}
+	ports := slicePorts(s, slice) // shared by the endpoints, however many there are
 	seen := make(map[string]bool)
 	for i := range slice.Endpoints {
 		e := &slice.Endpoints[i]
@@ -25,15 +26,16 @@ func (mesh Mesh) endpoints(m *model.Model, slice *model.EndpointSlice) Result {
 				continue
 			}
 			seen[uid] = true
-			w := mesh.endpoint(m, s, slice, e)
+			w := mesh.endpoint(m, slice, e)
 			w.Uid, w.Addresses = uid, [][]byte{ip.AsSlice()}
+			w.Services = map[string]*workload.PortList{serviceName(m, s): ports}
 			result.Resources = append(result.Resources, workloadResource(w))
 		}
 	}
 	return result
 }
 
-func (mesh Mesh) endpoint(m *model.Model, s *model.Service, slice *model.EndpointSlice, e *model.Endpoint) *workload.Workload {
+func (mesh Mesh) endpoint(m *model.Model, slice *model.EndpointSlice, e *model.Endpoint) *workload.Workload {
 	w := &workload.Workload{
 		Name:              slice.Name,
 		Namespace:         slice.Namespace,
@@ -43,12 +45,9 @@ func (mesh Mesh) endpoint(m *model.Model, s *model.Service, slice *model.Endpoin
 		CanonicalRevision: "latest",
 		WorkloadType:      workload.WorkloadType_POD,
 		WorkloadName:      slice.Service,
-		Services: map[string]*workload.PortList{
-			serviceName(m, s): {Ports: slicePorts(s, slice)},
-		},
-		ClusterId: mesh.ClusterID,
-		Network:   m.Network(),
-		Locality:  nodeLocality(m, e.Node),
+		ClusterId:         mesh.ClusterID,
+		Network:           m.Network(),
+		Locality:          nodeLocality(m, e.Node),
 		// Many may share an address, so it names none of them.
 		NetworkMode: workload.NetworkMode_HOST_NETWORK,
 	}
@@ -61,16 +60,15 @@ func (mesh Mesh) endpoint(m *model.Model, s *model.Service, slice *model.Endpoin
 	return w
 }
 
-// slicePorts joins the ports of a service and of a slice by their names.
-func slicePorts(s *model.Service, slice *model.EndpointSlice) []*workload.Port {
-	var list []*workload.Port
-	for _, port := range s.Ports {
-		for _, target := range slice.Ports {
-			if target.Name == port.Name {
-				list = append(list, &workload.Port{ServicePort: uint32(port.Port), TargetPort: uint32(target.Port)})
-				break
+// slicePorts joins the ports of a service and of slices by their names. Where slices differ, the first one counts.
+func slicePorts(s *model.Service, slices ...*model.EndpointSlice) *workload.PortList {
+	named := make(map[string]uint16)
+	for _, slice := range slices {
+		for _, port := range slice.Ports {
+			if _, known := named[port.Name]; !known {
+				named[port.Name] = port.Port
 			}
 		}
 	}
-	return list
+	return mapPorts(s.Ports, func(p *model.ServicePort) uint16 { return named[p.Name] })
 }

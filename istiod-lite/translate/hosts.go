@@ -32,7 +32,7 @@ func (mesh Mesh) entryService(m *model.Model, e *model.ServiceEntry, host string
 		out.Visibility = workload.ServiceVisibility_NAMESPACE
 	}
 	if bindable(e, host) {
-		mesh.bindEntry(m, e).into(out)
+		mesh.bind(m, entryWish(m, e)).into(out)
 	}
 	return out
 }
@@ -71,7 +71,7 @@ func entryWish(m *model.Model, e *model.ServiceEntry) wish {
 	return wish{namespace: e.Namespace, own: e.Binding, traffic: model.ForService, near: m.Visibility(e) == model.OwnNamespace}
 }
 
-// bindEntry binds the services of an entry.
+// bindEntry binds an entry as a whole, and says to which of its hosts that doesn't apply.
 func (mesh Mesh) bindEntry(m *model.Model, e *model.ServiceEntry) bound {
 	b := mesh.bind(m, entryWish(m, e))
 	if b.condition != nil {

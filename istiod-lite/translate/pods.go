@@ -92,28 +92,9 @@ func podServices(m *model.Model, p *model.Pod, selecting []*model.Service) map[s
 	for _, s := range selecting {
 		services[serviceName(m, s)] = mapPorts(s.Ports, targeted(p.Ports))
 	}
-	for _, slice := range m.SlicesOf(p) {
-		s := m.Service(model.Name{Namespace: slice.Namespace, Name: slice.Service})
-		if s == nil || !s.Selector.Empty() || !names(slice, p) {
-			continue
-		}
-		name := serviceName(m, s)
-		if services[name] == nil {
-			services[name] = &workload.PortList{}
-		}
-		services[name].Ports = append(services[name].Ports, slicePorts(s, slice)...)
+	for s, slices := range m.SlicesOf(p) {
+		services[serviceName(m, s)] = slicePorts(s, slices...)
 	}
 	join(m, services, m.EntriesOf(p.Namespace, p.Labels), p.Ports)
 	return services
-}
-
-// names tells whether the slice has this pod, not one of the same name before it.
-func names(slice *model.EndpointSlice, p *model.Pod) bool {
-	for i := range slice.Endpoints {
-		e := &slice.Endpoints[i]
-		if e.Pod == p.Key().Name && e.PodUID == p.UID {
-			return true
-		}
-	}
-	return false
 }

@@ -3,6 +3,7 @@ package translate_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -126,6 +127,50 @@ func TestPodsOfTheHostsNetworkHaveNoAddressOfTheirOwn(t *testing.T) {
 		if got := m.workload(name).NetworkMode; got != workload.NetworkMode_HOST_NETWORK {
 			t.Errorf("%s: %s", name, got)
 		}
+	}
+}
+
+func TestSlicesOfOneServiceNameEachPortOfAPodOnce(t *testing.T) {
+	slice := func(name, family, address, ports string) string {
+		return fmt.Sprintf("---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: %s, namespace: demo, labels: {kubernetes.io/service-name: db}}\n"+
+			"addressType: %s\nports: [%s]\nendpoints: [{addresses: ['%s'], targetRef: {kind: Pod, name: a}}]\n", name, family, ports, address)
+	}
+	m := newMesh(t, cluster, pod("a", "10.1.0.1", "", "")+
+		slice("two", "IPv6", "fd00::1", "{name: sql, port: 5432}, {name: stats, port: 9100}")+slice("one", "IPv4", "10.1.0.1", "{name: sql, port: 5433}")+
+		"---\napiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: demo}\nspec: {clusterIP: 10.96.0.1, ports: [{name: sql, port: 1}, {name: stats, port: 2}]}\n")
+	var got []string
+	for _, port := range m.workload("c//Pod/demo/a").Services["demo/db.demo.svc.cluster.local"].GetPorts() {
+		got = append(got, fmt.Sprint(port.ServicePort, " to ", port.TargetPort))
+	}
+	if want := []string{"1 to 5433", "2 to 9100"}; !slices.Equal(got, want) {
+		t.Errorf("ports %v, want %v", got, want)
+	}
+}
+
+func TestServicesOfMorePortsThanThereIsRoomForHaveNoEndpoints(t *testing.T) {
+	ports := func(field string, n int) string {
+		list := make([]string, n)
+		for i := range list {
+			list[i] = fmt.Sprintf("{name: p%d, %s: %d}", i, field, 1000+i)
+		}
+		return strings.Join(list, ", ")
+	}
+	service := func(n int) string {
+		return fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: demo}\nspec: {clusterIP: 10.96.0.1, ports: [%s]}\n", ports("port", n))
+	}
+	m := newMesh(t, cluster, service(model.MaxMappings)+
+		"---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: far, namespace: demo, labels: {kubernetes.io/service-name: db}}\n"+
+		"addressType: IPv4\nports: ["+ports("port", model.MaxMappings+1)+"]\nendpoints: [{addresses: [192.0.2.1]}]\n")
+	const endpoint = "c/discovery.k8s.io/EndpointSlice/demo/far/192.0.2.1"
+	if got := len(m.workload(endpoint).Services["demo/db.demo.svc.cluster.local"].GetPorts()); got != model.MaxMappings {
+		t.Errorf("%d ports, want %d", got, model.MaxMappings)
+	}
+	if gone := m.apply(service(model.MaxMappings + 1)); !slices.Contains(gone, endpoint) {
+		t.Errorf("with a port more, gone is %v", gone)
+	}
+	result := translate.Mesh{}.Object(m.model, model.Key{Kind: model.KindService, Name: model.Name{Namespace: "demo", Name: "db"}})
+	if text := strings.Join(conditionTexts(result.Conditions), ""); !strings.Contains(text, "tulle.dev/WorkloadsSelected=false TooManyPorts") {
+		t.Errorf("its conditions are %q", text)
 	}
 }
 

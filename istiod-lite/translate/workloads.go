@@ -152,11 +152,11 @@ const workloadsSelected, tooManyPorts = "tulle.dev/WorkloadsSelected", "TooManyP
 
 // roomCondition says of a Service or ServiceEntry that there are workloads that can't be its endpoints.
 func roomCondition(m *model.Model, chooser model.Key) *model.Condition {
-	if !m.Late(chooser) {
+	if s := m.Service(chooser.Name); !m.Late(chooser) && !(chooser.Kind == model.KindService && s.TooLarge()) {
 		return nil
 	}
 	return &model.Condition{Type: workloadsSelected, Reason: tooManyPorts, Message: fmt.Sprintf(
-		"some workloads that it selects aren't its endpoints: with what else selects them they would have more than %d ports, each host of a ServiceEntry counted; Services and what is older go first: select with fewer, or list fewer hosts or ports",
+		"some workloads that it selects, or that its EndpointSlices name, aren't its endpoints: with what else does they would have more than %d ports, those of a ServiceEntry counted for each host, and at least one of each; Services and what is older go first: select with fewer, or list fewer hosts or ports",
 		model.MaxMappings)}
 }
 
