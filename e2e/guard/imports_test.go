@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay", "mesh/trace"},
 	"mesh/certs":   {"mesh/mtls", "mesh/file", "mesh/identity", "mesh/api/"},
 	"mesh/policy":  {"mesh/state", "mesh/identity"},
-	"mesh/spans":   {"mesh/telemetry", "mesh/trace"},
+	"mesh/spans":   {"mesh/settings", "mesh/telemetry", "mesh/trace"},
 	"mesh/balance": {"mesh/state"},
 	"mesh/demand":  {"mesh/state"},
 	"mesh/intake":  {"mesh/state", "mesh/telemetry", "mesh/xds"},

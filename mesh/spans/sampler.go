@@ -61,7 +61,7 @@ func (s Sampler) wants(ended *telemetry.Ended) bool {
 	switch {
 	case ended.Trace == (trace.Context{}):
 		ended.Trace = trace.New()
-	case ended.Reporter == telemetry.Source, s.follow:
+	case ended.Reporter == telemetry.Source, ended.Request != nil, s.follow:
 		return ended.Trace.Sampled()
 	}
 	return s.root(ended.Trace)

@@ -18,13 +18,42 @@ func span(e *telemetry.Ended) *tracepb.Span {
 		StartTimeUnixNano: uint64(e.Start.UnixNano()), EndTimeUnixNano: uint64(e.End.UnixNano()),
 		Attributes: attributes(e), Status: &tracepb.Status{},
 	}
-	if e.Reporter == telemetry.Destination {
+	if e.Request != nil {
+		return request(s, e)
+	}
+	if e.Reporter != telemetry.Source {
 		own := trace.New().SpanID
 		s.ParentSpanId, s.SpanId = s.SpanId, own[:]
 		s.Name, s.Kind = "inbound", tracepb.Span_SPAN_KIND_SERVER
 	}
 	if e.Err != nil {
 		s.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: e.Err.Error()}
+	}
+	return s
+}
+
+// request makes the span that of a request, with the names of OpenTelemetry's conventions.
+func request(s *tracepb.Span, e *telemetry.Ended) *tracepb.Span {
+	r := e.Request
+	s.Name, s.Kind = r.Method, tracepb.Span_SPAN_KIND_SERVER
+	if r.Route != "" {
+		s.Name += " " + r.Route
+	}
+	if r.Parent != [8]byte{} {
+		s.ParentSpanId = r.Parent[:]
+	}
+	for _, a := range [...]struct{ key, value string }{
+		{"http.request.method", r.Method}, {"url.path", r.Path}, {"server.address", r.Authority}, {"rpc.grpc.status_code", r.GRPCStatus}, {"tulle.route", r.Route},
+	} {
+		if a.value != "" {
+			s.Attributes = append(s.Attributes, text(a.key, a.value))
+		}
+	}
+	if r.Code > 0 {
+		s.Attributes = append(s.Attributes, number("http.response.status_code", uint64(r.Code)))
+	}
+	if r.Code >= 500 || r.Code == 0 {
+		s.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR}
 	}
 	return s
 }

@@ -67,6 +67,16 @@ type Ended struct {
 	Sent, Received uint64
 	Flags          string
 	Err            error
+	Request        *RequestSpan // of a request; nil for a connection
+}
+
+// RequestSpan is what a span tells of a request, beside Ended, whose Trace has the span's own id.
+type RequestSpan struct {
+	Parent                  [8]byte // the span that it is part of; zero if it begins the trace
+	Method, Path, Authority string
+	GRPC                    bool
+	Code                    int
+	GRPCStatus, Route       string
 }
 
 // Tracer makes spans of connections. Its functions must not block; the zero Tracer makes none.
@@ -84,6 +94,12 @@ func (m *Metrics) Trace(t Tracer) { m.tracer = t }
 func (m *Metrics) Sampled(begun trace.Context) bool {
 	return m.tracer.Sampled != nil && m.tracer.Sampled(begun)
 }
+
+// Traces tells whether spans are made at all.
+func (m *Metrics) Traces() bool { return m.tracer.Ended != nil }
+
+// EndRequest has a span made of a request.
+func (m *Metrics) EndRequest(e Ended) { m.tracer.Ended(e) }
 
 // Sockets counts accepted sockets that are open: Inc and Dec it.
 func (m *Metrics) Sockets(reporter Reporter) prometheus.Gauge { return m.sockets[reporter] }

@@ -21,6 +21,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/spans"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/mesh/worker"
@@ -89,6 +90,12 @@ func runUntil(d *drain.Drain, cfg config.Config, version string, out io.Writer) 
 	w.reg.MustRegister(writer.Collector())
 	writer.OnDrop(func(lines uint64) { log.Warn("log lines lost: their reader is too slow", "lines", lines) })
 	w.metrics.LogAccess(access)
+	tracer, endSpans, err := spans.Begin(cfg.Tracing, w.reg, log)
+	if err != nil {
+		return err
+	}
+	defer endSpans()
+	w.metrics.Trace(tracer)
 	return w.run(levels)
 }
 

@@ -63,7 +63,7 @@ func TestManyRequestsShareAConnectionOfHTTP2(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			if got, err := io.ReadAll(resp.Body); string(got) != want {
-				t.Errorf("request %d: %d bytes, %v", i, len(got), err)
+				t.Errorf("request %d: %d bytes, %v: %s %v", i, len(got), err, resp.Status, resp.Header)
 			}
 		})
 	}

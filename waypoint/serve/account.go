@@ -21,6 +21,7 @@ func (r *request) end() {
 	took := time.Since(r.start)
 	kind := r.kind()
 	r.session.count(&kind).Ended(took, r.body.total, r.sent)
+	r.span(&kind, took)
 	h.cfg.Access.Request(&telemetry.RequestLine{
 		Kind: &kind, Start: r.start, Took: took, Received: r.body.total, Sent: r.sent, Client: r.session.client, Server: r.endpoint.Addr,
 		Method: r.head.Method, Path: r.head.Path, Authority: r.head.Authority, Fields: r.fields, Route: r.route(), Policy: r.policy, Details: r.details, Tries: r.tries,

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/loop"
-	"github.com/tulle-mesh/tulle/mesh/state"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/route"
@@ -33,7 +33,6 @@ type request struct {
 	routed  bool // there is a hit
 	backend *route.Backend
 	usage   *usage // of the destination
-	service *state.Service
 	choice  upstream.Choice
 
 	body     body
@@ -46,6 +45,8 @@ type request struct {
 	task     loop.Task  // gives reply
 	reply    *reply
 
+	trace      trace.Context // zero without spans
+	parent     [8]byte       // the client's span
 	grpc       bool
 	code       int // of the answer; 0 when there is none yet
 	grpcStatus string
@@ -68,6 +69,7 @@ func (r *request) decide() {
 		return
 	}
 	r.head.Path = path
+	r.traced()
 	r.check()
 }
 

@@ -159,7 +159,11 @@ func (t *try) failed(err error, unsent bool) {
 	r := t.request
 	t.finish()
 	r.try = nil
-	unsent = unsent || errors.As(err, new(*exchange.NotProcessed))
+	refused := errors.As(err, new(*exchange.NotProcessed))
+	unsent = unsent || refused
+	if refused && !t.reused { // the connection's fault, not the endpoint's
+		r.choice.Untried()
+	}
 	switch {
 	case t.stale(err, unsent) && r.body.again():
 		r.fresh = true

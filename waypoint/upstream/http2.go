@@ -9,9 +9,6 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 )
 
-// firstStreams is how many requests wait for a connection that is being made, before another one is.
-const firstStreams = 100
-
 // http2 is the connections of HTTP/2 to one place, and those who wait for one.
 type http2 struct {
 	clients []*shared
@@ -45,35 +42,50 @@ func (s *Servers) open2(e *Endpoint, at place, asked Asked, ready func(exchange.
 	}
 	w := &waiter{ready: ready}
 	all.waiting = append(all.waiting, w)
-	if all.dialing == nil || len(all.waiting)%firstStreams == 0 {
-		all.dialing = s.dialer.Dial(e, asked, func(p *pipe.Pipe, err error) { s.dialled2(at, all, p, err) })
+	if all.dialing == nil {
+		s.dial2(e, at, all, asked)
 	}
-	dialling := all.dialing
-	return nil, &Dialling{cancel: func() { w.gone = true }, silent: dialling.Silent}
+	return nil, &Dialling{cancel: func() { w.gone = true }, silent: all.silent}
 }
 
-// dialled2 gives a new connection to those who wait for one. What comes of a further dial finds nobody waiting, perhaps.
-func (s *Servers) dialled2(at place, all *http2, p *pipe.Pipe, err error) {
-	all.dialing = nil
-	waiting := all.waiting
-	all.waiting = nil
-	var c *shared
-	if err == nil {
-		c = &shared{}
-		c.Client = h2c.NewClient(p, h2c.ClientConfig{Room: func(*h2c.Client) {}, Gone: func(*h2c.Client) { s.left2(at, all, c) }})
-		all.clients = append(all.clients, c)
-		s.watch()
-	}
-	for _, w := range waiting {
-		switch {
-		case w.gone:
-		case err != nil:
-			w.ready(nil, err)
-		default:
-			w.ready(c.Handle, nil) // one too many fails as not processed, and comes again
+// dial2 makes one more connection, for those who wait.
+func (s *Servers) dial2(e *Endpoint, at place, all *http2, asked Asked) {
+	endpoint := *e
+	all.dialing = s.dialer.Dial(e, asked, func(p *pipe.Pipe, err error) {
+		all.dialing = nil
+		waiting := all.waiting
+		all.waiting = nil
+		var c *shared
+		if err == nil {
+			c = s.shared(at, all, p)
 		}
-	}
-	s.tidy2(at, all)
+		for i, w := range waiting {
+			switch {
+			case w.gone:
+			case err != nil:
+				w.ready(nil, err)
+			case c.Room() > 0:
+				w.ready(c.Handle, nil)
+			default:
+				all.waiting = append(all.waiting, waiting[i])
+			}
+		}
+		if len(all.waiting) > 0 && all.dialing == nil {
+			s.dial2(&endpoint, at, all, asked)
+		}
+		s.tidy2(at, all)
+	})
+}
+
+func (all *http2) silent() bool { return all.dialing != nil && all.dialing.Silent() }
+
+// shared makes a connection that others find.
+func (s *Servers) shared(at place, all *http2, p *pipe.Pipe) *shared {
+	c := &shared{}
+	c.Client = h2c.NewClient(p, h2c.ClientConfig{Room: func(*h2c.Client) {}, Gone: func(*h2c.Client) { s.left2(at, all, c) }})
+	all.clients = append(all.clients, c)
+	s.watch()
+	return c
 }
 
 // left2 takes a connection off that takes no more requests.

@@ -24,6 +24,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/policy"
 	"github.com/tulle-mesh/tulle/mesh/settings"
+	"github.com/tulle-mesh/tulle/mesh/spans"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/mesh/worker"
@@ -86,11 +87,12 @@ func serve(d *drain.Drain, cfg config.Config, version string, out io.Writer) err
 	z.reg.MustRegister(writer.Collector())
 	writer.OnDrop(func(lines uint64) { log.Warn("log lines lost: their reader is too slow", "lines", lines) })
 	z.metrics.LogAccess(telemetry.NewAccessLog(writer, cfg.Log.Format, levels))
-	endTrace, err := z.trace()
+	tracer, endSpans, err := spans.Begin(cfg.Tracing, z.reg, log)
 	if err != nil {
 		return err
 	}
-	defer endTrace()
+	defer endSpans()
+	z.metrics.Trace(tracer)
 	return z.run(levels)
 }
 
