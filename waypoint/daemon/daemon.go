@@ -163,7 +163,6 @@ func (w *waypoint) run(levels *telemetry.Levels) error {
 	background.Go(func() { w.awaitCertificate(ctx) })
 	select {
 	case <-known:
-		w.ready.Done(taskState)
 		w.log.Info("the configuration is known")
 	case <-w.drain.Draining().Done():
 		return nil
@@ -177,6 +176,7 @@ func (w *waypoint) takeConnections() error {
 	if err != nil {
 		return err
 	}
+	w.ready.Done(taskState)
 	<-w.drain.Draining().Done()
 	w.log.Info("drain", "reason", context.Cause(w.drain.Draining()), "deadline", w.cfg.DrainTimeout)
 	door.close()

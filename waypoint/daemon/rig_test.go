@@ -36,7 +36,7 @@ var rigs atomic.Uint32
 // mesh is a waypoint as it runs, a control plane that speaks the real protocols, servers, and clients that come through tunnels. All addresses
 // are on loopback.
 type mesh struct {
-	t      *testing.T
+	t      testing.TB
 	ca     *testca.CA
 	istiod *fakeistiod.Server
 	net    uint32 // the third byte of addresses
@@ -56,7 +56,7 @@ const (
 	serverHost   = 10 // and those after it
 )
 
-func newMesh(t *testing.T, change ...func(*config.Config)) *mesh {
+func newMesh(t testing.TB, change ...func(*config.Config)) *mesh {
 	t.Helper()
 	m := &mesh{t: t, ca: testca.New(t, "cluster.local"), net: 256 + rigs.Add(1), ended: make(chan error, 1), log: &lines{}}
 	m.istiod = fakeistiod.New(t, m.ca)

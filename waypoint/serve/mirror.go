@@ -79,10 +79,12 @@ func (h *Handler) send(m *mirrored, body []byte, trailers []exchange.Field) {
 	h.mirrors++
 	h.cfg.Worker.After(&c.clock, mirrorTime)
 	c.head.Length = int64(len(body))
-	handler, pending := h.servers.Open(&endpoint, version, upstream.Asked{Baggage: describe.Baggage(self), Service: service.Hostname}, c.connected)
-	if c.pending = pending; handler != nil {
+	asked := upstream.Asked{Baggage: describe.Baggage(self), Service: service.Hostname}
+	if handler := h.servers.Take(&endpoint, version, &asked); handler != nil {
 		c.connected(handler, nil)
+		return
 	}
+	c.pending = h.servers.Dial(&endpoint, version, asked, c.connected)
 }
 
 func (c *copied) connected(handler exchange.Handler, err error) {

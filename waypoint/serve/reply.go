@@ -84,6 +84,7 @@ func (r *request) give(why string) {
 	if r.routed {
 		r.hit.Answered(nil, r.reply.head)
 	}
+	r.task.Run = r.speak
 	r.session.handler.cfg.Worker.Output(&r.task)
 }
 

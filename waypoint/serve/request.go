@@ -129,6 +129,7 @@ func (r *request) choose(routes *route.Routes) {
 		return
 	}
 	if hit.RequestTimeout > 0 {
+		r.clock.Run = r.late
 		r.session.handler.cfg.Worker.After(&r.clock, hit.RequestTimeout)
 	}
 	hit.Forward(r.head)
@@ -174,7 +175,7 @@ func (r *request) forward(to *route.Destination) {
 
 // forwarded adds what the server is told of the way.
 func (r *request) forwarded() {
-	client := r.session.client.Addr().String()
+	client := r.session.address
 	if before, ok := exchange.Joined(r.head.Fields, "x-forwarded-for"); ok {
 		client = before + "," + client
 	}

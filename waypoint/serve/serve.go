@@ -98,7 +98,7 @@ func (h *Handler) Handle(in *hbone.Incoming) {
 // choose is step 2: what the port's routes are about, else what clients speak there.
 func (c *connection) choose() {
 	c.asked, c.policyFacts = asked{c.service(), c.to.Port}, c.facts("")
-	rules := c.handler.cfg.Rules().Lookup(c.asked.service, c.to.Port, c.in.Peer.Namespace())
+	rules := c.handler.rules(c.handler.cfg.Rules(), c.asked, c.in.Peer.Namespace())
 	port := portOf(rules.Routes, c.to.Protocol)
 	switch {
 	case port != downstream.TCP:
@@ -108,6 +108,16 @@ func (c *connection) choose() {
 	default:
 		c.passOn()
 	}
+}
+
+// rules are what holds for connections to a port. A pod that was dialled by its own address has the waypoint's policies, and no routes, which are
+// services'.
+func (h *Handler) rules(t *table.Table, a asked, namespace string) table.Rules {
+	rules := t.Lookup(a.service, a.port, namespace)
+	if a.service == "" {
+		rules.Routes = nil
+	}
+	return rules
 }
 
 // service is "namespace/hostname", or "".

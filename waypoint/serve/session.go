@@ -17,6 +17,7 @@ type session struct {
 	to        arrival.Destination
 	service   string // "namespace/hostname" of to, or ""
 	client    netip.AddrPort
+	address   string // of client, without its port
 	namespace string // the client's
 	source    telemetry.Peer
 	facts     *authz.Connection
@@ -38,6 +39,7 @@ const maxCounters = 8
 func (c *connection) session() *session {
 	known := c.table.WorkloadAt(network(c.self), c.in.Remote.Addr())
 	s := &session{handler: c.handler, to: c.to, client: c.origin(), namespace: c.in.Peer.Namespace(), source: describe.Client(known, c.in.Request.Baggage, c.in.Peer)}
+	s.address = s.client.Addr().String()
 	s.facts = c.facts("")
 	s.source.Namespace = s.namespace // what is proven goes before what is told
 	if c.to.Service != nil {
@@ -49,7 +51,7 @@ func (c *connection) session() *session {
 // now returns the rules of the moment.
 func (s *session) now() table.Rules {
 	if t := s.handler.cfg.Rules(); t != s.of {
-		s.of, s.rules = t, t.Lookup(s.service, s.to.Port, s.namespace)
+		s.of, s.rules = t, s.handler.rules(t, asked{s.service, s.to.Port}, s.namespace)
 	}
 	return s.rules
 }
@@ -57,7 +59,6 @@ func (s *session) now() table.Rules {
 // handle implements exchange.Handler.
 func (s *session) handle(head *exchange.Request, client exchange.Client) exchange.Server {
 	r := &request{session: s, client: client, head: head, start: s.handler.cfg.Worker.Now(), flags: telemetry.FlagNone}
-	r.clock.Run, r.pause.Run, r.task.Run = r.late, r.again, r.speak
 	r.decide()
 	return r
 }

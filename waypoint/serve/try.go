@@ -51,23 +51,24 @@ func (r *request) attempt() {
 	r.tries++
 	t := &try{request: r, endpoint: endpoint}
 	r.try = t
-	t.clock.Run, t.silence.Run = t.late, t.impatient
 	h.cfg.Open.Add(endpoint.Workload, 1)
 	if r.routed && r.hit.TryTimeout > 0 {
+		t.clock.Run = t.late
 		h.cfg.Worker.After(&t.clock, r.hit.TryTimeout)
 	}
 	asked := upstream.Asked{Baggage: describe.Baggage(self), Fresh: r.fresh}
 	if r.choice.Service != nil {
 		asked.Service = r.choice.Service.Hostname
 	}
-	handler, pending := h.servers.Open(&t.endpoint, upstream.Version(r.choice.Service, r.choice.Port, r.head.Version, r.grpc), asked, t.connected)
-	if handler != nil {
+	version := upstream.Version(r.choice.Service, r.choice.Port, r.head.Version, r.grpc)
+	if handler := h.servers.Take(&t.endpoint, version, &asked); handler != nil {
 		t.reused = true
 		t.begin(handler)
 		t.pass()
 		return
 	}
-	t.pending = pending
+	t.pending = h.servers.Dial(&t.endpoint, version, asked, t.connected)
+	t.silence.Run = t.impatient
 	h.cfg.Worker.After(&t.silence, silenceTimeout)
 }
 
@@ -225,6 +226,7 @@ func (r *request) retry() {
 	}
 	wait := max(r.hit.Retry.Backoff, leastBackoff) << min(r.tries-1, 8)
 	wait = min(wait, max(mostBackoff, r.hit.Retry.Backoff))
+	r.pause.Run = r.again
 	r.session.handler.cfg.Worker.After(&r.pause, wait-rand.N(wait/4+1))
 }
 

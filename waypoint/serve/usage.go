@@ -7,6 +7,8 @@ const (
 	maxActive = 10_000
 	// Of the requests under way to a destination, a fifth may be tried again, and three in any case: retries must not be what keeps it down.
 	retryShare, leastRetries = 5, 3
+	// maxUsages is how many destinations are remembered without a request.
+	maxUsages = 1000
 )
 
 // usage counts the requests to one destination.
@@ -34,7 +36,7 @@ func (h *Handler) exit(u *usage, retrying bool) {
 	if retrying {
 		u.retrying--
 	}
-	if u.active--; u.active == 0 {
+	if u.active--; u.active == 0 && len(h.usages) > maxUsages {
 		delete(h.usages, u.to)
 	}
 }

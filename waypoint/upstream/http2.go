@@ -19,7 +19,8 @@ type http2 struct {
 // shared is a connection of HTTP/2.
 type shared struct {
 	*h2c.Client
-	idle int // sweeps that found it without requests
+	handle exchange.Handler
+	idle   int // sweeps that found it without requests
 }
 
 // waiter is a request that waits for a connection.
@@ -28,24 +29,31 @@ type waiter struct {
 	gone  bool
 }
 
-// open2 is Open for HTTP/2, whose connections are shared.
-func (s *Servers) open2(e *Endpoint, at place, asked Asked, ready func(exchange.Handler, error)) (exchange.Handler, *Dialling) {
+// take2 is Take for HTTP/2, whose connections are shared.
+func (s *Servers) take2(at place) exchange.Handler {
+	if all := s.http2[at]; all != nil {
+		for _, c := range all.clients {
+			if c.Room() > 0 {
+				return c.handle
+			}
+		}
+	}
+	return nil
+}
+
+// wait2 is Dial for HTTP/2: one connection is made for all who wait.
+func (s *Servers) wait2(e *Endpoint, at place, asked Asked, ready func(exchange.Handler, error)) *Dialling {
 	all := s.http2[at]
 	if all == nil {
 		all = &http2{}
 		s.http2[at] = all
-	}
-	for _, c := range all.clients {
-		if c.Room() > 0 {
-			return c.Handle, nil
-		}
 	}
 	w := &waiter{ready: ready}
 	all.waiting = append(all.waiting, w)
 	if all.dialing == nil {
 		s.dial2(e, at, all, asked)
 	}
-	return nil, &Dialling{cancel: func() { w.gone = true }, silent: all.silent}
+	return &Dialling{cancel: func() { w.gone = true }, silent: all.silent}
 }
 
 // dial2 makes one more connection, for those who wait.
@@ -65,7 +73,7 @@ func (s *Servers) dial2(e *Endpoint, at place, all *http2, asked Asked) {
 			case err != nil:
 				w.ready(nil, err)
 			case c.Room() > 0:
-				w.ready(c.Handle, nil)
+				w.ready(c.handle, nil)
 			default:
 				all.waiting = append(all.waiting, waiting[i])
 			}
@@ -83,6 +91,7 @@ func (all *http2) silent() bool { return all.dialing != nil && all.dialing.Silen
 func (s *Servers) shared(at place, all *http2, p *pipe.Pipe) *shared {
 	c := &shared{}
 	c.Client = h2c.NewClient(p, h2c.ClientConfig{Room: func(*h2c.Client) {}, Gone: func(*h2c.Client) { s.left2(at, all, c) }})
+	c.handle = c.Handle
 	all.clients = append(all.clients, c)
 	s.watch()
 	return c

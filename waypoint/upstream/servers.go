@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/loop"
@@ -32,19 +33,19 @@ type Servers struct {
 // place is what requests have in common that may go over one connection.
 type place struct {
 	workload, service string
-	dialled           string
+	addr              netip.AddrPort
 }
 
 func (e *Endpoint) place(asked *Asked) place {
-	return place{workload: e.Workload.UID, service: asked.Service, dialled: e.Addr.String()}
+	return place{workload: e.Workload.UID, service: asked.Service, addr: e.Addr}
 }
 
 // http1 is a connection of HTTP/1.1.
 type http1 struct {
 	client *h1.Client
+	handle exchange.Handler
 	place  place
 	since  time.Time // it is idle
-	gone   bool
 }
 
 // NewServers has no connections yet.
@@ -68,24 +69,33 @@ func Version(svc *state.Service, port uint16, client exchange.Version, grpc bool
 	return exchange.HTTP11
 }
 
-// Open finds a connection to an endpoint that takes a request, or else makes one and calls ready, after it has returned, with its handler or
-// the reason why there is none.
-func (s *Servers) Open(e *Endpoint, v exchange.Version, asked Asked, ready func(exchange.Handler, error)) (exchange.Handler, *Dialling) {
+// Take finds a connection to an endpoint that takes a request, and returns its handler, or nil.
+func (s *Servers) Take(e *Endpoint, v exchange.Version, asked *Asked) exchange.Handler {
+	at := e.place(asked)
+	switch {
+	case v == exchange.HTTP2:
+		return s.take2(at)
+	case asked.Fresh:
+		return nil
+	}
+	if c := s.take(at); c != nil {
+		return c.handle
+	}
+	return nil
+}
+
+// Dial makes a connection where Take found none, and calls ready, after it has returned, with its handler or the reason why there is none.
+func (s *Servers) Dial(e *Endpoint, v exchange.Version, asked Asked, ready func(exchange.Handler, error)) *Dialling {
 	at := e.place(&asked)
 	if v == exchange.HTTP2 {
-		return s.open2(e, at, asked, ready)
+		return s.wait2(e, at, asked, ready)
 	}
-	if !asked.Fresh {
-		if c := s.take(at); c != nil {
-			return c.client.Handle, nil
-		}
-	}
-	return nil, s.dialer.Dial(e, asked, func(p *pipe.Pipe, err error) {
+	return s.dialer.Dial(e, asked, func(p *pipe.Pipe, err error) {
 		if err != nil {
 			ready(nil, err)
 			return
 		}
-		ready(s.http1(at, p).client.Handle, nil)
+		ready(s.http1(at, p).handle, nil)
 	})
 }
 
@@ -95,6 +105,7 @@ func (s *Servers) http1(at place, p *pipe.Pipe) *http1 {
 		Free: func(*h1.Client) { s.put(c) },
 		Gone: func(*h1.Client) { s.remove(c) },
 	})
+	c.handle = c.client.Handle
 	return c
 }
 
@@ -133,11 +144,8 @@ func (s *Servers) remove(c *http1) {
 }
 
 func (s *Servers) keep(at place, list []*http1) {
-	if len(list) == 0 {
-		delete(s.idle, at)
-	} else {
-		s.idle[at] = list
-	}
+	clear(list[len(list):cap(list)])
+	s.idle[at] = list // the place stays until it is swept
 }
 
 // tidy closes what is idle for long.
@@ -145,7 +153,10 @@ func (s *Servers) tidy() {
 	s.swept = false
 	before := s.dialer.Worker.Now().Add(-idleTime)
 	var old []*http1
-	for _, list := range s.idle {
+	for at, list := range s.idle {
+		if len(list) == 0 {
+			delete(s.idle, at)
+		}
 		for i := 0; i < len(list) && list[i].since.Before(before); i++ {
 			old = append(old, list[i])
 		}
@@ -154,7 +165,7 @@ func (s *Servers) tidy() {
 		c.client.Close() // which removes it
 	}
 	s.sweep2()
-	if s.count > 0 || len(s.http2) > 0 {
+	if len(s.idle) > 0 || len(s.http2) > 0 {
 		s.watch()
 	}
 }

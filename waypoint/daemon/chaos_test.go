@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tulle-mesh/tulle/mesh/api/l7"
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
+)
+
+// An endpoint that is gone, though the control plane still names it, costs no request.
+func TestADeadEndpointFailsNoRequest(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, echo("alive"))
+	dead := m.serve(serverHost+1, echo("dead"))
+	m.know(m.service("web", httpPort, 8080, serverHost, serverHost+1)...)
+	var group sync.WaitGroup
+	var answered, before atomic.Int32
+	stop := make(chan struct{})
+	for range 4 {
+		c := m.browser(m.caller("shop", "client"))
+		group.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				resp, err := c.Get("http://web/")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				text, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != 200 {
+					t.Errorf("%d %s", resp.StatusCode, text)
+					return
+				}
+				if answered.Add(1); strings.HasPrefix(string(text), "dead") {
+					before.Add(1)
+				}
+			}
+		})
+	}
+	m.eventually("both endpoints to have answered", func() error {
+		if before.Load() < 10 {
+			return errors.New("they haven't")
+		}
+		return nil
+	})
+	if err := dead.Shutdown(t.Context()); err != nil { // answers what it has, and closes all connections
+		t.Error(err)
+	}
+	at := answered.Load()
+	m.eventually("further answers", func() error {
+		if answered.Load() < at+200 && !t.Failed() {
+			return errors.New("too few")
+		}
+		return nil
+	})
+	close(stop)
+	group.Wait()
+}
+
+// Who doesn't read holds up its server, and nobody's memory fills.
+func TestASlowReaderSlowsItsServer(t *testing.T) {
+	m := newMesh(t)
+	var written atomic.Int64
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		piece := make([]byte, 64<<10)
+		for range 1000 {
+			n, err := w.Write(piece)
+			if written.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	c := m.browser(m.caller("shop", "client"))
+	resp, err := c.Get("http://web/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	last := int64(-1)
+	m.eventually("the server to be held up", func() error {
+		now := written.Load()
+		if same := now == last; same && now > 0 {
+			return nil
+		}
+		last = now
+		time.Sleep(200 * time.Millisecond)
+		return fmt.Errorf("%d bytes", now)
+	})
+	if last > 32<<20 { // windows and sockets of four connections
+		t.Errorf("the server could write %d bytes that nobody read", last)
+	}
+	if n, err := io.Copy(io.Discard, resp.Body); n != 64_000<<10 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+func TestAnUpgradedConnectionCarriesBytesBothWays(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+		line, _ := buffered.ReadString('\n')
+		fmt.Fprint(conn, strings.ToUpper(line))
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	short := rule("/", "web")
+	short.RequestTimeoutMs = 100 // which ends when it is upgraded
+	m.know(httpRoute("web", "web", short))
+	conn, err := m.through(m.caller("shop", "client"), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /chat HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n")
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "websocket" {
+		t.Fatalf("%v, %v; want 101", resp, err)
+	}
+	time.Sleep(150 * time.Millisecond)
+	fmt.Fprint(conn, "hello\n")
+	if line, err := r.ReadString('\n'); line != "HELLO\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+}
+
+// A pod's own address has nothing to do with its services' routes. Its waypoint, if it has one, passes the connection on.
+func TestAPodThatIsDialledByItsOwnAddressHasNoRoutes(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, echo("pod"))
+	resources := m.service("web", httpPort, 8080, serverHost)
+	resources[1].(*workload.Workload).Waypoint = resources[0].(*workload.Service).Waypoint
+	m.know(resources...)
+	moved := rule("/")
+	moved.Filters = &l7.Filters{Redirect: &l7.Redirect{Hostname: "elsewhere", Status: 302}}
+	everywhere := proto.Clone(httpRoute("all", "web", moved)).(*l7.Resource)
+	everywhere.Targets = []*l7.Target{{Of: &l7.Target_Gateway{Gateway: "shop/wp"}}}
+	m.know(httpRoute("web", "web", moved), everywhere)
+	caller := m.caller("shop", "client")
+	pod := netip.AddrPortFrom(m.addr(serverHost), 8080).String()
+	conn, err := caller.Connect(t, m.identity(), netip.MustParseAddrPort(m.at(15008)), pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if status := status(t, conn); status != 200 {
+		t.Errorf("status %d, want 200", status)
+	}
+	if resp, _ := fetch(t, m.browser(caller), "http://web/"); resp.StatusCode != 302 {
+		t.Errorf("by the service: %d, want 302", resp.StatusCode)
+	}
+}
+
+// status makes a request on a connection.
+func status(t *testing.T, conn net.Conn) int {
+	t.Helper()
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode
+}
