@@ -97,3 +97,52 @@ func TestAServiceWithAWaypointIsReachedThroughIt(t *testing.T) {
 		t.Errorf("connections went past the waypoint: %v\n%s", err, strings.Join(direct, "\n"))
 	}
 }
+
+// What a person writes into the mesh folder is what the waypoint does, by way of the control plane.
+func TestAWaypointDoesWhatRoutesAndPoliciesSay(t *testing.T) {
+	c := withWaypoint(t, "does")
+	to := "http://" + vip(c, far, 0, 80).String()
+	answers := func(what, path, want string) {
+		t.Helper()
+		eventually(t, what, func(ctx context.Context) error {
+			text, err := c.Get(ctx, client, to+path)
+			if err != nil {
+				text = err.Error()
+			}
+			if !strings.Contains(text, want) {
+				return fmt.Errorf("%q, want %q", text, want)
+			}
+			return nil
+		})
+	}
+	answers("the service itself", "/", far)
+	if err := c.Apply("route", `apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: far, namespace: app}
+spec:
+  parentRefs: [{group: "", kind: Service, name: far, port: 80}]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /near}}]
+    backendRefs: [{name: near, port: 80}]
+  - matches: [{path: {type: Exact, value: /}}]
+    backendRefs: [{name: far, port: 80}]
+`); err != nil {
+		t.Fatal(err)
+	}
+	answers("another service, by the route", "/near", near)
+	answers("what no rule matches", "/elsewhere", "404")
+	answers("what stays", "/", far)
+	if err := c.Apply("policy", `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: far, namespace: app}
+spec:
+  targetRefs: [{group: "", kind: Service, name: far}]
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/app/sa/client]}}], to: [{operation: {paths: ["/near*"]}}]}]
+`); err != nil {
+		t.Fatal(err)
+	}
+	answers("a refusal by policy", "/near", "403")
+	logged(t, c, demo.Waypoint(gate), "request complete", `policy="app/far"`, "response_code=403")
+	answers("what isn't denied", "/", far)
+}

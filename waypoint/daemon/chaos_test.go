@@ -186,3 +186,26 @@ func status(t *testing.T, conn net.Conn) int {
 	_ = resp.Body.Close()
 	return resp.StatusCode
 }
+
+// What the control plane only knows the name of is resolved.
+func TestAnEndpointThatHasOnlyANameIsResolved(t *testing.T) {
+	m := newMesh(t)
+	listener, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: echo("named")}
+	go func() { _ = server.Serve(listener) }()
+	defer server.Close()
+	resources := m.service("web", httpPort, uint32(listener.Addr().(*net.TCPAddr).Port), serverHost)
+	resources[1].(*workload.Workload).Addresses, resources[1].(*workload.Workload).Hostname = nil, "localhost"
+	m.know(resources...)
+	if resp, text := fetch(t, m.browser(m.caller("shop", "client")), "http://web/"); resp.StatusCode != 200 || !strings.HasPrefix(text, "named") {
+		t.Errorf("%d %q", resp.StatusCode, text)
+	}
+	resources[1].(*workload.Workload).Hostname = "nowhere.invalid"
+	m.know(resources...)
+	if resp, text := fetch(t, m.browser(m.caller("shop", "client")), "http://web/"); resp.StatusCode != 503 {
+		t.Errorf("a name that means nothing: %d %q, want 503", resp.StatusCode, text)
+	}
+}

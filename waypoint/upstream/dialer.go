@@ -1,7 +1,13 @@
 package upstream
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/netip"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -10,6 +16,9 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 )
+
+// resolveTimeout is how long the address of an endpoint that has only a name is waited for.
+const resolveTimeout = 5 * time.Second
 
 // Dialer connects to endpoints, on one worker.
 type Dialer struct {
@@ -52,6 +61,9 @@ func (d *Dialling) Silent() bool { return d.silent() }
 
 // Dial connects, and calls done once, after it has returned, unless it is cancelled. There is no deadline but those of dialling.
 func (d *Dialer) Dial(e *Endpoint, asked Asked, done func(*pipe.Pipe, error)) *Dialling {
+	if e.Host != "" {
+		return d.dialHost(*e, asked, done)
+	}
 	if !e.Tunnelled() {
 		dialling, err := d.Worker.Dial(nil, e.Addr, socket.DialConfig{}, func(fd int, err error) {
 			if err != nil {
@@ -78,4 +90,28 @@ func (d *Dialer) Dial(e *Endpoint, asked Asked, done func(*pipe.Pipe, error)) *D
 		done(pipe.OverStream(d.Worker.Loop, s), nil)
 	})
 	return &Dialling{cancel: attempt.Cancel, silent: attempt.Silent}
+}
+
+// dialHost is Dial for an endpoint of which only the name is known.
+func (d *Dialer) dialHost(e Endpoint, asked Asked, done func(*pipe.Pipe, error)) *Dialling {
+	var dialling Dialling
+	var addrs []netip.Addr
+	cancel := d.Worker.Ask(context.Background(), func(ctx context.Context) (err error) {
+		ctx, end := context.WithTimeout(ctx, resolveTimeout)
+		defer end()
+		addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", e.Host)
+		return err
+	}, func(err error) {
+		if err == nil && len(addrs) == 0 {
+			err = errors.New("no address")
+		}
+		if err != nil {
+			done(nil, fmt.Errorf("resolve %s, where workload %s is: %w", e.Host, e.Workload.UID, err))
+			return
+		}
+		e.Addr, e.Host = netip.AddrPortFrom(addrs[rand.IntN(len(addrs))].Unmap(), e.Addr.Port()), ""
+		dialling = *d.Dial(&e, asked, done)
+	})
+	dialling = Dialling{cancel: cancel, silent: func() bool { return false }}
+	return &Dialling{cancel: func() { dialling.Cancel() }, silent: func() bool { return dialling.Silent() }}
 }

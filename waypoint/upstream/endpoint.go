@@ -19,16 +19,14 @@ const MaxTries = 3
 // tunnelPort is where workloads take tunnels.
 const tunnelPort = 15008
 
-var (
-	errNoIdentity = errors.New("it has no identity that it could prove: see that its trust domain, namespace and service account make a SPIFFE id")
-	errNoName     = errors.New("an endpoint that has only a name can't be reached by a waypoint yet; give it an address")
-)
+var errNoIdentity = errors.New("it has no identity that it could prove: see that its trust domain, namespace and service account make a SPIFFE id")
 
 // Endpoint is one instance of a destination.
 type Endpoint struct {
 	Workload *state.Workload
 	Service  *state.Service // through which it was chosen; nil for a workload's own address
-	Addr     netip.AddrPort // of its application
+	Addr     netip.AddrPort // of its application; without an IP if Host has to be resolved
+	Host     string         // "" if Addr is complete
 	// Expected are the identities that it may prove. There is none if it is reached in plain text.
 	Expected []identity.Workload
 }
@@ -102,7 +100,9 @@ func (c *Choice) choose(t *state.Table, self *state.Workload, open *balance.Open
 	chosen, err := client.Pick(c.Service, c.Port)
 	switch {
 	case errors.Is(err, balance.ErrNeedsDNS):
-		return Endpoint{Workload: chosen.Workload, Service: c.Service}, fmt.Errorf("workload %s: %w", chosen.Workload.UID, errNoName)
+		e, err := endpoint(chosen.Workload, c.Service, chosen.Addr)
+		e.Host = chosen.Workload.Hostname
+		return e, err
 	case err != nil:
 		return Endpoint{Workload: chosen.Workload, Service: c.Service}, err
 	}

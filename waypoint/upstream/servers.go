@@ -32,12 +32,12 @@ type Servers struct {
 
 // place is what requests have in common that may go over one connection.
 type place struct {
-	workload, service string
-	addr              netip.AddrPort
+	workload, service, host string
+	addr                    netip.AddrPort
 }
 
 func (e *Endpoint) place(asked *Asked) place {
-	return place{workload: e.Workload.UID, service: asked.Service, addr: e.Addr}
+	return place{workload: e.Workload.UID, service: asked.Service, host: e.Host, addr: e.Addr}
 }
 
 // http1 is a connection of HTTP/1.1.
