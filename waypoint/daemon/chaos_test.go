@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/waypoint/config"
 )
 
 // An endpoint that is gone, though the control plane still names it, costs no request.
@@ -207,5 +209,34 @@ func TestAnEndpointThatHasOnlyANameIsResolved(t *testing.T) {
 	m.know(resources...)
 	if resp, text := fetch(t, m.browser(m.caller("shop", "client")), "http://web/"); resp.StatusCode != 503 {
 		t.Errorf("a name that means nothing: %d %q, want 503", resp.StatusCode, text)
+	}
+}
+
+// A client that never ends its tunnel would never come to another instance.
+func TestOldTunnelsAreReplacedWithoutAFailedRequest(t *testing.T) {
+	m := newMesh(t, func(c *config.Config) { c.MaxConnectionAge = 100 * time.Millisecond })
+	m.serve(serverHost, echo("web"))
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	caller := m.caller("shop", "client")
+	for version, c := range map[int]*http.Client{1: m.browser(caller), 2: m.browser2(caller)} {
+		tunnels := func() int {
+			addresses := map[string]bool{}
+			for _, found := range regexp.MustCompile(`downstream_remote_address=(\S+)`).FindAllStringSubmatch(m.log.String(), -1) {
+				addresses[found[1]] = true
+			}
+			return len(addresses)
+		}
+		before := tunnels()
+		m.eventually("further tunnels", func() error {
+			for range 20 {
+				if resp, text := fetch(t, c, "http://web/"); resp.StatusCode != 200 {
+					t.Errorf("HTTP/%d: %d %s", version, resp.StatusCode, text)
+				}
+			}
+			if n := tunnels() - before; n < 3 {
+				return fmt.Errorf("%d tunnels", n)
+			}
+			return nil
+		})
 	}
 }
