@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,8 +31,12 @@ import (
 // patience is for things that take no time on an idle machine.
 const patience = 20 * time.Second
 
-// rigs gives each rig addresses of its own on loopback, so that tests can have fixed ports.
-var rigs atomic.Uint32
+// rigs gives each rig addresses of its own on loopback, so that tests can have fixed ports. Several runs of the tests have different ones.
+var rigs = func() *atomic.Uint32 {
+	n := new(atomic.Uint32)
+	n.Store(uint32(os.Getpid()) * 61)
+	return n
+}()
 
 // mesh is a waypoint as it runs, a control plane that speaks the real protocols, servers, and clients that come through tunnels. All addresses
 // are on loopback.
@@ -58,7 +63,7 @@ const (
 
 func newMesh(t testing.TB, change ...func(*config.Config)) *mesh {
 	t.Helper()
-	m := &mesh{t: t, ca: testca.New(t, "cluster.local"), net: 256 + rigs.Add(1), ended: make(chan error, 1), log: &lines{}}
+	m := &mesh{t: t, ca: testca.New(t, "cluster.local"), net: 256 + rigs.Add(1)%(250<<8), ended: make(chan error, 1), log: &lines{}}
 	m.istiod = fakeistiod.New(t, m.ca)
 	cfg := config.Config{
 		Self:    config.Self{Name: "wp-1", Namespace: "shop", ServiceAccount: "wp", TrustDomain: "cluster.local"},
