@@ -43,24 +43,32 @@ type scope struct {
 	port     uint16 // 0 for all
 }
 
-// Lookup finds the rules for connections to a service, "namespace/hostname", from a namespace, "" if that isn't known. A connection looks again
-// when there is another table.
+// Lookup finds the rules for connections to a service, "namespace/hostname", from a namespace, "" if that isn't known. For a pod that is dialled
+// itself the service is ""; routes aren't for it. A connection looks again when there is another table.
 func (t *Table) Lookup(service string, port uint16, namespace string) Rules {
+	about := []string{service, ""}
+	if service == "" {
+		about = about[1:]
+	}
 	rules := Rules{Routes: t.routesFor(service, port, namespace)}
-	for _, s := range [...]string{service, ""} {
+	var issuers []*jwt.Authentication
+	for _, s := range about {
 		if set := t.policies[s]; set != nil {
 			rules.Policies = append(rules.Policies, set)
 		}
+		issuers = append(issuers, t.issuers[s]...)
+		if refused := t.refused[s]; refused != nil {
+			rules.Routes = refused
+		}
 	}
-	rules.Issuers = jwt.Assemble(slices.Concat(t.issuers[service], t.issuers[""]))
+	rules.Issuers = jwt.Assemble(issuers)
 	return rules
 }
 
+// routesFor are a consumer's, else the service's, else the gateway's.
 func (t *Table) routesFor(service string, port uint16, namespace string) *route.Routes {
-	for _, s := range [...]string{service, ""} {
-		if refused := t.refused[s]; refused != nil {
-			return refused
-		}
+	if service == "" {
+		return nil
 	}
 	for _, s := range [...]string{service, ""} {
 		for _, consumer := range [...]string{namespace, ""} {

@@ -80,6 +80,7 @@ func TestConsumersRoutesThenTheServicesThenTheGateways(t *testing.T) {
 	}{
 		{"shop/web", 80, "team", "consumer"}, {"shop/web", 80, "other", "service"}, {"shop/web", 80, "", "service"}, {"shop/web", 81, "team", "service"},
 		{"shop/web", 84, "team", "gateway"}, {"shop/db", 80, "team", "gateway"}, {"shop/db", 82, "team", "at-82"}, {"shop/db", 83, "team", "class"},
+		{"", 80, "team", "none"}, // a pod that is dialled itself
 	} {
 		if got := by(all, c.service, c.port, c.namespace); got != c.want {
 			t.Errorf("%s:%d from %s goes by %s, want %s", c.service, c.port, c.namespace, got, c.want)
@@ -140,6 +141,9 @@ func TestWhatIsNotKnownRefusesAllOfItsServices(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 		now := b.Table()
+		if got := by(now, "", 80, ""); name != "newer schema" && name != "kind not known" && got != "refused" {
+			t.Errorf("%s: a pod goes by %s", name, got)
+		}
 		for _, port := range []uint16{80, 81} {
 			if got := by(now, "shop/web", port, "team"); got != "refused" {
 				t.Errorf("%s: port %d goes by %s", name, port, got)
@@ -187,6 +191,9 @@ func TestPoliciesOfTheServiceTheGatewayAndItsClassAllCount(t *testing.T) {
 	}
 	if got := denials("shop/db"); got != " shop/gateway root/class" {
 		t.Errorf("of another service:%s", got)
+	}
+	if got := denials(""); got != " shop/gateway root/class" {
+		t.Errorf("of a pod:%s", got)
 	}
 	b.Remove("gateway")
 	b.Remove("service")
