@@ -10,14 +10,15 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile bounds the size of a local file.
-const maxFile = 16 << 20
+// MaxFile bounds the size of a local file, in bytes.
+const MaxFile = 16 << 20
 
 // localFile is the form of a local file. Enumerations are written in any case.
 type localFile struct {
 	Workloads []localWorkload `yaml:"workloads"`
 	Services  []localService  `yaml:"services"`
 	Policies  []localPolicy   `yaml:"policies"`
+	Resources yaml.Node       `yaml:"resources"` // about requests: only waypoints read them
 }
 
 // ReadFile reads a state from a file, which takes the place of a control plane: YAML with workloads, services and
@@ -29,7 +30,7 @@ func ReadFile(path string) (Update, error) {
 		return Update{}, fmt.Errorf("read local state: %w", err)
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
 	if err != nil {
 		return Update{}, fmt.Errorf("read local state: %w", err)
 	}
@@ -42,8 +43,8 @@ func ReadFile(path string) (Update, error) {
 
 // Read is ReadFile for a text at hand.
 func Read(data []byte) (Update, error) {
-	if len(data) > maxFile {
-		return Update{}, fmt.Errorf("it is longer than %d bytes", maxFile)
+	if len(data) > MaxFile {
+		return Update{}, fmt.Errorf("it is longer than %d bytes", MaxFile)
 	}
 	var file localFile
 	decoder := yaml.NewDecoder(bytes.NewReader(data))

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
+	"os"
 	"sync"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/mesh/xds"
 	"github.com/tulle-mesh/tulle/waypoint/config"
+	"github.com/tulle-mesh/tulle/waypoint/table"
 )
 
 // connect opens a channel to one server of the control plane.
@@ -111,12 +114,17 @@ func (w *waypoint) take(push xds.Push) map[string]error {
 	for _, name := range push.Removed {
 		w.builder.Remove(name)
 	}
+	w.publish()
+	return rejected
+}
+
+// publish puts into force what the builder was told.
+func (w *waypoint) publish() {
 	w.rules.Store(w.builder.Table())
 	w.onWorkers(func(l *line, done func()) {
 		l.handler.Recheck()
 		done()
 	})
-	return rejected
 }
 
 // followLocal is followState from a file or a text.
@@ -125,22 +133,18 @@ func (w *waypoint) followLocal(ctx context.Context, background *sync.WaitGroup) 
 	close(ready)
 	local := w.cfg.Plane.LocalXDS
 	if local.Inline != "" {
-		update, err := state.Read([]byte(local.Inline))
-		if err == nil {
-			err = w.store.Apply(update)
-		}
-		if err != nil {
+		if err := w.load([]byte(local.Inline)); err != nil {
 			return nil, fmt.Errorf("LOCAL_XDS: %w", err)
 		}
 		return ready, nil
 	}
 	seen := file.Look(local.Path)
-	if err := w.load(local.Path); err != nil {
+	if err := w.loadFile(local.Path); err != nil {
 		return nil, err
 	}
 	background.Go(func() {
 		err := seen.Follow(ctx, func() {
-			if err := w.load(local.Path); err != nil {
+			if err := w.loadFile(local.Path); err != nil {
 				w.log.Error("file not taken; its last good state goes on", "err", err)
 				return
 			}
@@ -153,14 +157,39 @@ func (w *waypoint) followLocal(ctx context.Context, background *sync.WaitGroup) 
 	return ready, nil
 }
 
-// load reads the file, and makes the tables hold what it says and nothing else. A broken file changes nothing.
-func (w *waypoint) load(path string) error {
-	update, err := state.ReadFile(path)
+// loadFile is load of a file.
+func (w *waypoint) loadFile(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("LOCAL_XDS_PATH: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, state.MaxFile+1))
+	if err == nil {
+		err = w.load(data)
+	}
+	if err != nil {
+		return fmt.Errorf("LOCAL_XDS_PATH: %s: %w", path, err)
+	}
+	return nil
+}
+
+// load makes the tables hold what a text says and nothing else. A broken one changes nothing.
+func (w *waypoint) load(data []byte) error {
+	update, err := state.Read(data)
 	if err == nil {
 		err = state.NewStore().Apply(update) // a store takes what is good of an update; here it is all or nothing
 	}
 	if err != nil {
-		return fmt.Errorf("LOCAL_XDS_PATH: %w", err)
+		return err
 	}
+	resources, err := table.Read(data)
+	if err != nil {
+		return err
+	}
+	if err := w.builder.Replace(resources, time.Now()); err != nil {
+		return err
+	}
+	w.publish() // first what decides, so that nothing is served without
 	return w.store.Replace(update)
 }
