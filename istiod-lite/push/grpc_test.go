@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // serve runs a server over the network; what it returns opens streams to it.
@@ -111,4 +112,39 @@ func TestAPodsOldestStreamMakesWayForItsNewest(t *testing.T) {
 	if _, err := streams[2].Recv(); err != io.EOF {
 		t.Errorf("the oldest of those that may stay: %v", err)
 	}
+}
+
+func TestTheLargestRequestIsCounted(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	server := NewServer(Config{
+		Log: NewLog(), Registry: registry, Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
+		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", "ztunnel-1"}, nil },
+	})
+	stream := serve(t, server)()
+	large := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: Authorization, ResourceNamesSubscribe: []string{strings.Repeat("x", maxName)}}
+	first, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, request := range []*discoveryv3.DeltaDiscoveryRequest{{TypeUrl: Address, ResponseNonce: first.Nonce}, large} {
+		if err := stream.Send(request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := stream.Recv(); err != nil { // so both were heard
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "pilot_xds_recv_max" {
+			if got, want := family.GetMetric()[0].GetGauge().GetValue(), float64(proto.Size(large)); got != want {
+				t.Errorf("%v bytes, want %v", got, want)
+			}
+			return
+		}
+	}
+	t.Error("there is no such metric")
 }

@@ -1,6 +1,10 @@
 package push
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // metrics are under Istio's names, so that its boards show them.
 type metrics struct {
@@ -11,7 +15,18 @@ type metrics struct {
 	convergence   prometheus.Histogram
 	queued        prometheus.Histogram
 	sending       prometheus.Histogram
+	largest       atomic.Int64           // request, in bytes
 	byType        map[string]typeMetrics // by type URL
+}
+
+// received notes the size of a request.
+func (m *metrics) received(bytes int) {
+	for {
+		largest := m.largest.Load()
+		if int64(bytes) <= largest || m.largest.CompareAndSwap(largest, int64(bytes)) {
+			return
+		}
+	}
 }
 
 // typeMetrics are of the responses of a type.
@@ -60,6 +75,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		name := short(typeURL)
 		m.byType[typeURL] = typeMetrics{pushes.WithLabelValues(name), times.WithLabelValues(name), sizes.WithLabelValues(name)}
 	}
-	registry.MustRegister(m.clients, pushes, times, sizes, m.rejects, m.expiredNonces, m.writeTimeouts, m.convergence, m.queued, m.sending)
+	recvMax := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pilot_xds_recv_max", Help: "Bytes of the largest request that a proxy has sent.",
+	}, func() float64 { return float64(m.largest.Load()) })
+	registry.MustRegister(recvMax, m.clients, pushes, times, sizes, m.rejects, m.expiredNonces, m.writeTimeouts, m.convergence, m.queued, m.sending)
 	return m
 }

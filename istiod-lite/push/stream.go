@@ -141,6 +141,9 @@ func (s *stream) receive(ctx context.Context) {
 			s.end(nil)
 			return
 		}
+		if next.buffer != nil {
+			s.server.metrics.received(next.buffer.Len())
+		}
 		err = s.request(next)
 		next.free()
 		if err != nil {
