@@ -1,5 +1,10 @@
 package exchange
 
+import (
+	"net/netip"
+	"strings"
+)
+
 // What the parts of a message may be made of. These rules hold in both versions of HTTP: what one codec lets in, another has to be able to say.
 
 // lower is the lower case of the characters of a token (RFC 9110 section 5.6.2), 0 for all others.
@@ -16,12 +21,12 @@ var lower = func() (table [256]byte) {
 	return table
 }()
 
-// hosts is what a Host may be made of (RFC 3986 section 3.2.2), with a port, and without user information.
+// hosts is what a host's name may be made of (RFC 3986 section 3.2.2), but for escapes, which no name needs.
 var hosts = func() (table [256]bool) {
 	for c := range table {
 		table[c] = '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 	}
-	for _, c := range []byte("!$%&'()*+,-.:;=[]_~") {
+	for _, c := range []byte("!$&'()*+,-.;=_~") {
 		table[c] = true
 	}
 	return table
@@ -78,14 +83,28 @@ func ValidPath(s string) bool {
 
 func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F' }
 
-// ValidAuthority tells whether s may be a host, perhaps with a port.
+// ValidAuthority tells whether s may be a host, perhaps with a port, or is nothing.
 func ValidAuthority(s string) bool {
-	for i := range len(s) {
-		if !hosts[s[i]] {
+	host, port, _ := strings.Cut(s, ":")
+	if strings.HasPrefix(s, "[") {
+		inner, rest, closed := strings.Cut(s[1:], "]")
+		addr, err := netip.ParseAddr(inner)
+		if err != nil || !closed || !addr.Is6() || addr.Zone() != "" || (rest != "" && rest[0] != ':') {
+			return false
+		}
+		host, port = "", strings.TrimPrefix(rest, ":")
+	}
+	for i := range len(host) {
+		if !hosts[host[i]] {
 			return false
 		}
 	}
-	return true
+	for i := range len(port) {
+		if port[i] < '0' || port[i] > '9' {
+			return false
+		}
+	}
+	return len(port) <= len("65535")
 }
 
 // ParseLength reads a content-length: digits only (RFC 9110 section 8.6).

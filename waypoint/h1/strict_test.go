@@ -95,6 +95,13 @@ func TestMalformedRequests(t *testing.T) {
 		{"two Hosts in HTTP/1.0", "GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400, "several Hosts"},
 		{"Host with a user", "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400, "a Host that is none"},
 		{"Host with a path", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "a Host that is none"},
+		{"Host with an escape", "GET / HTTP/1.1\r\nHost: a%2eb\r\n\r\n", 400, "a Host that is none"},
+		{"Host with two ports", "GET / HTTP/1.1\r\nHost: a:80:80\r\n\r\n", 400, "a Host that is none"},
+		{"Host with a named port", "GET / HTTP/1.1\r\nHost: a:http\r\n\r\n", 400, "a Host that is none"},
+		{"Host with half a bracket", "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", 400, "a Host that is none"},
+		{"Host with brackets and more", "GET / HTTP/1.1\r\nHost: [::1]a\r\n\r\n", 400, "a Host that is none"},
+		{"Host with an address that is none", "GET / HTTP/1.1\r\nHost: [1.2.3.4]\r\n\r\n", 400, "a Host that is none"},
+		{"URL with an escape in its host", "GET http://%41/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, "the target is no URL"},
 		{"Host with a space", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "a Host that is none"},
 
 		// Within a chunked body.
