@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"net/netip"
 
+	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/worker"
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/serve"
 	"github.com/tulle-mesh/tulle/waypoint/upstream"
 )
@@ -20,6 +22,10 @@ type line struct {
 	handler *serve.Handler
 	pool    *hbone.Pool
 }
+
+// windows are how much of a stream may wait in this process for who is slower than its sender: about twice what an exchange has under way. ztunnel,
+// whose kernel's buffers take part, has larger ones.
+var windows = h2.Config{StreamWindow: 2 * exchange.Window, ConnectionWindow: 4 << 20}
 
 func newLine(w *waypoint, on *worker.Worker) *line {
 	l := &line{}
@@ -32,14 +38,14 @@ func newLine(w *waypoint, on *worker.Worker) *line {
 			}
 			return dialling.Cancel, nil
 		},
-		TLS: w.clientTLS,
+		TLS: w.clientTLS, Limits: windows,
 	})
 	l.handler = serve.New(serve.Config{
 		Worker: on, Table: w.store.Load, Self: w.self, Open: w.open, Metrics: w.metrics, Access: w.access, Rules: w.rules.Load, Log: w.log.With("scope", "rbac"), MaxAge: w.cfg.MaxConnectionAge,
 		Dialer: upstream.Dialer{Worker: on, Pool: l.pool, Identity: w.cfg.Identity},
 	})
 	l.server = hbone.NewServer(hbone.ServerConfig{
-		Loop: on.Loop, TLS: w.serverTLS, Handle: l.handler.Handle, Failed: l.handler.Failed, MaxAge: w.cfg.MaxConnectionAge,
+		Loop: on.Loop, TLS: w.serverTLS, Handle: l.handler.Handle, Failed: l.handler.Failed, MaxAge: w.cfg.MaxConnectionAge, Limits: windows,
 	})
 	return l
 }
