@@ -106,6 +106,8 @@ func (w *waypoint) take(push xds.Push) map[string]error {
 		err := proto.Unmarshal(resource.Body, read)
 		if err == nil {
 			err = w.builder.Set(resource.Name, read, time.Now())
+		} else {
+			w.builder.Unreadable(resource.Name)
 		}
 		if err != nil {
 			rejected[resource.Name] = err

@@ -132,6 +132,14 @@ func (b *Builder) Set(name string, r *l7.Resource, now time.Time) error {
 	return err
 }
 
+// Unreadable takes note of a resource whose bytes are none. The last good one of its name stays in force; if there was none, nothing is let through,
+// since it may be about anything.
+func (b *Builder) Unreadable(name string) {
+	if b.resources[name] == nil {
+		_ = b.Set(name, &l7.Resource{Origin: &l7.Origin{Kind: "resource", Name: name}, Targets: []*l7.Target{{}}}, time.Time{}) // which can't be obeyed
+	}
+}
+
 func with(n names, name string) names {
 	if n == nil {
 		n = names{}

@@ -163,6 +163,27 @@ func TestWhatIsNotKnownRefusesAllOfItsServices(t *testing.T) {
 	}
 }
 
+func TestWhatCannotBeReadMayBeAboutAnything(t *testing.T) {
+	b := newBuilder(t)
+	if err := b.Set("known", resource(t, httpRoute("good", `targets{service:"shop/web" ports:80}`)), now); err != nil {
+		t.Fatal(err)
+	}
+	b.Unreadable("known")
+	if got := by(b.Table(), "shop/web", 80, ""); got != "good" {
+		t.Errorf("a next version that can't be read: goes by %s", got)
+	}
+	b.Unreadable("new")
+	if got := by(b.Table(), "shop/web", 80, "") + by(b.Table(), "shop/db", 80, ""); got != "refusedrefused" {
+		t.Errorf("one that never could: goes by %s", got)
+	}
+	if err := b.Set("new", resource(t, httpRoute("new", `targets{service:"shop/db" ports:80}`)), now); err != nil {
+		t.Fatal(err)
+	}
+	if got := by(b.Table(), "shop/web", 80, "") + by(b.Table(), "shop/db", 80, ""); got != "goodnew" {
+		t.Errorf("when it can be read: goes by %s", got)
+	}
+}
+
 func TestPoliciesOfTheServiceTheGatewayAndItsClassAllCount(t *testing.T) {
 	b := newBuilder(t)
 	set := func(name, text string) {
