@@ -88,7 +88,7 @@ func (m *Metrics) Expose(w io.Writer, openMetrics bool) error {
 			}
 		}
 	}
-	line = m.writeRequests(out, line, openMetrics)
+	m.writeRequests(out, openMetrics)
 	return out.Flush()
 }
 

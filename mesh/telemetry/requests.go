@@ -117,13 +117,14 @@ func (l *requestLabels) values() []string {
 }
 
 // writeRequests writes the metrics of requests, if there are any.
-func (m *Metrics) writeRequests(out *bufio.Writer, line []byte, openMetrics bool) []byte {
+func (m *Metrics) writeRequests(out *bufio.Writer, openMetrics bool) {
 	list := m.requests.scrape(time.Now())
 	if len(list) == 0 {
-		return line
+		return
 	}
 	total := family{name: "istio_requests", help: "Requests."}
-	_, _ = out.Write(total.appendHead(line[:0], openMetrics))
+	line := total.appendHead(nil, openMetrics)
+	_, _ = out.Write(line)
 	values := make([][]string, len(list))
 	for i, s := range list {
 		values[i] = s.labels.values()
@@ -139,7 +140,6 @@ func (m *Metrics) writeRequests(out *bufio.Writer, line []byte, openMetrics bool
 			_, _ = out.Write(line)
 		}
 	}
-	return line
 }
 
 // histogram is one metric of all series of requests.
