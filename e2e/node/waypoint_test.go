@@ -5,25 +5,29 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
 )
 
-// gate is the pod in which the waypoint of namespace app runs.
-const gate = "gate"
+// gate is the pod in which the waypoint of namespace app runs, spare the one of its second instance, where there is one.
+const gate, spare = "gate", "spare"
 
 // waypointSpec is a cluster of its own, with a service in namespace app for which a waypoint is meant: a client on the first node, a server on
 // either, the waypoint on the second.
-func waypointSpec(name, dir string) demo.Spec {
+func waypointSpec(name, dir string, gates ...string) demo.Spec {
 	spec := sharedSpec(dir, "")
 	spec.Name = mine() + name
 	spec.DNS = false
-	spec.Pods = append(spec.Pods, demo.Pod{
-		Name: gate, Namespace: "app", Account: gate, Node: "node2",
-		Labels: map[string]string{"gateway.networking.k8s.io/gateway-name": gate, demo.Label: "none"},
-	})
+	for _, pod := range gates {
+		spec.Pods = append(spec.Pods, demo.Pod{
+			Name: pod, Namespace: "app", Account: gate, Node: "node2",
+			Labels: map[string]string{"gateway.networking.k8s.io/gateway-name": gate, demo.Label: "none"},
+		})
+	}
 	spec.Services = append(spec.Services,
 		demo.Service{Name: gate, Namespace: "app", Selector: map[string]string{"gateway.networking.k8s.io/gateway-name": gate}, Ports: map[uint16]uint16{15008: 15008}})
 	return spec
@@ -37,9 +41,10 @@ status: {addresses: [{type: Hostname, value: gate.app.svc.cluster.local}]}
 `
 
 // withWaypoint starts a cluster whose namespace app is meshed, and whose services there go through the waypoint.
-func withWaypoint(t *testing.T, name string) *demo.Cluster {
+func withWaypoint(t *testing.T, name string, more ...string) *demo.Cluster {
 	t.Helper()
-	c := start(t, waypointSpec(name, filepath.Join(filepath.Dir(programs.Tulle), name)))
+	gates := append([]string{gate}, more...)
+	c := start(t, waypointSpec(name, filepath.Join(filepath.Dir(programs.Tulle), name), gates...))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	steps := []func() error{
@@ -47,7 +52,9 @@ func withWaypoint(t *testing.T, name string) *demo.Cluster {
 		func() error { return c.LabelNamespace("app", demo.Label, demo.Ambient) },
 		func() error { return c.LabelNamespace("app", "istio.io/use-waypoint", gate) },
 		func() error { return c.AwaitMeshed(ctx, true, client, near, far) },
-		func() error { return c.StartWaypoint(ctx, gate) },
+	}
+	for _, pod := range gates {
+		steps = append(steps, func() error { return c.StartWaypoint(ctx, pod) })
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -145,4 +152,49 @@ spec:
 	answers("a refusal by policy", "/near", "403")
 	logged(t, c, demo.Waypoint(gate), "request complete", `policy="app/far"`, "response_code=403")
 	answers("what isn't denied", "/", far)
+}
+
+// An instance that ends tells its clients, which go to another one.
+func TestAnInstanceOfAWaypointEndsWithoutAFailedRequest(t *testing.T) {
+	c := withWaypoint(t, "ends", spare)
+	to := vip(c, far, 0, 80)
+	var group sync.WaitGroup
+	var answered atomic.Int32
+	stop := make(chan struct{})
+	for range 4 {
+		group.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := reaches(t.Context(), c, client, to); err != nil {
+					t.Errorf("after %d requests: %v", answered.Load(), err)
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	more := func(n int32) {
+		t.Helper()
+		at := answered.Load()
+		eventually(t, "more requests", func(context.Context) error {
+			if answered.Load() < at+n && !t.Failed() {
+				return fmt.Errorf("%d", answered.Load())
+			}
+			return nil
+		})
+	}
+	more(100)
+	for _, pod := range []string{gate, spare} {
+		counted(t, c, pod, "istio_requests_total", `reporter="waypoint"`)
+	}
+	if err := c.Stop(t.Context(), demo.Waypoint(gate), 15*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	more(100)
+	close(stop)
+	group.Wait()
 }
