@@ -28,8 +28,10 @@ func portOf(routes *route.Routes, p state.AppProtocol) downstream.Port {
 	switch p {
 	case state.HTTP1, state.HTTP2, state.GRPC:
 		return downstream.HTTP
-	case state.OpaqueTCP, state.OpaqueTLS:
+	case state.OpaqueTCP:
 		return downstream.TCP
+	case state.OpaqueTLS:
+		return downstream.TLS // policies may ask for the server's name
 	}
 	return downstream.Auto
 }
