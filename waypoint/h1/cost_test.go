@@ -34,10 +34,10 @@ func TestAllocationsOfARequest(t *testing.T) {
 		}
 	}
 	one()
-	if n := testing.AllocsPerRun(300, one); n > 5 {
+	n := testing.AllocsPerRun(300, one)
+	t.Logf("%v allocations", n)
+	if n > 7 { // four, and what loops that rest cost, and pools under the race detector
 		t.Errorf("%v allocations", n)
-	} else {
-		t.Logf("%v allocations", n)
 	}
 }
 
