@@ -37,7 +37,7 @@ func TestMakeHelpDocumentsEveryTarget(t *testing.T) {
 // Documents name files; a file that moves takes its mention along.
 func TestDocumentsNameFilesThatExist(t *testing.T) {
 	folders := modules(t)
-	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/install.md", "docs/performance.md", "docs/behaviours.md", "docs/capture.md"} {
+	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/install.md", "docs/performance.md", "docs/behaviours.md", "docs/capture.md", "docs/waypoint.md"} {
 		text, err := os.ReadFile(filepath.Join(root, document))
 		if err != nil {
 			t.Error(err)
@@ -61,7 +61,7 @@ func TestPromisesHaveTheirTests(t *testing.T) {
 	for _, name := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllStringSubmatch(string(run(t, root, "grep", "-rhE", "--include=*_test.go", "^func (Test|Fuzz)", ".")), -1) {
 		there[name[1]] = true
 	}
-	for _, page := range []string{"docs/behaviours.md", "docs/capture.md"} {
+	for _, page := range []string{"docs/behaviours.md", "docs/capture.md", "docs/waypoint.md"} {
 		text, err := os.ReadFile(filepath.Join(root, page))
 		if err != nil {
 			t.Fatal(err)
