@@ -17,7 +17,7 @@ MODULES   := mesh bpf ztunnel waypoint cni-plugin istiod-lite cli deploy
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build images charts demo test test-short test-controlplane test-cluster cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
+.PHONY: help build images charts demo test test-short test-controlplane test-cluster conformance cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-controlplane: need-go need-cc need-root ## istiod-lite and the node agent a
 
 test-cluster: need-go need-root ## the mesh on a real Kubernetes of three nodes on this machine, or on the one of KUBECONFIG with images HUB/name:TAG (root)
 	$(GO) test -count=1 -timeout 30m -p 1 ./e2e/cluster/... ./e2e/scenario
+
+conformance: need-go need-root ## Gateway API's own conformance suite for meshes on a real Kubernetes of two nodes, in three minutes, the first time ten; writes its report to docs/conformance (root)
+	$(GO) run ./e2e/conformance -version $(VERSION) -report docs/conformance/standard-v1.6.3-default-report.yaml
 
 cluster-up: need-go need-root ## a real Kubernetes on this machine that stays: NODES=3, CLUSTER=name; the first time it is built for six minutes (root)
 	$(GO) run ./e2e/cluster/command up $(CLUSTER) $(NODES)
