@@ -56,29 +56,12 @@ func inTime[T Object](m *Model, c crowd, choosers iter.Seq[T]) []T {
 
 // latecomers looks what finds no room in a crowd; in nearly all everything does.
 func (m *Model) latecomers(c crowd) late {
-	if c.pod != "" {
-		pod := m.pods.get(Name{c.namespace, c.pod})
-		if pod == nil {
-			return nil
-		}
-		if named := m.namedBy(pod); named != nil {
-			return seated(c.namespace, maps.Keys(named), func(func(*ServiceEntry) bool) {})
-		}
-		return nil
-	}
-	if !m.pods.has(c) && !m.workloadEntries.has(c) {
-		return nil
-	}
-	return seated(c.namespace, m.services.selectedBy(c.namespace, c.labels), m.serviceEntries.selectedBy(c.namespace, c.labels))
-}
-
-// seated gives each its room, and returns those for which there is none. Services of the workloads' own namespace go first.
-func seated(namespace string, services iter.Seq[*Service], entries iter.Seq[*ServiceEntry]) late {
+	services, entries := m.choosers(c)
 	sum := 0
-	for s := range services {
+	for _, s := range services {
 		sum += s.mappings()
 	}
-	for e := range entries {
+	for _, e := range entries {
 		sum += e.mappings()
 	}
 	if sum <= MaxMappings {
@@ -92,17 +75,32 @@ func seated(namespace string, services iter.Seq[*Service], entries iter.Seq[*Ser
 			room -= mappings
 		}
 	}
-	for _, s := range slices.SortedFunc(services, func(a, b *Service) int {
-		return cmp.Or(abroad(a, namespace)-abroad(b, namespace), older(a.Created, b.Created, a.Key().Name, b.Key().Name))
-	}) {
+	slices.SortFunc(services, func(a, b *Service) int { // those of the workloads' own namespace first
+		return cmp.Or(abroad(a, c.namespace)-abroad(b, c.namespace), older(a.Created, b.Created, a.Key().Name, b.Key().Name))
+	})
+	for _, s := range services {
 		seat(s.Key(), s.mappings())
 	}
-	for _, e := range slices.SortedFunc(entries, func(a, b *ServiceEntry) int {
-		return older(a.Created, b.Created, a.Key().Name, b.Key().Name)
-	}) {
+	slices.SortFunc(entries, func(a, b *ServiceEntry) int { return older(a.Created, b.Created, a.Key().Name, b.Key().Name) })
+	for _, e := range entries {
 		seat(e.Key(), e.mappings())
 	}
 	return found
+}
+
+// choosers are what chooses a crowd; nothing if there is nobody in it.
+func (m *Model) choosers(c crowd) ([]*Service, []*ServiceEntry) {
+	if c.pod != "" {
+		pod := m.pods.get(Name{c.namespace, c.pod})
+		if pod == nil {
+			return nil, nil
+		}
+		return slices.Collect(maps.Keys(m.namedBy(pod))), nil
+	}
+	if !m.pods.has(c) && !m.workloadEntries.has(c) {
+		return nil, nil
+	}
+	return slices.Collect(m.services.selectedBy(c.namespace, c.labels)), slices.Collect(m.serviceEntries.selectedBy(c.namespace, c.labels))
 }
 
 func abroad(s *Service, namespace string) int {

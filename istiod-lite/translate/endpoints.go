@@ -1,9 +1,14 @@
 package translate
 
 import (
+	"fmt"
+
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
+
+// maxEndpointPorts bounds what one slice becomes: the ports of each address.
+const maxEndpointPorts = 200_000
 
 // endpoints makes a workload of each address of a slice that isn't a pod's: something outside of the mesh that a service
 // without a selector stands for.
@@ -14,6 +19,10 @@ func (mesh Mesh) endpoints(m *model.Model, slice *model.EndpointSlice) Result {
 		return result
 	}
 	ports := slicePorts(s, slice) // shared by the endpoints, however many there are
+	if all := len(ports.Ports) * addressesOf(slice); all > maxEndpointPorts {
+		result.note(slice.Key(), fmt.Sprintf("its addresses have %d ports together, and one slice at most %d: they are left out, divide it", all, maxEndpointPorts))
+		return result
+	}
 	seen := make(map[string]bool)
 	for i := range slice.Endpoints {
 		e := &slice.Endpoints[i]
@@ -33,6 +42,17 @@ func (mesh Mesh) endpoints(m *model.Model, slice *model.EndpointSlice) Result {
 		}
 	}
 	return result
+}
+
+// addressesOf counts those that aren't pods.
+func addressesOf(slice *model.EndpointSlice) int {
+	count := 0
+	for i := range slice.Endpoints {
+		if e := &slice.Endpoints[i]; !e.IsPod() {
+			count += len(e.Addresses)
+		}
+	}
+	return count
 }
 
 func (mesh Mesh) endpoint(m *model.Model, slice *model.EndpointSlice, e *model.Endpoint) *workload.Workload {

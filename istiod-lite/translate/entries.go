@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
@@ -73,6 +74,9 @@ func (mesh Mesh) entry(m *model.Model, e *model.ServiceEntry) Result {
 		}
 		seen[at] = true
 		result.Resources = append(result.Resources, workloadResource(mesh.entryWorkload(m, e, &endpoint)))
+	}
+	if more := len(result.Notes) - maxNotes; more > 0 {
+		result.Notes = append(result.Notes[:maxNotes], Note{e.Key(), fmt.Sprintf("%d more hosts or endpoints are like these", more)})
 	}
 	return result
 }

@@ -106,7 +106,7 @@ func l7(rule *model.Rule) []string {
 	return slices.Compact(list)
 }
 
-// maxNotes bounds what is said of one policy.
+// maxNotes bounds what is said of one policy or entry.
 const maxNotes = 8
 
 // notes says what became of the rules that an L4 proxy can't enforce as written.

@@ -2,6 +2,7 @@ package translate_test
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -171,6 +172,43 @@ func TestServicesOfMorePortsThanThereIsRoomForHaveNoEndpoints(t *testing.T) {
 	result := translate.Mesh{}.Object(m.model, model.Key{Kind: model.KindService, Name: model.Name{Namespace: "demo", Name: "db"}})
 	if text := strings.Join(conditionTexts(result.Conditions), ""); !strings.Contains(text, "tulle.dev/WorkloadsSelected=false TooManyPorts") {
 		t.Errorf("its conditions are %q", text)
+	}
+}
+
+func TestSlicesOfMoreThanProxiesShouldReadAreLeftOutAndToldOf(t *testing.T) {
+	m := model.New(cluster)
+	s := &model.Service{Namespace: "demo", Name: "db"}
+	slice := &model.EndpointSlice{Namespace: "demo", Name: "far", Service: "db"}
+	for i := range uint16(1000) {
+		s.Ports = append(s.Ports, model.ServicePort{Name: fmt.Sprint("p", i), Port: 1 + i})
+		slice.Ports = append(slice.Ports, model.NamedPort{Name: fmt.Sprint("p", i), Port: 1 + i})
+	}
+	for i := range 201 {
+		slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}})
+	}
+	for _, endpoints := range []int{200, 201} {
+		some := *slice
+		some.Endpoints = slice.Endpoints[:endpoints]
+		m.Apply([]model.Change{{Key: s.Key(), Object: s}, {Key: some.Key(), Object: &some}})
+		result := translate.Mesh{}.Object(m, some.Key())
+		if within := endpoints == 200; within != (len(result.Resources) == 200) || within != (len(result.Notes) == 0) {
+			t.Errorf("of %d endpoints with 1,000 ports there are %d, and %v is said", endpoints, len(result.Resources), result.Notes)
+		}
+	}
+}
+
+func TestOfManyHostsThatBelongToOthersSomeAreNamed(t *testing.T) {
+	old := &model.ServiceEntry{Namespace: "demo", Name: "old"}
+	for i := range 256 {
+		old.Hosts = append(old.Hosts, fmt.Sprintf("h%d.example.com", i))
+	}
+	young := *old
+	young.Name = "young"
+	m := model.New(cluster)
+	m.Apply([]model.Change{{Key: old.Key(), Object: old}, {Key: young.Key(), Object: &young}})
+	notes := translate.Mesh{}.Object(m, young.Key()).Notes
+	if len(notes) != 9 || !strings.HasPrefix(notes[7].Text, "host h7.example.com belongs to") || notes[8].Text != "248 more hosts or endpoints are like these" {
+		t.Errorf("it says %v", notes)
 	}
 }
 
