@@ -37,7 +37,7 @@ func TestMakeHelpDocumentsEveryTarget(t *testing.T) {
 // Documents name files; a file that moves takes its mention along.
 func TestDocumentsNameFilesThatExist(t *testing.T) {
 	folders := modules(t)
-	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/install.md", "docs/performance.md", "docs/behaviours.md", "docs/capture.md", "docs/waypoint.md"} {
+	for _, document := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/install.md", "docs/enrol.md", "docs/policies.md", "docs/observability.md", "docs/upgrade.md", "docs/troubleshooting.md", "docs/uninstall.md", "docs/performance.md", "docs/behaviours.md", "docs/capture.md", "docs/waypoint.md"} {
 		text, err := os.ReadFile(filepath.Join(root, document))
 		if err != nil {
 			t.Error(err)
