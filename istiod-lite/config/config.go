@@ -53,6 +53,8 @@ type Config struct {
 	TrustedNodeAccounts []string
 	// TokenAudiences are those of which a caller's token must have one.
 	TokenAudiences []string
+	// CAServer signs proxies' certificates and writes the roots into namespaces; otherwise another authority does.
+	CAServer bool
 	// DefaultCertTTL and MaxCertTTL are how long certificates last that a caller gets without asking for a time, and at most.
 	DefaultCertTTL, MaxCertTTL time.Duration
 	// RootTTL is how long a self-signed root lasts; its replacement begins when RootGrace percent of that are left, which is

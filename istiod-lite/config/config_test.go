@@ -22,7 +22,7 @@ func usual() Config {
 		TrustDomain: "cluster.local", Domain: "cluster.local", ClusterID: "Kubernetes", RootNamespace: "istio-system", Instance: "istiod-1",
 		ServerNames:         []string{"istiod.istio-system.svc", "istiod-remote.istio-system.svc", "istio-pilot.istio-system.svc", "localhost"},
 		TrustedNodeAccounts: []string{"istio-system/ztunnel"}, TokenAudiences: []string{"istio-ca"},
-		DryRun: true, DefaultCertTTL: 24 * time.Hour, MaxCertTTL: 2160 * time.Hour, DrainTime: 10 * time.Second,
+		DryRun: true, CAServer: true, DefaultCertTTL: 24 * time.Hour, MaxCertTTL: 2160 * time.Hour, DrainTime: 10 * time.Second,
 		RootTTL: 87600 * time.Hour, RootCheckInterval: time.Hour, RootGrace: 20,
 	}
 }
@@ -69,8 +69,8 @@ func TestWhatIsSetWhere(t *testing.T) {
 			},
 		},
 		"what users opt out of": {
-			args: "--bypass-missing-waypoints --roots-in-mesh-only", env: []string{"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY=false"},
-			want: func(c *Config) { c.DryRun, c.Bypass, c.RootsInMeshOnly = false, true, true },
+			args: "--bypass-missing-waypoints --roots-in-mesh-only", env: []string{"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY=false", "ENABLE_CA_SERVER=false"},
+			want: func(c *Config) { c.DryRun, c.CAServer, c.Bypass, c.RootsInMeshOnly = false, false, true, true },
 		},
 		"where waypoints come from": {
 			args: "--waypoint-pull-policy Always --waypoint-pull-secrets a,b", env: []string{"WAYPOINT_IMAGE=registry.example/waypoint:1"},

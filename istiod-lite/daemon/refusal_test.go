@@ -313,3 +313,12 @@ func TestAMissingTokenKeyIsSaidAtTheStart(t *testing.T) {
 	w.ready()
 	w.eventually("said", func() bool { return w.logs.has("every proxy will be refused until the tokens' public key is there") })
 }
+
+func TestCertificatesMayBeAnotherAuthoritys(t *testing.T) {
+	w := newWorld(t)
+	w.start("--ca-server=false")
+	w.ready()
+	if _, err := w.certificate(w.token(nil), frontendID, nil); status.Code(err) != codes.Unimplemented {
+		t.Errorf("asked for a certificate: %v", err)
+	}
+}

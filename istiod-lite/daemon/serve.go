@@ -45,7 +45,9 @@ func (d *Daemon) serve(serving *ca.Serving) {
 	d.rpc = grpc.NewServer(append(d.door.options(),
 		grpc.Creds(credentials.NewTLS(serving.Config())), grpc.InTapHandle(d.early), grpc.ChainStreamInterceptor(d.drain.stream), push.Codec())...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(d.rpc, d.pusher)
-	d.door.signer.Register(d.rpc)
+	if d.cfg.CAServer {
+		d.door.signer.Register(d.rpc)
+	}
 }
 
 // Before everything was read once, no proxy may be told anything: the rest would look deleted.

@@ -169,7 +169,11 @@ func (d *Daemon) runWriters(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	elections := d.writers.elections(d.authority.lead)
+	authority := d.authority.lead
+	if d.cfg.CAServer {
+		authority = append([]func(context.Context) error{d.writers.roots.Run}, authority...)
+	}
+	elections := d.writers.elections(authority)
 	parts := make([]func(context.Context) error, 0, len(elections))
 	for election, work := range elections {
 		parts = append(parts, func(ctx context.Context) error {
@@ -182,13 +186,13 @@ func (d *Daemon) runWriters(ctx context.Context) error {
 	return together(parts...)(ctx)
 }
 
-// elections lists what the leader of each does. The authority's part is its own.
+// elections lists what the leader of each does. The authority's part is its own, with its roots.
 func (w *writers) elections(authority []func(context.Context) error) map[lead.Election][]func(context.Context) error {
 	all := map[lead.Election][]func(context.Context) error{
 		lead.Status:        {w.conditions.Run, w.events.Run},
 		lead.Addresses:     {w.addresses.Run},
 		lead.GatewayDeploy: {w.waypoints.Run, w.gateways.Run},
-		lead.Roots:         append([]func(context.Context) error{w.roots.Run}, authority...),
+		lead.Roots:         authority,
 	}
 	if w.register != nil {
 		all[lead.Webhook] = []func(context.Context) error{w.register.Run}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -156,8 +157,13 @@ func TestWhatChangesDuringACallComesAtOnceAfterItAndOncePerObject(t *testing.T) 
 		f.add(node("c"))
 		f.add(node("c"))
 		expect(t, h)
+		time.Sleep(2 * time.Second)
 		hold <- struct{}{}
 		expect(t, h, []string{"-b", "c"})
+		var metric dto.Metric
+		if err := f.waited.Write(&metric); err != nil || metric.GetHistogram().GetSampleCount() != 2 || metric.GetHistogram().GetSampleSum() != 2 {
+			t.Errorf("waited %v (%v), want twice, 2 s in all", metric.GetHistogram(), err)
+		}
 		close(hold)
 		cancel()
 		synctest.Wait()

@@ -126,10 +126,18 @@ type feed struct {
 	waiting map[string]error // kinds that weren't listed yet, with the last that was in the way, or nil
 	lags    map[string]lag   // kinds of which no request succeeds
 	changes map[model.Key]model.Object
+	since   time.Time            // when the first of the changes came
+	waited  prometheus.Histogram // until they were handed over
 }
 
 func newFeed(kinds []decode.Kind) *feed {
-	f := &feed{wake: make(chan struct{}, 1), waiting: make(map[string]error), lags: make(map[string]lag), changes: make(map[model.Key]model.Object)}
+	f := &feed{
+		wake: make(chan struct{}, 1), waiting: make(map[string]error), lags: make(map[string]lag), changes: make(map[model.Key]model.Object),
+		waited: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "pilot_debounce_time", Help: "Seconds from a change until it is translated with all that came meanwhile. Nothing waits for quiet: it is what the changes before took.",
+			Buckets: []float64{.001, .01, .1, .5, 1, 5},
+		}),
+	}
 	for _, kind := range kinds {
 		f.waiting[kind.Kind] = nil
 	}
@@ -138,6 +146,9 @@ func newFeed(kinds []decode.Kind) *feed {
 
 func (f *feed) add(change model.Change) {
 	f.lock.Lock()
+	if len(f.changes) == 0 {
+		f.since = time.Now()
+	}
 	f.changes[change.Key] = change.Object
 	f.lock.Unlock()
 	f.notify()
@@ -216,6 +227,9 @@ func (f *feed) gather() (changes []model.Change, ready bool) {
 		return nil, false
 	}
 	taken := f.changes
+	if len(taken) > 0 {
+		f.waited.Observe(time.Since(f.since).Seconds())
+	}
 	f.changes = make(map[model.Key]model.Object)
 	for key, object := range taken {
 		changes = append(changes, model.Change{Key: key, Object: object})

@@ -22,6 +22,7 @@ type lag struct {
 
 // register adds the lag of each kind.
 func (f *feed) register(registry prometheus.Registerer, kinds []decode.Kind) {
+	registry.MustRegister(f.waited)
 	for _, kind := range kinds {
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "istiod_lite_lag_seconds", Help: "Seconds for which changes of a kind aren't followed, such as for a lack of rights; 0 while they are.",
