@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,17 +61,21 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	}
 	uids := s.join(c)
 	err := c.run(ctx, uids)
-	s.drop(c)
 	close(c.gone)
+	s.drop(ctx, c)
 	s.log.Info("tunnel proxy disconnected", "err", err)
 }
 
-// join makes the connection the newest, and lists the pods of its snapshot. Both at the same moment: a pod added later
-// is asked for on the connection, one added before is in the list.
+// join makes the connection the newest, unless its proxy started before another's, and lists the pods of its snapshot. Both at the same
+// moment: a pod added later is asked for on the connection, one added before is in the list.
 func (s *Server) join(c *connection) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.connections = append(s.connections, c)
+	at := len(s.connections)
+	for at > 0 && c.can.started < s.connections[at-1].can.started {
+		at-- // an agent that starts anew is reached by proxies in any order
+	}
+	s.connections = slices.Insert(s.connections, at, c)
 	uids := make([]string, 0, len(s.pods))
 	for uid := range s.pods {
 		uids = append(uids, uid)

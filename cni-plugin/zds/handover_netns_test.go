@@ -1,8 +1,10 @@
 package zds_test
 
 import (
+	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +119,103 @@ func TestListenersGoFromOneProxyToTheNext(t *testing.T) {
 	}
 	if !refused(t, n) {
 		t.Error("the pod is gone, but somebody listens")
+	}
+}
+
+// startListening is start; it also tells which listeners of a pod new connections come to, each time that they become those.
+func startListening(t *testing.T) (*server, <-chan string) {
+	t.Helper()
+	s := &server{Server: zds.NewServer(slog.New(slog.DiscardHandler)), t: t, socket: filepath.Join(t.TempDir(), "ztunnel.sock")}
+	told := make(chan string, 10)
+	s.OnListeners(func(_ socket.NetnsID, given socket.Given) error {
+		told <- given.Key()
+		return nil
+	})
+	s.serve()
+	return s, told
+}
+
+// started connects a proxy that started then, and goes on with its own listeners whatever it is given.
+func (s *server) started(then uint64, own socket.Given) *fakeproxy.Proxy {
+	s.t.Helper()
+	p := fakeproxy.ConnectStarted(s.t, s.socket, then, func(r fakeproxy.Request) fakeproxy.Answer {
+		if r.Verb != "add" {
+			return fakeproxy.Answer{}
+		}
+		mine, err := own.Copy()
+		if err != nil {
+			s.t.Error(err)
+		}
+		return fakeproxy.Answer{Share: mine}
+	})
+	select {
+	case <-s.Snapshots():
+	case <-time.After(patience):
+		s.t.Fatal("no snapshot was taken")
+	}
+	return p
+}
+
+// An agent that is replaced together with the proxy may be reached by the new one first.
+func TestTheProxyThatStartedLastHasThePodsWhoeverComesFirst(t *testing.T) {
+	for name, order := range map[string][]uint64{"the newer comes first": {2, 1}, "the older comes first": {1, 2}} {
+		t.Run(name, func(t *testing.T) {
+			s, told := startListening(t)
+			n := netns.New(t, "tulle-zds-test")
+			s.Register(workload("a"), n.File())
+			own := map[uint64]socket.Given{1: listen(t, n), 2: listen(t, n)}
+			proxies := map[uint64]*fakeproxy.Proxy{}
+			for _, then := range order {
+				proxies[then] = s.started(then, own[then])
+			}
+			newest := own[2].Key()
+			if got := last(told); got != newest {
+				t.Errorf("new connections come to %s, want %s of the newer proxy", got, newest)
+			}
+			proxies[1].Close()
+			eventually(t, "the older to be forgotten", func() bool { return s.Connected() == 1 })
+			if got := last(told); got != "" && got != newest {
+				t.Errorf("when the older has gone, new connections come to %s, want %s", got, newest)
+			}
+			kept, err := s.Listeners("uid-a")
+			defer kept.Close()
+			if err != nil || kept.Key() != newest {
+				t.Errorf("%s are kept (%v), want %s", kept.Key(), err, newest)
+			}
+		})
+	}
+}
+
+// The new proxy of a rollout may crash while the old one is still there.
+func TestWhenTheNewestProxyGoesTheOneBeforeHasThePodsAgain(t *testing.T) {
+	s, told := startListening(t)
+	n := netns.New(t, "tulle-zds-test")
+	s.Register(workload("a"), n.File())
+	older, newer := listen(t, n), listen(t, n)
+	s.started(1, older)
+	second := s.started(2, newer)
+	if got := last(told); got != newer.Key() {
+		t.Fatalf("new connections come to %s, want %s", got, newer.Key())
+	}
+	second.Close()
+	select {
+	case got := <-told:
+		if got != older.Key() {
+			t.Errorf("new connections come to %s, want %s", got, older.Key())
+		}
+	case <-time.After(patience):
+		t.Error("nobody has new connections")
+	}
+}
+
+// last is what was told last, or "".
+func last(told <-chan string) (key string) {
+	for {
+		select {
+		case key = <-told:
+		default:
+			return key
+		}
 	}
 }
 

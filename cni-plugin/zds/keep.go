@@ -1,6 +1,7 @@
 package zds
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -47,25 +48,45 @@ func (k *keeper) took(uid string, by *connection, sockets socket.Given) {
 	pod.serving[by] = pod.key
 }
 
-// gone notes that a proxy is no more.
-func (k *keeper) gone(proxy *connection) {
+// served tells whether one of some proxies serves a pod.
+func (k *keeper) served(uid string, by []*connection) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	pod := k.pods[uid]
+	return pod != nil && slices.ContainsFunc(by, func(c *connection) bool { _, serves := pod.serving[c]; return serves })
+}
+
+// also notes that a proxy serves a pod that another does too, whose listeners are kept. Those that it hands over aren't needed.
+func (k *keeper) also(uid string, by *connection, sockets socket.Given) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if pod := k.pods[uid]; pod != nil {
+		pod.serving[by] = sockets.Key()
+	}
+	sockets.Close()
+}
+
+// gone notes that a proxy is no more, and lists the pods of which only listeners of other proxies are left.
+func (k *keeper) gone(proxy *connection) (left []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for uid, pod := range k.pods {
 		key, served := pod.serving[proxy]
 		delete(pod.serving, proxy)
-		if served && key == pod.key && len(pod.sockets) > 0 && !pod.served() {
+		switch {
+		case !served || key != pod.key || len(pod.sockets) == 0 || pod.served():
+		case len(pod.serving) > 0:
+			pod.release()
+			left = append(left, uid)
+		default:
 			k.orphan(uid, pod)
 		}
 	}
+	return left
 }
 
-// orphan gives listeners up at once if another proxy serves the pod by listeners of its own, else after a while.
+// orphan gives listeners up after a while.
 func (k *keeper) orphan(uid string, pod *kept) {
-	if len(pod.serving) > 0 {
-		pod.release()
-		return
-	}
 	var expiry *time.Timer
 	expiry = time.AfterFunc(orphanTime, func() {
 		k.mu.Lock()

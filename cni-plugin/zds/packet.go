@@ -42,9 +42,10 @@ func marshal(request *zds.WorkloadRequest) ([]byte, error) {
 
 // abilities are what a proxy can do beyond the protocol that all know.
 type abilities struct {
-	handOver bool  // it takes listeners, and has its own to give
-	stopping bool  // it understands that a pod is about to end
-	dns      *bool // whether it answers pods' DNS questions; nil if it doesn't tell
+	handOver bool   // it takes listeners, and has its own to give
+	stopping bool   // it understands that a pod is about to end
+	started  uint64 // when it did, since the machine's start in ns; 0 if it doesn't tell
+	dns      *bool  // whether it answers pods' DNS questions; nil if it doesn't tell
 }
 
 func parseHello(packet []byte) (abilities, error) {
@@ -55,7 +56,7 @@ func parseHello(packet []byte) (abilities, error) {
 	if hello.GetVersion() != zds.Version_V1 {
 		return abilities{}, fmt.Errorf("hello with version %d, want %d", hello.GetVersion(), zds.Version_V1)
 	}
-	return abilities{handOver: hello.GetHandOver(), stopping: hello.GetStopping(), dns: hello.Dns}, nil
+	return abilities{handOver: hello.GetHandOver(), stopping: hello.GetStopping(), started: hello.GetStarted(), dns: hello.Dns}, nil
 }
 
 // parseAnswer returns the list of the listeners that come with a success, or a *refusedError for a refusal.

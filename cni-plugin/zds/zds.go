@@ -1,7 +1,7 @@
 // Package zds is the node agent's end of the socket over which the node's tunnel proxies learn which pods they serve.
 //
 // Each request is one packet and is answered before the next one is sent. A proxy that connects is first told of every
-// pod (a snapshot), then of changes. Several proxies may be connected while one replaces another: the newest gets
+// pod (a snapshot), then of changes. Several proxies may be connected while one replaces another: the one that started last gets
 // the pods, all hear of removals.
 package zds
 
@@ -173,6 +173,11 @@ func (s *Server) note(uid string, by *connection, said verdict, sockets socket.G
 		sockets.Close()
 		return
 	}
+	if s.keeper.served(uid, s.after(by)) {
+		// By a proxy that started later. This one only goes on with what it has.
+		s.keeper.also(uid, by, sockets)
+		return
+	}
 	pod.verdict = said
 	s.pods[uid] = pod
 	if said != accepted {
@@ -227,7 +232,7 @@ func (s *Server) Add(ctx context.Context, w Workload, netns *os.File) error {
 		}
 		err := newest.ask(ctx, request{add: w.UID})
 		if errors.Is(err, errGone) {
-			s.drop(newest)
+			s.drop(ctx, newest)
 			continue
 		}
 		if err != nil {
@@ -323,11 +328,27 @@ func (s *Server) newest() *connection {
 	return s.connections[len(s.connections)-1]
 }
 
-func (s *Server) drop(c *connection) {
+// after lists the connections of proxies that started later. The server is locked.
+func (s *Server) after(c *connection) []*connection {
+	at := slices.Index(s.connections, c)
+	return s.connections[at+1:]
+}
+
+// drop forgets a proxy. Another that serves pods by listeners of its own is asked for these once more: new connections go to them from now on.
+func (s *Server) drop(ctx context.Context, c *connection) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.connections = slices.DeleteFunc(s.connections, func(other *connection) bool { return other == c })
-	s.keeper.gone(c)
+	left := s.keeper.gone(c)
+	s.mu.Unlock()
+	for _, uid := range left {
+		newest := s.newest()
+		if newest == nil {
+			return
+		}
+		if err := newest.ask(ctx, request{add: uid}); err != nil && !errors.Is(err, errRemoved) {
+			s.log.Warn("a pod's new connections don't come to the tunnel proxy that is left", "uid", uid, "err", err)
+		}
+	}
 }
 
 // Serve accepts proxies on the socket at path until ctx ends, then disconnects them, which they survive, and waits for

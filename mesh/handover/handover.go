@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,13 @@ const (
 
 // ErrTooLarge says that the sender had more to say than fits, or that there was no room for its descriptors in this process.
 var ErrTooLarge = fmt.Errorf("packet is larger than %d bytes or has too many descriptors", MaxPacket)
+
+// Now is the time by which the proxies of a machine tell which of them started last: since the machine's start, and nobody sets it.
+func Now() time.Duration {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) // fails only for clocks that there aren't
+	return time.Duration(now.Nano())
+}
 
 // Packet is what one read gives. Its descriptors are the receiver's, and closed on exec.
 type Packet struct {

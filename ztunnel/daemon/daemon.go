@@ -21,6 +21,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/file"
 	"github.com/tulle-mesh/tulle/mesh/h2"
+	"github.com/tulle-mesh/tulle/mesh/handover"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/policy"
 	"github.com/tulle-mesh/tulle/mesh/settings"
@@ -107,6 +108,7 @@ func announce(log *slog.Logger, cfg config.Config, version string) {
 type ztunnel struct {
 	shared
 	version string
+	started time.Duration // by handover.Now
 	drain   *drain.Drain
 	reg     *prometheus.Registry
 	ready   admin.Readiness
@@ -117,7 +119,7 @@ type ztunnel struct {
 
 func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worker.Worker, log *slog.Logger) *ztunnel {
 	reg := prometheus.NewRegistry()
-	z := &ztunnel{drain: d, reg: reg, shared: shared{cfg: cfg, workers: workers, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
+	z := &ztunnel{started: handover.Now(), drain: d, reg: reg, shared: shared{cfg: cfg, workers: workers, store: state.NewStore(), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), log: log}}
 	for range workers {
 		z.reserves = append(z.reserves, h2.NewReserve(stalledBytes(len(workers))))
 	}
@@ -216,7 +218,7 @@ func (z *ztunnel) startPods() error {
 		}
 	}
 	return enroll.Run(z.drain.Draining(), enroll.Config{
-		Socket: z.cfg.ZDS, Start: z.pods.start, Stop: z.pods.stop, Share: z.pods.share, Leave: z.pods.leave, Status: z.podStatus, DNS: z.cfg.DNS.Capture, Log: z.log.With("scope", "enroll"),
+		Socket: z.cfg.ZDS, Start: z.pods.start, Stop: z.pods.stop, Share: z.pods.share, Leave: z.pods.leave, Status: z.podStatus, Started: z.started, DNS: z.cfg.DNS.Capture, Log: z.log.With("scope", "enroll"),
 	})
 }
 

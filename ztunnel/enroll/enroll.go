@@ -58,9 +58,11 @@ type Config struct {
 	// Leave tells the peers of a running pod's tunnels that it ends, and returns when they know; Stop follows.
 	Leave  func(uid string)
 	Status func(Status)
-	DNS    bool // DNS questions are answered in the pods, which the agent is told
-	Log    *slog.Logger
-	Retry  time.Duration // how often pods that couldn't be started are tried again; 0 means 5 s
+	// Started is when this process did, by handover.Now.
+	Started time.Duration
+	DNS     bool // DNS questions are answered in the pods, which the agent is told
+	Log     *slog.Logger
+	Retry   time.Duration // how often pods that couldn't be started are tried again; 0 means 5 s
 }
 
 // Run follows the agent until ctx ends, and reconnects for as long. What runs then goes on running. An error means that
@@ -119,7 +121,7 @@ func (c *client) follow(ctx context.Context, conn *net.UnixConn) (requests int, 
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	defer func() { c.report(false) }()
 	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if err := hello(conn, c.cfg.DNS); err != nil {
+	if err := hello(conn, c.cfg.Started, c.cfg.DNS); err != nil {
 		return 0, fmt.Errorf("announce: %w", err)
 	}
 	c.cfg.Log.Info("connected to the node agent", "socket", c.cfg.Socket)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -66,9 +67,9 @@ func parse(data []byte, files int) (*zds.WorkloadRequest, error) {
 	return request, nil
 }
 
-// hello announces us, and whether we answer pods' DNS questions.
-func hello(conn *net.UnixConn, dns bool) error {
-	return write(conn, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true, Dns: &dns}, nil)
+// hello announces us, since when we run, and whether we answer pods' DNS questions.
+func hello(conn *net.UnixConn, started time.Duration, dns bool) error {
+	return write(conn, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true, Dns: &dns, Started: uint64(started)}, nil)
 }
 
 // ack answers the request at hand; no error means success. The descriptors of what goes along stay the caller's.

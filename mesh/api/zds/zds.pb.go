@@ -77,7 +77,10 @@ type ZdsHello struct {
 	HandOver bool                   `protobuf:"varint,1000,opt,name=hand_over,json=handOver,proto3" json:"hand_over,omitempty"` // takes listeners with an add, and has its own to give
 	Stopping bool                   `protobuf:"varint,1001,opt,name=stopping,proto3" json:"stopping,omitempty"`                 // understands StopWorkload
 	// Whether it answers DNS questions in the pods: the agent sends them there or not by a setting of its own.
-	Dns           *bool `protobuf:"varint,1002,opt,name=dns,proto3,oneof" json:"dns,omitempty"`
+	Dns *bool `protobuf:"varint,1002,opt,name=dns,proto3,oneof" json:"dns,omitempty"`
+	// When the proxy started, in nanoseconds since the machine did: of several, the one that started last gets the pods, in whatever
+	// order they reach an agent that is new itself. 0 if it doesn't tell.
+	Started       uint64 `protobuf:"varint,1003,opt,name=started,proto3" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,6 +141,13 @@ func (x *ZdsHello) GetDns() bool {
 		return *x.Dns
 	}
 	return false
+}
+
+func (x *ZdsHello) GetStarted() uint64 {
+	if x != nil {
+		return x.Started
+	}
+	return 0
 }
 
 // Listener is what one of a packet's descriptors listens on.
@@ -823,12 +833,13 @@ var File_zds_zds_proto protoreflect.FileDescriptor
 
 const file_zds_zds_proto_rawDesc = "" +
 	"\n" +
-	"\rzds/zds.proto\x12\x12istio.workload.zds\"\x9c\x01\n" +
+	"\rzds/zds.proto\x12\x12istio.workload.zds\"\xb7\x01\n" +
 	"\bZdsHello\x125\n" +
 	"\aversion\x18\x01 \x01(\x0e2\x1b.istio.workload.zds.VersionR\aversion\x12\x1c\n" +
 	"\thand_over\x18\xe8\a \x01(\bR\bhandOver\x12\x1b\n" +
 	"\bstopping\x18\xe9\a \x01(\bR\bstopping\x12\x16\n" +
-	"\x03dns\x18\xea\a \x01(\bH\x00R\x03dns\x88\x01\x01B\x06\n" +
+	"\x03dns\x18\xea\a \x01(\bH\x00R\x03dns\x88\x01\x01\x12\x19\n" +
+	"\astarted\x18\xeb\a \x01(\x04R\astartedB\x06\n" +
 	"\x04_dns\"6\n" +
 	"\bListener\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +

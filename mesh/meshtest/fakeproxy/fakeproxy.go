@@ -83,6 +83,12 @@ func ConnectOwn(t testing.TB, socket string, answer func(Request) Answer) *Proxy
 	return connect(t, socket, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true}, answer)
 }
 
+// ConnectStarted is ConnectOwn for a proxy that says when it started.
+func ConnectStarted(t testing.TB, socket string, started uint64, answer func(Request) Answer) *Proxy {
+	t.Helper()
+	return connect(t, socket, &zds.ZdsHello{Version: zds.Version_V1, HandOver: true, Stopping: true, Started: started}, answer)
+}
+
 // ConnectDNS is ConnectOwn for a proxy that answers pods' DNS questions, or none, and says so.
 func ConnectDNS(t testing.TB, socket string, answers bool) *Proxy {
 	t.Helper()
