@@ -142,14 +142,17 @@ func ztunnelUpgradesLoseNothing(t *testing.T, c *demo.Cluster) {
 	const upgrades, between = 20, 500
 	restored(t, c, demo.Agent("node1"), func(ctx context.Context) error { return c.StartAgent(ctx, "node1") })
 	restored(t, c, demo.Ztunnel("node1"), func(ctx context.Context) error { return c.StartZtunnel(ctx, "node1") })
+	start := func() {
+		if err := c.StartAgent(t.Context(), "node1"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	restart := func(end func(context.Context, string) error) func() {
 		return func() {
 			if err := end(t.Context(), demo.Agent("node1")); err != nil {
 				t.Fatal(err)
 			}
-			if err := c.StartAgent(t.Context(), "node1"); err != nil {
-				t.Fatal(err)
-			}
+			start()
 		}
 	}
 	stop := func(ctx context.Context, name string) error { return c.Stop(ctx, name, slow) }
@@ -165,6 +168,11 @@ func ztunnelUpgradesLoseNothing(t *testing.T, c *demo.Cluster) {
 			meanwhile = restart(stop)
 		case 8:
 			meanwhile = restart(c.Kill)
+		case 3, 9: // both are new at once: the agent may hear of the new ztunnel first
+			if err := c.Kill(t.Context(), demo.Agent("node1")); err != nil {
+				t.Fatal(err)
+			}
+			meanwhile = start
 		}
 		upgrade(t, c, []string{annex, "node1"}[i%2], meanwhile)
 		load.more(t, between)
