@@ -45,11 +45,14 @@ func TestStuckProxiesCostLittleAndDelayNobody(t *testing.T) {
 		w.apply(policyOf(i))
 	}
 	r := w.start(replicaSpec{}).ready()
-	identity := w.identity("node2")
+	var identities []delta.Identity
+	for i := range stuck {
+		identities = append(identities, w.identity(fmt.Sprintf("stuck%d", i)))
+	}
 	p := w.join(r, "node1").settled()
 	before := r.live()
 	var streams []*delta.Stream
-	for range stuck {
+	for _, identity := range identities {
 		stream, err := delta.Open(t.Context(), w.dial(r), identity)
 		for _, typeURL := range []string{delta.Authorization, delta.Address} {
 			if err == nil {
@@ -63,7 +66,7 @@ func TestStuckProxiesCostLittleAndDelayNobody(t *testing.T) {
 	}
 	w.eventually("all of them to be connected", func(ctx context.Context) error {
 		_, page, err := r.page(ctx, "/debug/syncz")
-		if have := strings.Count(page, identity.Pod); err == nil && have != stuck {
+		if have := strings.Count(page, proxies+"-stuck"); err == nil && have != stuck {
 			err = fmt.Errorf("there are %d", have)
 		}
 		return err
