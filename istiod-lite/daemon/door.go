@@ -108,7 +108,7 @@ func (d *door) admit(server any, stream grpc.ServerStream, info *grpc.StreamServ
 	switch {
 	case err == nil:
 		if at, known := peer.FromContext(ctx); known {
-			d.guests.prove(at.LocalAddr, at.Addr)
+			d.guests.prove(at.LocalAddr, at.Addr, caller)
 		}
 		return handle(server, bounded{stream, ca.WithCaller(ctx, caller)})
 	case ca.Serves(info.FullMethod):

@@ -169,6 +169,87 @@ func TestWhoOnlyConnectsKeepsNoProxyOut(t *testing.T) {
 	}
 }
 
+// A connection that is reset before it is accepted, and opened again from the same port, is two to us and one to whoever counts by address.
+func TestAConnectionThatIsResetAndOpenedAgainIsCountedOnce(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := receive(inner, 2)
+	defer g.Close()
+	var from net.Addr
+	dial := func() *net.TCPConn {
+		t.Helper()
+		conn, err := (&net.Dialer{LocalAddr: from}).Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn.(*net.TCPConn)
+	}
+	first := dial()
+	from = first.LocalAddr()
+	first.SetLinger(0)
+	first.Close()
+	second := dial()
+	defer second.Close()
+	from = nil
+	accepted := make(chan error)
+	for range 6 {
+		go func() {
+			_, err := g.Accept()
+			accepted <- err
+		}()
+	}
+	for range 4 {
+		defer dial().Close()
+	}
+	for range 6 {
+		select {
+		case err := <-accepted:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("nobody is let in any more")
+		}
+	}
+	g.lock.Lock()
+	defer g.lock.Unlock()
+	if len(g.open) != 2 || g.unproven.Len() != 2 {
+		t.Errorf("%d are open, %d unproven, want 2", len(g.open), g.unproven.Len())
+	}
+}
+
+// A token proves a pod, but not that it is a proxy.
+func TestAPodThatProvesItselfOnManyConnectionsKeepsNobodyOut(t *testing.T) {
+	p := behind(t, doorOf(func(ctx context.Context) (ca.Caller, error) {
+		caller, err := anybody(ctx)
+		if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("greedy")) > 0 {
+			caller.Pod = "greedy"
+		}
+		return caller, err
+	}, func(l *limits) { l.connections = maxProven + 4 }))
+	proven := p.call(p.dial())
+	p.mustServe(proven)
+	for range 2 * maxProven {
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "greedy", "yes"), patience)
+		defer cancel()
+		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.dial()).DeltaAggregatedResources(ctx)
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.mustServe(p.call(p.dial()))
+	select {
+	case err := <-proven.ended:
+		t.Errorf("the stream of another had to go: %v", err)
+	default:
+	}
+}
+
 func TestUnprovenCallsBeyondTheLimitAreToldToComeAgain(t *testing.T) {
 	asked, answer := make(chan struct{}, 3), make(chan struct{})
 	p := behind(t, doorOf(func(ctx context.Context) (ca.Caller, error) {

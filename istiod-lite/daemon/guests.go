@@ -3,19 +3,24 @@ package daemon
 import (
 	"container/list"
 	"net"
+	"slices"
 	"sync"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/ca"
 )
 
 // guests bounds a listener's connections. When there are too many, the one goes that was first to come of those on which nobody was proven
-// yet, so that who only holds connections open keeps no proxy out. Where all are proven, those who come have to wait.
+// yet, so that who only holds connections open keeps no proxy out; who opens 8,192 faster than a proxy proves itself still does. Of what one pod
+// has proven itself on, the oldest goes as well when it has too many. Where all are proven, those who come have to wait.
 type guests struct {
 	net.Listener
 	most int
 
 	lock     sync.Mutex
 	open     map[ends]*guest
-	unproven list.List  // of *guest, in the order they came
-	changed  *sync.Cond // there may be room, or the listener is closed
+	unproven list.List              // of *guest, in the order they came
+	proven   map[ca.Caller][]*guest // pods', in the order they were
+	changed  *sync.Cond             // there may be room, or the listener is closed
 	closed   bool
 }
 
@@ -27,10 +32,14 @@ type guest struct {
 	net.Conn
 	host     *guests
 	unproven *list.Element // nil once somebody was proven on it
+	caller   ca.Caller     // who, the zero Caller if that isn't a pod
 }
 
+// maxProven is how many connections a pod may be proven on, or a machine. A proxy has two or three, and some that it has left and that aren't known to be dead.
+const maxProven = 16
+
 func receive(l net.Listener, most int) *guests {
-	g := &guests{Listener: l, most: most, open: make(map[ends]*guest)}
+	g := &guests{Listener: l, most: most, open: make(map[ends]*guest), proven: make(map[ca.Caller][]*guest)}
 	g.changed = sync.NewCond(&g.lock)
 	return g
 }
@@ -45,9 +54,7 @@ func (g *guests) Accept() (net.Conn, error) {
 	defer g.lock.Unlock()
 	for len(g.open) >= g.most && !g.closed {
 		if oldest := g.unproven.Front(); oldest != nil {
-			sent := oldest.Value.(*guest)
-			g.forget(sent)
-			go sent.Conn.Close()
+			g.send(oldest.Value.(*guest))
 			continue
 		}
 		g.changed.Wait()
@@ -56,10 +63,20 @@ func (g *guests) Accept() (net.Conn, error) {
 		_ = conn.Close()
 		return nil, net.ErrClosed
 	}
+	at := between(conn.LocalAddr(), conn.RemoteAddr())
+	if was := g.open[at]; was != nil {
+		g.forget(was) // it was reset, which nobody has noticed yet
+	}
 	one := &guest{Conn: conn, host: g}
 	one.unproven = g.unproven.PushBack(one)
-	g.open[between(conn.LocalAddr(), conn.RemoteAddr())] = one
+	g.open[at] = one
 	return one, nil
+}
+
+// send closes a connection that has to go. The lock is held.
+func (g *guests) send(one *guest) {
+	g.forget(one)
+	go one.Conn.Close() // which may take as long as TLS waits to say so
 }
 
 // Close implements net.Listener.
@@ -71,13 +88,23 @@ func (g *guests) Close() error {
 	return g.Listener.Close()
 }
 
-// prove says that somebody was proven on the connection between two ends.
-func (g *guests) prove(local, remote net.Addr) {
+// prove says that the caller was proven on the connection between two ends.
+func (g *guests) prove(local, remote net.Addr, caller ca.Caller) {
 	g.lock.Lock()
 	defer g.lock.Unlock()
-	if one := g.open[between(local, remote)]; one != nil && one.unproven != nil {
-		g.unproven.Remove(one.unproven)
-		one.unproven = nil
+	one := g.open[between(local, remote)]
+	if one == nil || one.unproven == nil {
+		return
+	}
+	g.unproven.Remove(one.unproven)
+	one.unproven = nil
+	if caller.Pod == "" && caller.Node == "" {
+		return // nothing tells one machine's from another's
+	}
+	one.caller = caller
+	g.proven[caller] = append(g.proven[caller], one)
+	if all := g.proven[caller]; len(all) > maxProven {
+		g.send(all[0])
 	}
 }
 
@@ -90,6 +117,13 @@ func (g *guests) forget(one *guest) {
 	delete(g.open, at)
 	if one.unproven != nil {
 		g.unproven.Remove(one.unproven)
+	}
+	if of := g.proven[one.caller]; len(of) > 0 {
+		if of = slices.DeleteFunc(slices.Clone(of), func(other *guest) bool { return other == one }); len(of) > 0 {
+			g.proven[one.caller] = of
+		} else {
+			delete(g.proven, one.caller)
+		}
 	}
 	g.changed.Signal()
 }
