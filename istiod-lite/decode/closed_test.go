@@ -23,6 +23,7 @@ func TestWhatClosesForAPolicyThatCannotBeRead(t *testing.T) {
 		{"of an action that is none", "{}", "{action: 7, novel: 1}", model.Allow, 0, false, ""},
 		{"that only tells", "{}", "{action: AUDIT, novel: 1}", model.Audit, 0, false, ""},
 		{"that asks a provider", "{}", "{action: CUSTOM, novel: 1}", model.Custom, 1, false, ""},
+		{"that asks a provider, for nobody knows whom", "{}", "{action: CUSTOM, selector: {matchLabels: 7}}", model.Allow, 0, false, ""},
 		{"that is only tried out", "{annotations: {istio.io/dry-run: 'true'}}", "{novel: 1}", model.Allow, 0, true, ""},
 		{"of a revision", "{labels: {istio.io/rev: canary}}", "{novel: 1}", model.Allow, 0, false, "canary"},
 	} {

@@ -93,12 +93,13 @@ func (k Kind) Closed(fill func(into any) error) model.Object {
 	return k.closed(fill)
 }
 
-// Theirs tells by the labels of an object that it is for a control plane of another revision than these.
+// Theirs tells by the labels of an object that it is for a control plane of another revision than these. A Gateway's revision is decided
+// elsewhere: it may be its namespace's.
 func (k Kind) Theirs(labels map[string]string, revisions []string) bool {
 	switch k.Group {
 	case "security.istio.io", "networking.istio.io", "gateway.networking.k8s.io":
 		revision := labels[revisionLabel]
-		return revision != "" && !slices.Contains(revisions, revision)
+		return revision != "" && !slices.Contains(revisions, revision) && k.Model != model.KindGateway && k.Model != model.KindGatewayClass
 	}
 	return false
 }

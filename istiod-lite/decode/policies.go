@@ -56,31 +56,32 @@ func (s *scope) targets() (found []model.Target, targeted bool) {
 }
 
 // readScope reads the scope as far as it can be read. Who can't tell whom a policy is about takes it for all.
-func readScope(fill func(any) error) scope {
-	var s scope
+func readScope(fill func(any) error) (s scope, whole bool) {
 	if err := fill(&s); err != nil {
 		s.Spec.Selector.MatchLabels, s.Spec.TargetRef, s.Spec.TargetRefs = nil, nil, nil
 		_ = fill(&struct {
 			*metav1.ObjectMeta `json:"metadata"`
 		}{&s.ObjectMeta}) // what the error is about isn't in there, else the object has no name
+		return s, false
 	}
-	return s
+	return s, true
 }
 
 // closedAuthorization allows nobody: an ALLOW policy without rules. One that nobody would have been refused by, if it could be read, refuses
 // nobody: AUDIT only tells, and CUSTOM asks a provider about requests, of which waypoints then refuse all.
 func closedAuthorization(fill func(any) error) model.Object {
-	s := readScope(fill)
+	s, whole := readScope(fill)
 	labels := model.LabelsOf(s.Spec.Selector.MatchLabels)
 	targets, targeted := s.targets()
+	forRequests := targeted || whole && s.Spec.TargetRef == nil && len(s.Spec.TargetRefs) == 0 // else nobody knows at which waypoint
 	closed := &model.AuthorizationPolicy{
 		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Selected: !labels.Empty(), Selector: labels,
 		Targeted: targeted, Targets: targets, Action: model.Allow, DryRun: dryRun(s.ObjectMeta),
 	}
-	switch action := readAction(fill); action {
-	case model.Audit:
+	switch action := readAction(fill); {
+	case action == model.Audit:
 		closed.Action = action
-	case model.Custom:
+	case action == model.Custom && forRequests:
 		closed.Action, closed.Rules = action, []model.Rule{{}}
 	}
 	return closed
@@ -101,7 +102,7 @@ func dryRun(o metav1.ObjectMeta) bool { return o.Annotations["istio.io/dry-run"]
 
 // closedTokens accepts no token: its issuer has no keys.
 func closedTokens(fill func(any) error) model.Object {
-	s := readScope(fill)
+	s, _ := readScope(fill)
 	targets, targeted := s.targets()
 	return &model.RequestAuthentication{
 		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Targeted: targeted, Targets: targets,
@@ -111,7 +112,7 @@ func closedTokens(fill func(any) error) model.Object {
 
 // closedPeer accepts no plain text.
 func closedPeer(fill func(any) error) model.Object {
-	s := readScope(fill)
+	s, _ := readScope(fill)
 	labels := model.LabelsOf(s.Spec.Selector.MatchLabels)
 	return &model.PeerAuthentication{
 		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Created: s.CreationTimestamp.Time,

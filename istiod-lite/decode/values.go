@@ -105,3 +105,6 @@ func binding(namespace string, o metav1.ObjectMeta) *model.Binding {
 	label := func(key string) string { return o.Labels[key] }
 	return model.BindingOf(namespace, label, o.Annotations[model.CanaryWeight])
 }
+
+// readable is a text that the API server takes as it comes: where it speaks protobuf that may be no text at all, which couldn't be said to proxies.
+func readable(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }

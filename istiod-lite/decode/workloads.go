@@ -22,7 +22,7 @@ func pod(o *corev1.Pod) (model.Object, error) {
 		p.ServiceAccount = "default" // as admission would set it
 	}
 	if owner := metav1.GetControllerOf(o); owner != nil {
-		p.Owner = model.Owner{Kind: owner.Kind, Name: owner.Name}
+		p.Owner = model.Owner{Kind: readable(owner.Kind), Name: readable(owner.Name)}
 	}
 	ips := o.Status.PodIPs
 	if len(ips) == 0 && o.Status.PodIP != "" {
@@ -193,10 +193,10 @@ func endpoint(index int, o *discoveryv1.Endpoint, namespace string) (model.Endpo
 	// Kubernetes asks to take an unknown state for ready.
 	e := model.Endpoint{Ready: o.Conditions.Ready == nil || *o.Conditions.Ready}
 	if o.NodeName != nil {
-		e.Node = *o.NodeName
+		e.Node = readable(*o.NodeName)
 	}
 	if o.Zone != nil {
-		e.Zone = *o.Zone
+		e.Zone = readable(*o.Zone)
 	}
 	if target := o.TargetRef; target != nil && target.Kind == "Pod" {
 		e.Pod, e.PodUID = model.Name{Namespace: target.Namespace, Name: target.Name}, string(target.UID)

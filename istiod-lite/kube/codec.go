@@ -143,12 +143,11 @@ func (c codec) item(data []byte) *item {
 		i.Annotations, i.err = meta.Annotations, errors.New("an object without a name")
 		return i
 	}
+	if c.kind.Theirs(meta.Labels, c.revisions) {
+		return i // as if it weren't there; and were it ours before it can't be read, it would have no good state from before
+	}
 	i.object, i.err = c.kind.Read(fill)
-	switch {
-	case i.err == nil:
-	case c.kind.Theirs(meta.Labels, c.revisions):
-		i.err = nil
-	default:
+	if i.err != nil {
 		i.closed = c.kind.Closed(fill)
 	}
 	return i

@@ -346,6 +346,15 @@ func TestAFieldOfANewerVersionIsRefused(t *testing.T) {
 	}
 }
 
+func TestAPolicyThatBecomesOursAndCannotBeReadLetsNobodyIn(t *testing.T) {
+	foreign := strings.Replace(goodPolicy("5"), `"name":"p"`, `"name":"p","labels":{"istio.io/rev":"canary"}`, 1)
+	s := run(t, "authorizationpolicies", raw(`{"metadata":{"resourceVersion":"5"},"items":[`+foreign+`]}`), raw(changed("MODIFIED", badPolicy)))
+	s.until([]string{"list", "watch 5", "watch 6"}, "p ALLOW 0 rules")
+	if bad := s.rejected(); len(bad) != 1 || !bad[0].Closed {
+		t.Errorf("rejected %+v", bad)
+	}
+}
+
 // In an upgrade by revisions, the older control plane doesn't know the fields of the newer one's policies.
 func TestWhatIsForAnotherRevisionNeedNotBeReadable(t *testing.T) {
 	foreign := strings.Replace(badPolicy, `"name":"p"`, `"name":"p","labels":{"istio.io/rev":"canary"}`, 1)

@@ -322,15 +322,15 @@ func TestTooManyNamesEndTheStream(t *testing.T) {
 	for name, requests := range map[string][][]string{
 		"many at once":             {short},
 		"one that is too long":     {{"w/a"}, {strings.Repeat("x", maxName+1)}},
-		"long ones, one by one":    {long[:len(long)/2], long[len(long)/2:]},
-		"the same again and again": {slices.Repeat(long[:1], len(long))},
+		"long ones, one by one":    {long[:len(long)/2], long[len(long)/2:], {"w/a"}},
+		"the same again and again": {slices.Repeat(long[:1], len(long)+1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				for _, names := range requests {
 					b.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: Address, ResourceNamesSubscribe: names})
 				}
-				b.wantEnd("ResourceExhausted: more than 100000 names subscribed to, 8388608 bytes of them, or a name of more than 2048: subscribe to *")
+				b.wantEnd("ResourceExhausted: more than 100000 names subscribed to, 16777216 bytes of them, or a name of more than 2048: subscribe to *")
 			})
 		})
 	}

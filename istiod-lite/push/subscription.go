@@ -9,7 +9,7 @@ import (
 
 const (
 	// maxNames and maxNameBytes bound what one proxy subscribes to by name. One that wants more asks for everything.
-	maxNames, maxNameBytes = 100_000, 8 << 20
+	maxNames, maxNameBytes = 100_000, 16 << 20
 	// maxName is longer than any name can be: a cluster's, a namespace's, an object's and an endpoint's, with what is between them.
 	maxName = 2048
 )
@@ -24,7 +24,8 @@ type subscription struct {
 	started bool     // had its first answer
 	held    *held    // by the proxy before it connected; nil if nothing, and after the first answer
 	asked   []string // names to be answered, changed or not
-	bytes   int      // of the names that were asked for, and of asked
+	bytes   int      // of the names that were asked for
+	again   int      // of asked, those that were asked for before
 	owed    bool     // an answer is due even if it is empty
 }
 
@@ -66,17 +67,18 @@ func (s *subscription) request(first bool, r *request) (ok bool) {
 
 // ask subscribes to a name, and wants it answered.
 func (s *subscription) ask(name string) {
-	if !s.names[name] {
+	if s.names[name] {
+		s.again += len(name)
+	} else {
 		s.names[name] = true
 		s.bytes += len(name)
 	}
 	s.asked = append(s.asked, name)
-	s.bytes += len(name)
 }
 
 // bounded tells that a proxy hasn't asked for too much.
 func (s *subscription) bounded() bool {
-	return len(s.names) <= maxNames && len(s.asked) <= maxNames && s.bytes <= maxNameBytes
+	return len(s.names) <= maxNames && len(s.asked) <= maxNames && s.bytes+s.again <= maxNameBytes
 }
 
 // resubscribe asks for what a proxy by name has that comes back: it may say what that is only by its versions, even by empty ones.
@@ -137,11 +139,7 @@ func (s *subscription) take(from source, head uint64) (d delta, answer bool) {
 
 // answered notes that all that is owed was taken.
 func (s *subscription) answered() {
-	s.started, s.owed, s.held = true, false, nil
-	for _, name := range s.asked {
-		s.bytes -= len(name)
-	}
-	s.asked = nil
+	s.started, s.owed, s.held, s.asked, s.again = true, false, nil, nil, 0
 }
 
 // resume is the first answer to a proxy that wants everything: what differs from what it had, and what is no more.
