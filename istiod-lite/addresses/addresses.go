@@ -87,9 +87,12 @@ func (w *Writer) Drop(name model.Name) {
 	w.lock.Lock()
 	defer w.lock.Unlock()
 	delete(w.entries, name)
-	delete(w.without, name)
 	if w.allocator != nil {
 		w.allocator.drop(name)
+	}
+	if w.without[name] {
+		delete(w.without, name)
+		w.trouble(name, "", "")
 	}
 }
 
@@ -103,6 +106,7 @@ func (w *Writer) Run(ctx context.Context) error {
 		w.lock.Lock()
 		defer w.lock.Unlock()
 		w.allocator = nil
+		clear(w.without) // whoever leads next tells it
 	}()
 	w.queue.Run(ctx, func(context.Context) {
 		w.lock.Lock()

@@ -71,7 +71,10 @@ func TestWhatAnEntryLacksIsToldOnceAndTakenBack(t *testing.T) {
 	for _, lack := range []error{nil, errFull, errFull, nil, nil} {
 		w.tell(name, "1", lack)
 	}
-	if want := []string{"apps/late 1 " + errFull.Error(), "apps/late 1 "}; !slices.Equal(told, want) {
+	w.tell(name, "1", errFull)
+	w.Drop(name)
+	w.Drop(name)
+	if want := []string{"apps/late 1 " + errFull.Error(), "apps/late 1 ", "apps/late 1 " + errFull.Error(), "apps/late  "}; !slices.Equal(told, want) {
 		t.Errorf("%q", told)
 	}
 }

@@ -39,7 +39,7 @@ func ours(ip netip.Addr) bool {
 }
 
 // givable tells whether a prefix is one address that could be given. Wider ones take none away: who looks for where an address leads
-// finds the entry that has just it before those whose range it is in, and otherwise one entry could take them all.
+// finds the entry that has just it before those whose range it is in, and otherwise one entry could take them all: one can take 256, as many as it may have.
 func givable(prefix netip.Prefix) bool { return prefix.IsSingleIP() && ours(prefix.Addr()) }
 
 // family is the index of an address's range.

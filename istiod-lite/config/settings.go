@@ -38,7 +38,7 @@ func (c *Config) settings(source *string) []setting {
 		{"instance", "POD_NAME", &c.Instance, "name of this replica (default the host's name)"},
 		{"trusted-node-accounts", "CA_TRUSTED_NODE_ACCOUNTS", &c.TrustedNodeAccounts, "accounts as namespace/name that may have certificates of the pods on their node (default ztunnel in the root namespace)"},
 		{"token-audiences", "TOKEN_AUDIENCES", &c.TokenAudiences, "audiences of which a caller's token must have one"},
-		{"ca-server", "ENABLE_CA_SERVER", &c.CAServer, "sign proxies' certificates, and write the roots into namespaces; false where another authority does both, such as istio-csr, of which --cacerts then has the roots"},
+		{"ca-server", "ENABLE_CA_SERVER", &c.CAServer, "sign proxies' certificates, and write the roots into namespaces; false where another authority does both; --cacerts is then an intermediate one of its, for our own certificate"},
 		{"default-workload-cert-ttl", "DEFAULT_WORKLOAD_CERT_TTL", &c.DefaultCertTTL, "how long a certificate lasts if its owner doesn't ask for a time"},
 		{"max-workload-cert-ttl", "MAX_WORKLOAD_CERT_TTL", &c.MaxCertTTL, "how long a certificate lasts at most; whoever asks for more is refused"},
 		{"root-cert-ttl", "CITADEL_SELF_SIGNED_CA_CERT_TTL", &c.RootTTL, "how long a self-signed root lasts; not with --source files"},

@@ -21,6 +21,9 @@ func (d *Daemon) openPusher() {
 	d.pusher = push.NewServer(push.Config{
 		Log: d.resource, Authenticate: d.caller, TrustedNodeAccounts: d.cfg.TrustedNodeAccounts, Waypoint: d.waypoint,
 		Registry: d.registry, Logger: d.log.With("scope", "push"),
+		Complain: func(ctx context.Context, log *slog.Logger, message string, err error) {
+			d.door.complaints.Say(log, slog.LevelWarn, ca.AddressOf(ctx), message, err)
+		},
 	})
 }
 

@@ -27,6 +27,7 @@ type writers struct {
 	conditions *status.Writer
 	events     *status.Events
 	addresses  *addresses.Writer
+	lacks      *status.Events // entries that get no address
 	roots      *roots.Writer
 	waypoints  *deploy.Writer
 	gateways   *status.Writer // their statuses, and those of their classes
@@ -51,7 +52,7 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 	}
 	revision := settings(d.cfg).Revisions
 	live := d.authority.live
-	events := status.NewEvents(client, d.cfg.Instance, d.log.With("scope", "status"))
+	events, lacks := status.NewEvents(client, d.cfg.Instance, d.log.With("scope", "status")), status.NewEvents(client, d.cfg.Instance, d.log.With("scope", "addresses"))
 	d.writers = &writers{
 		client: client,
 		conditions: status.New(status.Config{
@@ -62,13 +63,13 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 				model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindRequestAuthentication,
 			}, model.RouteKinds[:]...),
 		}),
-		events: events,
+		events: events, lacks: lacks,
 		addresses: addresses.New(client, func(name model.Name, uid, message string) {
 			reason := "NoAddress"
 			if message == "" {
 				reason = ""
 			}
-			events.Set(model.Key{Kind: model.KindServiceEntry, Name: name}, status.Trouble{UID: uid, Reason: reason, Message: message})
+			lacks.Set(model.Key{Kind: model.KindServiceEntry, Name: name}, status.Trouble{UID: uid, Reason: reason, Message: message})
 		}, d.log.With("scope", "addresses")),
 		roots: roots.New(roots.Config{
 			Client: client, Meshed: d.cfg.RootsInMeshOnly, Roots: live.RootsPEM, Revoked: live.RevokedPEM, Changed: live.Changed, Namespace: d.cfg.RootNamespace,
@@ -176,6 +177,9 @@ func (d *Daemon) runWriters(ctx context.Context) error {
 	elections := d.writers.elections(authority)
 	parts := make([]func(context.Context) error, 0, len(elections))
 	for election, work := range elections {
+		if len(work) == 0 {
+			continue
+		}
 		parts = append(parts, func(ctx context.Context) error {
 			return lead.Run(ctx, lead.Config{
 				Election: election.Of(d.cfg.Revision), Namespace: d.cfg.RootNamespace, Identity: d.cfg.Instance, Client: d.writers.client,
@@ -190,7 +194,7 @@ func (d *Daemon) runWriters(ctx context.Context) error {
 func (w *writers) elections(authority []func(context.Context) error) map[lead.Election][]func(context.Context) error {
 	all := map[lead.Election][]func(context.Context) error{
 		lead.Status:        {w.conditions.Run, w.events.Run},
-		lead.Addresses:     {w.addresses.Run},
+		lead.Addresses:     {w.addresses.Run, w.lacks.Run},
 		lead.GatewayDeploy: {w.waypoints.Run, w.gateways.Run},
 		lead.Roots:         authority,
 	}

@@ -37,6 +37,8 @@ type Config struct {
 	Waypoint func(caller Caller, pod string) (Waypoint, error)
 	Registry prometheus.Registerer
 	Logger   *slog.Logger
+	// Complain logs what is wrong with a caller, so that none can fill the log; nil logs all of it.
+	Complain func(ctx context.Context, log *slog.Logger, message string, err error)
 }
 
 // Server serves delta streams; register it with a grpc.Server that has the option Codec. After that one was stopped, Wait
@@ -59,6 +61,9 @@ const maxOpened = 8
 
 // NewServer makes a server.
 func NewServer(cfg Config) *Server {
+	if cfg.Complain == nil {
+		cfg.Complain = func(_ context.Context, log *slog.Logger, message string, err error) { log.Warn(message, "err", err) }
+	}
 	return &Server{
 		cfg: cfg, metrics: newMetrics(cfg.Registry), patience: patience, hearing: make(gate, turns),
 		streams: make(map[*shown]struct{}), opened: make(map[Caller][]*stream),
@@ -77,7 +82,7 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 		return err
 	}
 	if err := s.mayServe(caller); err != nil {
-		s.cfg.Logger.Warn("stream refused", "node", caller.Node, "account", caller.Account(), "pod", caller.Pod, "err", err)
+		s.cfg.Complain(w.Context(), s.cfg.Logger.With("node", caller.Node, "account", caller.Account(), "pod", caller.Pod), "stream refused", err)
 		return err
 	}
 	one := &stream{

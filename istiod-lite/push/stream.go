@@ -397,7 +397,8 @@ func (s *stream) request(r *request) error {
 func (s *stream) greet(first *request) error {
 	waypoint, err := s.server.identify(first.Node, s.caller)
 	if err != nil {
-		s.logger.Warn("stream refused", "proxy", first.Node.GetId(), "node", s.caller.Node, "account", s.caller.Account(), "err", err)
+		log := s.logger.With("proxy", first.Node.GetId(), "node", s.caller.Node, "account", s.caller.Account())
+		s.server.cfg.Complain(s.wire.Context(), log, "stream refused", err)
 		return err
 	}
 	s.logger = s.logger.With("proxy", first.Node.Id, "node", s.caller.Node)
