@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -97,6 +98,23 @@ func TestAnObjectThatCantBeUsedStopsNoOther(t *testing.T) {
 			items = append(items, object.(*item))
 		}
 		checkPods(t, items)
+	}
+}
+
+// The API server takes any bytes for the name of an owner, which couldn't be said to proxies: it would keep the control plane from being ready.
+func TestWhatIsNoTextBecomesSome(t *testing.T) {
+	controls := true
+	pod := podNamed("a", "10.0.0.1")
+	pod.OwnerReferences = []metav1.OwnerReference{{Kind: "Kind\xff", Name: "\xff", APIVersion: "v1", UID: "o", Controller: &controls}}
+	for encoding, data := range encoded(t, "Pod", &pod) {
+		object, _, err := codecFor(t, "Pod", encoding).Decode(data, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, ok := object.(*item).object.(*model.Pod)
+		if !ok || !utf8.ValidString(read.Owner.Name) || !utf8.ValidString(read.Owner.Kind) || read.Owner.Name == "" {
+			t.Errorf("protobuf %v: %+v", encoding, object)
+		}
 	}
 }
 
