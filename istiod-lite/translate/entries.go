@@ -11,7 +11,7 @@ import (
 // workloadEntry makes the workload of something outside of Kubernetes that has an own object.
 func (mesh Mesh) workloadEntry(m *model.Model, e *model.WorkloadEntry) Result {
 	services := m.ServicesOf(e.Namespace, e.Labels)
-	b := mesh.bind(m, wish{namespace: e.Namespace, own: e.Binding, traffic: model.ForWorkload})
+	b := mesh.bind(m, wish{Wish: model.Wish{Namespace: e.Namespace, Traffic: model.ForWorkload}, own: e.Binding})
 	w := mesh.outside(m, e.Namespace, e.Name, &e.EntryEndpoint)
 	w.Uid = mesh.ClusterID + "/networking.istio.io/WorkloadEntry/" + e.Namespace + "/" + e.Name
 	w.Services = make(map[string]*workload.PortList)
@@ -126,7 +126,7 @@ func (mesh Mesh) entryWorkload(m *model.Model, e *model.ServiceEntry, endpoint *
 		w.Services[e.Namespace+"/"+host] = ports
 	}
 	wanted := entryWish(m, e)
-	wanted.traffic, wanted.part = model.ForWorkload, true
+	wanted.Traffic, wanted.part = model.ForWorkload, true
 	w.Waypoint = mesh.bind(m, wanted).waypoint
 	return w
 }

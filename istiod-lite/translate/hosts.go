@@ -68,7 +68,7 @@ func entryBalancing(m *model.Model, e *model.ServiceEntry) *workload.LoadBalanci
 }
 
 func entryWish(m *model.Model, e *model.ServiceEntry) wish {
-	return wish{namespace: e.Namespace, own: e.Binding, traffic: model.ForService, near: m.Visibility(e) == model.OwnNamespace}
+	return wish{Wish: m.EntryWish(e), own: e.Binding}
 }
 
 // bindEntry binds an entry as a whole, and says to which of its hosts that doesn't apply.

@@ -56,7 +56,7 @@ func (mesh Mesh) waypoint(m *model.Model, p *model.Pod, w *workload.Workload, se
 		w.ApplicationTunnel = applicationTunnel(m, gateway)
 		return
 	}
-	b := mesh.bind(m, wish{namespace: p.Namespace, own: p.Binding(), traffic: model.ForWorkload})
+	b := mesh.bind(m, wish{Wish: model.Wish{Namespace: p.Namespace, Traffic: model.ForWorkload}, own: p.Binding()})
 	w.Waypoint = b.waypoint
 	w.AuthorizationPolicies = append(w.AuthorizationPolicies, mesh.allowed(m, b, services)...)
 }

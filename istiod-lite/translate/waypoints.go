@@ -28,17 +28,14 @@ const (
 
 // wish is what an object wants of waypoints.
 type wish struct {
-	namespace string
-	own       *model.Binding // of its own labels, or nil
-	traffic   model.Traffic  // ForService or ForWorkload
-	// near says that the object isn't seen beyond its namespace, so neither by waypoints there.
-	near bool
+	model.Wish
+	own *model.Binding // of its own labels, or nil
 	// part says that the object goes along with another, which has the condition.
 	part bool
 }
 
 func serviceWish(s *model.Service) wish {
-	return wish{namespace: s.Namespace, own: s.Binding, traffic: model.ForService}
+	return wish{Wish: model.Wish{Namespace: s.Namespace, Traffic: model.ForService}, own: s.Binding}
 }
 
 // bound is what becomes of a wish. The waypoint is nil if connections go without one.
@@ -56,7 +53,7 @@ type bound struct {
 func (mesh Mesh) bind(m *model.Model, w wish) bound {
 	binding, inherited := w.own, false
 	if !binding.Decides() {
-		namespace := m.Namespace(w.namespace)
+		namespace := m.Namespace(w.Namespace)
 		if namespace == nil {
 			return bound{}
 		}
@@ -71,13 +68,13 @@ func (mesh Mesh) bind(m *model.Model, w wish) bound {
 		b := bound{waypoint: address(m, gateway), names: []model.Name{binding.Waypoint}}
 		b.condition = &model.Condition{Type: waypointBound, Status: true, Reason: accepted, Message: "connections pass waypoint " + binding.Waypoint.String()}
 		b.ingress = ingress(m, w)
-		if w.traffic == model.ForService {
+		if w.Traffic == model.ForService {
 			b.share(m, w, binding)
 		}
 		return b
 	case failure.Reason == unsupportedTraffic && (inherited || w.part):
 		// It was named for all that is in the namespace, or in the entry, of which it takes some.
-		if w.traffic == model.ForWorkload {
+		if w.Traffic == model.ForWorkload {
 			return bound{} // as usual: most waypoints are for services only
 		}
 		fallthrough
@@ -95,17 +92,17 @@ func usable(m *model.Model, w wish, name model.Name) (*model.Gateway, *model.Con
 	refuse := func(reason, format string, args ...any) *model.Condition {
 		return &model.Condition{Type: waypointBound, Reason: reason, Message: "waypoint " + name.String() + " " + fmt.Sprintf(format, args...)}
 	}
-	gateway := m.Gateway(name)
-	switch {
-	case gateway == nil:
+	gateway, obstacle := m.UsableWaypoint(w.Wish, name)
+	switch obstacle {
+	case model.NoGateway:
 		return nil, refuse(notReady, "does not exist: create the Gateway, or take the label istio.io/use-waypoint away")
-	case w.near && name.Namespace != w.namespace:
-		return nil, refuse(crossNamespace, "is in another namespace, where a service that is visible in its own only can't be used: name a waypoint of namespace %s", w.namespace)
-	case !m.Takes(gateway).Takes(w.traffic):
-		return nil, refuse(unsupportedTraffic, "doesn't take %s traffic: label its Gateway istio.io/waypoint-for: %s, or all", w.traffic, w.traffic)
-	case !m.Admits(gateway, w.namespace):
-		return nil, refuse(denied, "doesn't admit namespace %s: change allowedRoutes of its listener for port %d", w.namespace, model.HBONEPort)
-	case !gateway.Ready():
+	case model.OtherNamespace:
+		return nil, refuse(crossNamespace, "is in another namespace, where a service that is visible in its own only can't be used: name a waypoint of namespace %s", w.Namespace)
+	case model.OtherTraffic:
+		return nil, refuse(unsupportedTraffic, "doesn't take %s traffic: label its Gateway istio.io/waypoint-for: %s, or all", w.Traffic, w.Traffic)
+	case model.NotAdmitted:
+		return nil, refuse(denied, "doesn't admit namespace %s: change allowedRoutes of its listener for port %d", w.Namespace, model.HBONEPort)
+	case model.NotReady:
 		return nil, refuse(notReady, "is not ready: its Gateway has no address yet, see its status")
 	}
 	return gateway, nil
@@ -152,7 +149,7 @@ func ingress(m *model.Model, w wish) bool {
 	if w.own != nil && w.own.Ingress != "" {
 		return w.own.Ingress == "true"
 	}
-	namespace := m.Namespace(w.namespace)
+	namespace := m.Namespace(w.Namespace)
 	return namespace != nil && namespace.Binding != nil && namespace.Binding.Ingress == "true"
 }
 
