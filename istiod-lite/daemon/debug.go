@@ -92,7 +92,7 @@ func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// ambientz is everything that proxies are told.
+// ambientz is everything that all proxies are told.
 func (d *Daemon) ambientz() any {
 	dump := map[string][]map[string]any{"workloads": {}, "services": {}, "policies": {}}
 	for _, typeURL := range []string{push.Address, push.Authorization} {

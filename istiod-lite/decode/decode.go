@@ -32,8 +32,6 @@ type Kind struct {
 	Versions []string
 	// Resource is the kind's name in paths of the API; empty for a kind that is only checked, not followed.
 	Resource string
-	// Cluster says that its objects are in no namespace.
-	Cluster bool
 	// Model is the kind of what becomes of it.
 	Model model.Kind
 
@@ -106,8 +104,8 @@ func (k Kind) Theirs(labels map[string]string, revisions []string) bool {
 
 func core() []Kind {
 	return []Kind{
-		kind(Kind{Kind: "Namespace", Versions: []string{"v1"}, Resource: "namespaces", Cluster: true, Model: model.KindNamespace}, namespace),
-		kind(Kind{Kind: "Node", Versions: []string{"v1"}, Resource: "nodes", Cluster: true, Model: model.KindNode}, node),
+		kind(Kind{Kind: "Namespace", Versions: []string{"v1"}, Resource: "namespaces", Model: model.KindNamespace}, namespace),
+		kind(Kind{Kind: "Node", Versions: []string{"v1"}, Resource: "nodes", Model: model.KindNode}, node),
 		kind(Kind{Kind: "ServiceAccount", Versions: []string{"v1"}}, serviceAccount),
 		kind(Kind{Kind: "Pod", Versions: []string{"v1"}, Resource: "pods", Model: model.KindPod}, pod),
 		kind(Kind{Kind: "Service", Versions: []string{"v1"}, Resource: "services", Model: model.KindService}, service),

@@ -21,7 +21,7 @@ func gateways() []Kind {
 	versions := []string{"v1", "v1beta1"}
 	return []Kind{
 		kind(Kind{Group: gatewayGroup, Kind: "Gateway", Versions: versions, Resource: "gateways", Model: model.KindGateway}, gateway),
-		kind(Kind{Group: gatewayGroup, Kind: "GatewayClass", Versions: versions, Resource: "gatewayclasses", Cluster: true, Model: model.KindGatewayClass}, gatewayClass),
+		kind(Kind{Group: gatewayGroup, Kind: "GatewayClass", Versions: versions, Resource: "gatewayclasses", Model: model.KindGatewayClass}, gatewayClass),
 	}
 }
 

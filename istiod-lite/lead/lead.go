@@ -37,7 +37,6 @@ func (e Election) Of(revision string) Election {
 // The sorts of work. Names and sorts of locks are Istio's.
 var (
 	Status        = Election{Name: "istio-status-leader", PerRevision: true}
-	GatewayStatus = Election{Name: "istio-gateway-status-leader", PerRevision: true}
 	GatewayDeploy = Election{Name: "istio-gateway-deployment", PerRevision: true}
 	Roots         = Election{Name: "istio-namespace-controller-election", ConfigMap: true}
 	Addresses     = Election{Name: "istio-ip-autoallocate", ConfigMap: true}

@@ -1,5 +1,4 @@
-// Package watch reads the objects of the mesh from where they are kept and tells what changed. Nothing above it knows
-// their source.
+// Package watch follows a folder of the mesh's objects, and one in which node agents say which pods are enrolled, and tells what changed.
 package watch
 
 import (

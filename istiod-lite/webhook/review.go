@@ -1,5 +1,6 @@
 // Package webhook refuses objects that can't be meant before they are stored: whoever writes one hears at once which field
-// is wrong. What was stored before, or past it, is still checked by whoever reads it.
+// is wrong. What was stored before, or past it, is still checked by whoever reads it. The leader tells the API server to ask, and to refuse
+// what can't be checked once it has seen that it is asked (registration.go).
 package webhook
 
 import (
