@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,15 +227,23 @@ func (w *world) token(t apiserver.Token) string {
 	return token
 }
 
-// freeAddr finds a port that nobody listens on.
+// lastPort counts the ports that were found.
+var lastPort atomic.Uint32
+
+// freeAddr finds a port that nobody listens on, and that no client gets until somebody does: it isn't of those that the kernel gives away.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, count = 20000, 12000
+	for range count {
+		port := first + (uint32(os.Getpid())*101+lastPort.Add(1))%count
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			listener.Close()
+			return listener.Addr().String()
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // get asks for a page.
