@@ -178,9 +178,12 @@ func TestTheProxyThatStartedLastHasThePodsWhoeverComesFirst(t *testing.T) {
 				t.Errorf("when the older has gone, new connections come to %s, want %s", got, newest)
 			}
 			kept, err := s.Listeners("uid-a")
+			if err != nil {
+				t.Fatal(err)
+			}
 			defer kept.Close()
-			if err != nil || kept.Key() != newest {
-				t.Errorf("%s are kept (%v), want %s", kept.Key(), err, newest)
+			if kept.Key() != newest {
+				t.Errorf("%s are kept, want %s", kept.Key(), newest)
 			}
 		})
 	}
