@@ -127,7 +127,9 @@ func (c *connection) hello(ctx context.Context) error {
 		return fmt.Errorf("wait for hello: %w", err)
 	}
 	packet.Close()
-	c.can, err = parseHello(packet.Data)
+	if c.can, err = parseHello(packet.Data); c.can.started == 0 {
+		c.can.started = uint64(handover.Now()) // one that doesn't tell counts from now
+	}
 	return err
 }
 

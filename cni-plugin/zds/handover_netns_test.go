@@ -1,6 +1,7 @@
 package zds_test
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -209,6 +210,20 @@ func TestWhenTheNewestProxyGoesTheOneBeforeHasThePodsAgain(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("nobody has new connections")
 	}
+}
+
+// Such as another project's, or one of a version before.
+func TestAProxyThatDoesNotTellWhenItStartedCountsFromItsConnection(t *testing.T) {
+	s, n := start(t), netns.New(t, "tulle-zds-test")
+	s.Register(workload("a"), n.File())
+	s.started(1, listen(t, n))
+	foreign := s.connect(nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.Add(ctx, workload("b"), n.File()); err != nil {
+		t.Fatal(err)
+	}
+	wantLog(t, foreign, "add uid-a demo/a (shop)", "snapshot", "add uid-b demo/b (shop)")
 }
 
 // last is what was told last, or "".

@@ -44,7 +44,7 @@ func marshal(request *zds.WorkloadRequest) ([]byte, error) {
 type abilities struct {
 	handOver bool   // it takes listeners, and has its own to give
 	stopping bool   // it understands that a pod is about to end
-	started  uint64 // when it did, since the machine's start in ns; 0 if it doesn't tell
+	started  uint64 // when it did, since the machine's start in ns; when it connected, if it doesn't tell
 	dns      *bool  // whether it answers pods' DNS questions; nil if it doesn't tell
 }
 
