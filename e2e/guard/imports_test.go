@@ -23,13 +23,14 @@ var mayImport = map[string][]string{
 	"mesh/telemetry": {"mesh/identity", "mesh/trace"},
 	"mesh/handover":  {"mesh/socket", "mesh/api/"},
 	// mesh, level 3.
-	"mesh/hbone":   {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay", "mesh/trace"},
-	"mesh/certs":   {"mesh/mtls", "mesh/file", "mesh/identity", "mesh/api/"},
-	"mesh/policy":  {"mesh/state", "mesh/identity"},
-	"mesh/spans":   {"mesh/settings", "mesh/telemetry", "mesh/trace"},
-	"mesh/balance": {"mesh/state"},
-	"mesh/demand":  {"mesh/state"},
-	"mesh/intake":  {"mesh/state", "mesh/telemetry", "mesh/xds"},
+	"mesh/hbone":      {"mesh/h2", "mesh/mtls", "mesh/identity", "mesh/loop", "mesh/record", "mesh/relay", "mesh/trace"},
+	"mesh/certs":      {"mesh/mtls", "mesh/file", "mesh/identity", "mesh/api/"},
+	"mesh/policy":     {"mesh/state", "mesh/identity"},
+	"mesh/spans":      {"mesh/settings", "mesh/telemetry", "mesh/trace"},
+	"mesh/balance":    {"mesh/state"},
+	"mesh/demand":     {"mesh/state"},
+	"mesh/intake":     {"mesh/state", "mesh/telemetry", "mesh/xds"},
+	"mesh/revocation": {"mesh/file", "mesh/mtls", "mesh/settings", "mesh/telemetry"},
 
 	// mesh, level 4.
 	"mesh/describe": {"mesh/hbone", "mesh/identity", "mesh/loop", "mesh/mtls", "mesh/state", "mesh/telemetry", "mesh/trace"},

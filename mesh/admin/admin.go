@@ -92,6 +92,32 @@ func (s *Server) Addrs() []net.Addr {
 	return addrs
 }
 
+// Role is a server of a program, which has several.
+type Role struct {
+	Name, Addr string
+	Handler    http.Handler
+}
+
+// StartAll starts a server for each role, or none, and returns what closes them.
+func StartAll(roles []Role, log *slog.Logger) (closeAll func(), err error) {
+	var servers []*Server
+	closeAll = func() {
+		for _, s := range servers {
+			s.Close()
+		}
+	}
+	for _, role := range roles {
+		s, err := Start(Config{Addr: role.Addr, Handler: role.Handler, Log: log})
+		if err != nil {
+			closeAll()
+			return nil, fmt.Errorf("server of %s: %w", role.Name, err)
+		}
+		servers = append(servers, s)
+		log.Info("server", "of", role.Name, "addr", s.Addrs()[0].String())
+	}
+	return closeAll, nil
+}
+
 // Close lets running requests finish for a second, then cuts them, and waits for the server to end.
 func (s *Server) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// TrustDomains reads which are accepted of clients, beside a proxy's own.
-func TrustDomains(e *Env) (domains []string) {
+// trustDomains reads which are accepted of clients, beside a proxy's own.
+func trustDomains(e *Env) (domains []string) {
 	for domain := range strings.SplitSeq(e.Text("TRUST_DOMAINS", ""), ",") {
 		if domain = strings.TrimSpace(domain); domain == "" || slices.Contains(domains, domain) {
 			continue

@@ -18,11 +18,10 @@ type Config struct {
 	ClusterID string
 	Network   string // "" is the default network
 
-	Plane    settings.Plane
-	Metadata map[string]any
-	// TrustDomains are accepted of clients, beside its own.
-	TrustDomains []string
-	SecretTTL    time.Duration
+	Plane     settings.Plane
+	Metadata  map[string]any
+	Security  settings.Security
+	SecretTTL time.Duration
 
 	DrainTimeout     time.Duration
 	MaxConnectionAge time.Duration // of a client's tunnel, until it has to come again; streams go on
@@ -72,7 +71,7 @@ func FromEnv(environ []string) (Config, error) {
 		Network:          e.Text("ISTIO_META_NETWORK", ""),
 		Plane:            settings.ReadPlane(e, mesh.DiscoveryAddress),
 		Metadata:         settings.Metadata(e),
-		TrustDomains:     settings.TrustDomains(e),
+		Security:         settings.ReadSecurity(e),
 		SecretTTL:        e.Duration("SECRET_TTL", 24*time.Hour),
 		DrainTimeout:     settings.DrainTimeout(e, 25*time.Second), // Kubernetes gives a pod 30 s
 		MaxConnectionAge: e.Duration("MAX_CONNECTION_AGE", 30*time.Minute),

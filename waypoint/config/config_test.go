@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/waypoint/config"
 )
 
@@ -43,7 +44,8 @@ func TestVariables(t *testing.T) {
 		{"MAX_CONNECTION_AGE=5m", func(c config.Config) any { return c.MaxConnectionAge }, 5 * time.Minute},
 		{"", func(c config.Config) any { return c.DrainTimeout }, 25 * time.Second},
 		{"TERMINATION_GRACE_PERIOD_SECONDS=60", func(c config.Config) any { return c.DrainTimeout }, 55 * time.Second},
-		{"TRUST_DOMAINS=a,b", func(c config.Config) any { return c.TrustDomains }, []string{"a", "b"}},
+		{"TRUST_DOMAINS=a,b CRL_PATH=/crl COMPLIANCE_POLICY=pqc", func(c config.Config) any { return c.Security },
+			settings.Security{TrustDomains: []string{"a", "b"}, CRL: "/crl", PostQuantum: true}},
 		{"RUST_LOG=debug LOG_FORMAT=json", func(c config.Config) any { return c.Log }, config.Log{Levels: "debug", Format: "json"}},
 	} {
 		t.Run(test.environ, func(t *testing.T) {

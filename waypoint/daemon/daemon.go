@@ -21,6 +21,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/drain"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/mtls"
+	"github.com/tulle-mesh/tulle/mesh/revocation"
 	"github.com/tulle-mesh/tulle/mesh/spans"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
@@ -123,7 +124,7 @@ func newWaypoint(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*work
 	reg := prometheus.NewRegistry()
 	w := &waypoint{
 		cfg: cfg, drain: d, reg: reg, store: state.NewStore(), certs: certs.NewManager(ca, log, cfg.SecretTTL),
-		tls: mtls.Policy{TrustDomains: cfg.TrustDomains}, metrics: telemetry.NewMetrics(reg), open: new(balance.Open), workers: workers, access: access, log: log,
+		tls: revocation.Policy(cfg.Security, telemetry.NewCRL(reg)), metrics: telemetry.NewMetrics(reg), open: new(balance.Open), workers: workers, access: access, log: log,
 	}
 	w.keys = jwt.NewKeys(&http.Client{Timeout: keysTimeout}, log.With("scope", "jwt"))
 	w.builder = table.NewBuilder(cfg.Self.Namespace+"/"+cfg.Gateway.Name, cfg.Gateway.Class, w.keys)
@@ -149,6 +150,9 @@ func (w *waypoint) run(levels *telemetry.Levels) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
+	if err := revocation.Follow(ctx, &background, w.cfg.Security.CRL, w.tls.Revocations, w.cutRevoked, w.log); err != nil {
+		return err
+	}
 	known, err := w.followState(ctx, &background)
 	if err != nil {
 		return err

@@ -96,6 +96,15 @@ func (w *waypoint) retain(before, now *state.Table) {
 	})
 }
 
+// cutRevoked ends the tunnels whose peers' certificates have been revoked meanwhile.
+func (w *waypoint) cutRevoked() {
+	w.onWorkers(func(l *line, done func()) {
+		l.server.Cut(w.tls.Revocations.Check)
+		l.pool.Cut(w.tls.Revocations.Check)
+		done()
+	})
+}
+
 // drainLines tells clients to open no more streams, and returns when all have ended, or ctx has.
 func (w *waypoint) drainLines(ctx context.Context) {
 	w.onWorkers(func(l *line, done func()) {

@@ -33,7 +33,7 @@ import (
 func connect(cfg config.Config, plane settings.ControlPlane, log *slog.Logger) (*grpc.ClientConn, error) {
 	return controlplane.Dial(controlplane.Config{
 		Address: plane.Address, RootCA: plane.RootCA, ServerName: plane.ServerName,
-		Token: cfg.Plane.Token, ClusterID: cfg.ClusterID, Headers: plane.Headers,
+		Token: cfg.Plane.Token, ClusterID: cfg.ClusterID, Headers: plane.Headers, PostQuantum: cfg.Security.PostQuantum,
 	}, log)
 }
 

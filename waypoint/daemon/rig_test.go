@@ -5,13 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/meshtest/byhand"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/fakeistiod"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/testca"
+	"github.com/tulle-mesh/tulle/mesh/mtls"
 	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/waypoint/config"
 )
@@ -31,12 +31,25 @@ import (
 // patience is for things that take no time on an idle machine.
 const patience = 20 * time.Second
 
-// rigs gives each rig addresses of its own on loopback, so that tests can have fixed ports. Several runs of the tests have different ones.
-var rigs = func() *atomic.Uint32 {
-	n := new(atomic.Uint32)
-	n.Store(uint32(os.Getpid()) * 61)
-	return n
-}()
+// addresses takes a net of addresses on loopback for a test, so that it can have fixed ports there: the kernel says whether another test, of
+// this program or another, has it.
+func addresses(t testing.TB) uint32 {
+	t.Helper()
+	for range 1000 {
+		net24 := 256 + rand.Uint32N(250<<8)
+		claim, err := net.Listen("tcp", netip.AddrPortFrom(addressIn(net24, 254), 1).String())
+		if err == nil {
+			t.Cleanup(func() { claim.Close() })
+			return net24
+		}
+	}
+	t.Fatal("no addresses on loopback are free")
+	return 0
+}
+
+func addressIn(net24 uint32, host byte) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, byte(net24 >> 8), byte(net24), host})
+}
 
 // mesh is a waypoint as it runs, a control plane that speaks the real protocols, servers, and clients that come through tunnels. All addresses
 // are on loopback.
@@ -52,7 +65,7 @@ type mesh struct {
 
 // addr is one of the rig's addresses.
 func (m *mesh) addr(host byte) netip.Addr {
-	return netip.AddrFrom4([4]byte{127, byte(m.net >> 8), byte(m.net), host})
+	return addressIn(m.net, host)
 }
 
 // The hosts of a rig.
@@ -63,7 +76,7 @@ const (
 
 func newMesh(t testing.TB, change ...func(*config.Config)) *mesh {
 	t.Helper()
-	m := &mesh{t: t, ca: testca.New(t, "cluster.local"), net: 256 + rigs.Add(1)%(250<<8), ended: make(chan error, 1), log: &lines{}}
+	m := &mesh{t: t, ca: testca.New(t, "cluster.local"), net: addresses(t), ended: make(chan error, 1), log: &lines{}}
 	m.istiod = fakeistiod.New(t, m.ca)
 	cfg := config.Config{
 		Self:    config.Self{Name: "wp-1", Namespace: "shop", ServiceAccount: "wp", TrustDomain: "cluster.local"},
@@ -195,7 +208,12 @@ func (m *mesh) eventually(what string, check func() error) {
 
 // caller is a client with an identity.
 func (m *mesh) caller(namespace, account string) *byhand.Client {
-	return byhand.New(m.t, m.ca.Credential(m.ca.Identity(namespace, account)), func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+	return m.proven(m.ca.Credential(m.ca.Identity(namespace, account)))
+}
+
+// proven is a client with a certificate.
+func (m *mesh) proven(by *mtls.Credential) *byhand.Client {
+	return byhand.New(m.t, by, func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", to.String())
 		if err != nil {
 			return nil, err

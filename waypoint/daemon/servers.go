@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 
@@ -13,36 +12,18 @@ import (
 
 // startServers opens readiness, metrics and administration, and returns what closes them.
 func (w *waypoint) startServers(levels *telemetry.Levels) (closeAll func(), err error) {
-	var servers []*admin.Server
-	closeAll = func() {
-		for _, s := range servers {
-			s.Close()
-		}
-	}
 	collect := scrape.Handler(w.reg, w.metrics.Expose)
 	metrics, stats, ready := http.NewServeMux(), http.NewServeMux(), http.NewServeMux()
 	metrics.Handle("GET /metrics", collect)
 	metrics.Handle("GET /stats/prometheus", collect)
 	stats.Handle("GET /stats/prometheus", collect)
 	ready.Handle("GET /healthz/ready", &w.ready)
-	for _, role := range []struct {
-		name, addr string
-		handler    http.Handler
-	}{
-		{"readiness", w.cfg.Listen.Ready, ready},
-		{"metrics", w.cfg.Listen.Metrics, metrics},
-		{"metrics", w.cfg.Listen.Stats, stats},
-		{"administration", w.cfg.Listen.Admin, admin.Pages("waypoint", w.pages(levels))},
-	} {
-		s, err := admin.Start(admin.Config{Addr: role.addr, Handler: role.handler, Log: w.log})
-		if err != nil {
-			closeAll()
-			return nil, fmt.Errorf("server of %s: %w", role.name, err)
-		}
-		servers = append(servers, s)
-		w.log.Info("server", "of", role.name, "addr", s.Addrs()[0].String())
-	}
-	return closeAll, nil
+	return admin.StartAll([]admin.Role{
+		{Name: "readiness", Addr: w.cfg.Listen.Ready, Handler: ready},
+		{Name: "metrics", Addr: w.cfg.Listen.Metrics, Handler: metrics},
+		{Name: "metrics", Addr: w.cfg.Listen.Stats, Handler: stats},
+		{Name: "administration", Addr: w.cfg.Listen.Admin, Handler: admin.Pages("waypoint", w.pages(levels))},
+	}, w.log)
 }
 
 func (w *waypoint) pages(levels *telemetry.Levels) []admin.Page {

@@ -23,7 +23,7 @@ type Config struct {
 	Workload Workload // in dedicated mode the only one that is served, in our own network namespace; else zero
 	Sockets  Sockets
 	Tunnels  Tunnels
-	Security Security
+	Security settings.Security
 	DNS      DNS
 
 	LocalhostAppTunnel bool // applications that want PROXY headers listen on loopback
@@ -87,13 +87,6 @@ type Tunnels struct {
 	StreamWindow, ConnectionWindow, FrameSize int
 }
 
-// Security is what tunnels ask of peers.
-type Security struct {
-	TrustDomains []string // accepted of clients, beside the pod's own
-	PostQuantum  bool     // only key exchanges that quantum computers aren't known to break
-	CRL          string   // path of revocation lists; "" is none
-}
-
 // Log is how the log begins; the admin page changes levels later.
 type Log struct {
 	Levels   string // "info,access=debug"
@@ -130,7 +123,7 @@ func FromEnv(environ []string) (Config, error) {
 			ConnectionWindow: e.Number("HTTP2_CONNECTION_WINDOW_SIZE", 16<<20, 1<<16, 1<<31-1),
 			FrameSize:        e.Number("HTTP2_FRAME_SIZE", 1<<20, 1<<14, 1<<24-1), // RFC 9113 section 6.5.2
 		},
-		Security:     security(e),
+		Security:     settings.ReadSecurity(e),
 		SOCKS:        e.Boolean("UNSTABLE_ENABLE_SOCKS5", false),
 		SecretTTL:    e.Duration("SECRET_TTL", 24*time.Hour),
 		DrainTimeout: settings.DrainTimeout(e, 5*time.Second),

@@ -90,7 +90,7 @@ func TestVariables(t *testing.T) {
 		{"PROXY_MODE=dedicated PROXY_WORKLOAD_INFO=ns/pod/sa PACKET_MARK=1337", func(c config.Config) any { return c.Sockets.Mark }, uint32(1337)},
 		{"UNSTABLE_ENABLE_SOCKS5=true", func(c config.Config) any { return c.SOCKS }, true},
 		{"TRUST_DOMAINS=east.example,west.example,,east.example CRL_PATH=/crl COMPLIANCE_POLICY=pqc", func(c config.Config) any { return c.Security },
-			config.Security{TrustDomains: []string{"east.example", "west.example"}, CRL: "/crl", PostQuantum: true}},
+			settings.Security{TrustDomains: []string{"east.example", "west.example"}, CRL: "/crl", PostQuantum: true}},
 		{"TLS12_ENABLED=false FAKE_CA=false", func(c config.Config) any { return c.Refused }, []config.Refusal(nil)},
 		{"TLS12_ENABLED=true FAKE_CA=true PROXY_WORKLOAD_INFO=ns/pod/sa", func(c config.Config) any { return names(c.Refused) },
 			[]string{"TLS12_ENABLED", "FAKE_CA", "PROXY_WORKLOAD_INFO"}},

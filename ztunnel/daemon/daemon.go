@@ -24,6 +24,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/handover"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/policy"
+	"github.com/tulle-mesh/tulle/mesh/revocation"
 	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/mesh/spans"
 	"github.com/tulle-mesh/tulle/mesh/state"
@@ -128,7 +129,7 @@ func newZtunnel(d *drain.Drain, cfg config.Config, ca certs.CA, workers []*worke
 	z.store.Prefer(cfg.DNS.Preferred)
 	z.store.Prepare(policy.Prepare)
 	z.certs = certs.NewManager(ca, log, cfg.SecretTTL)
-	z.tls = tunnelPolicy(cfg.Security, telemetry.NewCRL(reg))
+	z.tls = revocation.Policy(cfg.Security, telemetry.NewCRL(reg))
 	z.node = newNames(cfg, z.store, telemetry.NewDNS(reg), log)
 	if cfg.OnDemand && cfg.XDS.Address != "" {
 		z.demand = demand.New(demand.Config{
@@ -159,7 +160,7 @@ func (z *ztunnel) run(levels *telemetry.Levels) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
-	if err := z.followRevocations(ctx, &background); err != nil {
+	if err := revocation.Follow(ctx, &background, z.cfg.Security.CRL, z.tls.Revocations, z.pods.cutRevoked, z.log); err != nil {
 		return err
 	}
 	ready, err := z.followState(ctx, &background)

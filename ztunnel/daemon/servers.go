@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 
@@ -13,35 +12,17 @@ import (
 
 // startServers opens readiness, metrics and administration, and returns what closes them.
 func (z *ztunnel) startServers(levels *telemetry.Levels) (closeAll func(), err error) {
-	var servers []*admin.Server
-	closeAll = func() {
-		for _, s := range servers {
-			s.Close()
-		}
-	}
 	metrics := http.NewServeMux()
 	collect := scrape.Handler(z.reg, z.metrics.Expose)
 	metrics.Handle("GET /metrics", collect)
 	metrics.Handle("GET /stats/prometheus", collect)
 	ready := http.NewServeMux()
 	ready.Handle("GET /healthz/ready", &z.ready)
-	for _, role := range []struct {
-		name, addr string
-		handler    http.Handler
-	}{
-		{"readiness", z.cfg.Listen.Ready, ready},
-		{"metrics", z.cfg.Listen.Metrics, metrics},
-		{"administration", z.cfg.Listen.Admin, admin.Pages("ztunnel", z.pages(levels))},
-	} {
-		s, err := admin.Start(admin.Config{Addr: role.addr, Handler: role.handler, Log: z.log})
-		if err != nil {
-			closeAll()
-			return nil, fmt.Errorf("server of %s: %w", role.name, err)
-		}
-		servers = append(servers, s)
-		z.log.Info("server", "of", role.name, "addr", s.Addrs()[0].String())
-	}
-	return closeAll, nil
+	return admin.StartAll([]admin.Role{
+		{Name: "readiness", Addr: z.cfg.Listen.Ready, Handler: ready},
+		{Name: "metrics", Addr: z.cfg.Listen.Metrics, Handler: metrics},
+		{Name: "administration", Addr: z.cfg.Listen.Admin, Handler: admin.Pages("ztunnel", z.pages(levels))},
+	}, z.log)
 }
 
 func (z *ztunnel) pages(levels *telemetry.Levels) []admin.Page {

@@ -1,23 +1,6 @@
 package config
 
-import (
-	"fmt"
-
-	"github.com/tulle-mesh/tulle/mesh/settings"
-)
-
-// security reads what tunnels ask of peers.
-func security(e *settings.Env) Security {
-	s := Security{TrustDomains: settings.TrustDomains(e), CRL: e.Text("CRL_PATH", "")}
-	switch policy := e.Text("COMPLIANCE_POLICY", ""); policy {
-	case "":
-	case "pqc":
-		s.PostQuantum = true
-	default:
-		e.Fail("COMPLIANCE_POLICY", fmt.Sprintf("%q is no policy; set pqc (only post-quantum key exchange) or nothing", policy))
-	}
-	return s
-}
+import "github.com/tulle-mesh/tulle/mesh/settings"
 
 // refused lists what is asked for and not done, on purpose.
 func refused(e *settings.Env) []Refusal {
