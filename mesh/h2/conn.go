@@ -76,6 +76,9 @@ func New(cfg Config) *Conn {
 	} else {
 		c.in.preface = len(preface)
 		settings = append(settings, setting{settingMaxStreams, cfg.MaxStreams})
+		if cfg.ExtendedConnect {
+			settings = append(settings, setting{settingConnect, 1})
+		}
 	}
 	c.control = appendSettings(c.control, settings...)
 	if cfg.ConnectionWindow > initialWindow {

@@ -81,7 +81,7 @@ func FuzzHeaders(f *testing.F) {
 		if size := listSize(c.fields); size > 4<<10 {
 			t.Errorf("a list of %d bytes is kept", size)
 		}
-		if !validRequest(c.fields) {
+		if !validRequest(c.fields, false) {
 			return
 		}
 		regular := slices.IndexFunc(c.fields, func(f hpack.HeaderField) bool { return !f.IsPseudo() })

@@ -108,6 +108,7 @@ type Config struct {
 	MaxFrameSize     uint32   // bytes of payload; 0 means 1 MiB, within 2^14 … 2^24-1
 	MaxHeaderList    uint32   // bytes of one header list as RFC 9113 section 6.5.2 counts; 0 means 16 KiB for a client, 64 KiB for a server
 	MaxStreams       uint32   // streams that the peer of a server may have open; 0 means 200
+	ExtendedConnect  bool     // a server takes CONNECT with a protocol (RFC 8441)
 }
 
 func (cfg *Config) setDefaults() {

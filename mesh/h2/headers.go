@@ -81,7 +81,7 @@ func (c *Conn) receiveRequest(id uint32, end bool) (Event, error) {
 		return c.streamError(id, RefusedStream)
 	case c.listSize > c.cfg.MaxHeaderList:
 		return c.streamError(id, EnhanceYourCalm)
-	case !validRequest(c.fields):
+	case !validRequest(c.fields, c.cfg.ExtendedConnect):
 		return c.streamError(id, ProtocolError)
 	}
 	s := c.newStream(id)
@@ -120,9 +120,9 @@ func listSize(fields []hpack.HeaderField) uint32 {
 	return size
 }
 
-// validRequest checks a request's pseudo fields (section 8.3.1; for CONNECT section 8.5) and all fields.
-func validRequest(fields []hpack.HeaderField) bool {
-	var method, scheme, authority, path int
+// validRequest checks a request's pseudo fields (section 8.3.1; for CONNECT section 8.5, or RFC 8441 section 4 where that is offered) and all fields.
+func validRequest(fields []hpack.HeaderField, extended bool) bool {
+	var method, scheme, authority, path, protocol int
 	connect := false
 	rest := fields
 	for ; len(rest) > 0 && rest[0].IsPseudo(); rest = rest[1:] {
@@ -142,6 +142,10 @@ func validRequest(fields []hpack.HeaderField) bool {
 			if value == "" {
 				return false
 			}
+		case ":protocol":
+			if protocol++; !extended || !httpguts.ValidHeaderFieldName(value) { // a token as well
+				return false
+			}
 		default:
 			return false
 		}
@@ -152,7 +156,10 @@ func validRequest(fields []hpack.HeaderField) bool {
 	if method != 1 || !validRegular(rest) {
 		return false
 	}
-	if connect {
+	switch {
+	case protocol > 0:
+		return connect && protocol == 1 && authority == 1 && scheme == 1 && path == 1
+	case connect:
 		return authority == 1 && scheme == 0 && path == 0
 	}
 	return scheme == 1 && path == 1 && authority <= 1

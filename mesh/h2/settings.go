@@ -10,6 +10,7 @@ const (
 	settingInitialWindow = 0x4
 	settingMaxFrameSize  = 0x5
 	settingMaxHeaderList = 0x6
+	settingConnect       = 0x8 // RFC 8441 section 3
 )
 
 const (

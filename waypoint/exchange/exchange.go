@@ -63,8 +63,8 @@ type Request struct {
 	Authority string // :authority, or Host; "" if an HTTP/1.0 client sent none
 	Path      string // with the query, as sent; starts with a slash, or is "*"
 	// Upgrade is what the connection is to become when the answer's status is 101: "websocket", or as the Upgrade header said; "" for
-	// an ordinary request. From then on Data is what it carries, both ways; no Data or End comes before. Only HTTP/1.1 has it here; every
-	// CONNECT, extended (RFC 8441) or not, codecs refuse.
+	// an ordinary request. From then on Data is what it carries, both ways; no Data or End comes before. HTTP/2 has it as an extended CONNECT
+	// (RFC 8441); every other CONNECT codecs refuse.
 	Upgrade string
 	Fields  []Field
 	Length  int64 // of the body in bytes; UnknownLength when End tells

@@ -3,6 +3,7 @@ package h2c
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -125,6 +126,9 @@ func (c *Client) freed() {
 		c.cfg.Room(c)
 	}
 }
+
+// pingTime implements role.
+func (c *Client) pingTime() time.Duration { return clientPingTime }
 
 // ended implements role.
 func (c *Client) ended(error) { c.lose() }

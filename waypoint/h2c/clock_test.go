@@ -91,7 +91,11 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 		c.greet()
 		c.Pass(30 * time.Minute)
 		c.ask(1)
-		c.Pass(3 * time.Hour) // an answer may take as long as it does
+		for range 180 { // an answer may take as long as it does, if the client lives
+			c.Pass(time.Minute)
+			_ = c.WritePing(true, [8]byte{})
+			c.send()
+		}
 		if c.closed || c.last.err != nil {
 			t.Fatalf("closed while there is an exchange: %v", c.last.err)
 		}
@@ -104,6 +108,23 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 		c.Pass(6 * time.Minute)
 		if got := c.Hear(); !strings.HasSuffix(got, "|") {
 			t.Errorf("got %q after more than an hour", got)
+		}
+	})
+}
+
+// A peer whose machine has died says nothing any more, and what is sent to it is lost without a word.
+func TestDeadPeersAreFoundOutWhileSomethingIsWaitedFor(t *testing.T) {
+	inFakeTime(t, func(c *clockwork) {
+		c.serve()
+		c.greet()
+		c.ask(1)
+		c.Pass(serverPingTime + answerTime - time.Second)
+		if c.last.err != nil {
+			t.Fatalf("given up early: %v", c.last.err)
+		}
+		c.Pass(2 * time.Second)
+		if !errors.Is(c.last.err, errDead) || !c.closed {
+			t.Errorf("the server hears %v, closed %v", c.last.err, c.closed)
 		}
 	})
 }

@@ -16,6 +16,7 @@ type role interface {
 	headers(s *stream, ev h2.Event) // the head of a request, of an answer, or of an interim one; s is nil if the stream is new
 	event(ev h2.Event)              // GOAWAY, or settings
 	freed()                         // a stream is gone
+	pingTime() time.Duration        // in which nothing has come, until the peer is asked for a sign of life
 	ended(err error)                // the connection is over: nothing comes any more, and all streams are gone
 }
 
@@ -34,6 +35,9 @@ type conn struct {
 	fields  []hpack.HeaderField // of a head that is being sent
 	idle    time.Duration       // how long to go on without streams; 0 means for ever
 
+	heard time.Time // something has last come
+	asked time.Time // for a sign of life, since when nothing has come; zero if we haven't
+
 	since time.Time // the last stream has gone, or we have said our last
 	sent  time.Time // the pipe has last taken something, or begun to wait
 	clock loop.Timer
@@ -43,7 +47,7 @@ type conn struct {
 func (c *conn) start(r role, p *pipe.Pipe, cfg h2.Config) {
 	now := p.Loop().Now()
 	c.role, c.pipe, c.core, c.streams = r, p, h2.New(cfg), make(map[uint32]*stream)
-	c.ticked, c.since = now, now
+	c.ticked, c.since, c.heard = now, now, now
 	c.clock.Run = c.tick
 	p.Start(c)
 	c.wake(now.Add(greetTime))
@@ -54,7 +58,9 @@ func (c *conn) now() time.Time { return c.pipe.Loop().Now() }
 
 // Receive implements pipe.User. Back-pressure is that of the streams, so everything is taken.
 func (c *conn) Receive(p []byte, end bool) int {
-	if now := c.now(); now.Sub(c.ticked) >= tickTime {
+	now := c.now()
+	c.heard, c.asked = now, time.Time{}
+	if now.Sub(c.ticked) >= tickTime {
 		c.ticked = now
 		c.core.Tick()
 	}
@@ -204,7 +210,7 @@ func (c *conn) endIfDrained() {
 // add takes a stream on.
 func (c *conn) add(s *stream) {
 	c.streams[s.id] = s
-	c.wake(c.now().Add(stallTime))
+	c.wake(c.now().Add(min(stallTime, c.role.pingTime())))
 }
 
 // forget takes a stream off.
@@ -231,7 +237,11 @@ func (c *conn) due() time.Time {
 		return c.since.Add(greetTime)
 	case c.pipe.Waiting() > 0:
 		return c.sent.Add(stallTime)
-	case len(c.streams) == 0 && c.idle > 0:
+	case len(c.streams) > 0 && !c.asked.IsZero():
+		return c.asked.Add(answerTime)
+	case len(c.streams) > 0:
+		return c.heard.Add(c.role.pingTime())
+	case c.idle > 0:
 		return c.since.Add(c.idle)
 	}
 	return c.now().Add(stallTime)
@@ -248,6 +258,13 @@ func (c *conn) tick() {
 		c.end(errStalled)
 	case !c.core.Settled():
 		c.die(errNoSettings)
+	case len(c.streams) > 0 && c.asked.IsZero():
+		c.asked = c.now()
+		c.core.Ping(0)
+		c.wake(c.due())
+		c.flush()
+	case len(c.streams) > 0:
+		c.end(errDead)
 	default:
 		c.die(errIdle)
 	}

@@ -25,6 +25,11 @@ const (
 	lingerTime  = 2 * time.Second // for the peer to end as we have
 	greetTime   = 10 * time.Second
 	defaultIdle = time.Hour
+
+	// pingTime is how long nothing has come until the peer is asked for a sign of life, and answerTime how long that may take. Servers of gRPC take a
+	// client for an attacker that asks more often than every five minutes, or without a request.
+	serverPingTime, clientPingTime = time.Minute, 5*time.Minute + 10*time.Second
+	answerTime                     = 20 * time.Second
 )
 
 var (
@@ -33,11 +38,14 @@ var (
 	errLength     = errors.New("the body isn't as long as it says")
 	errNoSettings = errors.New("the peer sends no HTTP/2 settings")
 	errIdle       = errors.New("the connection was idle")
+	errDead       = errors.New("the peer doesn't answer PINGs")
+	errEarly      = errors.New("the client speaks another protocol before that is agreed")
+	errNoUpgrade  = errors.New("the server answers in HTTP what asked for another protocol")
 )
 
 // limits are those that both roles announce.
 func limits(role h2.Role, streams int) h2.Config {
 	return h2.Config{
-		Role: role, StreamWindow: exchange.Window, ConnectionWindow: window, MaxHeaderList: maxHeaders, MaxStreams: uint32(streams),
+		Role: role, StreamWindow: exchange.Window, ConnectionWindow: window, MaxHeaderList: maxHeaders, MaxStreams: uint32(streams), ExtendedConnect: role == h2.Server,
 	}
 }

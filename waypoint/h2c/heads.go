@@ -1,6 +1,8 @@
 package h2c
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"strconv"
 	"strings"
@@ -33,10 +35,15 @@ func parseRequest(fields []hpack.HeaderField, req *exchange.Request) error {
 			req.Authority = f.Value
 		case ":path":
 			req.Path = f.Value
+		case ":protocol":
+			req.Upgrade = strings.ToLower(f.Value)
 		}
 		fields = fields[1:]
 	}
-	if req.Method == "CONNECT" {
+	switch {
+	case req.Upgrade != "":
+		req.Method = "GET"
+	case req.Method == "CONNECT":
 		return errConnect
 	}
 	regular, err := parseFields(fields, req.Fields, &req.Length)
@@ -55,8 +62,31 @@ func parseRequest(fields []hpack.HeaderField, req *exchange.Request) error {
 		return errScheme
 	}
 	req.Fields = joinCookies(req.Fields)
+	if req.Upgrade != "" {
+		return upgrade(req)
+	}
 	return nil
 }
+
+// upgrade makes of an extended CONNECT (RFC 8441) what HTTP/1.1 would have said. WebSockets' key is only known there, where the server's answer to it
+// proves that it isn't from a cache: here streams do.
+func upgrade(req *exchange.Request) error {
+	if req.Length >= 0 {
+		return errBadLength
+	}
+	if req.Upgrade == webSocket {
+		var key [16]byte
+		_, _ = rand.Read(key[:]) // never fails
+		req.Fields = exchange.Set(req.Fields, webSocketKey, base64.StdEncoding.EncodeToString(key[:]))
+	}
+	return nil
+}
+
+const (
+	webSocket       = "websocket"
+	webSocketKey    = "sec-websocket-key"
+	webSocketAccept = "sec-websocket-accept"
+)
 
 // takeHost takes host out of the fields; it has to say what the authority does, and stands for it if there is none (RFC 9113 section 8.3.1).
 func takeHost(fields []exchange.Field, authority *string) ([]exchange.Field, error) {

@@ -49,6 +49,8 @@ func (s *Server) Drain() {
 func (s *Server) event(h2.Event) {}
 func (s *Server) freed()         {}
 
+func (s *Server) pingTime() time.Duration { return serverPingTime }
+
 func (s *Server) ended(error) {
 	if s.cfg.Closed != nil {
 		s.cfg.Closed()
@@ -69,9 +71,10 @@ func (s *Server) headers(st *stream, ev h2.Event) {
 		return
 	}
 	a := &answer{stream: stream{conn: &s.conn, id: ev.Stream}}
+	a.answer = a
 	a.req.Fields = a.space[:0]
 	err := parseRequest(ev.Fields, &a.req)
-	if err == nil && ev.EndStream && a.req.Length > 0 {
+	if err == nil && ev.EndStream && (a.req.Length > 0 || a.req.Upgrade != "") {
 		err = errLength
 	}
 	if err != nil {
@@ -142,6 +145,12 @@ func (a *answer) Respond(r *exchange.Response) {
 	if a.to == nil || a.responded {
 		return
 	}
+	if a.req.Upgrade != "" {
+		if r = connected(r); r == nil {
+			a.fail(errNoUpgrade)
+			return
+		}
+	}
 	a.none = r.Status == 204 || r.Status == 304 || a.req.Method == "HEAD"
 	a.length = r.Length
 	hold := a.none || r.Length == 0
@@ -167,6 +176,21 @@ func (a *answer) Respond(r *exchange.Response) {
 	}
 	a.sayHead(fields, false)
 }
+
+// connected is the answer to a request for another protocol as HTTP/2 has it (RFC 8441 section 5): a success is 200. It is nil for what HTTP/2 would
+// take for one and isn't.
+func connected(r *exchange.Response) *exchange.Response {
+	switch {
+	case r.Status == 101:
+		return &exchange.Response{Version: r.Version, Status: 200, Length: exchange.UnknownLength, Fields: exchange.Remove(r.Fields, webSocketAccept)}
+	case r.Status < 300:
+		return nil
+	}
+	return r
+}
+
+// early tells that a client hasn't waited until the other protocol is agreed.
+func (a *answer) early() bool { return a.req.Upgrade != "" && !a.responded }
 
 // sayHead sends an answer's head, perhaps as all of it.
 func (a *answer) sayHead(fields []hpack.HeaderField, end bool) {

@@ -20,10 +20,11 @@ type side interface {
 
 // stream is one exchange on a connection, in either role.
 type stream struct {
-	conn *conn
-	id   uint32
-	to   side  // nil when the exchange is over
-	call *call // on a Client
+	conn   *conn
+	id     uint32
+	to     side    // nil when the exchange is over
+	call   *call   // on a Client
+	answer *answer // on a Server
 
 	// What comes.
 	given   int   // bytes that the other side hasn't consumed
@@ -39,6 +40,11 @@ type stream struct {
 
 // data hands on what has come.
 func (s *stream) data(p []byte, end bool) {
+	if s.answer != nil && s.answer.early() {
+		s.conn.core.Consumed(s.id, len(p))
+		s.fault(h2.ProtocolError, errEarly)
+		return
+	}
 	if len(p) > 0 {
 		if s.left >= 0 {
 			if s.left -= int64(len(p)); s.left < 0 {
@@ -59,8 +65,12 @@ func (s *stream) end(trailers []exchange.Field) {
 	if s.to == nil {
 		return
 	}
-	if s.left > 0 {
+	switch {
+	case s.left > 0:
 		s.fault(h2.ProtocolError, errLength)
+		return
+	case s.answer != nil && s.answer.early():
+		s.fault(h2.ProtocolError, errEarly)
 		return
 	}
 	s.arrived = true
