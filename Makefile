@@ -17,7 +17,7 @@ MODULES   := mesh bpf ztunnel waypoint cni-plugin istiod-lite cli deploy
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build images charts demo test test-short test-controlplane test-cluster conformance cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane soak bench-go clean need-go need-cc need-root
+.PHONY: help build images charts demo test test-short test-controlplane test-cluster conformance cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane bench-waypoint soak bench-go clean need-go need-cc need-root
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,10 @@ bench-capture: need-go need-root ## what the engines that capture cost, beside n
 bench-controlplane: need-go ## what istiod-lite costs with 2,000 to 100,000 pods and 100 clients: BENCH='-pods 10000'
 	@mkdir -p bin
 	$(GO) run ./e2e/bench/controlplane -json bin/bench-controlplane.json $(BENCH)
+
+bench-waypoint: need-go need-root ## what a waypoint costs for a request, beside httputil.ReverseProxy: BENCH='-rows gRPC -rounds 5 -with name=path' (root)
+	@mkdir -p bin
+	$(GO) run ./e2e/bench/waypoint -json bin/bench-waypoint.json $(BENCH)
 
 soak: need-go need-root ## the real programs under traffic, churn and kills for an hour, or SOAK=2m; says what leaked or failed (root)
 	$(GO) run ./e2e/soak -duration $(SOAK)

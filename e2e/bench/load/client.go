@@ -24,7 +24,7 @@ type job struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	group    sync.WaitGroup
-	measured []*histogram // one for each worker
+	measured []*Histogram // one for each worker
 }
 
 func startJob(spec Job, c *counters) (*job, error) {
@@ -36,10 +36,10 @@ func startJob(spec Job, c *counters) (*job, error) {
 	if spec.Kind == Idle {
 		return j, j.fill()
 	}
-	work := map[Kind]func(*histogram) error{
-		Upload:   func(*histogram) error { return j.hold(portSink, source) },
-		Download: func(*histogram) error { return j.hold(portSource, c.sink) },
-		Exchange: func(h *histogram) error {
+	work := map[Kind]func(*Histogram) error{
+		Upload:   func(*Histogram) error { return j.hold(portSink, source) },
+		Download: func(*Histogram) error { return j.hold(portSource, c.sink) },
+		Exchange: func(h *Histogram) error {
 			return j.hold(portExchange, func(conn *net.TCPConn) error { return j.exchange(conn, h) })
 		},
 		Connect: j.connect,
@@ -48,7 +48,7 @@ func startJob(spec Job, c *counters) (*job, error) {
 		return nil, errors.New("no such kind of traffic")
 	}
 	for range spec.Conns {
-		h := &histogram{}
+		h := &Histogram{}
 		j.measured = append(j.measured, h)
 		j.group.Go(func() { j.repeat(work, h) })
 	}
@@ -60,7 +60,7 @@ func newJobContext() (context.Context, context.CancelFunc) {
 }
 
 // repeat goes on with a worker's traffic until the job ends, whatever fails.
-func (j *job) repeat(work func(*histogram) error, h *histogram) {
+func (j *job) repeat(work func(*Histogram) error, h *Histogram) {
 	for j.ctx.Err() == nil {
 		if err := work(h); err != nil && j.ctx.Err() == nil {
 			j.counters.fail(err)
@@ -74,10 +74,10 @@ func (j *job) stop() {
 	j.group.Wait()
 }
 
-func (j *job) latencies() *histogram {
-	sum := &histogram{}
+func (j *job) latencies() *Histogram {
+	sum := &Histogram{}
 	for _, h := range j.measured {
-		h.moveTo(sum)
+		h.MoveTo(sum)
 	}
 	return sum
 }
@@ -93,7 +93,7 @@ func (j *job) hold(port uint16, use func(*net.TCPConn) error) error {
 	return use(conn)
 }
 
-func (j *job) exchange(conn *net.TCPConn, h *histogram) error {
+func (j *job) exchange(conn *net.TCPConn, h *Histogram) error {
 	if _, err := conn.Write(binary.BigEndian.AppendUint32(nil, uint32(j.Size))); err != nil {
 		return err
 	}
@@ -106,17 +106,17 @@ func (j *job) exchange(conn *net.TCPConn, h *histogram) error {
 		if _, err := io.ReadFull(conn, response); err != nil {
 			return err
 		}
-		h.add(time.Since(began))
+		h.Add(time.Since(began))
 		j.counters.ops.Add(1)
 	}
 }
 
-func (j *job) connect(h *histogram) error {
+func (j *job) connect(h *Histogram) error {
 	began := time.Now()
 	if err := echo(j.To, dialTimeout); err != nil {
 		return err
 	}
-	h.add(time.Since(began))
+	h.Add(time.Since(began))
 	j.counters.ops.Add(1)
 	return nil
 }

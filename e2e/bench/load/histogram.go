@@ -9,20 +9,20 @@ import (
 // buckets is 32 for each power of two, so that a quantile is right to 3 %.
 const buckets = 59*32 + 64
 
-// histogram counts durations.
-type histogram struct {
+// Histogram counts durations.
+type Histogram struct {
 	mu     sync.Mutex // guards counts
 	counts [buckets]uint32
 }
 
-func (h *histogram) add(d time.Duration) {
+func (h *Histogram) Add(d time.Duration) {
 	h.mu.Lock()
 	h.counts[bucket(d)]++
 	h.mu.Unlock()
 }
 
 // moveTo adds the counts to sum, which nobody else uses, and begins anew.
-func (h *histogram) moveTo(sum *histogram) {
+func (h *Histogram) MoveTo(sum *Histogram) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i, n := range h.counts {
@@ -32,7 +32,7 @@ func (h *histogram) moveTo(sum *histogram) {
 }
 
 // quantile is the duration below which a share q of all is; 0 if there is none.
-func (h *histogram) quantile(q float64) time.Duration {
+func (h *Histogram) Quantile(q float64) time.Duration {
 	var total uint64
 	for _, n := range h.counts {
 		total += uint64(n)

@@ -114,7 +114,7 @@ func (c *control) Read(_ struct{}, totals *Totals) error {
 	defer c.mu.Unlock()
 	if c.job != nil {
 		sum := c.job.latencies()
-		totals.P50, totals.P99 = sum.quantile(0.5), sum.quantile(0.99)
+		totals.P50, totals.P99 = sum.Quantile(0.5), sum.Quantile(0.99)
 	}
 	return nil
 }

@@ -10,19 +10,19 @@ import (
 )
 
 func TestQuantilesAreRightToThreePercent(t *testing.T) {
-	h := &histogram{}
+	h := &Histogram{}
 	for d := time.Microsecond; d <= 10*time.Millisecond; d += time.Microsecond {
-		h.add(d)
+		h.Add(d)
 	}
-	sum := &histogram{}
-	h.moveTo(sum)
+	sum := &Histogram{}
+	h.MoveTo(sum)
 	for q, want := range map[float64]time.Duration{0.5: 5 * time.Millisecond, 0.99: 9900 * time.Microsecond} {
-		if got := sum.quantile(q); math.Abs(float64(got-want)) > 0.03*float64(want) {
+		if got := sum.Quantile(q); math.Abs(float64(got-want)) > 0.03*float64(want) {
 			t.Errorf("quantile %v is %v, want %v", q, got, want)
 		}
 	}
-	empty := &histogram{}
-	if h.moveTo(empty); empty.quantile(0.5) != 0 {
+	empty := &Histogram{}
+	if h.MoveTo(empty); empty.Quantile(0.5) != 0 {
 		t.Error("counts stay after they were moved")
 	}
 }
@@ -91,8 +91,8 @@ func TestJobsThatNobodyStopsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &job{counters: &counters{}}
 		j.ctx, j.cancel = newJobContext()
-		h := &histogram{}
-		j.group.Go(func() { j.repeat(func(*histogram) error { time.Sleep(time.Second); return nil }, h) })
+		h := &Histogram{}
+		j.group.Go(func() { j.repeat(func(*Histogram) error { time.Sleep(time.Second); return nil }, h) })
 		began := time.Now()
 		j.group.Wait()
 		if took := time.Since(began); took < jobLimit || took > jobLimit+2*time.Second {
