@@ -100,22 +100,35 @@ func metrics(ctx context.Context, node string) (string, error) {
 
 // opened counts the connections, in the metrics of a node's ztunnel, that have all of some labels.
 func opened(ctx context.Context, node string, labels ...string) (total int, err error) {
+	all, err := connections(ctx, node)
+	for series, count := range all {
+		if hasAll(series, labels) {
+			total += count
+		}
+	}
+	return total, err
+}
+
+// connections counts those that a node's ztunnel has opened, by their labels.
+func connections(ctx context.Context, node string) (map[string]int, error) {
 	text, err := metrics(ctx, node)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	all := map[string]int{}
 	for line := range strings.Lines(text) {
 		series, isOpened := strings.CutPrefix(line, "istio_tcp_connections_opened_total{")
-		if !isOpened || !hasAll(series, labels) {
+		if !isOpened {
 			continue
 		}
+		series, number, _ := strings.Cut(series, "} ")
 		var count int
-		if _, err := fmt.Sscan(series[strings.LastIndex(series, "}")+1:], &count); err != nil {
-			return 0, fmt.Errorf("metric %q: %w", line, err)
+		if _, err := fmt.Sscan(number, &count); err != nil {
+			return nil, fmt.Errorf("metric %q: %w", line, err)
 		}
-		total += count
+		all[series] += count
 	}
-	return total, nil
+	return all, nil
 }
 
 func hasAll(series string, labels []string) bool {
@@ -145,17 +158,30 @@ func counted(t *testing.T, namespace, pod, url, node string, labels ...string) {
 // tallied does something, and waits until a node's ztunnel has counted so many more connections with the labels.
 func tallied(t *testing.T, node string, want int, labels []string, do func()) {
 	t.Helper()
-	before, err := opened(t.Context(), node, labels...)
+	before, err := connections(t.Context(), node)
 	if err != nil {
 		t.Fatal(err)
 	}
 	do()
 	eventually(t, "ztunnel's metrics", func(ctx context.Context) error {
-		after, err := opened(ctx, node, labels...)
-		if err == nil && after != before+want {
-			err = fmt.Errorf("ztunnel on %s has counted %d connections with %q, want %d", node, after-before, labels, want)
+		after, err := connections(ctx, node)
+		if err != nil {
+			return err
 		}
-		return err
+		var counted int
+		var others []string
+		for series, count := range after {
+			switch more := count - before[series]; {
+			case hasAll(series, labels):
+				counted += more
+			case more > 0:
+				others = append(others, fmt.Sprintf("%d with %s", more, series))
+			}
+		}
+		if counted != want {
+			return fmt.Errorf("ztunnel on %s has counted %d connections with %q, want %d; and of others: %s", node, counted, labels, want, strings.Join(others, "; "))
+		}
+		return nil
 	})
 }
 
