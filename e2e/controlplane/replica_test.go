@@ -46,7 +46,7 @@ func (w *world) start(spec replicaSpec) *replica {
 		w.t.Fatal(err)
 	}
 	r := &replica{w: w, name: spec.Name, tls: freeAddr(w.t), debug: freeAddr(w.t), log: filepath.Join(w.dir, spec.Name+".log"), ended: make(chan struct{})}
-	args := append([]string{"--kubeconfig", kubeconfig, "--tls-address", r.tls, "--debug-address", r.debug}, spec.Args...)
+	args := append([]string{"--kubeconfig", kubeconfig, "--tls-address", r.tls, "--debug-address", r.debug, "--drain-time", "1s"}, spec.Args...)
 	log, err := os.OpenFile(r.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		w.t.Fatal(err)

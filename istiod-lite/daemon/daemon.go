@@ -126,18 +126,22 @@ func (d *Daemon) XDSAddr() net.Addr { return d.listener.Addr() }
 // DebugAddr is where the debug pages are.
 func (d *Daemon) DebugAddr() net.Addr { return d.debug.Addrs()[0] }
 
-// Run follows the objects and serves until the context ends, which isn't an error.
+// Run follows the objects and serves until the context ends, which isn't an error. Then others lead at once; whoever is still served here is
+// told what changes until it has been sent to another replica, and so is the API server whether objects are valid.
 func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var group sync.WaitGroup
+	defer d.drain.end()
+	serving := d.drain.ended
 	parts := []func() error{
 		func() error { return d.rpc.Serve(d.listener) },
-		func() error { return d.source.run(ctx) },
+		func() error { return d.source.run(serving) },
+		func() error { return d.runWriters(ctx) },
 	}
-	for _, part := range append(d.authority.run, d.runWriters, d.writers.serveHook) {
-		parts = append(parts, func() error { return part(ctx) })
+	for _, part := range append(d.authority.run, d.writers.serveHook) {
+		parts = append(parts, func() error { return part(serving) })
 	}
+	var group sync.WaitGroup
 	failures := make([]error, len(parts))
 	for i, part := range parts {
 		group.Go(func() {
@@ -145,7 +149,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			cancel(failures[i]) // none goes on without the others
 		})
 	}
-	group.Go(func() { calm.ReturnMemory(ctx, calmInterval) })
+	group.Go(func() { calm.ReturnMemory(serving, calmInterval) })
 	if tokens, ok := d.door.callers.(*ca.Tokens); ok {
 		if err := tokens.Check(); err != nil {
 			d.log.Warn("every proxy will be refused until the tokens' public key is there; tulle token key makes a pair", "err", err)

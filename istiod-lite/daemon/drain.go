@@ -13,11 +13,13 @@ import (
 )
 
 // drain moves proxies to other replicas before the end, not all at once: each finds its stream ended at some moment of
-// the drain time.
+// the drain time, but for its first quarter, after which nobody is sent here any more.
 type drain struct {
 	over  time.Duration
 	begun context.Context
 	begin context.CancelFunc
+	ended context.Context // nobody is served any more
+	end   context.CancelFunc
 }
 
 // stragglers is how long calls may take that haven't ended with the drain time.
@@ -26,11 +28,15 @@ const stragglers = 2 * time.Second
 func newDrain(over time.Duration) *drain {
 	d := &drain{over: over}
 	d.begun, d.begin = context.WithCancel(context.Background())
+	d.ended, d.end = context.WithCancel(context.Background())
 	return d
 }
 
 // draining tells whether it has begun.
 func (d *drain) draining() bool { return d.begun.Err() != nil }
+
+// first is how long all goes on as before: until nodes have heard that this replica isn't ready, they send to it who connects.
+func (d *drain) first() time.Duration { return d.over / 4 }
 
 // errStopping tells a proxy to come back, to whoever then answers.
 var errStopping = status.Error(codes.Unavailable, "this control plane is stopping: connect again, to another one")
@@ -44,7 +50,7 @@ func (d *drain) stream(server any, stream grpc.ServerStream, info *grpc.StreamSe
 	defer cancel()
 	stop := context.AfterFunc(d.begun, func() {
 		if d.over > 0 {
-			time.AfterFunc(rand.N(d.over), cancel)
+			time.AfterFunc(d.first()+rand.N(d.over-d.first()), cancel)
 		} else {
 			cancel()
 		}
@@ -66,10 +72,12 @@ type bounded struct {
 // Context ends with the stream's time.
 func (b bounded) Context() context.Context { return b.ctx }
 
-// stop ends the server: it accepts nothing new, and each connection is closed with its last stream.
+// stop ends the server: after a while it accepts nothing new, and each connection is closed with its last stream.
 func (d *drain) stop(server *grpc.Server) {
 	d.begin()
 	timer := time.AfterFunc(d.over+stragglers, server.Stop)
 	defer timer.Stop()
+	time.Sleep(d.first())
 	server.GracefulStop()
+	d.end()
 }

@@ -67,10 +67,10 @@ func (d *Daemon) openFolder() error {
 	return nil
 }
 
-// apply takes changes in, unless the end begins.
+// apply takes changes in while anybody is served.
 func (d *Daemon) apply(changes []model.Change) {
 	began := time.Now()
-	if !d.pipeline.apply(d.drain.begun, changes) {
+	if !d.pipeline.apply(d.drain.ended, changes) {
 		return
 	}
 	d.writers.take(changes)
