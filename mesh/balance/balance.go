@@ -2,7 +2,8 @@
 //
 // What can be known before a connection comes is prepared once and kept with the endpoints of the service (rank.go): which
 // of them can take it, and how well each fits the client. Of the best, two are drawn at random by their capacities, and the
-// one with fewer open connections is taken; those that just failed come last (open.go).
+// one is taken that promises to answer sooner, by its open connections and, where requests are seen, by how it has answered lately (health.go); those that just
+// failed come last (open.go).
 package balance
 
 import (
@@ -36,6 +37,7 @@ type Client struct {
 	Dialled netip.Addr // an endpoint's address is of the same family where possible
 	Tried   []string   // uids of workloads that are not to be chosen again
 	Open    *Open      // nil as if there were no connections
+	Health  *Health    // nil as if all endpoints served alike
 }
 
 // Choice is where a connection goes.
@@ -71,7 +73,7 @@ func (c *Client) choose(p purpose) (Choice, error) {
 	r := rankingOf(c.Table, p)
 	for _, wary := range [...]bool{true, false} {
 		for i := range r.tiers {
-			if chosen := c.fromTier(&r.tiers[i], wary); chosen != nil {
+			if chosen := c.fromTier(p.svc, &r.tiers[i], wary); chosen != nil {
 				return c.finish(Choice{chosen.workload, p.svc, netip.AddrPortFrom(netip.Addr{}, chosen.port)})
 			}
 		}
@@ -86,8 +88,8 @@ func (c *Client) choose(p purpose) (Choice, error) {
 	return Choice{Service: p.svc}, fmt.Errorf("%w: none of the %d endpoints of service %s can take port %d", ErrNoEndpoint, n, p.svc.Key(), p.port)
 }
 
-// fromTier takes the less busy of two candidates, as measured by their capacities, or returns nil.
-func (c *Client) fromTier(t *tier, wary bool) *candidate {
+// fromTier takes of two candidates the one that promises to answer sooner, or returns nil.
+func (c *Client) fromTier(svc *state.Service, t *tier, wary bool) *candidate {
 	a := c.draw(t, wary)
 	if a == nil || c.Open == nil {
 		return a
@@ -99,13 +101,16 @@ func (c *Client) fromTier(t *tier, wary bool) *candidate {
 	if b == nil { // a has just failed for somebody else
 		b = a
 	}
-	busyA := uint64(c.Open.Count(a.workload)) * uint64(b.workload.Capacity)
-	busyB := uint64(c.Open.Count(b.workload)) * uint64(a.workload.Capacity)
-	if busyB < busyA {
+	if c.cost(svc, b) < c.cost(svc, a) {
 		a = b
 	}
 	c.Open.chosen(a)
 	return a
+}
+
+// cost is about how long a candidate takes to answer: as long as it has lately, for each that it has to answer, as measured by its capacity.
+func (c *Client) cost(svc *state.Service, one *candidate) float64 {
+	return c.Health.slowness(svc, one) * (1 + float64(c.Open.Count(one.workload))/float64(one.workload.Capacity))
 }
 
 // draw takes a random candidate that will do, or returns nil.

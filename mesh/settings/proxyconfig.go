@@ -22,6 +22,9 @@ type ProxyConfig struct {
 	StatsPort        int               `yaml:"statsPort"`
 	Concurrency      int               `yaml:"concurrency"`
 	ProxyMetadata    map[string]string `yaml:"proxyMetadata"`
+	GatewayTopology  struct {
+		NumTrustedProxies int `yaml:"numTrustedProxies"`
+	} `yaml:"gatewayTopology"`
 }
 
 // ReadProxyConfig reads PROXY_CONFIG over the defaultConfig of the mesh's own file, if there is one.
@@ -43,6 +46,9 @@ func ReadProxyConfig(e *Env) ProxyConfig {
 	}
 	if cfg.Concurrency < 0 {
 		e.Fail("PROXY_CONFIG", "concurrency must not be negative")
+	}
+	if cfg.GatewayTopology.NumTrustedProxies < 0 {
+		e.Fail("PROXY_CONFIG", "numTrustedProxies must not be negative")
 	}
 	cfg.setMetadata(e)
 	return cfg

@@ -50,6 +50,8 @@ type requestCounts struct {
 	milliseconds    atomic.Uint64                          // the sum, in microseconds
 	sent, received  [len(sizeBounds) + 1]atomic.Uint64
 	sentB, receiveB atomic.Uint64
+
+	requestMessages, responseMessages atomic.Uint64 // of gRPC
 }
 
 // Requests counts requests of one kind. Its methods may be called from any goroutine.
@@ -82,6 +84,12 @@ func (r *Requests) Ended(took time.Duration, received, sent uint64) {
 	c.receiveB.Add(received)
 	c.sent[bucket(sizeBounds[:], sent)].Add(1)
 	c.sentB.Add(sent)
+}
+
+// Messages counts those of gRPC that requests and their answers have carried.
+func (r *Requests) Messages(requests, responses uint64) {
+	r.series.counts.requestMessages.Add(requests)
+	r.series.counts.responseMessages.Add(responses)
 }
 
 // Release lets go of the counter.
@@ -122,16 +130,23 @@ func (m *Metrics) writeRequests(out *bufio.Writer, openMetrics bool) {
 	if len(list) == 0 {
 		return
 	}
-	total := family{name: "istio_requests", help: "Requests."}
-	line := total.appendHead(nil, openMetrics)
-	_, _ = out.Write(line)
 	values := make([][]string, len(list))
 	for i, s := range list {
 		values[i] = s.labels.values()
-		line = append(line[:0], "istio_requests_total"...)
-		line = appendLabels(line, requestLabelNames[:], values[i])
-		line = strconv.AppendUint(append(line, "} "...), s.counts.count.Load(), 10)
-		_, _ = out.Write(append(line, '\n'))
+	}
+	var line []byte
+	for _, c := range requestCounters {
+		line = (&family{name: c.name, help: c.help}).appendHead(line[:0], openMetrics)
+		_, _ = out.Write(line)
+		for i, s := range list {
+			if c.grpc && !s.labels.grpc {
+				continue
+			}
+			line = append(append(line[:0], c.name...), "_total"...)
+			line = appendLabels(line, requestLabelNames[:], values[i])
+			line = strconv.AppendUint(append(line, "} "...), c.count(&s.counts).Load(), 10)
+			_, _ = out.Write(append(line, '\n'))
+		}
 	}
 	for _, h := range histograms {
 		_, _ = out.WriteString("# HELP " + h.name + " " + h.help + "\n# TYPE " + h.name + " histogram\n")
@@ -140,6 +155,17 @@ func (m *Metrics) writeRequests(out *bufio.Writer, openMetrics bool) {
 			_, _ = out.Write(line)
 		}
 	}
+}
+
+// requestCounters are the counters of all series of requests, or of those of gRPC.
+var requestCounters = [...]struct {
+	name, help string
+	grpc       bool
+	count      func(c *requestCounts) *atomic.Uint64
+}{
+	{"istio_requests", "Requests.", false, func(c *requestCounts) *atomic.Uint64 { return &c.count }},
+	{"istio_request_messages", "Messages of gRPC that clients have sent.", true, func(c *requestCounts) *atomic.Uint64 { return &c.requestMessages }},
+	{"istio_response_messages", "Messages of gRPC that servers have sent.", true, func(c *requestCounts) *atomic.Uint64 { return &c.responseMessages }},
 }
 
 // histogram is one metric of all series of requests.

@@ -27,6 +27,7 @@ func TestRequestsAreCountedByTheirKind(t *testing.T) {
 	m.Requests(&kind).Ended(time.Hour, 0, 0)
 	kind.GRPC, kind.GRPCStatus = true, "14"
 	m.Requests(&kind).Ended(0, 0, 0)
+	m.Requests(&kind).Messages(3, 5)
 
 	var out bytes.Buffer
 	if err := m.Expose(&out, false); err != nil {
@@ -37,9 +38,16 @@ func TestRequestsAreCountedByTheirKind(t *testing.T) {
 		`response_code="200",grpc_response_status="unknown",response_flags="-",connection_security_policy="mutual_tls"} 2`,
 		`request_protocol="http",response_code="504",grpc_response_status="unknown",response_flags="UT"`,
 		`request_protocol="grpc",response_code="504",grpc_response_status="14"`,
+		`connection_security_policy="mutual_tls"} 3`,
+		`connection_security_policy="mutual_tls"} 5`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	for _, name := range []string{"istio_request_messages_total", "istio_response_messages_total"} {
+		if n := strings.Count(text, name+"{"); n != 1 {
+			t.Errorf("%d series of %s, want gRPC's alone", n, name)
 		}
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)

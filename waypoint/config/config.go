@@ -26,6 +26,7 @@ type Config struct {
 	DrainTimeout     time.Duration
 	MaxConnectionAge time.Duration // of a client's tunnel, until it has to come again; streams go on
 	Workers          int           // event loops
+	TrustedProxies   int           // before the waypoint, whose word for who their client is is taken
 
 	Log     Log
 	Listen  Listen
@@ -76,6 +77,7 @@ func FromEnv(environ []string) (Config, error) {
 		DrainTimeout:     settings.DrainTimeout(e, 25*time.Second), // Kubernetes gives a pod 30 s
 		MaxConnectionAge: e.Duration("MAX_CONNECTION_AGE", 30*time.Minute),
 		Workers:          workers(e, mesh.Concurrency),
+		TrustedProxies:   mesh.GatewayTopology.NumTrustedProxies,
 		Log:              Log{Levels: e.Text("RUST_LOG", "info"), Format: e.OneOf("LOG_FORMAT", "plain", "json")},
 		Listen:           Listen{Tunnels: ":15008", Admin: "localhost:15000", Metrics: ":15020", Ready: ":15021", Stats: ":15090"},
 		Tracing:          settings.ReadTracing(e, "waypoint"),

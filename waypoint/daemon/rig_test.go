@@ -29,7 +29,7 @@ import (
 )
 
 // patience is for things that take no time on an idle machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // addresses takes a net of addresses on loopback for a test, so that it can have fixed ports there: the kernel says whether another test, of
 // this program or another, has it.

@@ -95,6 +95,11 @@ func (r *Rule) Backend(random uint64) *Backend {
 	return nil
 }
 
+// LeadsTo tells whether the rule has a backend of that destination that gets a share.
+func (r *Rule) LeadsTo(d Destination) bool {
+	return r != nil && r.Invalid == "" && slices.ContainsFunc(r.backends, func(b Backend) bool { return b.Destination == d && b.Invalid == "" && b.weight > 0 })
+}
+
 // Routes are all routes of a port. They don't change.
 type Routes struct {
 	Protocol l7.Route_Protocol

@@ -20,7 +20,11 @@ func (r *request) end() {
 	}
 	took := time.Since(r.start)
 	kind := r.kind()
-	r.session.count(&kind).Ended(took, r.body.total, r.sent)
+	counts := r.session.count(&kind)
+	counts.Ended(took, r.body.total, r.sent)
+	if r.grpc {
+		counts.Messages(r.asked.count, r.told.count)
+	}
 	r.span(&kind, took)
 	h.cfg.Access.Request(&telemetry.RequestLine{
 		Kind: &kind, Start: r.start, Took: took, Received: r.body.total, Sent: r.sent, Client: r.session.client, Server: r.endpoint.Addr,

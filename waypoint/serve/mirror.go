@@ -68,7 +68,7 @@ func (h *Handler) send(m *mirrored, body []byte, trailers []exchange.Field) {
 		return
 	}
 	choice := upstream.Choice{Service: service, Port: m.to.Port}
-	endpoint, err := choice.Next(table, self, h.cfg.Open)
+	endpoint, err := choice.Next(table, self, h.known)
 	if err != nil {
 		return
 	}

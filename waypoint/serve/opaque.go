@@ -13,6 +13,7 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/arrival"
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
+	"github.com/tulle-mesh/tulle/waypoint/route"
 	"github.com/tulle-mesh/tulle/waypoint/upstream"
 )
 
@@ -44,6 +45,7 @@ type connection struct {
 	client         *pipe.Pipe // once it is accepted
 
 	asked       asked             // what it was for, before a route changed that
+	serverName  string            // that it begins with, if it is TLS
 	policyFacts *authz.Connection // of an opaque one
 	ended       bool
 }
@@ -72,7 +74,7 @@ func (c *connection) passOn() {
 // try connects to the next endpoint; failed is what became of the one before.
 func (c *connection) try(failed error) {
 	cfg := c.handler.cfg
-	endpoint, err := c.choice.Next(c.table, c.self, cfg.Open)
+	endpoint, err := c.choice.Next(c.table, c.self, upstream.Known{Open: cfg.Open})
 	if err != nil {
 		if failed != nil {
 			err = failed // which says more
@@ -136,7 +138,7 @@ func (c *connection) connected(server *pipe.Pipe) {
 	}
 	metric, workload := cfg.Metrics.Open(c.record()), c.endpoint.Workload
 	cfg.Open.Add(workload, 1)
-	o := &opaque{service: c.asked.service, port: c.asked.port, namespace: c.in.Peer.Namespace(), facts: c.policyFacts}
+	o := &opaque{asked: c.asked, to: route.Destination{Service: c.service(), Port: c.to.Port}, serverName: c.serverName, namespace: c.in.Peer.Namespace(), facts: c.policyFacts}
 	o.session = pipe.Join(server, c.client, func(r relay.Result) {
 		delete(c.handler.opaque, o)
 		cfg.Open.Add(workload, -1)

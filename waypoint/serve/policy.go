@@ -5,9 +5,14 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/waypoint/authz"
+	"github.com/tulle-mesh/tulle/waypoint/route"
+	"github.com/tulle-mesh/tulle/waypoint/table"
 )
+
+var errRerouted = errors.New("a route leads it elsewhere now; the client has to come again")
 
 // deniedError says which policy stands against a connection that isn't looked into.
 type deniedError struct{ reason string }
@@ -30,19 +35,37 @@ func (h *Handler) admit(service string, port uint16, facts *authz.Connection, na
 
 // opaque is an open connection that isn't looked into. It is asked about again when the rules change.
 type opaque struct {
-	service, namespace string
-	port               uint16
-	facts              *authz.Connection
-	session            *relay.Session
+	asked
+	to         route.Destination // where a route led it, if one did
+	serverName string            // that it began with
+	namespace  string
+	facts      *authz.Connection
+	session    *relay.Session
 }
 
-// Recheck asks the policies about all such connections again, and cuts those that aren't allowed any more.
+// Recheck asks the policies and routes about all such connections again, and cuts those that aren't allowed any more, or would go elsewhere: their
+// clients come again.
 func (h *Handler) Recheck() {
+	t := h.cfg.Rules()
 	for o := range h.opaque {
 		if err := h.admit(o.service, o.port, o.facts, o.namespace); err != nil {
 			o.session.Cut(err)
+		} else if !h.leads(t, o) {
+			o.session.Cut(errRerouted)
 		}
 	}
+}
+
+// leads tells whether the routes would still lead a connection where it is.
+func (h *Handler) leads(t *table.Table, o *opaque) bool {
+	routes := h.rules(t, o.asked, o.namespace).Routes
+	switch {
+	case routes == nil:
+		return o.to == route.Destination{Service: o.service, Port: o.port}
+	case routes.Protocol != l7.Route_TCP && routes.Protocol != l7.Route_TLS:
+		return false // it is for what speaks HTTP
+	}
+	return routes.Connection(o.serverName).LeadsTo(o.to)
 }
 
 func isDenied(err error) bool { return errors.As(err, new(*deniedError)) }

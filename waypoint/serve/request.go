@@ -48,7 +48,9 @@ type request struct {
 	trace      trace.Context // zero without spans
 	parent     [8]byte       // the client's span
 	grpc       bool
-	code       int // of the answer; 0 when there is none yet
+	asked      messages // of gRPC that the client has sent
+	told       messages // and the server
+	code       int      // of the answer; 0 when there is none yet
 	grpcStatus string
 	flags      string
 	details    string // why it was answered so, for the log
@@ -78,7 +80,7 @@ func isGRPC(contentType string) bool { return strings.HasPrefix(contentType, "ap
 // check has the request's tokens checked, and then asks the policies.
 func (r *request) check() {
 	h, rules := r.session.handler, r.session.now()
-	facts := authz.Facts{Connection: r.session.facts, Remote: r.session.client.Addr(), Request: r.head}
+	facts := authz.Facts{Connection: r.session.facts, Remote: r.remote(), Request: r.head}
 	if rules.Issuers != nil {
 		result := h.checker.Check(rules.Issuers, r.head, h.cfg.Worker.Now(), func() {
 			_ = h.cfg.Worker.Post(r.checkAgain) // fails only when the program has ended
@@ -194,6 +196,9 @@ func (r *request) Data(p []byte) {
 		return
 	}
 	r.body.add(p)
+	if r.grpc {
+		r.asked.add(p)
+	}
 	if t := r.try; t != nil && t.server != nil {
 		r.body.trim()
 		t.server.Data(p)
@@ -237,6 +242,9 @@ func (r *request) late() {
 	if r.answered {
 		r.breakOff(errTimeout, flagTimeout)
 		return
+	}
+	if r.try != nil {
+		r.try.served(false)
 	}
 	r.leave(errTimeout)
 	r.answer(504, flagTimeout, textTimeout, "the request took longer than the route allows")

@@ -45,7 +45,7 @@ var (
 	errNoRule      = errors.New("the service's routes lead nowhere for this connection")
 )
 
-// Config is what the connections of one worker need. All fields are required.
+// Config is what the connections of one worker need. All fields but Proxies are required.
 type Config struct {
 	Worker  *worker.Worker
 	Table   func() *state.Table
@@ -57,12 +57,14 @@ type Config struct {
 	Rules   func() *table.Table
 	Log     *slog.Logger
 	MaxAge  time.Duration // of a client's connection, until it has to come again; 0 means never
+	Proxies int           // that are trusted to tell in X-Forwarded-For whom they were asked by
 }
 
 // Handler takes the connections of one worker.
 type Handler struct {
 	cfg     Config
 	servers *upstream.Servers
+	known   upstream.Known
 	usages  map[route.Destination]*usage
 	checker jwt.Checker
 	clients map[drainer]struct{}
@@ -76,6 +78,7 @@ type Handler struct {
 func New(cfg Config) *Handler {
 	h := &Handler{cfg: cfg, usages: map[route.Destination]*usage{}, clients: map[drainer]struct{}{}, opaque: map[*opaque]struct{}{}}
 	h.servers = upstream.NewServers(&h.cfg.Dialer)
+	h.known = upstream.Known{Open: cfg.Open, Health: balance.NewHealth(cfg.Worker.Now)}
 	return h
 }
 

@@ -26,7 +26,8 @@ type try struct {
 	endpoint upstream.Endpoint
 	pending  *upstream.Dialling // a connection that isn't there yet; nil once it is
 	server   exchange.Server    // nil until then
-	clock    loop.Timer         // the try's time
+	begun    time.Time
+	clock    loop.Timer // the try's time
 	silence  loop.Timer
 	consumed int  // bytes of the request's body
 	reused   bool // the connection had had other requests: the server may have closed it meanwhile
@@ -42,14 +43,14 @@ func (r *request) attempt() {
 		r.answer(503, flagNoEndpoint, textNoEndpoint, errUnknownSelf.Error())
 		return
 	}
-	endpoint, err := r.choice.Next(table, self, h.cfg.Open)
+	endpoint, err := r.choice.Next(table, self, h.known)
 	if err != nil {
 		r.answer(503, flagNoEndpoint, textNoEndpoint, err.Error())
 		return
 	}
 	r.endpoint = endpoint
 	r.tries++
-	t := &try{request: r, endpoint: endpoint}
+	t := &try{request: r, endpoint: endpoint, begun: h.cfg.Worker.Now()}
 	r.try = t
 	h.cfg.Open.Add(endpoint.Workload, 1)
 	if r.routed && r.hit.TryTimeout > 0 {
@@ -60,21 +61,37 @@ func (r *request) attempt() {
 	if r.choice.Service != nil {
 		asked.Service = r.choice.Service.Hostname
 	}
-	version := upstream.Version(r.choice.Service, r.choice.Port, r.head.Version, r.grpc)
+	version := upstream.Version(r.choice.Service, r.choice.Port, r.clientVersion(), r.grpc)
 	if handler := h.servers.Take(&t.endpoint, version, &asked); handler != nil {
 		t.reused = true
 		t.begin(handler)
 		t.pass()
 		return
 	}
+	if r.usage.pending >= maxPending {
+		r.try = nil
+		t.finish()
+		r.answer(503, flagOverflow, textOverflow, "too many requests wait for connections to "+r.usage.to.Service)
+		return
+	}
+	r.usage.pending++
 	t.pending = h.servers.Dial(&t.endpoint, version, asked, t.connected)
 	t.silence.Run = t.impatient
 	h.cfg.Worker.After(&t.silence, silenceTimeout)
 }
 
+// clientVersion is what the client speaks. For another protocol, HTTP/1.1 is asked: a server of HTTP/2 may not know how to be.
+func (r *request) clientVersion() exchange.Version {
+	if r.head.Upgrade != "" {
+		return exchange.HTTP11
+	}
+	return r.head.Version
+}
+
 // connected is told of the connection that wasn't there at once.
 func (t *try) connected(handler exchange.Handler, err error) {
 	t.pending = nil
+	t.request.usage.pending--
 	t.request.session.handler.cfg.Worker.Stop(&t.silence)
 	if err != nil {
 		t.request.session.handler.cfg.Open.Failed(t.endpoint.Workload, t.endpoint.Addr.Port())
@@ -124,6 +141,7 @@ func (t *try) late() {
 		return
 	}
 	r.try = nil
+	t.served(false)
 	t.drop(errTimeout)
 	if r.mayRetry(0, true) {
 		r.retry()
@@ -141,6 +159,7 @@ func (t *try) drop(err error) {
 	if t.pending != nil {
 		t.pending.Cancel()
 		t.pending = nil
+		t.request.usage.pending--
 	} else if t.server != nil {
 		t.server.Abort(err)
 	}
@@ -155,13 +174,30 @@ func (t *try) finish() {
 	h.cfg.Open.Add(t.endpoint.Workload, -1)
 }
 
+// served notes how the endpoint has served: it answered, or gave none in time.
+func (t *try) served(well bool) {
+	if t.endpoint.Service != nil {
+		h := t.request.session.handler
+		h.known.Health.Served(t.endpoint.Service, t.endpoint.Workload, t.endpoint.Addr.Port(), h.cfg.Worker.Now().Sub(t.begun), well)
+	}
+}
+
+// wellDone tells whether an answer says that its server can serve: what is the request's own fault says nothing against it.
+func wellDone(res *exchange.Response) bool {
+	status, _ := exchange.Get(res.Fields, "grpc-status")
+	return (res.Status < 500 || res.Status == 501) && status != "14" // UNAVAILABLE
+}
+
 // failed decides what becomes of a request whose try gave no answer. Unsent says that nothing of it reached the endpoint.
 func (t *try) failed(err error, unsent bool) {
 	r := t.request
-	t.finish()
-	r.try = nil
 	refused := errors.As(err, new(*exchange.NotProcessed))
 	unsent = unsent || refused
+	if !refused && !t.stale(err, unsent) {
+		t.served(false)
+	}
+	t.finish()
+	r.try = nil
 	if refused && !t.reused { // the connection's fault, not the endpoint's
 		r.choice.Untried()
 	}
@@ -252,6 +288,7 @@ func (t *try) Respond(res *exchange.Response) {
 	if t.over {
 		return
 	}
+	t.served(wellDone(res))
 	if r.mayRetry(res.Status, false) {
 		r.try = nil
 		t.drop(errRetried)
@@ -277,8 +314,12 @@ func (t *try) Respond(res *exchange.Response) {
 // Data implements exchange.Client.
 func (t *try) Data(p []byte) {
 	if !t.over {
-		t.request.sent += uint64(len(p))
-		t.request.client.Data(p)
+		r := t.request
+		r.sent += uint64(len(p))
+		if r.grpc {
+			r.told.add(p)
+		}
+		r.client.Data(p)
 	}
 }
 

@@ -5,6 +5,8 @@ import "github.com/tulle-mesh/tulle/waypoint/route"
 const (
 	// maxActive is how many requests to one destination may be under way on one worker.
 	maxActive = 10_000
+	// maxPending is how many of them may wait for connections that aren't there yet: each may be a socket.
+	maxPending = 2_000
 	// Of the requests under way to a destination, a fifth may be tried again, and three in any case: retries must not be what keeps it down.
 	retryShare, leastRetries = 5, 3
 	// maxUsages is how many destinations are remembered without a request.
@@ -15,6 +17,7 @@ const (
 type usage struct {
 	to       route.Destination
 	active   int
+	pending  int
 	retrying int
 }
 

@@ -42,6 +42,12 @@ func (e *Endpoint) Dialled() netip.AddrPort {
 // Tunnelled tells that both sides prove their identities.
 func (e *Endpoint) Tunnelled() bool { return len(e.Expected) > 0 }
 
+// Known is what is known of endpoints; the zero Known is nothing.
+type Known struct {
+	Open   *balance.Open   // of the whole program
+	Health *balance.Health // of one worker
+}
+
 // Choice is the endpoints of a destination, one after the other.
 type Choice struct {
 	Service  *state.Service  // or else
@@ -53,11 +59,11 @@ type Choice struct {
 }
 
 // Next chooses an endpoint that wasn't tried yet. self is the waypoint, as whose neighbours endpoints are preferred.
-func (c *Choice) Next(t *state.Table, self *state.Workload, open *balance.Open) (Endpoint, error) {
+func (c *Choice) Next(t *state.Table, self *state.Workload, known Known) (Endpoint, error) {
 	if len(c.tried) >= MaxTries {
 		return Endpoint{}, fmt.Errorf("%w: %d endpoints were tried", balance.ErrNoEndpoint, len(c.tried))
 	}
-	e, err := c.choose(t, self, open)
+	e, err := c.choose(t, self, known)
 	if err == nil {
 		c.tried = append(c.tried, e.Workload.UID)
 	}
@@ -71,7 +77,7 @@ func (c *Choice) More(t *state.Table, self *state.Workload) bool {
 	}
 	probe := *c
 	probe.tried = slices.Clone(c.tried)
-	_, err := probe.Next(t, self, nil)
+	_, err := probe.Next(t, self, Known{})
 	return err == nil
 }
 
@@ -85,7 +91,7 @@ func (c *Choice) Again(t *state.Table, self *state.Workload) {
 	}
 }
 
-func (c *Choice) choose(t *state.Table, self *state.Workload, open *balance.Open) (Endpoint, error) {
+func (c *Choice) choose(t *state.Table, self *state.Workload, known Known) (Endpoint, error) {
 	if c.Workload != nil {
 		if len(c.tried) > 0 {
 			return Endpoint{}, balance.ErrNoEndpoint
@@ -96,7 +102,7 @@ func (c *Choice) choose(t *state.Table, self *state.Workload, open *balance.Open
 	if !dialled.IsValid() && len(self.Addresses) > 0 {
 		dialled = self.Addresses[0]
 	}
-	client := balance.Client{Table: t, From: self, Dialled: dialled, Tried: c.tried, Open: open}
+	client := balance.Client{Table: t, From: self, Dialled: dialled, Tried: c.tried, Open: known.Open, Health: known.Health}
 	chosen, err := client.Pick(c.Service, c.Port)
 	switch {
 	case errors.Is(err, balance.ErrNeedsDNS):

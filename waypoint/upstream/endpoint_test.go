@@ -37,7 +37,7 @@ func TestEachTryIsAtAnotherEndpoint(t *testing.T) {
 	choice := Choice{Service: svc, Port: 80}
 	seen := map[string]bool{}
 	for range MaxTries {
-		e, err := choice.Next(table, self, new(balance.Open))
+		e, err := choice.Next(table, self, Known{Open: new(balance.Open)})
 		if err != nil || seen[e.Workload.UID] {
 			t.Fatalf("%v, %v after %v", e.Workload, err, seen)
 		}
@@ -46,7 +46,7 @@ func TestEachTryIsAtAnotherEndpoint(t *testing.T) {
 			t.Errorf("%s is reached at %s for %s", e.Workload.UID, e.Dialled(), e.Addr)
 		}
 	}
-	if _, err := choice.Next(table, self, nil); !errors.Is(err, balance.ErrNoEndpoint) {
+	if _, err := choice.Next(table, self, Known{}); !errors.Is(err, balance.ErrNoEndpoint) {
 		t.Errorf("one more: %v", err)
 	}
 	if choice.Untried(); !choice.More(table, self) {
@@ -59,7 +59,7 @@ func TestTheOnlyEndpointIsTriedAgain(t *testing.T) {
 	table, svc, self := world(t, workload.AppProtocol_HTTP11, 1)
 	choice := Choice{Service: svc, Port: 80}
 	for range 10 {
-		if _, err := choice.Next(table, self, nil); err != nil {
+		if _, err := choice.Next(table, self, Known{}); err != nil {
 			t.Fatal(err)
 		}
 		choice.Again(table, self)
