@@ -46,7 +46,8 @@ func waypointSettings(cfg config.Config, version string) deploy.Settings {
 func (d *Daemon) gateway(key model.Key) {
 	if key.Kind == model.KindGatewayClass {
 		class, _ := d.model.Object(key).(*model.GatewayClass)
-		d.writers.gateways.Set(key, d.model.Generation(key), deploy.ClassConditions(class))
+		conditions, features := deploy.ClassStatus(class)
+		d.writers.gateways.SetClass(key, d.model.Generation(key), conditions, features)
 		return
 	}
 	waypoint := deploy.Look(d.model, key.Name, routes.Attached)

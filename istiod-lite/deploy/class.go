@@ -19,12 +19,21 @@ var (
 	className = model.Name{Name: model.WaypointClass}
 )
 
-// ClassConditions are those of a class whose Gateways we deploy; nil for another's.
-func ClassConditions(class *model.GatewayClass) []model.Condition {
+// features are what waypoints do of Gateway API, by the names that its conformance suite has for them (GEP-2162): e2e/conformance proves them. They are
+// sorted, as the API wants them.
+var features = []string{
+	"GRPCRoute", "HTTPRoute", "HTTPRoute303RedirectStatusCode", "HTTPRoute307RedirectStatusCode", "HTTPRoute308RedirectStatusCode", "HTTPRouteParentRefPort",
+	"HTTPRouteResponseHeaderModification", "Mesh", "MeshClusterIPMatching", "MeshConsumerRoute", "MeshHTTPRouteBackendRequestHeaderModification",
+	"MeshHTTPRouteNamedRouteRule", "MeshHTTPRouteQueryParamMatching", "MeshHTTPRouteRedirectPath", "MeshHTTPRouteRedirectPort", "MeshHTTPRouteRewritePath",
+	"MeshHTTPRouteSchemeRedirect",
+}
+
+// ClassStatus is what a class whose Gateways we deploy is told, and what they support; nothing for another's.
+func ClassStatus(class *model.GatewayClass) ([]model.Condition, []string) {
 	if class == nil || class.Controller != model.WaypointController {
-		return nil
+		return nil, nil
 	}
-	return []model.Condition{good(accepted, accepted, "its Gateways are deployed as waypoints")}
+	return []model.Condition{good(accepted, accepted, "its Gateways are deployed as waypoints")}, features
 }
 
 // followClass sees to it that the class of waypoints is there, if the API server has classes at all.

@@ -81,6 +81,16 @@ func addresses(old []map[string]any, wanted []model.GatewayAddress) (list []any,
 	return list, changed
 }
 
+// features are what a class supports. Of one that isn't ours nothing is said.
+func features(old []map[string]any, wanted []string) (list []any, changed bool) {
+	changed = len(wanted) > 0 && len(old) != len(wanted)
+	for i, name := range wanted {
+		list = append(list, map[string]any{"name": name})
+		changed = changed || text(old[i], "name") != name
+	}
+	return list, changed
+}
+
 // listeners are all the Gateway controller's.
 func listeners(old []map[string]any, wanted []model.ListenerStatus, generation int64, now time.Time) (list []any, changed bool) {
 	list = []any{}

@@ -83,6 +83,11 @@ func (w *Writer) SetGateway(key model.Key, generation int64, conditions []model.
 	w.set(key, wish{generation: generation, conditions: conditions, gateway: gateway})
 }
 
+// SetClass says what a class of Gateways should be told; none takes the conditions away and leaves the rest.
+func (w *Writer) SetClass(key model.Key, generation int64, conditions []model.Condition, features []string) {
+	w.set(key, wish{generation: generation, conditions: conditions, features: features})
+}
+
 func (w *Writer) set(key model.Key, wished wish) {
 	w.lock.Lock()
 	before := w.wishes[key]

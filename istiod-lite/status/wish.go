@@ -29,6 +29,7 @@ type wish struct {
 	conditions []model.Condition
 	parents    []Parent
 	gateway    *model.GatewayStatus
+	features   []string // of a class of Gateways, sorted
 }
 
 // equal tells whether two wishes ask for the same.
@@ -36,7 +37,9 @@ func (w wish) equal(other wish) bool {
 	return w.empty() && other.empty() || reflect.DeepEqual(w, other)
 }
 
-func (w wish) empty() bool { return len(w.conditions) == 0 && len(w.parents) == 0 && w.gateway == nil }
+func (w wish) empty() bool {
+	return len(w.conditions) == 0 && len(w.parents) == 0 && w.gateway == nil && len(w.features) == 0
+}
 
 // owner says what of a status is ours.
 type owner struct {
@@ -61,6 +64,9 @@ func (o owner) differ(w wish, status map[string]any, now time.Time) map[string]a
 		if list, changed := listeners(items(status["listeners"]), w.gateway.Listeners, w.generation, now); changed {
 			changes["listeners"] = list
 		}
+	}
+	if list, changed := features(items(status["supportedFeatures"]), w.features); changed {
+		changes["supportedFeatures"] = list
 	}
 	return changes
 }

@@ -47,6 +47,10 @@ func TestConditionsThatAreWritten(t *testing.T) {
 	}{
 		"none before":                 {"", wish{generation: 1, conditions: []model.Condition{accepted}}, `{"conditions":[{"lastTransitionTime":"2026-05-06T07:08:09Z","message":"bound to apps/waypoint","observedGeneration":1,"reason":"WaypointAccepted","status":"True","type":"istio.io/WaypointBound"}]}`},
 		"a Service has no generation": {"", wish{conditions: []model.Condition{accepted}}, `{"conditions":[{"lastTransitionTime":"2026-05-06T07:08:09Z","message":"bound to apps/waypoint","reason":"WaypointAccepted","status":"True","type":"istio.io/WaypointBound"}]}`},
+		"features of a class":         {"{supportedFeatures: [{name: A}]}", wish{features: []string{"A", "B"}}, `{"supportedFeatures":[{"name":"A"},{"name":"B"}]}`},
+		"another feature":             {"{supportedFeatures: [{name: A}]}", wish{features: []string{"B"}}, `{"supportedFeatures":[{"name":"B"}]}`},
+		"the features as they are":    {"{supportedFeatures: [{name: A}, {name: B}]}", wish{features: []string{"A", "B"}}, ""},
+		"nothing to say of features":  {"{supportedFeatures: [{name: A}]}", wish{}, ""},
 		"as it is":                    {ours, wish{generation: 3, conditions: []model.Condition{accepted}}, ""},
 		"nothing to say":              {others, wish{}, ""},
 		"nothing to say of nothing":   {"", wish{}, ""},
