@@ -16,24 +16,25 @@ type Detail struct {
 // or its programs first attached.
 type Counts map[string]uint64
 
-// Names of Counts.
+// Names of Counts. A rule that counts has such a name for its comment.
 const (
 	Outbound = "outbound" // to the proxy
 	Inbound  = "inbound"  // to the proxy, without a tunnel
-	Tunnels  = "tunnels"  // to the proxy; by ebpf only, others have no rule for them
+	Tunnels  = "tunnels"  // to the proxy
 	DNS      = "dns"      // to the proxy
 	Bypassed = "bypassed" // to the app although the pod is in the mesh: the node's probes, and all if the pod bypasses inbound capture
-	Dropped  = "dropped"  // without a proxy; by ebpf only, by rules they're refused as connections to a closed port are
+	Dropped  = "dropped"  // without a proxy: by rules they are refused, and counted as above besides
 )
 
-// rule counts those of a rule that redirects to a port, or of one for inbound connections that lets them pass.
-func (c Counts) rule(port uint16, inbound bool, packets uint64) {
-	name, redirects := map[uint16]string{PortOutbound: Outbound, PortInbound: Inbound, PortDNS: DNS}[port]
-	switch {
-	case redirects:
-		c[name] += packets
-	case inbound:
-		c[Bypassed] += packets
+// none has nothing counted yet.
+func none() Counts {
+	return Counts{Outbound: 0, Inbound: 0, Tunnels: 0, DNS: 0, Bypassed: 0, Dropped: 0}
+}
+
+// rule counts those of a rule by its comment, which anyone in the pod may have written.
+func (c Counts) rule(comment string, packets uint64) {
+	if _, ok := c[comment]; ok {
+		c[comment] += packets
 	}
 }
 

@@ -1,7 +1,8 @@
 package redirect_test
 
 import (
-	"context"
+	"io"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -55,12 +56,9 @@ func TestConnectionsAreCountedByWhatBecameOfThem(t *testing.T) {
 			for name, n := range after.Counts {
 				grown[name] = n - before.Counts[name]
 			}
-			want := redirect.Counts{redirect.Outbound: 4, redirect.Inbound: 2, redirect.Bypassed: 2, redirect.DNS: 0}
+			want := redirect.Counts{redirect.Outbound: 4, redirect.Inbound: 2, redirect.Tunnels: 2, redirect.Bypassed: 2, redirect.DNS: 0, redirect.Dropped: 0}
 			if how.Ingress {
 				want[redirect.Inbound], want[redirect.Bypassed] = 0, 4
-			}
-			if !under.rewrites() {
-				want[redirect.Tunnels], want[redirect.Dropped] = 2, 0
 			}
 			if diff := cmp.Diff(want, grown); diff != "" {
 				t.Errorf("%+v (-want +got):\n%s", how, diff)
@@ -72,22 +70,71 @@ func TestConnectionsAreCountedByWhatBecameOfThem(t *testing.T) {
 	})
 }
 
-// Counting may not end with the proxy: who is turned away is counted as well.
+// Counting may not end with the proxy: who is turned away is counted as well, but not what the proxy resets.
 func TestConnectionsWithoutAProxyAreCountedAsDropped(t *testing.T) {
-	useEngine(t, string(redirect.EBPF))
-	pod, peer := newPair(t)
-	set(t, pod, redirect.Capture)
-	for _, listener := range under.spare {
-		listener.Close()
-	}
-	clear(under.spare)
-	under.given[pod].Close()
-	under.given[pod] = nil
-	if _, err := peer.Dial(context.Background(), netip.MustParseAddrPort(hostPort(pod4, 9080)), socket.DialConfig{Timeout: time.Second}); err == nil {
-		t.Error("somebody answers")
-	}
-	if got := detail(t, pod).Counts; got[redirect.Dropped] == 0 || got[redirect.Inbound] != 0 {
-		t.Errorf("counted %v", got)
+	eachEngine(t, func(t *testing.T) {
+		pod, peer := newPair(t)
+		var proxy []*net.TCPListener
+		for _, port := range []uint16{redirect.PortOutbound, redirect.PortInbound, redirect.PortHBONE} {
+			listener := listen(t, pod, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+			proxy = append(proxy, listener)
+			go resetAll(listener)
+		}
+		set(t, pod, redirect.Capture)
+		paths := func(dial func(from *netns.Namespace, to string)) {
+			dial(pod, hostPort(peer4, 9080))
+			dial(pod, hostPort(peer6, 9080))
+			for _, port := range []uint16{9080, redirect.PortHBONE} {
+				dial(peer, hostPort(pod4, port))
+				dial(peer, hostPort(pod6, port))
+			}
+		}
+		paths(func(from *netns.Namespace, to string) {
+			conn, err := from.Dial(t.Context(), netip.MustParseAddrPort(to), socket.DialConfig{Timeout: patience})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(patience))
+			if _, err := conn.Write([]byte{0}); err != nil {
+				t.Error(err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); err == nil || err == io.EOF {
+				t.Errorf("the proxy's reset is %v", err)
+			}
+		})
+		if got := detail(t, pod).Counts[redirect.Dropped]; got != 0 {
+			t.Errorf("of connections that the proxy took, and has reset, %d are counted as dropped", got)
+		}
+		for _, listener := range proxy {
+			listener.Close()
+		}
+		under.given[pod].Close()
+		under.given[pod] = nil
+		paths(func(from *netns.Namespace, to string) {
+			before := detail(t, pod).Counts[redirect.Dropped]
+			if _, err := from.Dial(t.Context(), netip.MustParseAddrPort(to), socket.DialConfig{Timeout: time.Second}); err == nil {
+				t.Errorf("somebody answers at %s", to)
+			}
+			if after := detail(t, pod).Counts[redirect.Dropped]; after == before {
+				t.Errorf("the connection to %s isn't counted as dropped", to)
+			}
+		})
+	})
+}
+
+// resetAll accepts connections until the listener is closed, and resets each at its first byte.
+func resetAll(listener *net.TCPListener) {
+	for {
+		conn, err := listener.AcceptTCP()
+		if err != nil {
+			return
+		}
+		go func() {
+			_, _ = conn.Read(make([]byte, 1))
+			_ = conn.SetLinger(0)
+			conn.Close()
+		}()
 	}
 }
 

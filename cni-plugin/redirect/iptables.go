@@ -33,16 +33,17 @@ func planXTables(wish Wish, f family) []xtable {
 	if f == ipv4 {
 		jump = fmt.Sprintf("-A OUTPUT -m comment --comment %q -j %s", remember(wish.Remembered), outputChain)
 	}
-	mangle := xtable{name: "mangle", rules: []string{
+	marks := []string{
 		fromPrerouting, jump,
 		say("-A %s -m mark --mark %#x/%#x -j CONNMARK --set-xmark %#x/%#x", prertChain, proxyMark, markMask, proxiedMark, markMask),
-		say("-A %s -m connmark --mark %#x/%#x -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", outputChain, proxiedMark, markMask),
-	}}
+	}
+	restored := say("-A %s -m connmark --mark %#x/%#x -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", outputChain, proxiedMark, markMask)
 	nat := []string{fromPrerouting, fromOutput}
 	if wish.State == Draining { // one rule that matches nothing, as keeper's
-		return []xtable{mangle, {name: "nat", rules: append(nat, say("-A %s -p tcp -m mark --mark 0x1/0x0 -j REDIRECT --to-ports %d", outputChain, PortOutbound))}}
+		nat = append(nat, say("-A %s -p tcp -m mark --mark 0x1/0x0 -j REDIRECT --to-ports %d", outputChain, PortOutbound))
+		return []xtable{{name: "mangle", rules: append(marks, restored)}, {name: "nat", rules: nat}}
 	}
-	tables := []xtable{mangle}
+	tables := []xtable{{name: "mangle", rules: append(marks, xRefused(), restored)}}
 	nat = slices.Concat(nat, xVirtual(wish.How.interfaces()), xInbound(f, wish.How.Ingress))
 	if wish.How.DNS {
 		tables = append(tables, ownXTable())
@@ -61,23 +62,32 @@ var (
 
 func (f family) host(addr string) string { return fmt.Sprintf("%s/%d", addr, f.loopback.BitLen()) }
 
+// counts is a comment that says what a rule counts.
+func counts(name string) string { return "-m comment --comment " + name }
+
+// xRefused is countRefused. iptables can't see a sequence number; but other resets say what time it is.
+func xRefused() string {
+	return say("-A %s -p tcp -m tcp --sport %d:%d ! --tcp-option 8 --tcp-flags FIN,SYN,RST,ACK RST,ACK %s", outputChain, PortOutbound, PortHBONE, counts(Dropped))
+}
+
 // xInbound is captureInbound.
 func xInbound(f family, bypassed bool) []string {
-	then := say(" -j REDIRECT --to-ports %d", PortInbound)
+	then := say("%s -j REDIRECT --to-ports %d", counts(Inbound), PortInbound)
 	if bypassed {
-		then = ""
+		then = counts(Bypassed)
 	}
 	return []string{
 		say("-A %s -p tcp -m mark --mark %#x/%#x -j ACCEPT", prertChain, inwardMark, markMask),
-		say("-A %s -s %s -p tcp -j ACCEPT", prertChain, f.host(f.probe.String())),
-		say("-A %s ! -d %s -p tcp -m tcp ! --dport %d %s %s%s", prertChain, f.host(f.loopback.String()), PortHBONE, opens, notOurs, then),
+		say("-A %s -s %s -p tcp %s -j ACCEPT", prertChain, f.host(f.probe.String()), counts(Bypassed)),
+		say("-A %s ! -d %s -p tcp -m tcp ! --dport %d %s %s %s", prertChain, f.host(f.loopback.String()), PortHBONE, opens, notOurs, then),
+		say("-A %s -p tcp -m tcp --dport %d %s %s %s", prertChain, PortHBONE, opens, notOurs, counts(Tunnels)),
 	}
 }
 
 // xVirtual is captureVirtual.
 func xVirtual(interfaces []string) (rules []string) {
 	for _, name := range interfaces {
-		rules = append(rules, say("-A %s -i %s -p tcp -m tcp %s -j REDIRECT --to-ports %d", prertChain, name, opens, PortOutbound),
+		rules = append(rules, say("-A %s -i %s -p tcp -m tcp %s %s -j REDIRECT --to-ports %d", prertChain, name, opens, counts(Outbound), PortOutbound),
 			say("-A %s -i %s -p tcp -j ACCEPT", prertChain, name))
 	}
 	return rules
@@ -89,15 +99,15 @@ func xOutbound(f family) []string {
 		say("-A %s -d %s -p tcp -j ACCEPT", outputChain, f.host(f.probe.String())),
 		say("-A %s -p tcp -m mark --mark %#x/%#x -j ACCEPT", outputChain, proxiedMark, markMask),
 		say("-A %s ! -d %s -o lo -j ACCEPT", outputChain, f.host(f.loopback.String())),
-		say("-A %s ! -d %s -p tcp -m tcp %s %s -j REDIRECT --to-ports %d", outputChain, f.host(f.loopback.String()), opens, notOurs, PortOutbound),
+		say("-A %s ! -d %s -p tcp -m tcp %s %s %s -j REDIRECT --to-ports %d", outputChain, f.host(f.loopback.String()), opens, notOurs, counts(Outbound), PortOutbound),
 	}
 }
 
 // xDNS is captureDNS.
 func xDNS(f family) []string {
 	return []string{
-		say("-A %s ! -o lo -p udp -m udp --dport %d %s -j REDIRECT --to-ports %d", outputChain, portDNS, notOurs, PortDNS),
-		say("-A %s ! -d %s -p tcp -m tcp --dport %d %s %s -j REDIRECT --to-ports %d", outputChain, f.host(f.loopback.String()), portDNS, opens, notOurs, PortDNS),
+		say("-A %s ! -o lo -p udp -m udp --dport %d %s %s -j REDIRECT --to-ports %d", outputChain, portDNS, notOurs, counts(DNS), PortDNS),
+		say("-A %s ! -d %s -p tcp -m tcp --dport %d %s %s %s -j REDIRECT --to-ports %d", outputChain, f.host(f.loopback.String()), portDNS, opens, notOurs, counts(DNS), PortDNS),
 	}
 }
 
@@ -112,10 +122,12 @@ func ownXTable() xtable {
 
 // xtables adds up one family's counters.
 func (c Counts) xtables(tables []xtable) {
-	for rule, packets := range tableNamed(tables, "nat").packets {
-		_, ports, _ := strings.Cut(rule, "--to-ports ")
-		port, _ := strconv.ParseUint(ports, 10, 16)
-		c.rule(uint16(port), strings.HasPrefix(rule, "-A "+prertChain+" "), packets)
+	for _, table := range tables {
+		for rule, packets := range table.packets {
+			_, rest, _ := strings.Cut(rule, counts(""))
+			name, _, _ := strings.Cut(rest, " ")
+			c.rule(name, packets)
+		}
 	}
 }
 

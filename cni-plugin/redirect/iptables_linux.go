@@ -87,7 +87,7 @@ func (h xheld) is(wish Wish) bool {
 func (h xheld) how() How { return howOf(h.v4) }
 
 func (h xheld) detail() Detail {
-	d := Detail{Generation: generation(h.String()), Counts: Counts{Outbound: 0, Inbound: 0, DNS: 0, Bypassed: 0}}
+	d := Detail{Generation: generation(h.String()), Counts: none()}
 	for program, tables := range map[string][]xtable{"iptables": h.v4, "ip6tables": h.v6} {
 		d.Counts.xtables(tables)
 		for _, table := range tables {

@@ -175,6 +175,10 @@ func (p *phrase) compare(e *expr.Cmp) {
 		}
 	case expr.CmpOpNeq:
 		p.say("%s != %s", p.register, show(e.Data))
+	case expr.CmpOpGte:
+		p.say("%s >= %s", p.register, show(e.Data))
+	case expr.CmpOpLte:
+		p.say("%s <= %s", p.register, show(e.Data))
 	default:
 		p.say("%s compare %d %s", p.register, e.Op, show(e.Data))
 	}
@@ -225,6 +229,8 @@ func (p *phrase) payloadName(e *expr.Payload) (string, func([]byte) string) {
 		return p.protocol + " sport", showPort
 	case field{expr.PayloadBaseTransportHeader, 2, 2}:
 		return p.protocol + " dport", showPort
+	case field{expr.PayloadBaseTransportHeader, 4, 4}:
+		return "tcp sequence", showHex
 	case field{expr.PayloadBaseTransportHeader, 13, 1}:
 		return "tcp flags", showHex
 	}

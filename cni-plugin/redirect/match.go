@@ -28,6 +28,8 @@ func (r Rule) commented(comment string) Rule {
 const (
 	equal   = expr.CmpOpEq
 	differs = expr.CmpOpNeq
+	atLeast = expr.CmpOpGte
+	atMost  = expr.CmpOpLte
 )
 
 func compare(op expr.CmpOp, data []byte) expr.Any { return &expr.Cmp{Op: op, Register: 1, Data: data} }
@@ -118,11 +120,19 @@ const (
 
 // opening matches a bare SYN: only a connection's first packet. Without it, packets of connections older than the rules
 // would be translated too, and reset.
-func opening() []expr.Any {
+func opening() []expr.Any { return flags(flagSYN) }
+
+// refusing matches the reset that answers a bare SYN: there is no sequence number yet.
+func refusing() []expr.Any {
+	return append(flags(flagRST|flagACK),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 4, Len: 4}, compare(equal, make([]byte, 4)))
+}
+
+func flags(set byte) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{openingMask}, Xor: []byte{0}},
-		compare(equal, []byte{flagSYN}),
+		compare(equal, []byte{set}),
 	}
 }
 

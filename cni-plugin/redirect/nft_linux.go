@@ -60,15 +60,12 @@ func (h nftHeld) how() How {
 }
 
 func (h nftHeld) detail() Detail {
-	d := Detail{Generation: generation(h.String()), Counts: Counts{Outbound: 0, Inbound: 0, DNS: 0, Bypassed: 0}}
+	d := Detail{Generation: generation(h.String()), Counts: none()}
 	for _, table := range h.tables {
 		d.Links = append(d.Links, "table "+table.Name)
 		for _, chain := range table.Chains {
-			if table.Name != natTable || chain.Hook != nil {
-				continue
-			}
 			for _, rule := range chain.Rules {
-				d.Counts.rule(rule.redirects(), chain.Name == inboundChain, rule.packets())
+				d.Counts.rule(rule.Comment, rule.packets())
 			}
 		}
 	}

@@ -71,11 +71,12 @@ func Plan(wish Wish) Rules {
 		families = append(families, ipv6)
 		routes = append(routes, Route{IPv6: true, Policy: true, Default: true})
 	}
-	var in, out []Rule
+	var in, out, resets []Rule
 	var apart []Table
 	if wish.State == Draining {
 		out = []Rule{keeper()}
 	} else {
+		resets = []Rule{countRefused()}
 		in = append(captureVirtual(wish.How.interfaces()), captureInbound(families, wish.How.Ingress)...)
 		if wish.How.DNS {
 			out = captureDNS(families)
@@ -89,7 +90,7 @@ func Plan(wish Wish) Rules {
 				base("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, priorityMangle, jump(inboundChain)),
 				base("output", nftables.ChainTypeRoute, nftables.ChainHookOutput, priorityMangle, jump(outboundChain).commented(remember(wish.Remembered))),
 				{Name: inboundChain, Rules: []Rule{markConnection()}},
-				{Name: outboundChain, Rules: []Rule{restoreMark()}},
+				{Name: outboundChain, Rules: append(resets, restoreMark())},
 			}},
 			{Name: natTable, Chains: []Chain{
 				base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, priorityNAT, jump(inboundChain)),
@@ -123,29 +124,36 @@ func restoreMark() Rule {
 	return rule(connectionMark(equal, proxiedMark), counted(), restoreConnectionMark())
 }
 
+// countRefused counts who finds no proxy: the kernel resets what comes to a closed port, and only such a reset has no sequence number. The
+// ports from the first to the last of the proxy's are nobody else's.
+func countRefused() Rule {
+	return rule(tcp(), refusing(), sourcePort(atLeast, PortOutbound), sourcePort(atMost, PortHBONE), counted()).commented(Dropped)
+}
+
 // captureInbound hands new plain-text arrivals to the proxy, except the node's probes, what comes from the proxy, and what the ebpf
-// engine has turned around before the pod came to this one. Those that bypass it are only counted: rules of others may be behind ours.
+// engine has turned around before the pod came to this one. Those that bypass it, and tunnels, are only counted: rules of others may be
+// behind ours.
 func captureInbound(families []family, bypassed bool) []Rule {
-	then := redirectTo(PortInbound)
+	then, counts := redirectTo(PortInbound), Inbound
 	if bypassed {
-		then = nil
+		then, counts = nil, Bypassed
 	}
 	rules := []Rule{rule(metaMark(equal, inwardMark), tcp(), counted(), accept())}
 	for _, f := range families {
-		rules = append(rules, rule(f.source(equal, f.probe), tcp(), counted(), accept()))
+		rules = append(rules, rule(f.source(equal, f.probe), tcp(), counted(), accept()).commented(Bypassed))
 	}
 	for _, f := range families {
 		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(), destinationPort(differs, PortHBONE),
-			metaMark(differs, proxyMark), opening(), counted(), then))
+			metaMark(differs, proxyMark), opening(), counted(), then).commented(counts))
 	}
-	return rules
+	return append(rules, rule(tcp(), destinationPort(equal, PortHBONE), metaMark(differs, proxyMark), opening(), counted()).commented(Tunnels))
 }
 
 // captureVirtual hands what comes from virtual machines and containers in the pod to the proxy, as if the app itself had opened it.
 func captureVirtual(interfaces []string) []Rule {
 	var rules []Rule
 	for _, name := range interfaces {
-		rules = append(rules, rule(inInterface(name), tcp(), opening(), counted(), redirectTo(PortOutbound)),
+		rules = append(rules, rule(inInterface(name), tcp(), opening(), counted(), redirectTo(PortOutbound)).commented(Outbound),
 			rule(inInterface(name), tcp(), counted(), accept()))
 	}
 	return rules
@@ -164,7 +172,7 @@ func captureOutbound(families []family) []Rule {
 	}
 	for _, f := range families {
 		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(),
-			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortOutbound)))
+			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortOutbound)).commented(Outbound))
 	}
 	return rules
 }
@@ -179,11 +187,11 @@ func captureDNS(families []family) []Rule {
 	var rules []Rule
 	for _, f := range families {
 		rules = append(rules, rule(outInterface(differs, "lo"), f.only(), udp(), destinationPort(equal, portDNS),
-			metaMark(differs, proxyMark), counted(), redirectTo(PortDNS)))
+			metaMark(differs, proxyMark), counted(), redirectTo(PortDNS)).commented(DNS))
 	}
 	for _, f := range families {
 		rules = append(rules, rule(f.destination(differs, f.loopback), tcp(), destinationPort(equal, portDNS),
-			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortDNS)))
+			metaMark(differs, proxyMark), opening(), counted(), redirectTo(PortDNS)).commented(DNS))
 	}
 	return rules
 }
