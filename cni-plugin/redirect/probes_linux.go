@@ -216,7 +216,7 @@ func (p *Probes) Remove() error {
 	p.working.Lock()
 	defer p.working.Unlock()
 	p.open = false
-	return errors.Join(p.inside(func(at place) error { return clearProbes(at, p.holder) }), p.sweep())
+	return errors.Join(p.inside(func(at place) error { return errors.Join(clearProbes(at, p.holder), at.routeBranches(nil)) }), p.sweep())
 }
 
 // mend makes the rules what they must be, and tells whether they weren't.
@@ -234,6 +234,9 @@ func (p *Probes) mend() (mended bool, err error) {
 		wanted, asked = p.wanted(found.addrs)
 		if len(wanted) > mostAddresses {
 			return fmt.Errorf("pods of the node have %d addresses, more than %d", len(wanted), mostAddresses)
+		}
+		if err := at.routeBranches(wanted); err != nil {
+			return err
 		}
 		if mended = found.text != p.holder.planned(wanted); !mended {
 			return nil
