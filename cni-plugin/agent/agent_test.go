@@ -239,6 +239,40 @@ func TestADeletedPodThatStillLivesIsUnenrolledAndForgotten(t *testing.T) {
 	})
 }
 
+// An evicted pod, one on a node that was given up, and one that was deleted by force have "ended" while their processes still run.
+func TestAPodThatEndsStaysInTheMeshUntilItsNamespaceIsGone(t *testing.T) {
+	ended := func(o pods.Pod) []pods.Pod {
+		o.Ended = true
+		return []pods.Pod{o}
+	}
+	for name, end := range map[string]func(o pods.Pod) []pods.Pod{"ended": ended, "object deleted": func(pods.Pod) []pods.Pod { return nil }} {
+		t.Run(name, func(t *testing.T) {
+			link := filepath.Join(t.TempDir(), "netns")
+			if err := os.Symlink(home, link); err != nil {
+				t.Fatal(err)
+			}
+			bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+				a.cfg.Complete = true
+				o := podObject("a", "ambient")
+				o.Netns = link
+				apply(o)
+				left := end(o)
+				apply(left...)
+				time.Sleep(time.Minute)
+				r.want(t, "0.0s enrol a")
+				if err := os.Remove(link); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Second)
+				r.want(t, "61.0s forget a")
+				if views := a.Views(); len(views) != len(left) {
+					t.Errorf("known are %+v", views)
+				}
+			})
+		})
+	}
+}
+
 func TestAPodThatReplacesAnotherInItsNamespaceTakesItOver(t *testing.T) {
 	bubble(t, func(_ *Agent, r *record, apply func(...pods.Pod)) {
 		old := podObject("a", "ambient")

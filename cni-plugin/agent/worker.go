@@ -294,6 +294,8 @@ func (w *worker) attempt(ctx context.Context, wish wish) (done bool, err error) 
 		return false, w.agent.cfg.Actions.Enrol(ctx, w.pod, w.home(), wish.Capture)
 	case w.known && wish.taken:
 		return true, w.forget(ctx)
+	case w.known && w.dying(wish):
+		return false, nil // look forgets it once its namespace is gone
 	case w.known:
 		w.underway(stateUnenrolling)
 		err := w.leave(ctx, wish)
@@ -301,6 +303,10 @@ func (w *worker) attempt(ctx context.Context, wish wish) (done bool, err error) 
 	}
 	return wish.gone, nil
 }
+
+// dying tells that the pod hasn't left the mesh but ends, with its namespace. What says so isn't always true yet: whoever evicts or force-deletes
+// a pod doesn't wait for its processes. They stay captured and served until there are none.
+func (w *worker) dying(wish wish) bool { return wish.Ended || wish.gone && w.agent.cfg.Complete }
 
 // leave un-enrols, and breaks off when the namespace goes away under it.
 func (w *worker) leave(ctx context.Context, wish wish) error {

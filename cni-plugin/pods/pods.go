@@ -104,6 +104,7 @@ type Capture struct {
 // Decision is what should become of a pod.
 type Decision struct {
 	In      bool
+	Ended   bool   // so it's out, but hasn't left: what may still run in it stays in the mesh
 	Why     string // in words
 	Capture Capture
 	Ignored string // what the pod asks for and doesn't get, in words; "" is nothing
@@ -113,7 +114,7 @@ type Decision struct {
 func (r Rules) Decide(pod Pod, namespace Labels) Decision {
 	in, why := r.eligible(pod, namespace)
 	if !in {
-		return Decision{Why: why}
+		return Decision{Ended: pod.Ended, Why: why}
 	}
 	d := Decision{In: true, Why: why, Capture: Capture{DNS: r.DNS}}
 	var ignored []string
