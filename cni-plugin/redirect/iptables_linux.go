@@ -162,7 +162,7 @@ func (l *limited) Write(p []byte) (int, error) {
 func (x iptables) installed() error {
 	for _, program := range []string{"iptables", "ip6tables"} {
 		if _, err := exec.LookPath(program + strings.TrimPrefix(string(x.variant), "iptables") + "-restore"); err != nil {
-			return fmt.Errorf("%w: install iptables", err)
+			return fmt.Errorf("%w: install iptables; for an image that has it see \"A kernel that is too old\" in docs/troubleshooting.md", err)
 		}
 	}
 	return nil
