@@ -27,14 +27,15 @@ type ebpfEngine struct {
 	making *sync.RWMutex // locked while what is left of a namespace is removed: another may get its number
 }
 
+// newEBPF tries the engine out. One that has a folder can take away what is pinned there, even if an error says that it can't capture.
 func newEBPF(pins string, log *slog.Logger) (ebpfEngine, error) {
-	e := ebpfEngine{root: filepath.Join(pins, "tulle-"+capture.Version), making: &sync.RWMutex{}}
 	if pins == "" {
-		return e, errors.New("no folder for pinned objects is named")
+		return ebpfEngine{}, errors.New("no folder for pinned objects is named")
 	}
 	if err := probe.Mount(pins); err != nil {
-		return e, err
+		return ebpfEngine{}, err
 	}
+	e := ebpfEngine{root: filepath.Join(pins, "tulle-"+capture.Version), making: &sync.RWMutex{}}
 	if err := probe.Capture(e.root); err != nil {
 		return e, err
 	}

@@ -123,12 +123,14 @@ func New(cfg Config) (*Engines, error) {
 	e := &Engines{cfg: cfg, use: map[Engine]bool{}}
 	rewriter := newRewriter(use)
 	ebpf, err := newEBPF(cfg.Pins, cfg.Log)
-	if err == nil {
-		e.all = append(e.all, ebpf)
-		e.use[EBPF] = use(EBPF)
-	} else if cfg.Engine == string(EBPF) {
+	e.use[EBPF] = err == nil && use(EBPF)
+	if ebpf.root != "" {
+		e.all = append(e.all, ebpf) // it may have worked for an agent before
+	}
+	if err != nil && cfg.Engine == string(EBPF) {
 		return nil, fmt.Errorf("capture by ebpf doesn't work here: %w", err)
-	} else if cfg.Engine == Auto && rewriter.broken == nil {
+	}
+	if err != nil && cfg.Engine == Auto && rewriter.broken == nil {
 		cfg.Log.Warn("capture by ebpf doesn't work here, pods get "+string(rewriter.chosen), "err", err)
 	}
 	e.all = append(e.all, rewriter)
