@@ -25,10 +25,10 @@ type record struct {
 	mu    sync.Mutex
 	began time.Time
 	lines []string
-	// found says what Adopt finds; fail, what Enrol says; drain, how long Unenrol takes.
-	found bool
-	fail  error
-	drain time.Duration
+	// found says what Adopt finds; fail, what Enrol says, and after how long; drain, how long Unenrol takes.
+	found        bool
+	fail         error
+	takes, drain time.Duration
 
 	namespaces map[string]pods.Labels // that are there
 	notices    []string
@@ -62,9 +62,17 @@ func (r *record) actions() Actions {
 			}
 			return r.found, nil
 		},
-		Enrol: func(_ context.Context, p pods.ID, _ Home, how pods.Capture) error {
+		Enrol: func(ctx context.Context, p pods.ID, _ Home, how pods.Capture) error {
 			if r.note("enrol", p); how != (pods.Capture{}) {
 				r.note(fmt.Sprintf("%+v", how), p)
+			}
+			if r.takes > 0 {
+				select {
+				case <-time.After(r.takes):
+				case <-ctx.Done():
+					r.note("enrolling called off", p)
+					return ctx.Err()
+				}
 			}
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -546,6 +554,36 @@ func TestAStoppedPodsAttemptIsCutShort(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.want(t, "0.0s enrol a", "0.0s un-enrol a", "0.0s un-enrolling called off a", "0.0s forget a")
+	})
+}
+
+// The runtime gives a pod up while its proxy hasn't answered yet.
+func TestAPodThatEndsWhileItIsTakenInIsForgotten(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		r.takes = 20 * time.Second
+		o := podObject("a", "ambient")
+		o.Netns = ""
+		apply(o)
+		started := make(chan error, 1)
+		go func() {
+			_, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home, nil)
+			started <- err
+		}()
+		synctest.Wait()
+		if err := a.Stopped(context.Background(), Named{Namespace: "demo", Name: "a"}, home); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-started; err == nil {
+			t.Error("the runtime is told to go on")
+		}
+		lines := slices.DeleteFunc(r.take(), func(line string) bool { return line == "0.0s enrol a" || line == "0.0s enrolling called off a" })
+		if diff := cmp.Diff([]string{"0.0s forget a"}, lines); diff != "" {
+			t.Error(diff)
+		}
+		apply()
+		if views := a.Views(); len(views) != 0 {
+			t.Errorf("still known: %+v", views)
+		}
 	})
 }
 
