@@ -413,6 +413,9 @@ func TestLeftoversOfAnInterruptedRunAreMendedAndRemoved(t *testing.T) {
 			c.AddTable(inet("istio-ambient-raw"))
 			c.AddChain(&nftables.Chain{Table: inet("istio-ambient-nat"), Name: "output-of-another-version"})
 		}),
+		"a setting changed back": func() error {
+			return os.WriteFile("/proc/sys/net/ipv4/tcp_migrate_req", []byte("0"), 0)
+		},
 		"policy rule gone":    delRule(netlink.FAMILY_V4),
 		"v6 policy rule gone": delRule(netlink.FAMILY_V6),
 		"routes gone": func() error {
@@ -434,6 +437,7 @@ func TestLeftoversOfAnInterruptedRunAreMendedAndRemoved(t *testing.T) {
 			pod, peer := newPair(t)
 			app(t, peer, "the peer", 9080)
 			announcer(t, pod, redirect.PortOutbound)
+			announcer(t, pod, redirect.PortInbound)
 			before := snapshot(t, pod)
 			for _, repair := range []bool{true, false} {
 				set(t, pod, redirect.Capture)
@@ -443,9 +447,7 @@ func TestLeftoversOfAnInterruptedRunAreMendedAndRemoved(t *testing.T) {
 				wantState(t, pod, redirect.Damaged)
 				if repair {
 					set(t, pod, redirect.Capture)
-					if l := mustDial(t, pod, hostPort(peer4, 9080), socket.DialConfig{}); !strings.HasPrefix(l.banner, "proxy on 15001") {
-						t.Errorf("%q answered after the repair", l.banner)
-					}
+					wantAllCaptured(t, pod, peer)
 				}
 				set(t, pod, redirect.Removed)
 				if after := snapshot(t, pod); after != before {
@@ -453,6 +455,19 @@ func TestLeftoversOfAnInterruptedRunAreMendedAndRemoved(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// wantAllCaptured wants the proxy to have what the pod opens and what is opened to it, in both families.
+func wantAllCaptured(t *testing.T, pod, peer *netns.Namespace) {
+	t.Helper()
+	for _, path := range []struct {
+		from     *netns.Namespace
+		to, want string
+	}{{pod, peer4, "proxy on 15001"}, {pod, peer6, "proxy on 15001"}, {peer, pod4, "proxy on 15006"}, {peer, pod6, "proxy on 15006"}} {
+		if l := mustDial(t, path.from, hostPort(path.to, 9080), socket.DialConfig{}); !strings.HasPrefix(l.banner, path.want) {
+			t.Errorf("%q answered to %s, want %s", l.banner, path.to, path.want)
+		}
 	}
 }
 

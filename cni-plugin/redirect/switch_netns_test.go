@@ -342,8 +342,12 @@ func TestDamageToEbpfIsFoundAndMended(t *testing.T) {
 		"another interface":    func(t *testing.T, ns *netns.Namespace, _ string) { connectAnother(t, ns) },
 		"accept_local is off":  func(t *testing.T, ns *netns.Namespace, _ string) { ns.Sysctl("net.ipv4.conf.lo.accept_local", "0") },
 		"tcp_tw_reuse changed": func(t *testing.T, ns *netns.Namespace, _ string) { ns.Sysctl("net.ipv4.tcp_tw_reuse", "0") },
-		"a rule gone":          func(t *testing.T, ns *netns.Namespace, _ string) { deleteRule(t, ns, 32763, 101) },
-		"the own rule gone":    func(t *testing.T, ns *netns.Namespace, _ string) { deleteRule(t, ns, 1, 102) },
+		"a rule gone":          func(t *testing.T, ns *netns.Namespace, _ string) { deleteRule(t, ns, netlink.FAMILY_V4, 32763, 101) },
+		"the own rule gone":    func(t *testing.T, ns *netns.Namespace, _ string) { deleteRule(t, ns, netlink.FAMILY_V4, 1, 102) },
+		"a rule of IPv6 gone": func(t *testing.T, ns *netns.Namespace, _ string) {
+			deleteRule(t, ns, netlink.FAMILY_V6, 32763, 101)
+		},
+		"the own rule of IPv6 gone": func(t *testing.T, ns *netns.Namespace, _ string) { deleteRule(t, ns, netlink.FAMILY_V6, 1, 102) },
 	}
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
@@ -351,6 +355,7 @@ func TestDamageToEbpfIsFoundAndMended(t *testing.T) {
 			pod, peer := newPair(t)
 			app(t, peer, "the peer", 9080)
 			announcer(t, pod, redirect.PortOutbound)
+			announcer(t, pod, redirect.PortInbound)
 			set(t, pod, redirect.Capture)
 			dirs, err := filepath.Glob(filepath.Join(under.pins, "tulle-v1", "*"))
 			if err != nil || len(dirs) != 1 {
@@ -360,9 +365,7 @@ func TestDamageToEbpfIsFoundAndMended(t *testing.T) {
 			wantState(t, pod, redirect.Damaged)
 			set(t, pod, redirect.Capture)
 			wantState(t, pod, redirect.Capture)
-			if l := mustDial(t, pod, hostPort(peer4, 9080), socket.DialConfig{}); !strings.HasPrefix(l.banner, "proxy on 15001") {
-				t.Errorf("%q answered after the repair", l.banner)
-			}
+			wantAllCaptured(t, pod, peer)
 			set(t, pod, redirect.Removed)
 			if _, err := os.Stat(dirs[0]); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("pins are left: %v", err)
@@ -382,11 +385,11 @@ func connectAnother(t *testing.T, ns *netns.Namespace) {
 	netns.Connect(ns, netns.New(t, "tulle-redirect-test"), "eth1", []netip.Prefix{netip.MustParsePrefix("10.78.0.1/24")}, []netip.Prefix{netip.MustParsePrefix("10.78.0.2/24")})
 }
 
-func deleteRule(t *testing.T, ns *netns.Namespace, priority, table int) {
+func deleteRule(t *testing.T, ns *netns.Namespace, family, priority, table int) {
 	t.Helper()
 	err := ns.Do(func() error {
 		rule := netlink.NewRule()
-		rule.Family, rule.Priority, rule.Table = netlink.FAMILY_V4, priority, table
+		rule.Family, rule.Priority, rule.Table = family, priority, table
 		return netlink.RuleDel(rule)
 	})
 	if err != nil {
