@@ -29,7 +29,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/status"
 )
 
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 

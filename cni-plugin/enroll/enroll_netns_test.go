@@ -30,7 +30,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/socket"
 )
 
-const patience = 15 * time.Second
+const patience = 30 * time.Second
 
 var update = flag.Bool("update", false, "rewrite the golden listings")
 

@@ -25,7 +25,7 @@ const (
 	peer4, peer6         = "10.77.0.2", "fd77::2"
 	stranger4, stranger6 = "10.77.9.9", "fd77:0:0:9::9"
 	probe4, probe6       = "169.254.7.127", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"
-	patience             = 10 * time.Second
+	patience             = 30 * time.Second
 )
 
 // newPair makes a pod and a peer on one link, with routes to the stranger and to the node's probes behind the peer.

@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is longer than the protocol's own deadline.
-const patience = 15 * time.Second
+const patience = 30 * time.Second
 
 type server struct {
 	*zds.Server

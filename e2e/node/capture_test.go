@@ -102,7 +102,7 @@ func withoutAgentAndZtunnelNothingIsPlain(t *testing.T, c *demo.Cluster) {
 		}
 		for _, path := range paths {
 			for family := range 2 {
-				if err := briefly(t, c, path[0], path[1], family); err == nil {
+				if err := within(t, c, 500*time.Millisecond, path[0], podAddr(c, path[1], family, raw)); err == nil {
 					t.Errorf("%s reaches %s without agent and ztunnel (family %d)", path[0], path[1], family)
 				}
 			}
@@ -114,22 +114,24 @@ func withoutAgentAndZtunnelNothingIsPlain(t *testing.T, c *demo.Cluster) {
 			t.Fatal(err)
 		}
 		for _, path := range paths {
-			eventually(t, fmt.Sprintf("%s to reach %s", path[0], path[1]), func(context.Context) error { return briefly(t, c, path[0], path[1], 0) })
+			eventually(t, fmt.Sprintf("%s to reach %s", path[0], path[1]), func(context.Context) error {
+				return within(t, c, 5*time.Second, path[0], podAddr(c, path[1], 0, raw))
+			})
 		}
 		arrived.Store(0)
 	}
 }
 
-// briefly tries to have a word echoed, without much patience.
-func briefly(t *testing.T, c *demo.Cluster, from, to string, family int) error {
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+// within tries to have a word echoed, in so much time to connect and as much again.
+func within(t *testing.T, c *demo.Cluster, patience time.Duration, from string, to netip.AddrPort) error {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	conn, err := c.Dial(ctx, from, podAddr(c, to, family, raw))
+	conn, err := c.Dial(ctx, from, to)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	return exchange(conn, 0)

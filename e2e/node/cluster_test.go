@@ -36,7 +36,7 @@ const (
 )
 
 // slow is the patience with things that take no time on an idle machine.
-const slow = 20 * time.Second
+const slow = 40 * time.Second
 
 func sharedSpec(dir, engine string) demo.Spec {
 	pod := func(name, namespace, node string, served bool) demo.Pod {
@@ -77,7 +77,7 @@ type sharedCluster struct {
 func (s *sharedCluster) use(t *testing.T) *demo.Cluster {
 	t.Helper()
 	s.once.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		s.cluster, s.err = demo.Up(ctx, sharedSpec(filepath.Join(filepath.Dir(programs.Tulle), "shared"+s.engine), s.engine))
 		if s.err == nil {

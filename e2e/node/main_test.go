@@ -126,7 +126,7 @@ func mine() string { return fmt.Sprintf("e2e%d", os.Getpid()) }
 // start brings a cluster up and checks after the test that its programs have reported no data race.
 func start(t *testing.T, spec demo.Spec) *demo.Cluster {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cluster, err := demo.Up(ctx, spec)
 	if err != nil {
