@@ -250,12 +250,12 @@ func (a *Agent) Views() []View {
 	return views
 }
 
-// findLocked returns the worker of a pod that isn't deleted.
-func (a *Agent) findLocked(pod Named) *worker {
+// findLocked returns the worker of a pod, rather that of one which isn't deleted; nil if there is none.
+func (a *Agent) findLocked(pod Named) (found *worker) {
 	for _, w := range a.workers {
-		if pod.is(w.pod) && !w.wish.gone {
-			return w
+		if pod.is(w.pod) && (found == nil || !w.wish.gone) {
+			found = w
 		}
 	}
-	return nil
+	return found
 }

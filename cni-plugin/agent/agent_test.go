@@ -281,6 +281,26 @@ func TestAPodThatEndsStaysInTheMeshUntilItsNamespaceIsGone(t *testing.T) {
 	}
 }
 
+// Whoever deletes a pod by force is faster than the runtime, which wants the proxy to have let go when it is done.
+func TestAPodIsLetGoWhenTheRuntimeStopsItAfterItsObjectIsDeleted(t *testing.T) {
+	bubble(t, func(a *Agent, r *record, apply func(...pods.Pod)) {
+		a.cfg.Complete = true
+		apply(podObject("a", "ambient"))
+		apply()
+		r.want(t, "0.0s enrol a")
+		if err := a.Stopped(context.Background(), Named{Namespace: "demo", Name: "a"}, ""); err != nil {
+			t.Fatal(err)
+		}
+		r.want(t, "0.0s forget a")
+		if views := a.Views(); len(views) != 0 {
+			t.Errorf("still known: %+v", views)
+		}
+		if _, err := a.Started(context.Background(), Named{Namespace: "demo", Name: "a"}, home, nil); err == nil {
+			t.Error("a deleted pod may start")
+		}
+	})
+}
+
 func TestAPodThatReplacesAnotherInItsNamespaceTakesItOver(t *testing.T) {
 	bubble(t, func(_ *Agent, r *record, apply func(...pods.Pod)) {
 		old := podObject("a", "ambient")

@@ -136,12 +136,13 @@ func (a *Agent) await(ctx context.Context, pod Named) (*worker, error) {
 	for range lookUps {
 		a.mu.Lock()
 		w, loaded, stopped := a.findLocked(pod), a.loaded, a.stopped
+		gone := w != nil && w.wish.gone
 		may := !a.cfg.Complete && !a.namespaces[pod.Namespace].Ambient() || a.cfg.Rules.Excludes(pod.Namespace)
 		a.mu.Unlock()
 		switch {
 		case stopped || !loaded:
 			return nil, errStarting
-		case w != nil:
+		case w != nil && !gone:
 			return w, nil
 		case may:
 			return nil, nil

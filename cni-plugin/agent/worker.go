@@ -143,6 +143,7 @@ func (w *worker) run(ctx context.Context) {
 			return
 		}
 		if done && w.agent.retire(w) {
+			w.tell(wish, asked, 0, err)
 			return
 		}
 		if retries++; err == nil || interrupted {
