@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Upgrade is the replacement of a node's ztunnel by another one, while both run.
@@ -40,6 +42,11 @@ func (u *Upgrade) Await(ctx context.Context) error {
 		_, err := u.cluster.Get(ctx, u.place, "http://127.0.0.1:15021/healthz/ready")
 		return err
 	})
+}
+
+// PauseOld keeps the old one from doing anything until resume is called.
+func (u *Upgrade) PauseOld() (resume func() error, err error) {
+	return func() error { return u.old.signal(unix.SIGCONT) }, u.old.signal(unix.SIGSTOP)
 }
 
 // StopOld ends the old one in order, and by force after the given patience. It returns when it is gone.

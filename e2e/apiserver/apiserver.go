@@ -151,7 +151,7 @@ func (s *Server) StartAPI(ctx context.Context) error {
 	if s.api, err = launch(s.programs.Path("kube-apiserver"), s.Log("kube-apiserver"), args...); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	return s.api.until(ctx, "API server isn't ready", s.Ready)
 }

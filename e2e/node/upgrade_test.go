@@ -180,6 +180,53 @@ func ztunnelUpgradesLoseNothing(t *testing.T, c *demo.Cluster) {
 	load.stop(t, upgrades*between)
 }
 
+// Agent and ztunnel of a node are replaced at once, and the new agent hears of the new ztunnel before it hears of the old one. That the old
+// one has come last doesn't make it the newest: when it ends, as it does soon, no connection notices.
+func TestTheOldZtunnelComesLastToANewAgent(t *testing.T) {
+	eachEngine(t, theOldZtunnelComesLastToANewAgent)
+}
+
+func theOldZtunnelComesLastToANewAgent(t *testing.T, c *demo.Cluster) {
+	const upgrades, between = 4, 300
+	agent := demo.Agent("node1")
+	restored(t, c, agent, func(ctx context.Context) error { return c.StartAgent(ctx, "node1") })
+	restored(t, c, demo.Ztunnel("node1"), func(ctx context.Context) error { return c.StartZtunnel(ctx, "node1") })
+	connected := func() int {
+		lines, err := c.LogLines(agent, "tunnel proxy connected")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(lines)
+	}
+	load := startRush(t, c)
+	for i := range upgrades {
+		if err := c.Kill(t.Context(), agent); err != nil {
+			t.Fatal(err)
+		}
+		before := connected()
+		next, err := c.NextZtunnel("node1", []string{annex, "node1"}[i%2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		resume, err := next.PauseOld()
+		if err := errors.Join(err, c.StartAgent(t.Context(), "node1"), next.Await(t.Context()), resume()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the old ztunnel to come", func(context.Context) error {
+			if now := connected() - before; now != 2 {
+				return fmt.Errorf("%d have come", now)
+			}
+			return nil
+		})
+		load.more(t, between)
+		if err := next.StopOld(t.Context(), slow); err != nil {
+			t.Fatal(err)
+		}
+		load.more(t, between)
+	}
+	load.stop(t, 2*upgrades*between)
+}
+
 // Connections to and from the pods of a node whose ztunnel was killed wait for the next.
 func TestConnectionsWaitForTheNextZtunnel(t *testing.T) {
 	eachEngine(t, connectionsWaitForTheNextZtunnel)
