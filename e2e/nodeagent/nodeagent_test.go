@@ -128,6 +128,32 @@ func TestDamageIsRepairedAndSaid(t *testing.T) {
 	w.contains("tulle_cni_repairs_total 1\n", func() string { return w.ask("/metrics") })
 }
 
+// Neither who evicts a pod nor who deletes it by force waits for its processes.
+func TestAPodThatEndsStaysInTheMeshUntilItsNetworkIsGone(t *testing.T) {
+	w := newWorld(t, ambient)
+	w.start()
+	proxy := fakeproxy.Connect(t, w.zds(), nil)
+	evicted, forced := w.pod("evicted", podSpec{}), w.pod("forced", podSpec{})
+	for _, p := range []*pod{evicted, forced} {
+		p.until("enabled", in)
+	}
+	evicted.apply(podSpec{failed: true})
+	w.must(w.Delete(t.Context(), fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: forced, namespace: %s}}", w.namespace)))
+	w.eventually("out nft capture it has ended", evicted.status)
+	w.eventually("out nft capture pod deleted", forced.status)
+	if got := strings.Join(proxy.Log(), "\n"); strings.Contains(got, "del ") {
+		t.Errorf("the proxy lets go of a pod whose processes run: %s", got)
+	}
+	forgotten := func(p *pod) {
+		p.end()
+		w.contains("del "+p.uid, func() string { return strings.Join(proxy.Log(), "\n") })
+	}
+	forgotten(evicted)
+	w.eventually("", evicted.says)
+	forgotten(forced)
+	w.eventually("not listed", forced.status)
+}
+
 func TestAnotherAgentTakesOver(t *testing.T) {
 	w := newWorld(t, ambient)
 	_, kill := w.start()

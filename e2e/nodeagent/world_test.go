@@ -127,12 +127,14 @@ type pod struct {
 	name  string
 	addr  string
 	uid   string
+	end   func() // kills its process
 }
 
 // podSpec is what is said of a pod.
 type podSpec struct {
 	labels, annotations string
 	waiting             bool // it has no address yet, as before the runtime has added it
+	failed              bool // by its object: its process runs until it's ended
 }
 
 // pod makes a pod whose only process runs in its network.
@@ -152,7 +154,8 @@ func (w *world) pod(name string, spec podSpec) *pod {
 		cmd = exec.Command("sleep", "1000")
 		return cmd.Start()
 	}))
-	w.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	p.end = sync.OnceFunc(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	w.t.Cleanup(p.end)
 	w.process(strconv.Itoa(cmd.Process.Pid), strconv.Itoa(cmd.Process.Pid), "0::/kubepods/pod"+p.uid+"/x\n")
 	return p
 }
@@ -162,6 +165,9 @@ func (p *pod) apply(spec podSpec) {
 	status := fmt.Sprintf("{phase: Running, podIP: %s, podIPs: [{ip: %s}]}", p.addr, p.addr)
 	if spec.waiting {
 		status = "{phase: Pending}"
+	}
+	if spec.failed {
+		status = "{phase: Failed, reason: Evicted}"
 	}
 	p.world.apply(fmt.Sprintf(`
 apiVersion: v1
