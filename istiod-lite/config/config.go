@@ -122,6 +122,13 @@ func Parse(args, environ []string, out io.Writer) (Config, error) {
 	if err := c.from(source, flags.Args()); err != nil {
 		return c, err
 	}
+	for _, one := range all {
+		if flags.Changed(one.flag) {
+			if err := one.misplaced(c.Source != ""); err != nil {
+				return c, err
+			}
+		}
+	}
 	c.fill()
 	return c, c.check()
 }
@@ -227,9 +234,6 @@ func (c *Config) check() error {
 	}
 	if c.DrainTime < 0 || c.DrainTime > maxDrainTime {
 		return fmt.Errorf("--drain-time is %s: want 0s to %s", c.DrainTime, maxDrainTime)
-	}
-	if c.Source != "" && c.RootTTL != rootTTL {
-		return fmt.Errorf("--root-cert-ttl (CITADEL_SELF_SIGNED_CA_CERT_TTL) is not for --source files, where a root lasts %s: leave it out", rootTTL)
 	}
 	return errors.Join(c.checkNames(), c.checkAddresses())
 }

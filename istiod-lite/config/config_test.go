@@ -126,7 +126,11 @@ func TestMistakesAreExplained(t *testing.T) {
 		{`--debug-address "a:http": want host:port`, "--debug-address a:http", ""},
 		{`--debug-address "": want host:port`, "--debug-address=", ""},
 		{`--webhook-address ":65536": want host:port`, "--webhook-address :65536", ""},
-		{"--root-cert-ttl (CITADEL_SELF_SIGNED_CA_CERT_TTL) is not for --source files, where a root lasts 87600h0m0s", "--source files a --root-cert-ttl 1h", ""},
+		{"--root-cert-ttl (CITADEL_SELF_SIGNED_CA_CERT_TTL) is only for objects of a cluster, not for --source files: leave it out", "--source files a --root-cert-ttl 1h", ""},
+		{"--waypoint-image (WAYPOINT_IMAGE) is only for objects of a cluster", "--source files a", "WAYPOINT_IMAGE=registry.example/waypoint:1"},
+		{"--drain-time is only for objects of a cluster", "--source files a --drain-time 0s", ""},
+		{"--token-key is only for --source files, not for objects of a cluster: leave it out", "--token-key k", ""},
+		{"--state is only for --source files", "--kubeconfig k --state s", ""},
 		{`PILOT_CERT_PROVIDER "kubernetes" is not done`, "", "PILOT_CERT_PROVIDER=kubernetes"},
 	} {
 		if _, err := Parse(strings.Fields(c.args), []string{c.env}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), c.want) {
