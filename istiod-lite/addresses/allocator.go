@@ -38,8 +38,12 @@ func ours(ip netip.Addr) bool {
 	return slices.ContainsFunc(ranges[:], func(r netip.Prefix) bool { return r.Contains(ip) })
 }
 
+// maxOwn is how many addresses out of our ranges the entries of a namespace may have of their own. Those beyond it take none away from
+// others, else one namespace could take all.
+const maxOwn = 256
+
 // givable tells whether a prefix is one address that could be given. Wider ones take none away: who looks for where an address leads
-// finds the entry that has just it before those whose range it is in, and otherwise one entry could take them all: one can take 256, as many as it may have.
+// finds the entry that has just it before those whose range it is in.
 func givable(prefix netip.Prefix) bool { return prefix.IsSingleIP() && ours(prefix.Addr()) }
 
 // family is the index of an address's range.
@@ -56,9 +60,20 @@ type allocator struct {
 	entries map[model.Name]Entry
 	owners  map[netip.Addr]slot
 	given   map[slot]netip.Addr
-	fixed   map[netip.Addr]int // addresses of entries' own within our ranges, by how many have them
-	used    [len(ranges)]int   // addresses that are given or fixed, by family
+	own     map[model.Name][]netip.Addr // addresses of entries' own that count
+	owned   map[string]int              // how many those are, by namespace
+	fixed   map[netip.Addr]int          // the same addresses, by how many have them
+	used    [len(ranges)]int            // addresses that are given or fixed, by family
+	shares  map[share]int               // addresses that are given, by namespace and family
 }
+
+// share is what a namespace has of a family.
+type share struct {
+	namespace string
+	six       bool
+}
+
+func (s slot) share() share { return share{s.entry.Namespace, s.six} }
 
 // slot is what one address is for.
 type slot struct {
@@ -71,7 +86,8 @@ type slot struct {
 func newAllocator(entries map[model.Name]Entry) *allocator {
 	a := &allocator{
 		entries: make(map[model.Name]Entry, len(entries)), owners: make(map[netip.Addr]slot),
-		given: make(map[slot]netip.Addr), fixed: make(map[netip.Addr]int),
+		given: make(map[slot]netip.Addr), own: make(map[model.Name][]netip.Addr), owned: make(map[string]int), fixed: make(map[netip.Addr]int),
+		shares: make(map[share]int),
 	}
 	for _, entry := range slices.SortedFunc(maps.Values(entries), older) {
 		a.put(entry)
@@ -92,8 +108,8 @@ func older(a, b Entry) int {
 // put takes in an entry, and returns others that lose an address by it.
 func (a *allocator) put(entry Entry) []model.Name {
 	losers := a.adopt(entry)
-	for _, prefix := range entry.Fixed {
-		if s, owned := a.owners[prefix.Addr()]; owned && givable(prefix) {
+	for _, ip := range a.own[entry.Name] {
+		if s, owned := a.owners[ip]; owned {
 			a.free(s)
 			losers = append(losers, s.entry)
 		}
@@ -103,8 +119,8 @@ func (a *allocator) put(entry Entry) []model.Name {
 
 // adopt replaces what is known of an entry.
 func (a *allocator) adopt(entry Entry) (losers []model.Name) {
-	a.count(a.entries[entry.Name].Fixed, -1)
-	a.count(entry.Fixed, 1)
+	a.release(entry.Name)
+	a.reserve(entry)
 	for _, s := range slots(a.entries[entry.Name]) {
 		if !slices.Contains(entry.Hosts, s.host) {
 			a.free(s)
@@ -131,7 +147,7 @@ func (a *allocator) adopt(entry Entry) (losers []model.Name) {
 // drop forgets an entry.
 func (a *allocator) drop(name model.Name) {
 	entry := a.entries[name]
-	a.count(entry.Fixed, -1)
+	a.release(name)
 	for _, s := range slots(entry) {
 		a.free(s)
 	}
@@ -149,6 +165,7 @@ func slots(entry Entry) []slot {
 func (a *allocator) give(s slot, ip netip.Addr) {
 	a.given[s], a.owners[ip] = ip, s
 	a.used[family(s.six)]++
+	a.shares[s.share()]++
 }
 
 func (a *allocator) free(s slot) {
@@ -156,28 +173,39 @@ func (a *allocator) free(s slot) {
 		delete(a.owners, ip)
 		delete(a.given, s)
 		a.used[family(s.six)]--
+		if a.shares[s.share()]--; a.shares[s.share()] == 0 {
+			delete(a.shares, s.share())
+		}
 	}
 }
 
-// count notes addresses that are entries' own, as far as they could be given.
-func (a *allocator) count(prefixes []netip.Prefix, change int) {
-	for _, prefix := range prefixes {
-		if !givable(prefix) {
+// reserve notes the addresses that are an entry's own, as far as they could be given and count.
+func (a *allocator) reserve(entry Entry) {
+	for _, prefix := range entry.Fixed {
+		if !givable(prefix) || a.owned[entry.Namespace] == maxOwn {
 			continue
 		}
 		ip := prefix.Addr()
-		before := a.fixed[ip]
-		switch after := before + change; {
-		case after <= 0:
-			delete(a.fixed, ip)
-			a.used[family(ip.Is6())]--
-		default:
-			a.fixed[ip] = after
-			if before == 0 {
-				a.used[family(ip.Is6())]++
-			}
+		a.own[entry.Name] = append(a.own[entry.Name], ip)
+		a.owned[entry.Namespace]++
+		if a.fixed[ip]++; a.fixed[ip] == 1 {
+			a.used[family(ip.Is6())]++
 		}
 	}
+}
+
+// release takes back what reserve has noted.
+func (a *allocator) release(name model.Name) {
+	for _, ip := range a.own[name] {
+		if a.owned[name.Namespace]--; a.owned[name.Namespace] == 0 {
+			delete(a.owned, name.Namespace)
+		}
+		if a.fixed[ip]--; a.fixed[ip] == 0 {
+			delete(a.fixed, ip)
+			a.used[family(ip.Is6())]--
+		}
+	}
+	delete(a.own, name)
 }
 
 // taken tells whether some entry has the address of its own.
@@ -200,9 +228,15 @@ func (a *allocator) want(name model.Name) (wanted []Assignment, full error) {
 	return wanted, full
 }
 
-var errFull = errors.New("no address is left: give ServiceEntries addresses of their own, or label those that need none with networking.istio.io/enable-autoallocate-ip=false")
+const remedy = "give ServiceEntries addresses of their own, or label those that need none with networking.istio.io/enable-autoallocate-ip=false"
 
-// pick finds a free address. It begins at a place that the slot's names choose, so that an address isn't soon another's when
+var (
+	errFull  = errors.New("no address is left: " + remedy)
+	errShare = errors.New("the namespace has as many addresses as are left for all others: " + remedy)
+)
+
+// pick finds a free address. A namespace gets another only while it has fewer than are left, so that however many it wants, there are
+// some for others. The search begins at a place that the slot's names choose, so that an address isn't soon another's when
 // its entry is deleted, and clients still remember it.
 func (a *allocator) pick(s slot) (netip.Addr, error) {
 	hash := fnv.New64a()
@@ -211,8 +245,12 @@ func (a *allocator) pick(s slot) (netip.Addr, error) {
 	if s.six {
 		size = 1<<32 - 2
 	}
-	if uint64(a.used[at]) >= size {
+	left := int(size) - a.used[at]
+	switch {
+	case left <= 0:
 		return netip.Addr{}, errFull
+	case a.shares[s.share()] >= left:
+		return netip.Addr{}, errShare
 	}
 	begin := hash.Sum64() % size
 	for i := range min(size, 1<<16) {

@@ -176,6 +176,73 @@ func TestRangesThatAnEntryHasOfItsOwnTakeNoneAway(t *testing.T) {
 	a.must(t, "mq")
 }
 
+// Nor may whoever makes many of them.
+func TestOneNamespaceTakesFewAddressesOfOthersForItsOwn(t *testing.T) {
+	const entries = 1000
+	a := newAllocator(nil)
+	for i := range entries {
+		name := fmt.Sprint("e", i)
+		a.put(entry(name, i, name+".example"))
+		a.must(t, name)
+	}
+	var own []Entry
+	losers := make(map[model.Name]bool)
+	for i := range 256 { // together all addresses
+		e := Entry{Name: model.Name{Namespace: "greedy", Name: fmt.Sprint("g", i)}, Created: time.Unix(0, 0)}
+		for j := range 256 {
+			e.Fixed = append(e.Fixed, netip.PrefixFrom(nth(ranges[0].Addr(), uint64(i<<8+j)), 32))
+		}
+		own = append(own, e)
+		for _, loser := range a.put(e) {
+			losers[loser] = true
+		}
+	}
+	if len(losers) > maxOwn || a.used[0] > entries+maxOwn {
+		t.Errorf("%d entries lose an address, %d addresses are used", len(losers), a.used[0])
+	}
+	for loser := range losers {
+		a.must(t, loser.Name)
+	}
+	for _, e := range own {
+		a.drop(e.Name)
+	}
+	if len(a.own)+len(a.owned)+len(a.fixed) > 0 || a.used[0] != entries {
+		t.Errorf("%v, %v and %v stay reserved, %d addresses used", a.own, a.owned, a.fixed, a.used[0])
+	}
+}
+
+func TestOneNamespaceGetsNoMoreThanIsLeftForOthers(t *testing.T) {
+	const all = 1<<16 - 2
+	a := newAllocator(nil)
+	fill := func(namespace string, from, given int) int {
+		for i := range given {
+			a.give(slot{entry: model.Name{Namespace: namespace}, host: fmt.Sprint(i)}, nth(ranges[0].Addr(), uint64(from+i)))
+		}
+		for count := given; ; count++ {
+			name := model.Name{Namespace: namespace, Name: fmt.Sprint("e", count)}
+			a.put(Entry{Name: name, Hosts: []string{"a.example"}})
+			if got, err := a.want(name); errors.Is(err, errShare) && len(got) == 1 {
+				return count // it has one of the other family
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	first := fill("greedy", 1, 32_700)
+	second := fill("greedy too", 40_000, 16_300)
+	if first != all/2 || second != (all-first)/2+1 {
+		t.Errorf("one gets %d, another %d of %d", first, second, all)
+	}
+	a.put(entry("db", 1, "a.example"))
+	a.must(t, "db")
+	for i := range 3 {
+		a.drop(model.Name{Namespace: "greedy", Name: fmt.Sprint("e", 32_700+i)})
+	}
+	if got, err := a.want(model.Name{Namespace: "greedy too", Name: fmt.Sprint("e", second)}); err != nil || len(got) != 2 {
+		t.Errorf("%v, %v after another has let go", got, err)
+	}
+}
+
 func TestAddressesOfOtherRangesAreReplaced(t *testing.T) {
 	db := entry("db", 1, "a.example")
 	db.Held = []Assignment{{"a.example", ip("192.0.2.1")}, {"gone.example", ip("240.240.0.9")}, {"a.example", netip.Addr{}}}
