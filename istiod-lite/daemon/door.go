@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,6 +59,7 @@ const (
 // door lets proven callers in, and ends the streams of those who can't be proven any more.
 type door struct {
 	limits     limits
+	trusted    []string // accounts of nodes' proxies
 	callers    ca.Authenticator
 	pods       ca.Pods
 	signer     *ca.Server // tells callers who ask for certificates why not
@@ -68,9 +70,9 @@ type door struct {
 	streams    sync.WaitGroup // what proves callers again
 }
 
-func newDoor(l limits, callers ca.Authenticator, pods ca.Pods, log *slog.Logger) *door {
+func newDoor(l limits, trusted []string, callers ca.Authenticator, pods ca.Pods, log *slog.Logger) *door {
 	return &door{
-		limits: l, callers: callers, pods: pods, log: log, complaints: ca.NewComplaints(), unproven: make(chan struct{}, l.unproven),
+		limits: l, trusted: trusted, callers: callers, pods: pods, log: log, complaints: ca.NewComplaints(), unproven: make(chan struct{}, l.unproven),
 	}
 }
 
@@ -108,7 +110,7 @@ func (d *door) admit(server any, stream grpc.ServerStream, info *grpc.StreamServ
 	switch {
 	case err == nil:
 		if at, known := peer.FromContext(ctx); known {
-			d.guests.prove(at.LocalAddr, at.Addr, caller)
+			d.guests.prove(at.LocalAddr, at.Addr, caller, d.standing(caller))
 		}
 		return handle(server, bounded{stream, ca.WithCaller(ctx, caller)})
 	case ca.Serves(info.FullMethod):
@@ -116,6 +118,13 @@ func (d *door) admit(server any, stream grpc.ServerStream, info *grpc.StreamServ
 	}
 	d.complaints.Say(d.log, slog.LevelWarn, ca.AddressOf(ctx), "stream refused: caller is not authenticated", err)
 	return ca.Opaque(err, unauthenticated)
+}
+
+func (d *door) standing(caller ca.Caller) standing {
+	if slices.Contains(d.trusted, caller.Account()) {
+		return trusted
+	}
+	return proven
 }
 
 // unauthenticated is what a caller learns of why it has no stream.

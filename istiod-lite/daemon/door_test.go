@@ -109,7 +109,7 @@ func (p porch) mustServe(c call) {
 func doorOf(callers asker, change func(*limits)) *door {
 	l := usual
 	change(&l)
-	return newDoor(l, callers, ca.Pods{}, slog.New(slog.DiscardHandler))
+	return newDoor(l, []string{"istio-system/ztunnel"}, callers, ca.Pods{}, slog.New(slog.DiscardHandler))
 }
 
 func TestConnectionsBeyondTheLimitWaitUntilOneGoes(t *testing.T) {
@@ -215,8 +215,8 @@ func TestAConnectionThatIsResetAndOpenedAgainIsCountedOnce(t *testing.T) {
 	}
 	g.lock.Lock()
 	defer g.lock.Unlock()
-	if len(g.open) != 2 || g.unproven.Len() != 2 {
-		t.Errorf("%d are open, %d unproven, want 2", len(g.open), g.unproven.Len())
+	if waiting := g.queues[unproven].Len(); len(g.open) != 2 || waiting != 2 {
+		t.Errorf("%d are open, %d unproven, want 2", len(g.open), waiting)
 	}
 }
 
@@ -246,6 +246,37 @@ func TestAPodThatProvesItselfOnManyConnectionsKeepsNobodyOut(t *testing.T) {
 	select {
 	case err := <-proven.ended:
 		t.Errorf("the stream of another had to go: %v", err)
+	default:
+	}
+}
+
+// Whoever may run many pods has as many tokens.
+func TestManyPodsThatProveThemselvesKeepNoNodesProxyOut(t *testing.T) {
+	p := behind(t, doorOf(func(ctx context.Context) (ca.Caller, error) {
+		if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("pod")) > 0 {
+			return ca.Caller{Namespace: "tenant", ServiceAccount: "default", Node: "node1", Pod: md.Get("pod")[0]}, nil
+		}
+		return anybody(ctx)
+	}, func(l *limits) { l.connections = 4 }))
+	node := p.call(p.dial())
+	p.mustServe(node)
+	for i := range 10 {
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "pod", fmt.Sprint(i)), patience)
+		defer cancel()
+		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.dial()).DeltaAggregatedResources(ctx)
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if err != nil {
+			t.Fatalf("pod %d: %v", i, err)
+		}
+	}
+	for range 3 {
+		p.mustServe(p.call(p.dial()))
+	}
+	select {
+	case err := <-node.ended:
+		t.Errorf("the stream of a node's proxy had to go: %v", err)
 	default:
 	}
 }

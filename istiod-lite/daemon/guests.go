@@ -10,19 +10,29 @@ import (
 )
 
 // guests bounds a listener's connections. When there are too many, the one goes that was first to come of those on which nobody was proven
-// yet, so that who only holds connections open keeps no proxy out; who opens 8,192 faster than a proxy proves itself still does. Of what one pod
-// has proven itself on, the oldest goes as well when it has too many. Where all are proven, those who come have to wait.
+// yet, so that who only holds connections open keeps no proxy out; who opens 8,192 faster than a proxy proves itself still does. Without any,
+// it is the first of those of pods that aren't nodes' proxies, so that whoever has many pods keeps no node out. Of what one pod has proven
+// itself on, the oldest goes as well when it has too many. Where all are nodes' proxies, those who come have to wait.
 type guests struct {
 	net.Listener
 	most int
 
-	lock     sync.Mutex
-	open     map[ends]*guest
-	unproven list.List              // of *guest, in the order they came
-	proven   map[ca.Caller][]*guest // pods', in the order they were
-	changed  *sync.Cond             // there may be room, or the listener is closed
-	closed   bool
+	lock    sync.Mutex
+	open    map[ends]*guest
+	queues  [trusted]list.List     // of each other standing, the *guests in the order they got it
+	proven  map[ca.Caller][]*guest // pods', in the order they were
+	changed *sync.Cond             // there may be room, or the listener is closed
+	closed  bool
 }
+
+// standing is how far a guest is trusted.
+type standing int
+
+const (
+	unproven standing = iota
+	proven            // whoever it is
+	trusted           // a node's proxy
+)
 
 // ends tell a connection from all others.
 type ends struct{ local, remote string }
@@ -31,8 +41,9 @@ type ends struct{ local, remote string }
 type guest struct {
 	net.Conn
 	host     *guests
-	unproven *list.Element // nil once somebody was proven on it
-	caller   ca.Caller     // who, the zero Caller if that isn't a pod
+	standing standing
+	place    *list.Element // in the queue of its standing; nil if it is trusted
+	caller   ca.Caller     // who was proven on it, the zero Caller if that isn't a pod
 }
 
 // maxProven is how many connections a pod may be proven on, or a machine. A proxy has two or three, and some that it has left and that aren't known to be dead.
@@ -53,8 +64,8 @@ func (g *guests) Accept() (net.Conn, error) {
 	g.lock.Lock()
 	defer g.lock.Unlock()
 	for len(g.open) >= g.most && !g.closed {
-		if oldest := g.unproven.Front(); oldest != nil {
-			g.send(oldest.Value.(*guest))
+		if first := g.first(); first != nil {
+			g.send(first)
 			continue
 		}
 		g.changed.Wait()
@@ -68,9 +79,19 @@ func (g *guests) Accept() (net.Conn, error) {
 		g.forget(was) // it was reset, which nobody has noticed yet
 	}
 	one := &guest{Conn: conn, host: g}
-	one.unproven = g.unproven.PushBack(one)
+	one.place = g.queues[unproven].PushBack(one)
 	g.open[at] = one
 	return one, nil
+}
+
+// first is who has to go first; nil if nobody has.
+func (g *guests) first() *guest {
+	for i := range g.queues {
+		if front := g.queues[i].Front(); front != nil {
+			return front.Value.(*guest)
+		}
+	}
+	return nil
 }
 
 // send closes a connection that has to go. The lock is held.
@@ -88,16 +109,19 @@ func (g *guests) Close() error {
 	return g.Listener.Close()
 }
 
-// prove says that the caller was proven on the connection between two ends.
-func (g *guests) prove(local, remote net.Addr, caller ca.Caller) {
+// prove says that the caller was proven on the connection between two ends, and whether it is trusted.
+func (g *guests) prove(local, remote net.Addr, caller ca.Caller, as standing) {
 	g.lock.Lock()
 	defer g.lock.Unlock()
 	one := g.open[between(local, remote)]
-	if one == nil || one.unproven == nil {
+	if one == nil || one.standing != unproven {
 		return
 	}
-	g.unproven.Remove(one.unproven)
-	one.unproven = nil
+	g.queues[unproven].Remove(one.place)
+	one.standing, one.place = as, nil
+	if as != trusted {
+		one.place = g.queues[as].PushBack(one)
+	}
 	if caller.Pod == "" && caller.Node == "" {
 		return // nothing tells one machine's from another's
 	}
@@ -115,8 +139,8 @@ func (g *guests) forget(one *guest) {
 		return // it had to go before
 	}
 	delete(g.open, at)
-	if one.unproven != nil {
-		g.unproven.Remove(one.unproven)
+	if one.place != nil {
+		g.queues[one.standing].Remove(one.place)
 	}
 	if of := g.proven[one.caller]; len(of) > 0 {
 		if of = slices.DeleteFunc(slices.Clone(of), func(other *guest) bool { return other == one }); len(of) > 0 {

@@ -33,7 +33,7 @@ func (d *Daemon) openDoor() error {
 	if err != nil {
 		return err
 	}
-	d.door = newDoor(usual, callers, ca.Pods{Find: d.find, Runs: d.runs}, d.log.With("scope", "push"))
+	d.door = newDoor(usual, d.cfg.TrustedNodeAccounts, callers, ca.Pods{Find: d.find, Runs: d.runs}, d.log.With("scope", "push"))
 	return nil
 }
 
