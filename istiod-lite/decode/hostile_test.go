@@ -221,4 +221,9 @@ func FuzzCore(f *testing.F)       { fuzz(f, "Namespace", "Node", "Pod", "Service
 func FuzzMeshConfig(f *testing.F) { fuzz(f, "ConfigMap") }
 func FuzzNetworking(f *testing.F) { fuzz(f, "ServiceEntry", "WorkloadEntry") }
 func FuzzGateways(f *testing.F)   { fuzz(f, "Gateway", "GatewayClass") }
-func FuzzSecurity(f *testing.F)   { fuzz(f, "AuthorizationPolicy", "PeerAuthentication") }
+func FuzzSecurity(f *testing.F) {
+	fuzz(f, "AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication")
+}
+func FuzzRoutes(f *testing.F) {
+	fuzz(f, "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant")
+}
