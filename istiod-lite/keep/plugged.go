@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/ca"
 	"github.com/tulle-mesh/tulle/mesh/file"
@@ -21,10 +20,9 @@ const OptionalFolder = "/etc/cacerts"
 
 // Plugged is an authority in a folder, which somebody else makes and replaces.
 type Plugged struct {
-	dir     string
-	log     *slog.Logger
-	live    *ca.Live
-	trouble atomic.Pointer[string]
+	dir  string
+	log  *slog.Logger
+	live *ca.Live
 }
 
 // OpenPlugged reads the authority in a folder. It returns nil if there is none in OptionalFolder, or if the folder is "":
@@ -49,14 +47,6 @@ func OpenPlugged(dir string, log *slog.Logger) (*Plugged, error) {
 // Live is the authority.
 func (p *Plugged) Live() *ca.Live { return p.live }
 
-// Trouble says why what is in the folder now is not in use, or nothing.
-func (p *Plugged) Trouble() string {
-	if text := p.trouble.Load(); text != nil {
-		return *text
-	}
-	return ""
-}
-
 // Run takes over what changes in the folder until the context ends. What doesn't fit is refused: the authority before stays
 // in use, and the log says why.
 func (p *Plugged) Run(ctx context.Context) error {
@@ -75,12 +65,9 @@ func (p *Plugged) reload() {
 		err = a.Follows(p.live.Authority())
 	}
 	if err != nil {
-		text := err.Error()
-		p.trouble.Store(&text)
 		p.log.Error("plugged authority not used, the one before stays in use", "folder", p.dir, "err", err)
 		return
 	}
-	p.trouble.Store(nil)
 	if p.live.Set(a) {
 		p.log.Info("plugged authority replaced", "folder", p.dir, "signer", describe(a.Chain[0]), "roots", len(a.Roots))
 	}

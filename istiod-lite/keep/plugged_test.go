@@ -199,18 +199,15 @@ func (f *folder) becomes(files map[string][]byte) {
 	case <-time.After(10 * time.Second):
 		f.Fatalf("nothing changed; log:\n%s", f.log)
 	}
-	if trouble := f.plugged.Trouble(); trouble != "" {
-		f.Errorf("trouble: %s", trouble)
-	}
 }
 
 // refuses waits until the log says why.
 func (f *folder) refuses(files map[string][]byte, why string) {
 	f.Helper()
-	before := f.plugged.Live().Authority()
+	before, said := f.plugged.Live().Authority(), len(f.log.String())
 	f.publish(files)
 	deadline := time.Now().Add(10 * time.Second)
-	for !strings.Contains(f.plugged.Trouble(), why) {
+	for !strings.Contains(f.log.String()[said:], why) {
 		if time.Now().After(deadline) {
 			f.Fatalf("no %q in the log:\n%s", why, f.log)
 		}
@@ -313,17 +310,19 @@ func TestFilesThatAreReplacedOneAfterTheOther(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- plugged.Run(ctx) }()
 	defer func() { cancel(); <-done }()
-	changed := plugged.Live().Changed()
 	for name, data := range bundle(t, second, nil, root) {
 		put(t, dir, name, data)
 		time.Sleep(50 * time.Millisecond) // an editor's pause
 	}
-	select {
-	case <-changed:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("nothing changed; log:\n%s", log)
-	}
-	if !plugged.Live().Authority().Chain[0].Equal(second.certificate) {
-		t.Error("not the new authority")
+	for deadline := time.After(20 * time.Second); ; { // some of the files may be used before the others, if they fit
+		changed := plugged.Live().Changed()
+		if plugged.Live().Authority().Chain[0].Equal(second.certificate) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatalf("not the new authority; log:\n%s", log)
+		}
 	}
 }
