@@ -11,7 +11,7 @@ import (
 var mayImport = map[string][]string{
 	// mesh, level 1: nothing of ours.
 	"mesh/identity": {}, "mesh/socket": {}, "mesh/record": {}, "mesh/loop": {}, "mesh/drain": {}, "mesh/admin": {}, "mesh/folder": {}, "mesh/controlplane": {}, "mesh/status": {},
-	"mesh/settings": {}, "mesh/token": {}, "mesh/scrape": {}, "mesh/file": {}, "mesh/trace": {},
+	"mesh/settings": {}, "mesh/token": {}, "mesh/scrape": {}, "mesh/file": {}, "mesh/trace": {}, "mesh/calm": {},
 	"mesh/api/workload": {}, "mesh/api/security": {}, "mesh/api/zds": {}, "mesh/api/ca": {}, "mesh/api/l7": {},
 	// mesh, level 2.
 	"mesh/relay":     {"mesh/loop"},
