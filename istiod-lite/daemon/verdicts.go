@@ -56,7 +56,7 @@ func (v *verdicts) tell(key model.Key, generation int64, conditions []model.Cond
 	v.lock.Lock()
 	defer v.lock.Unlock()
 	delete(v.targeted, key)
-	if slices.ContainsFunc(conditions, func(c model.Condition) bool { return c.Type == waypointAccepted }) {
+	if slices.ContainsFunc(conditions, func(c model.Condition) bool { return c.Type == model.WaypointAccepted }) {
 		v.targeted[key] = struct{}{}
 	}
 	if r := v.rejected[key]; r != nil {
@@ -83,14 +83,11 @@ func (v *verdicts) tellParents(key model.Key, generation int64, parents []routes
 	v.setParents(key, generation, parents)
 }
 
-// The conditions by which policies are told whether those who enforce them can.
-const ztunnelAccepted, waypointAccepted = "ZtunnelAccepted", "WaypointAccepted"
-
 // refuse says in the object's status what is in the way of its present state; the Gateways' is another's.
 func (v *verdicts) refuse(key model.Key, r *rejected) {
-	of := ztunnelAccepted
+	of := model.ZtunnelAccepted
 	if _, targeted := v.targeted[key]; targeted || key.Kind == model.KindRequestAuthentication {
-		of = waypointAccepted
+		of = model.WaypointAccepted
 	}
 	switch key.Kind {
 	case model.KindAuthorizationPolicy, model.KindRequestAuthentication:
@@ -104,7 +101,7 @@ func (v *verdicts) refuse(key model.Key, r *rejected) {
 func (v *verdicts) refuseAtParents(key model.Key, r *rejected) {
 	var refused []routes.Parent
 	for _, parent := range v.parents[key] {
-		condition := model.Condition{Type: "Accepted", Reason: "UnsupportedValue", Message: r.message}
+		condition := model.Condition{Type: model.Accepted, Reason: "UnsupportedValue", Message: r.message}
 		refused = append(refused, routes.Parent{Ref: parent.Ref, Conditions: []model.Condition{condition}})
 	}
 	v.setParents(key, r.generation, refused)
@@ -149,12 +146,32 @@ func (v *verdicts) reject(r kube.Rejection) {
 // consequence says what is in force instead.
 func consequence(r kube.Rejection) string {
 	switch {
-	case r.Closed && r.Kind.Model == model.KindRequestAuthentication:
-		return "it said nothing before, so no token is good"
-	case r.Closed:
-		return "it said nothing before, so it lets nobody in"
+	case r.Closed != nil:
+		return "it said nothing before, so " + closes(r.Closed)
 	case r.First:
 		return "it isn't in force"
 	}
 	return "what it said before stays in force"
+}
+
+// closes says what becomes of connections and requests by an object that fails closed.
+func closes(object model.Object) string {
+	switch o := object.(type) {
+	case *model.RequestAuthentication:
+		return "no token is good"
+	case *model.PeerAuthentication:
+		return "nobody is let in without mutual TLS"
+	case *model.AuthorizationPolicy:
+		switch {
+		case o.DryRun:
+			return "as a dry run it refuses everybody, which is only told"
+		case o.Action == model.Audit:
+			return "nothing is audited for it; it refuses nobody"
+		case o.Action == model.Custom && o.Targeted:
+			return "its waypoints refuse all requests that it is about"
+		case o.Action == model.Custom:
+			return "it has no effect, as CUSTOM policies have none outside of waypoints"
+		}
+	}
+	return "it lets nobody in"
 }

@@ -105,7 +105,7 @@ func TestARejectedRequestAuthenticationSaysWhatItMeansForTokens(t *testing.T) {
 	v := writing(&told)
 	kind := decode.Kind{Kind: "RequestAuthentication", Model: model.KindRequestAuthentication}
 	name := model.Name{Namespace: "demo", Name: "jwt"}
-	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec: bad"), First: true, Closed: true})
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec: bad"), First: true, Closed: &model.RequestAuthentication{}})
 	v.tell(model.Key{Kind: kind.Model, Name: name}, 1, []model.Condition{{Type: "WaypointAccepted", Status: true, Reason: "Accepted"}})
 	const message = "spec: bad; it said nothing before, so no token is good"
 	const status = "demo/jwt 1 WaypointAccepted=false Invalid " + message
@@ -120,7 +120,7 @@ func TestARejectedPolicySaysSoInPlaceOfWhoeverEnforcesIt(t *testing.T) {
 	kind := decode.Kind{Kind: "AuthorizationPolicy", Model: model.KindAuthorizationPolicy}
 	name := model.Name{Namespace: "demo", Name: "p"}
 	key := model.Key{Kind: kind.Model, Name: name}
-	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec: bad"), First: true, Closed: true})
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec: bad"), First: true, Closed: &model.AuthorizationPolicy{Action: model.Allow}})
 	v.tell(key, 1, []model.Condition{{Type: "WaypointAccepted", Status: true, Reason: "Accepted"}}) // of what lets nobody in
 	v.reject(kube.Rejection{Kind: kind, Name: name})
 	v.tell(key, 2, nil)
@@ -147,5 +147,24 @@ func TestARejectedGatewayIsToldByWhatDeploysIt(t *testing.T) {
 	v.reject(kube.Rejection{Kind: kind, Name: name})
 	if want := []string{"demo/waypoint 2 spec.listeners[0].port: wrong", "demo/waypoint 0 "}; !slices.Equal(told, want) {
 		t.Errorf("told %q", told)
+	}
+}
+
+// What takes the place of an object that can't be read isn't the same for all.
+func TestARejectionSaysWhatIsInForceInstead(t *testing.T) {
+	for want, r := range map[string]kube.Rejection{
+		"what it said before stays in force":           {},
+		"it isn't in force":                            {First: true},
+		"it said nothing before, so it lets nobody in": {First: true, Closed: &model.AuthorizationPolicy{Action: model.Allow}},
+		"it said nothing before, so as a dry run it refuses everybody, which is only told":               {First: true, Closed: &model.AuthorizationPolicy{Action: model.Allow, DryRun: true}},
+		"it said nothing before, so nothing is audited for it; it refuses nobody":                        {First: true, Closed: &model.AuthorizationPolicy{Action: model.Audit}},
+		"it said nothing before, so its waypoints refuse all requests that it is about":                  {First: true, Closed: &model.AuthorizationPolicy{Action: model.Custom, Targeted: true}},
+		"it said nothing before, so it has no effect, as CUSTOM policies have none outside of waypoints": {First: true, Closed: &model.AuthorizationPolicy{Action: model.Custom}},
+		"it said nothing before, so nobody is let in without mutual TLS":                                 {First: true, Closed: &model.PeerAuthentication{}},
+		"it said nothing before, so no token is good":                                                    {First: true, Closed: &model.RequestAuthentication{}},
+	} {
+		if got := consequence(r); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -57,7 +57,7 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 		client: client,
 		conditions: status.New(status.Config{
 			Client: client, Manager: "istiod-lite-status", Revisions: revision, Log: d.log.With("scope", "status"),
-			Types:       []string{"istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", "tulle.dev/WorkloadsSelected", "ZtunnelAccepted", "WaypointAccepted"},
+			Types:       model.ConditionTypes(),
 			Controllers: []string{model.WaypointController},
 			Kinds: append([]model.Kind{
 				model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindRequestAuthentication,

@@ -96,7 +96,7 @@ func (k Kind) Closed(fill func(into any) error) model.Object {
 func (k Kind) Theirs(labels map[string]string, revisions []string) bool {
 	switch k.Group {
 	case "security.istio.io", "networking.istio.io", "gateway.networking.k8s.io":
-		revision := labels[revisionLabel]
+		revision := labels[model.RevisionLabel]
 		return revision != "" && !slices.Contains(revisions, revision) && k.Model != model.KindGateway && k.Model != model.KindGatewayClass
 	}
 	return false

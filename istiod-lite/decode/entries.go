@@ -36,7 +36,7 @@ func serviceEntry(o *resource[istio.ServiceEntry, *istio.ServiceEntry]) (model.O
 	spec := o.Spec.get()
 	e := &model.ServiceEntry{
 		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation, Created: o.CreationTimestamp.Time,
-		Revision: o.Labels[revisionLabel], Binding: binding(within(o.ObjectMeta), o.ObjectMeta),
+		Revision: o.Labels[model.RevisionLabel], Binding: binding(within(o.ObjectMeta), o.ObjectMeta),
 		Resolution: model.Resolution(spec.Resolution.String()), SANs: spec.SubjectAltNames,
 		Selected: spec.WorkloadSelector != nil, Selector: model.LabelsOf(spec.WorkloadSelector.GetLabels()),
 		TrafficDistribution: o.Annotations[distributionAnnotation],
@@ -185,7 +185,7 @@ func workloadEntry(o *resource[istio.WorkloadEntry, *istio.WorkloadEntry]) (mode
 	}
 	return &model.WorkloadEntry{
 		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation,
-		Revision: o.Labels[revisionLabel], Binding: binding(within(o.ObjectMeta), o.ObjectMeta), EntryEndpoint: endpoint,
+		Revision: o.Labels[model.RevisionLabel], Binding: binding(within(o.ObjectMeta), o.ObjectMeta), EntryEndpoint: endpoint,
 	}, nil
 }
 

@@ -70,7 +70,7 @@ func (f *filterReader) ofBackend() (model.Filters, *model.Problem) {
 
 func (f *filterReader) extension(i int) {
 	f.problem = first(f.problem, &model.Problem{
-		Condition: "ResolvedRefs", Reason: "InvalidKind",
+		Condition: model.ResolvedRefs, Reason: "InvalidKind",
 		Message: fmt.Sprintf("no kind of filter is known that %s.extensionRef could name: leave it out", f.at(i)),
 	})
 }

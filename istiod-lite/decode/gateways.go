@@ -41,7 +41,7 @@ var notCopied = []string{serviceAccountAnnotation, nameAnnotation, serviceTypeAn
 func gateway(o *gatewayv1.Gateway) (model.Object, error) {
 	g := &model.Gateway{
 		Namespace: within(o.ObjectMeta), Name: o.Name, UID: string(o.UID), Generation: o.Generation,
-		Class: string(o.Spec.GatewayClassName), Revision: o.Labels[revisionLabel],
+		Class: string(o.Spec.GatewayClassName), Revision: o.Labels[model.RevisionLabel],
 		ServiceAccount: o.Annotations[serviceAccountAnnotation], Objects: gatewayObjects(o),
 		Deleted: o.DeletionTimestamp != nil,
 	}

@@ -75,7 +75,7 @@ func closedAuthorization(fill func(any) error) model.Object {
 	targets, targeted := s.targets()
 	forRequests := targeted || whole && s.Spec.TargetRef == nil && len(s.Spec.TargetRefs) == 0 // else nobody knows at which waypoint
 	closed := &model.AuthorizationPolicy{
-		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Selected: !labels.Empty(), Selector: labels,
+		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[model.RevisionLabel], Selected: !labels.Empty(), Selector: labels,
 		Targeted: targeted, Targets: targets, Action: model.Allow, DryRun: dryRun(s.ObjectMeta),
 	}
 	switch action := readAction(fill); {
@@ -105,7 +105,7 @@ func closedTokens(fill func(any) error) model.Object {
 	s, _ := readScope(fill)
 	targets, targeted := s.targets()
 	return &model.RequestAuthentication{
-		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Targeted: targeted, Targets: targets,
+		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[model.RevisionLabel], Targeted: targeted, Targets: targets,
 		Issuers: []model.TokenIssuer{{Issuer: "unreadable"}},
 	}
 }
@@ -115,7 +115,7 @@ func closedPeer(fill func(any) error) model.Object {
 	s, _ := readScope(fill)
 	labels := model.LabelsOf(s.Spec.Selector.MatchLabels)
 	return &model.PeerAuthentication{
-		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[revisionLabel], Created: s.CreationTimestamp.Time,
+		Namespace: within(s.ObjectMeta), Name: s.Name, Revision: s.Labels[model.RevisionLabel], Created: s.CreationTimestamp.Time,
 		Selected: !labels.Empty(), Selector: labels, Mode: model.MTLSStrict,
 	}
 }
@@ -124,7 +124,7 @@ func authorizationPolicy(o *resource[istio.AuthorizationPolicy, *istio.Authoriza
 	spec := o.Spec.get()
 	p := &model.AuthorizationPolicy{
 		Namespace: within(o.ObjectMeta), Name: o.Name,
-		Generation: o.Generation, Revision: o.Labels[revisionLabel],
+		Generation: o.Generation, Revision: o.Labels[model.RevisionLabel],
 		Selected: spec.Selector != nil, Selector: model.LabelsOf(spec.Selector.GetMatchLabels()),
 		Targeted: spec.TargetRef != nil || len(spec.TargetRefs) > 0,
 		Action:   model.Action(spec.Action.String()),
@@ -158,7 +158,7 @@ func peerAuthentication(o *resource[istio.PeerAuthentication, *istio.PeerAuthent
 		Namespace: within(o.ObjectMeta), Name: o.Name, Created: o.CreationTimestamp.Time,
 		// An empty selector is the same as none here, other than in an AuthorizationPolicy.
 		Selected: len(spec.Selector.GetMatchLabels()) > 0, Selector: model.LabelsOf(spec.Selector.GetMatchLabels()),
-		Revision: o.Labels[revisionLabel], Mode: mode(spec.Mtls),
+		Revision: o.Labels[model.RevisionLabel], Mode: mode(spec.Mtls),
 	}
 	if err := selector("spec.selector.matchLabels", spec.Selector.GetMatchLabels()); err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ func routing() []Kind {
 func newRoute(kind model.Kind, o metav1.ObjectMeta, spec gatewayv1.CommonRouteSpec) (*model.Route, error) {
 	r := &model.Route{
 		Kind: kind, Namespace: within(o), Name: o.Name, Generation: o.Generation, Created: o.CreationTimestamp.Time,
-		Revision: o.Labels[revisionLabel],
+		Revision: o.Labels[model.RevisionLabel],
 	}
 	for i, ref := range spec.ParentRefs {
 		parent := model.ParentRef{
@@ -115,7 +115,7 @@ func httpRule(namespace, path string, o *gatewayv1.HTTPRouteRule) (model.RouteRu
 // incompatible finds filters that can't be had together, or with these matches.
 func incompatible(f *model.Filters, matches []model.RouteMatch) *model.Problem {
 	clash := func(text string) *model.Problem {
-		return &model.Problem{Condition: "Accepted", Reason: "IncompatibleFilters", Message: text}
+		return &model.Problem{Condition: model.Accepted, Reason: "IncompatibleFilters", Message: text}
 	}
 	if f.Redirect != nil && f.Rewrite != nil {
 		return clash("requestRedirect and urlRewrite exclude each other: leave one of them out")
@@ -293,7 +293,7 @@ func referenceGrant(o *gatewayv1.ReferenceGrant) (model.Object, error) {
 }
 
 func unsupported(message string) *model.Problem {
-	return &model.Problem{Condition: "Accepted", Reason: "UnsupportedValue", Message: message}
+	return &model.Problem{Condition: model.Accepted, Reason: "UnsupportedValue", Message: message}
 }
 
 // first is the first problem that is one, or nil.

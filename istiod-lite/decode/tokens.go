@@ -13,7 +13,7 @@ import (
 func requestAuthentication(o *resource[istio.RequestAuthentication, *istio.RequestAuthentication]) (model.Object, error) {
 	spec := o.Spec.get()
 	a := &model.RequestAuthentication{
-		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation, Revision: o.Labels[revisionLabel],
+		Namespace: within(o.ObjectMeta), Name: o.Name, Generation: o.Generation, Revision: o.Labels[model.RevisionLabel],
 		Targeted: spec.TargetRef != nil || len(spec.TargetRefs) > 0,
 	}
 	if a.Targeted && spec.Selector != nil {

@@ -95,7 +95,6 @@ func portNumbers(path string, texts []string) ([]uint16, error) {
 
 // What objects are marked with.
 const (
-	revisionLabel          = "istio.io/rev"
 	distributionAnnotation = "networking.istio.io/traffic-distribution"
 	redirectionAnnotation  = "ambient.istio.io/redirection"
 )

@@ -33,7 +33,7 @@ func ClassStatus(class *model.GatewayClass) ([]model.Condition, []string) {
 	if class == nil || class.Controller != model.WaypointController {
 		return nil, nil
 	}
-	return []model.Condition{good(accepted, accepted, "its Gateways are deployed as waypoints")}, features
+	return []model.Condition{good(model.Accepted, model.Accepted, "its Gateways are deployed as waypoints")}, features
 }
 
 // followClass sees to it that the class of waypoints is there, if the API server has classes at all.

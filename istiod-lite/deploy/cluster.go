@@ -65,7 +65,7 @@ func (c *cluster) listed() bool {
 // follow keeps up with the objects of a kind that are made for Gateways. Changed is told whose have changed.
 func (c *cluster) follow(ctx context.Context, cfg Config, k *kind, changed func(model.Name), all func()) {
 	reflector.Objects[sight]{
-		Kind: k.Kind, Client: cfg.Client.Resource(k.resource), Labels: managedLabel + "=" + managed, Log: cfg.Log,
+		Kind: k.Kind, Client: cfg.Client.Resource(k.resource), Labels: model.ManagedLabel + "=" + managed, Log: cfg.Log,
 		Read: look,
 		Put: func(name reflector.Name, s sight) {
 			c.lock.Lock()
@@ -93,7 +93,7 @@ func (c *cluster) follow(ctx context.Context, cfg Config, k *kind, changed func(
 
 // look notes what counts of an object.
 func look(o *unstructured.Unstructured) sight {
-	s := sight{digest: digestOf(o), uid: string(o.GetUID()), gateway: model.Name{Namespace: o.GetNamespace(), Name: o.GetLabels()[gatewayLabel]}}
+	s := sight{digest: digestOf(o), uid: string(o.GetUID()), gateway: model.Name{Namespace: o.GetNamespace(), Name: o.GetLabels()[model.GatewayNameLabel]}}
 	if owner := metav1.GetControllerOf(o); owner != nil {
 		s.owner = string(owner.UID)
 	}
@@ -183,10 +183,10 @@ func meet(ctx context.Context, client dynamic.Interface, g *model.Gateway, o *un
 		return fmt.Errorf("read %s %s: %w", o.GetKind(), o.GetName(), err)
 	}
 	labels := found.GetLabels()
-	if labels[managedLabel] != managed || labels[gatewayLabel] != g.Name {
+	if labels[model.ManagedLabel] != managed || labels[model.GatewayNameLabel] != g.Name {
 		return &refusal{reason: notManaged, again: true, message: fmt.Sprintf(
 			"%s %s isn't made for this Gateway, and is left alone: name another by annotation, or delete it, or hand it over by labels %s: %s and %s: %s",
-			o.GetKind(), o.GetName(), managedLabel, managed, gatewayLabel, g.Name)}
+			o.GetKind(), o.GetName(), model.ManagedLabel, managed, model.GatewayNameLabel, g.Name)}
 	}
 	o.SetResourceVersion(found.GetResourceVersion())
 	return nil

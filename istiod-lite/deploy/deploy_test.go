@@ -219,7 +219,7 @@ func FuzzOverlay(f *testing.F) {
 		}
 		for _, o := range objects {
 			k := kindOf(o.GetKind())
-			if o.GetName() != "waypoint" || o.GetNamespace() != "shop" || len(o.GetOwnerReferences()) != 1 || o.GetLabels()[gatewayLabel] != "waypoint" {
+			if o.GetName() != "waypoint" || o.GetNamespace() != "shop" || len(o.GetOwnerReferences()) != 1 || o.GetLabels()[model.GatewayNameLabel] != "waypoint" {
 				t.Errorf("another's: %v", o)
 			}
 			if err := strict(k, o.Object); err != nil {

@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
 )
 
 // kind is a sort of object that is made for a waypoint.
@@ -32,7 +34,7 @@ var kinds = []kind{
 		Kind: "Deployment", resource: schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"},
 		key: "deployment", typed: func() any { return new(appsv1.Deployment) },
 		fixed: [][]string{
-			{"spec", "selector"}, {"spec", "template", "metadata", "labels", gatewayLabel},
+			{"spec", "selector"}, {"spec", "template", "metadata", "labels", model.GatewayNameLabel},
 			{"spec", "template", "spec", "serviceAccountName"}, {"spec", "template", "spec", "serviceAccount"},
 		},
 	},
@@ -56,7 +58,7 @@ var kinds = []kind{
 // fixed are the fields of every kind by which it is the Gateway's own.
 var fixed = [][]string{
 	{"apiVersion"}, {"kind"}, {"metadata", "name"},
-	{"metadata", "labels", gatewayLabel}, {"metadata", "labels", classLabel}, {"metadata", "labels", managedLabel},
+	{"metadata", "labels", model.GatewayNameLabel}, {"metadata", "labels", classLabel}, {"metadata", "labels", model.ManagedLabel},
 }
 
 // kindOf finds a kind by its name.

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
@@ -39,15 +40,8 @@ func Look(m *model.Model, name model.Name, attached func(*model.Model, *model.Ga
 }
 
 func ours(m *model.Model, g *model.Gateway) bool {
-	class, _ := m.Object(model.Key{Kind: model.KindGatewayClass, Name: model.Name{Name: g.Class}}).(*model.GatewayClass)
-	if class == nil && g.Class != model.WaypointClass || class != nil && class.Controller != model.WaypointController {
-		return false
-	}
-	revision := m.RevisionOf(g)
-	if revision == "" {
-		revision = "default"
-	}
-	return slices.Contains(m.Settings().Revisions, revision)
+	revision := cmp.Or(m.RevisionOf(g), "default")
+	return m.IsWaypoint(g) && slices.Contains(m.Settings().Revisions, revision)
 }
 
 // Manual tells whether somebody else deploys it, and the Gateway says only where it is.

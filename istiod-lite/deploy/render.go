@@ -27,10 +27,8 @@ type Settings struct {
 
 // The labels by which objects are known to be made for a Gateway; they are Istio's, so that its objects are taken over.
 const (
-	gatewayLabel = "gateway.networking.k8s.io/gateway-name"
-	classLabel   = "gateway.networking.k8s.io/gateway-class-name"
-	managedLabel = "gateway.istio.io/managed"
-	managed      = "istio.io-mesh-controller"
+	classLabel = "gateway.networking.k8s.io/gateway-class-name"
+	managed    = "istio.io-mesh-controller"
 )
 
 //go:embed waypoint.yaml
@@ -107,7 +105,7 @@ func (s Settings) object(w *Waypoint, text string) map[string]any {
 	}
 	o, _ = fill(o, s.values(w)).(map[string]any)
 	said := w.Gateway.Objects
-	ours := map[string]string{gatewayLabel: w.Gateway.Name, classLabel: w.Gateway.Class, managedLabel: managed}
+	ours := map[string]string{model.GatewayNameLabel: w.Gateway.Name, classLabel: w.Gateway.Class, model.ManagedLabel: managed}
 	mark(o, said, ours)
 	switch o["kind"] {
 	case "Deployment":

@@ -9,12 +9,9 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
 )
 
-// Conditions of Gateways and their listeners. Where there is a choice, reasons are the Gateway API's.
+// The type of a listener's condition that isn't a Gateway's, and reasons. Where there is a choice, they are the Gateway API's.
 const (
-	accepted     = "Accepted"
-	programmed   = "Programmed"
-	resolvedRefs = "ResolvedRefs"
-	conflicted   = "Conflicted"
+	conflicted = "Conflicted"
 
 	invalid           = "Invalid"
 	invalidParameters = "InvalidParameters"
@@ -37,10 +34,10 @@ func (w *Waypoint) status(failure error) Status {
 	s := Status{GatewayStatus: model.GatewayStatus{Addresses: w.addresses()}}
 	yes := w.accepted(failure)
 	ready := w.programmed(failure)
-	refs := good(resolvedRefs, resolvedRefs, "all that the Gateway refers to is there")
+	refs := good(model.ResolvedRefs, model.ResolvedRefs, "all that the Gateway refers to is there")
 	var r *refusal
 	if errors.As(failure, &r) && r.reason == invalidParameters {
-		refs = bad(resolvedRefs, invalidParameters, r.message)
+		refs = bad(model.ResolvedRefs, invalidParameters, r.message)
 	}
 	s.Conditions = []model.Condition{yes, ready, refs}
 	for i := range w.Gateway.Listeners {
@@ -68,9 +65,9 @@ func (w *Waypoint) accepted(failure error) model.Condition {
 		if w.Gateway.Ready() {
 			message += "; what was deployed before stays as it is"
 		}
-		return bad(accepted, r.reason, message)
+		return bad(model.Accepted, r.reason, message)
 	}
-	c := good(accepted, accepted, "the waypoint is deployed as the Gateway says")
+	c := good(model.Accepted, model.Accepted, "the waypoint is deployed as the Gateway says")
 	if w.Manual() {
 		c.Message = "somebody else deploys the waypoint, at the addresses in its spec"
 	}
@@ -91,22 +88,22 @@ func (w *Waypoint) programmed(failure error) model.Condition {
 	var r *refusal
 	switch {
 	case errors.As(failure, &r) && !w.Gateway.Ready():
-		return bad(programmed, invalid, "it isn't deployed: see the condition Accepted")
+		return bad(model.Programmed, invalid, "it isn't deployed: see the condition Accepted")
 	case failure != nil && !errors.As(failure, &r):
-		return bad(programmed, deployFailed, fmt.Sprintf("%.1000s; this is tried again", failure))
+		return bad(model.Programmed, deployFailed, fmt.Sprintf("%.1000s; this is tried again", failure))
 	case w.Manual():
 	case len(w.Addresses) == 0:
-		return bad(programmed, noAddress, fmt.Sprintf("Service %s has no address yet", w.Gateway.Deployed()))
+		return bad(model.Programmed, noAddress, fmt.Sprintf("Service %s has no address yet", w.Gateway.Deployed()))
 	case !w.Ready && w.Gateway.Ready():
-		return bad(programmed, noResources, fmt.Sprintf("no instance is ready, so connections are refused: see the pods of Deployment %s", w.Gateway.Deployed()))
+		return bad(model.Programmed, noResources, fmt.Sprintf("no instance is ready, so connections are refused: see the pods of Deployment %s", w.Gateway.Deployed()))
 	case !w.Ready:
-		return bad(programmed, pending, fmt.Sprintf("no instance has been ready yet: see the pods of Deployment %s", w.Gateway.Deployed()))
+		return bad(model.Programmed, pending, fmt.Sprintf("no instance has been ready yet: see the pods of Deployment %s", w.Gateway.Deployed()))
 	}
 	var at []string
 	for _, address := range w.addresses() {
 		at = append(at, address.String())
 	}
-	return good(programmed, programmed, "connections go to "+strings.Join(at, ", "))
+	return good(model.Programmed, model.Programmed, "connections go to "+strings.Join(at, ", "))
 }
 
 // isMesh tells whether the listener takes the mesh's traffic.
@@ -119,18 +116,18 @@ func (w *Waypoint) first() int { return slices.IndexFunc(w.Gateway.Listeners, is
 func (w *Waypoint) listener(i int, ready model.Condition) model.ListenerStatus {
 	l := &w.Gateway.Listeners[i]
 	s := model.ListenerStatus{Name: l.Name, AttachedRoutes: w.Attached[l.Name]}
-	yes, clear := good(accepted, accepted, "it takes the mesh's traffic"), bad(conflicted, "NoConflicts", "no other listener is in its way")
-	refs := good(resolvedRefs, resolvedRefs, "all that it refers to is there")
+	yes, clear := good(model.Accepted, model.Accepted, "it takes the mesh's traffic"), bad(conflicted, "NoConflicts", "no other listener is in its way")
+	refs := good(model.ResolvedRefs, model.ResolvedRefs, "all that it refers to is there")
 	switch {
 	case !isMesh(*l):
-		yes = bad(accepted, "UnsupportedProtocol", fmt.Sprintf("a waypoint takes HBONE on port %d only, not %s on %d: change the listener, or take it away", model.HBONEPort, l.Protocol, l.Port))
+		yes = bad(model.Accepted, "UnsupportedProtocol", fmt.Sprintf("a waypoint takes HBONE on port %d only, not %s on %d: change the listener, or take it away", model.HBONEPort, l.Protocol, l.Port))
 	case w.first() != i:
-		yes = bad(accepted, "PortUnavailable", fmt.Sprintf("listener %s has the port", w.Gateway.Listeners[w.first()].Name))
+		yes = bad(model.Accepted, "PortUnavailable", fmt.Sprintf("listener %s has the port", w.Gateway.Listeners[w.first()].Name))
 		clear = good(conflicted, "HostnameConflict", yes.Message+": take one of them away")
 	}
 	if !yes.Status {
 		s.AttachedRoutes = 0
-		ready = bad(programmed, invalid, "it isn't accepted")
+		ready = bad(model.Programmed, invalid, "it isn't accepted")
 	}
 	for _, kind := range model.RouteKinds {
 		if l.Takes(kind) {
@@ -139,7 +136,7 @@ func (w *Waypoint) listener(i int, ready model.Condition) model.ListenerStatus {
 	}
 	for _, kind := range l.Kinds {
 		if kind.Group != model.RouteGroup || !slices.Contains(model.RouteKinds[:], model.Kind(kind.Kind)) {
-			refs = bad(resolvedRefs, "InvalidRouteKinds", fmt.Sprintf("allowedRoutes.kinds: %.100s of group %.100q can't be attached to a waypoint", kind.Kind, kind.Group))
+			refs = bad(model.ResolvedRefs, "InvalidRouteKinds", fmt.Sprintf("allowedRoutes.kinds: %.100s of group %.100q can't be attached to a waypoint", kind.Kind, kind.Group))
 		}
 	}
 	s.Conditions = []model.Condition{yes, clear, ready, refs}

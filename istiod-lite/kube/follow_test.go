@@ -317,7 +317,7 @@ func TestTheLastGoodStateStaysInForce(t *testing.T) {
 	s := run(t, "authorizationpolicies", good, raw(changed("MODIFIED", badPolicy)+changed("MODIFIED", badPolicy)))
 	s.until([]string{"list", "watch 5", "watch 6"}, "p DENY 1 rules")
 	bad := s.rejected()
-	if len(bad) != 1 || bad[0].First || bad[0].Closed || bad[0].Name.String() != "demo/p" ||
+	if len(bad) != 1 || bad[0].First || bad[0].Closed != nil || bad[0].Name.String() != "demo/p" ||
 		!strings.Contains(bad[0].Err.Error(), "spec.rules[0].from[0].source.ipBlocks[0]: want an address") {
 		t.Errorf("rejected %+v", bad)
 	}
@@ -333,7 +333,7 @@ func TestAPolicyThatNeverMadeSenseLetsNobodyIn(t *testing.T) {
 	s.until([]string{"list", "watch 5"}, "p ALLOW 0 rules")
 	close(mended)
 	s.until([]string{"list", "watch 5", "watch 7"}, "p DENY 1 rules")
-	if bad := s.rejected(); len(bad) != 4 || !bad[0].First || !bad[0].Closed || bad[3].Err != nil || bad[3].Key().String() != "demo/p" {
+	if bad := s.rejected(); len(bad) != 4 || !bad[0].First || bad[0].Closed == nil || bad[3].Err != nil || bad[3].Key().String() != "demo/p" {
 		t.Errorf("rejected %+v", bad)
 	}
 }
@@ -350,7 +350,7 @@ func TestAPolicyThatBecomesOursAndCannotBeReadLetsNobodyIn(t *testing.T) {
 	foreign := strings.Replace(goodPolicy("5"), `"name":"p"`, `"name":"p","labels":{"istio.io/rev":"canary"}`, 1)
 	s := run(t, "authorizationpolicies", raw(`{"metadata":{"resourceVersion":"5"},"items":[`+foreign+`]}`), raw(changed("MODIFIED", badPolicy)))
 	s.until([]string{"list", "watch 5", "watch 6"}, "p ALLOW 0 rules")
-	if bad := s.rejected(); len(bad) != 1 || !bad[0].Closed {
+	if bad := s.rejected(); len(bad) != 1 || bad[0].Closed == nil {
 		t.Errorf("rejected %+v", bad)
 	}
 }

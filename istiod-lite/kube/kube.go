@@ -48,8 +48,8 @@ type Rejection struct {
 	Generation int64
 	// First says that there is no usable state from before.
 	First bool
-	// Closed says that there was no usable state before, and that one which fails closed is in force.
-	Closed bool
+	// Closed is what is in force because there was no usable state before, of a kind that fails closed; else nil.
+	Closed model.Object
 	// Err is nil for an object that was rejected before and is right now, or gone.
 	Err error
 }

@@ -100,9 +100,11 @@ func (f *follower) refuse(i *item) {
 	}
 	f.bad[name] = i.err.Error()
 	f.count()
-	f.reject(Rejection{
-		Kind: f.kind, Name: name, UID: string(i.UID), Generation: i.Generation, First: first, Closed: first && i.closed != nil, Err: i.err,
-	})
+	rejection := Rejection{Kind: f.kind, Name: name, UID: string(i.UID), Generation: i.Generation, First: first, Err: i.err}
+	if first {
+		rejection.Closed = i.closed
+	}
+	f.reject(rejection)
 }
 
 // put puts a good state in force. Most changes of objects are about what the mesh doesn't look at; those end here.

@@ -17,6 +17,9 @@ type Binding struct {
 // CanaryWeight is the annotation with the share of a canary.
 const CanaryWeight = "istio.io/use-waypoint-canary-weight"
 
+// ManagedLabel says of an object that is made for a Gateway by whom.
+const ManagedLabel = "gateway.istio.io/managed"
+
 // What a binding is read from.
 const (
 	waypointLabel = "istio.io/use-waypoint"
@@ -25,13 +28,12 @@ const (
 	canaryIn      = "istio.io/use-waypoint-canary-namespace"
 	ingressLabel  = "istio.io/ingress-use-waypoint"
 	noWaypoint    = "none"
-	managedLabel  = "gateway.istio.io/managed"
 )
 
 // BindingOf reads the labels of an object of the namespace, of which label returns the value, and the share of a canary
 // from its annotation. It returns nil if they say nothing.
 func BindingOf(namespace string, label func(key string) string, weight string) *Binding {
-	switch label(managedLabel) {
+	switch label(ManagedLabel) {
 	case "istio.io-mesh-controller", "istio.io-eastwest-controller":
 		return &Binding{None: true} // a waypoint, or a way into another network, itself
 	}

@@ -58,6 +58,7 @@ func (d *dirty) follow(key Key) {
 			d.gateway(gateway)
 		}
 	case *AuthorizationPolicy:
+		d.crowding()
 		if o.Selected && !o.Targeted {
 			d.selected(o.Namespace, o.Selector)
 		}
@@ -85,6 +86,15 @@ func (d *dirty) absent(key Key) {
 		}
 	case KindService:
 		d.slices(key.Name)
+	case KindAuthorizationPolicy:
+		d.crowding()
+	}
+}
+
+// crowding marks what is only there while there are so many policies that they could be too many for a workload.
+func (d *dirty) crowding() {
+	if len(d.model.policies.all) >= MaxPolicies {
+		d.mark(Key{Kind: KindStaticStrict})
 	}
 }
 

@@ -123,7 +123,8 @@ type Inbound struct {
 	Port  uint16
 }
 
-const revisionLabel = "istio.io/rev"
+// RevisionLabel says to which revision of control planes an object belongs.
+const RevisionLabel = "istio.io/rev"
 
 // HBONEPort is where gateways take HBONE.
 const HBONEPort = 15008
@@ -141,7 +142,7 @@ func (g *Gateway) Ready() bool { return len(g.Addresses) > 0 }
 // default.
 func (m *Model) RevisionOf(g *Gateway) string {
 	if in := m.namespaces[g.Namespace]; g.Revision == "" && in != nil {
-		return in.Labels.Get(revisionLabel)
+		return in.Labels.Get(RevisionLabel)
 	}
 	return g.Revision
 }

@@ -12,8 +12,8 @@ import (
 type Kind string
 
 // The kinds of objects. The last three are no objects of their own: a Host is what a host name means in a namespace,
-// named by both, whoever claims it; a Network is the way into another network; StaticStrict is the one policy that
-// every strict workload shares.
+// named by both, whoever claims it; a Network is the way into another network; StaticStrict is the policy that
+// every strict workload shares, with that of workloads which too many policies select.
 const (
 	KindMeshConfig          Kind = "MeshConfig"
 	KindNamespace           Kind = "Namespace"

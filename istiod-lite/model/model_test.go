@@ -34,7 +34,7 @@ func town(t *testing.T) *Model {
 		&Namespace{Name: "inherits", Binding: &Binding{Waypoint: Name{"demo", "waypoint"}}},
 		&Service{Namespace: "inherits", Name: "svc"},
 		&Pod{Namespace: "inherits", Name: "a"},
-		&Pod{Namespace: "demo", Name: "instance", Labels: LabelsOf(map[string]string{gatewayNameLabel: "waypoint"})},
+		&Pod{Namespace: "demo", Name: "instance", Labels: LabelsOf(map[string]string{GatewayNameLabel: "waypoint"})},
 	} {
 		changes = append(changes, Change{Key: object.Key(), Object: object})
 	}
@@ -75,7 +75,7 @@ func TestAChangeTouchesOnlyWhatDependsOnIt(t *testing.T) {
 			[]string{"Gateway demo/waypoint", "Host bound/svc.bound.svc.cluster.local", "Host inherits/svc.inherits.svc.cluster.local", "Pod demo/instance", "Service bound/svc", "Service inherits/svc"}},
 		"a way into a network": {&Gateway{Namespace: "gates", Name: "to-far", Class: "istio-remote", Network: "far", Addresses: []GatewayAddress{{Host: "w"}}},
 			[]string{"Network /far", "WorkloadEntry demo/vm"}},
-		"an instance of a waypoint": {&Pod{Namespace: "demo", Name: "instance", ServiceAccount: "s", Labels: LabelsOf(map[string]string{gatewayNameLabel: "waypoint"})}, []string{"Gateway demo/waypoint"}},
+		"an instance of a waypoint": {&Pod{Namespace: "demo", Name: "instance", ServiceAccount: "s", Labels: LabelsOf(map[string]string{GatewayNameLabel: "waypoint"})}, []string{"Gateway demo/waypoint"}},
 		"the service of a waypoint": {&Service{Namespace: "demo", Name: "waypoint"}, []string{"Gateway demo/waypoint", "Host demo/waypoint.demo.svc.cluster.local"}},
 		"a route at a waypoint": {&Route{Kind: KindHTTPRoute, Namespace: "demo", Name: "r", Parents: []ParentRef{{ObjectRef: ObjectRef{Group: RouteGroup, Kind: "Gateway", Name: Name{"demo", "waypoint"}}}}},
 			[]string{"Gateway demo/waypoint"}},

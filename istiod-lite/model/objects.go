@@ -77,12 +77,13 @@ func (p *Pod) labels() Labels { return p.Labels }
 func (p *Pod) Binding() *Binding { return BindingOf(p.Namespace, p.Labels.Get, "") }
 
 // Gateway is the Gateway that the pod is an instance of; its name is empty if the pod is none.
-func (p *Pod) Gateway() Name { return Name{p.Namespace, p.Labels.Get(gatewayNameLabel)} }
+func (p *Pod) Gateway() Name { return Name{p.Namespace, p.Labels.Get(GatewayNameLabel)} }
 
-const gatewayNameLabel = "gateway.networking.k8s.io/gateway-name"
+// GatewayNameLabel says of a pod, and of the other objects made for a Gateway, of which.
+const GatewayNameLabel = "gateway.networking.k8s.io/gateway-name"
 
 // gatewayLabels select the instances of a gateway of that name.
-func gatewayLabels(name string) Labels { return LabelsOf(map[string]string{gatewayNameLabel: name}) }
+func gatewayLabels(name string) Labels { return LabelsOf(map[string]string{GatewayNameLabel: name}) }
 
 // Service is a name and a virtual address for pods.
 type Service struct {

@@ -13,6 +13,9 @@ import (
 // it. Every proxy reads all of them, for every workload.
 const MaxMappings = 2048
 
+// MaxPolicies is how many AuthorizationPolicies may select a workload. Every proxy reads their names, for every workload.
+const MaxPolicies = 1024
+
 // crowd are workloads that the same choose: all of a namespace with the same labels, by selectors; or the one pod, by the slices of
 // services without a selector.
 type crowd struct {

@@ -7,10 +7,13 @@ const (
 	WaypointController = "istio.io/mesh-controller"
 )
 
-// IsWaypoint tells whether the gateway is one of the mesh's own waypoints.
+// IsWaypoint tells whether the gateway is one of the mesh's own waypoints: its class says so, or is the one that is made when it is
+// missing.
 func (m *Model) IsWaypoint(g *Gateway) bool {
-	class := m.classes[g.Class]
-	return g.Class == WaypointClass || class != nil && class.Controller == WaypointController
+	if class := m.classes[g.Class]; class != nil {
+		return class.Controller == WaypointController
+	}
+	return g.Class == WaypointClass
 }
 
 // Wish is what an object wants of a waypoint.

@@ -49,7 +49,7 @@ func (t translation) attach(r *model.Route, p *model.ParentRef) (at *attachment,
 
 func (at *attachment) refuse(reason, format string, args ...any) {
 	at.targets = nil
-	at.refused = &model.Problem{Condition: accepted, Reason: reason, Message: fmt.Sprintf(format, args...)}
+	at.refused = &model.Problem{Condition: model.Accepted, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 func (t translation) attachToService(r *model.Route, at *attachment) {

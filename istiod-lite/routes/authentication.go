@@ -14,7 +14,7 @@ import (
 func (t translation) authentication(a *model.RequestAuthentication) Result {
 	if !a.Targeted {
 		return Result{Conditions: []model.Condition{{
-			Type: waypointAccepted, Reason: targetNotFound,
+			Type: model.WaypointAccepted, Reason: targetNotFound,
 			Message: "only targetRefs attach it to waypoints: without them nothing reads it, and no token is checked",
 		}}}
 	}

@@ -9,10 +9,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 )
 
-// The conditions of a route at a parent, and their reasons, are the Gateway API's.
+// The reasons of a route's conditions at a parent are the Gateway API's.
 const (
-	accepted         = "Accepted"
-	resolvedRefs     = "ResolvedRefs"
 	partiallyInvalid = "PartiallyInvalid"
 
 	noMatchingParent = "NoMatchingParent"
@@ -74,7 +72,7 @@ func precedence(r *model.Route) string {
 
 // conditions are what a route's status says of the parent.
 func (at *attachment) conditions(r *model.Route, found *findings) []model.Condition {
-	yes := model.Condition{Type: accepted, Status: true, Reason: accepted, Message: "in force"}
+	yes := model.Condition{Type: model.Accepted, Status: true, Reason: model.Accepted, Message: "in force"}
 	if len(at.lost) > 0 {
 		yes.Message = "in force, but lost port " + strings.Join(at.lost, ", port ")
 	}
@@ -88,9 +86,9 @@ func (at *attachment) conditions(r *model.Route, found *findings) []model.Condit
 		}
 		dropped = append(dropped, fmt.Sprintf("Dropped Rule %d: %s", i, problem.Message))
 		switch {
-		case problem.Condition == accepted && worst == nil:
+		case problem.Condition == model.Accepted && worst == nil:
 			worst = problem
-		case problem.Condition == resolvedRefs && refs == nil:
+		case problem.Condition == model.ResolvedRefs && refs == nil:
 			refs = problem
 		}
 	}
@@ -109,7 +107,7 @@ func (at *attachment) conditions(r *model.Route, found *findings) []model.Condit
 	if refs != nil {
 		return append(conditions, failed(refs))
 	}
-	return append(conditions, model.Condition{Type: resolvedRefs, Status: true, Reason: resolvedRefs, Message: "all backends are there"})
+	return append(conditions, model.Condition{Type: model.ResolvedRefs, Status: true, Reason: model.ResolvedRefs, Message: "all backends are there"})
 }
 
 // Good is the status that a condition of the type has when all is well.

@@ -20,7 +20,7 @@ type findings struct {
 func (f *findings) note(p *model.Problem) {
 	switch {
 	case p == nil:
-	case p.Condition != resolvedRefs:
+	case p.Condition != model.ResolvedRefs:
 		f.others = append(f.others, p.Message)
 	case f.refs == nil:
 		f.refs = p
@@ -71,7 +71,7 @@ func (t translation) backend(r *model.Route, at *attachment, b *model.RouteBacke
 // skips the backend's waypoint, so without leave a route would open what its writer can't reach.
 func (t translation) resolve(r *model.Route, at *attachment, b *model.RouteBackend) (*l7.BackendRef, *model.Problem) {
 	refuse := func(reason, format string, args ...any) (*l7.BackendRef, *model.Problem) {
-		return nil, &model.Problem{Condition: resolvedRefs, Reason: reason, Message: fmt.Sprintf(format, args...)}
+		return nil, &model.Problem{Condition: model.ResolvedRefs, Reason: reason, Message: fmt.Sprintf(format, args...)}
 	}
 	if b.Ref.Group != "" || b.Ref.Kind != "Service" {
 		return refuse(invalidKind, "backends of kind %s are not supported: use a Service", describeKind(b.Ref))

@@ -8,10 +8,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 )
 
-// waypointAccepted is the condition of policies that waypoints enforce, with reasons why one of them doesn't.
+// Reasons why a waypoint doesn't enforce a policy.
 const (
-	waypointAccepted = "WaypointAccepted"
-
 	targetNotFound = "TargetNotFound"
 	notBound       = "AncestorNotBound"
 	invalid        = "Invalid"
@@ -23,7 +21,7 @@ type failing func(reason, format string, args ...any)
 // targeted attaches the resource of a policy to its targets. A service needn't be there: when it comes, the policy is
 // known before it is.
 func (t translation) targeted(key model.Key, targets []model.Target, resource *l7.Resource, problems []string) Result {
-	status := model.Condition{Type: waypointAccepted, Status: true, Reason: accepted, Message: "attached to its targets"}
+	status := model.Condition{Type: model.WaypointAccepted, Status: true, Reason: model.Accepted, Message: "attached to its targets"}
 	var failures []string
 	fail := func(reason, format string, args ...any) {
 		failures = append(failures, fmt.Sprintf(format, args...))

@@ -170,13 +170,10 @@ func (w *Writer) surveyKind(ctx context.Context, kind model.Kind, client dynamic
 	}
 }
 
-// revision labels objects that are another control plane's.
-const revision = "istio.io/rev"
-
 // changes returns what of the object's status isn't as wished.
 func (w *Writer) changes(key model.Key, o *unstructured.Unstructured) map[string]any {
 	wished := w.wished(key)
-	if labelled := o.GetLabels()[revision]; wished.empty() && labelled != "" && !slices.Contains(w.cfg.Revisions, labelled) {
+	if labelled := o.GetLabels()[model.RevisionLabel]; wished.empty() && labelled != "" && !slices.Contains(w.cfg.Revisions, labelled) {
 		return nil
 	}
 	status, _ := o.Object["status"].(map[string]any)

@@ -21,12 +21,13 @@ func (mesh Mesh) workloadEntry(m *model.Model, e *model.WorkloadEntry) Result {
 	join(m, w.Services, m.EntriesOf(e.Namespace, e.Labels), e.Ports)
 	w.Waypoint = b.waypoint
 	w.AuthorizationPolicies = append(w.AuthorizationPolicies, mesh.allowed(m, b, services)...)
-	result := Result{Conditions: conditions(b.condition)}
+	var result Result
 	if isSocket(e.Host) {
 		result.note(e.Key(), "a socket in a file system can't be reached over the network: nothing is published")
-		return result
+	} else {
+		result = workloadResult(e.Key(), w)
 	}
-	result.Resources = []Resource{workloadResource(w)}
+	result.Conditions = conditions(b.condition)
 	return result
 }
 
@@ -73,7 +74,8 @@ func (mesh Mesh) entry(m *model.Model, e *model.ServiceEntry) Result {
 			continue
 		}
 		seen[at] = true
-		result.Resources = append(result.Resources, workloadResource(mesh.entryWorkload(m, e, &endpoint)))
+		one := workloadResult(e.Key(), mesh.entryWorkload(m, e, &endpoint))
+		result.Resources, result.Notes = append(result.Resources, one.Resources...), append(result.Notes, one.Notes...)
 	}
 	if more := len(result.Notes) - maxNotes; more > 0 {
 		result.Notes = append(result.Notes[:maxNotes], Note{e.Key(), fmt.Sprintf("%d more hosts or endpoints are like these", more)})

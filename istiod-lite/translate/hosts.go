@@ -78,7 +78,7 @@ func (mesh Mesh) bindEntry(m *model.Model, e *model.ServiceEntry) bound {
 		for _, host := range e.Hosts {
 			if !bindable(e, host) {
 				b.condition = &model.Condition{
-					Type: waypointBound, Reason: unsupportedTraffic,
+					Type: model.WaypointBound, Reason: unsupportedTraffic,
 					Message: "connections to host " + host + " pass no waypoint: that needs resolution DYNAMIC_DNS",
 				}
 			}
@@ -98,19 +98,17 @@ func wildcardCondition(e *model.ServiceEntry, b bound) *model.Condition {
 		return nil
 	}
 	return &model.Condition{
-		Type: waypointMissing, Reason: noWildcardWaypoint,
+		Type: model.WaypointMissing, Reason: noWildcardWaypoint,
 		Message: "resolution DYNAMIC_DNS needs a waypoint, which sees the host that a client means: label the ServiceEntry istio.io/use-waypoint",
 	}
 }
-
-const visibilityApplied = "istio.io/VisibilityApplied"
 
 // visibilityCondition says who sees an entry, where the mesh config has a say in that.
 func visibilityCondition(m *model.Model, e *model.ServiceEntry) *model.Condition {
 	if config := m.MeshConfig(); config == nil || config.EntryVisibility == nil {
 		return nil
 	}
-	c := &model.Condition{Type: visibilityApplied, Status: true}
+	c := &model.Condition{Type: model.VisibilityApplied, Status: true}
 	switch m.Visibility(e) {
 	case model.Public:
 		c.Reason, c.Message = "Public", "the mesh config makes it visible from every namespace"

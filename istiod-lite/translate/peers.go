@@ -11,8 +11,21 @@ import (
 // Names that Kubernetes objects can't have, so they meet no policy of a user's.
 const (
 	staticStrictName = "istio_converted_static_strict"
+	tooManyPolicies  = "tulle_too_many_policies"
 	convertedPrefix  = "converted_peer_authentication_"
 )
+
+// shared makes the policies that workloads of any namespace share, as far as one can need them.
+func shared(m *model.Model) (result Result) {
+	root := m.RootNamespace()
+	if m.Count(model.KindPeerAuthentication) > 0 {
+		result.Resources = append(result.Resources, policyResource(staticStrict(root)))
+	}
+	if m.Count(model.KindAuthorizationPolicy) > model.MaxPolicies {
+		result.Resources = append(result.Resources, policyResource(deny(root, tooManyPolicies, []*security.Group{{}})))
+	}
+	return result
+}
 
 // staticStrict denies whoever has no identity: strict mTLS, as a policy that all strict workloads share.
 func staticStrict(rootNamespace string) *security.Authorization {

@@ -47,7 +47,7 @@ func (mesh Mesh) pod(m *model.Model, p *model.Pod) Result {
 		w.TunnelProtocol = workload.TunnelProtocol_HBONE
 	}
 	mesh.waypoint(m, p, w, services)
-	return one(workloadResource(w))
+	return workloadResult(p.Key(), w)
 }
 
 // waypoint binds a pod to its waypoint. A gateway's own instances have none: what they send is on its way already.

@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	ztunnelAccepted  = "ZtunnelAccepted"
 	policyAccepted   = "Accepted"
 	unsupportedValue = "UnsupportedValue"
 )
@@ -43,7 +42,7 @@ func (mesh Mesh) authorization(m *model.Model, p *model.AuthorizationPolicy) Res
 	if why := mesh.refused(p); why != "" {
 		return Result{
 			Notes:      []Note{{p.Key(), why}},
-			Conditions: []model.Condition{{Type: ztunnelAccepted, Reason: unsupportedValue, Message: why}},
+			Conditions: []model.Condition{{Type: model.ZtunnelAccepted, Reason: unsupportedValue, Message: why}},
 		}
 	}
 	out := &security.Authorization{
@@ -67,7 +66,7 @@ func (mesh Mesh) authorization(m *model.Model, p *model.AuthorizationPolicy) Res
 
 // enforced is the condition of a policy that L4 proxies have, with what they can't see of it.
 func enforced(notes []Note) model.Condition {
-	c := model.Condition{Type: ztunnelAccepted, Status: true, Reason: policyAccepted, Message: "L4 proxies enforce the policy"}
+	c := model.Condition{Type: model.ZtunnelAccepted, Status: true, Reason: policyAccepted, Message: "L4 proxies enforce the policy"}
 	if len(notes) > 0 {
 		var texts []string
 		for _, note := range notes {

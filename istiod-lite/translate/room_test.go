@@ -2,13 +2,17 @@ package translate_test
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/golden"
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/translate"
+	decision "github.com/tulle-mesh/tulle/mesh/policy"
 )
 
 // TestWhoFindsNoRoomIsTold: a pod and a workload entry are endpoints of what fits, the rest has a condition.
@@ -48,4 +52,47 @@ func TestWhoFindsNoRoomIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden.Match(t, string(said), "room.yaml")
+}
+
+// TestAWorkloadOfTooManyPoliciesLetsNobodyIn, since without one of them somebody might be let in; and others are as they were.
+func TestAWorkloadOfTooManyPoliciesLetsNobodyIn(t *testing.T) {
+	const spec = "{selector: {matchLabels: {app: a}}, rules: [{}]}"
+	var text strings.Builder
+	for i := range model.MaxPolicies {
+		text.WriteString(policy(fmt.Sprint("p", i), spec))
+	}
+	last := policy("last", spec)
+	pods := pod("a", "10.1.0.1", "app: a", "") + pod("b", "10.1.0.2", "app: b", "")
+	admits := func(text, ip string) bool {
+		table := tableOf(t, []byte(text))
+		facts := decision.Facts{Source: netip.MustParseAddrPort("10.1.0.9:1000"), Destination: netip.MustParseAddrPort(ip + ":80")}
+		return decision.Evaluate(table, table.WorkloadAt("", netip.MustParseAddr(ip)), facts).Allowed
+	}
+	for _, c := range []struct {
+		name, text, ip string
+		want           bool
+	}{
+		{"as many as there may be", pods + text.String(), "10.1.0.1", true},
+		{"one more", pods + text.String() + last, "10.1.0.1", false},
+		{"another workload", pods + text.String() + last, "10.1.0.2", true},
+	} {
+		if got := admits(c.text, c.ip); got != c.want {
+			t.Errorf("%s: let in %v", c.name, got)
+		}
+	}
+	m := model.New(cluster)
+	m.Apply(golden.MustRead(t, []byte(pods+text.String()+last)))
+	notes := translate.Mesh{}.Object(m, model.Key{Kind: model.KindPod, Name: model.Name{Namespace: "demo", Name: "a"}}).Notes
+	if len(notes) != 1 || !strings.Contains(notes[0].Text, "more than 1024 AuthorizationPolicies select it") {
+		t.Errorf("told %v", notes)
+	}
+	// The policy that refuses goes with the last of them.
+	shared := model.Key{Kind: model.KindStaticStrict}
+	if had := len(translate.Mesh{}.Object(m, shared).Resources); had != 1 {
+		t.Errorf("%d shared policies", had)
+	}
+	gone := m.Apply([]model.Change{{Key: model.Key{Kind: model.KindAuthorizationPolicy, Name: model.Name{Namespace: "demo", Name: "last"}}}})
+	if !slices.Contains(gone, shared) || len(translate.Mesh{}.Object(m, shared).Resources) != 0 {
+		t.Error("it stays")
+	}
 }

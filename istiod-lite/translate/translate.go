@@ -54,10 +54,7 @@ func (mesh Mesh) Object(m *model.Model, key model.Key) Result {
 	case model.KindNetwork:
 		return mesh.network(m, key.Name.Name)
 	case model.KindStaticStrict:
-		if m.Count(model.KindPeerAuthentication) > 0 {
-			return one(policyResource(staticStrict(m.RootNamespace())))
-		}
-		return Result{}
+		return shared(m)
 	}
 	switch o := m.Object(key).(type) {
 	case *model.Pod:

@@ -11,11 +11,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
-// Conditions of objects that may be bound to a waypoint, and their reasons.
+// Reasons of what becomes of an object that wishes for a waypoint.
 const (
-	waypointBound   = "istio.io/WaypointBound"
-	waypointMissing = "istio.io/WaypointMissing"
-
 	accepted           = "WaypointAccepted"
 	notReady           = "WaypointIsNotReady"
 	denied             = "AttachmentDenied"
@@ -66,7 +63,7 @@ func (mesh Mesh) bind(m *model.Model, w wish) bound {
 	switch {
 	case failure == nil:
 		b := bound{waypoint: address(m, gateway), names: []model.Name{binding.Waypoint}}
-		b.condition = &model.Condition{Type: waypointBound, Status: true, Reason: accepted, Message: "connections pass waypoint " + binding.Waypoint.String()}
+		b.condition = &model.Condition{Type: model.WaypointBound, Status: true, Reason: accepted, Message: "connections pass waypoint " + binding.Waypoint.String()}
 		b.ingress = ingress(m, w)
 		if w.Traffic == model.ForService {
 			b.share(m, w, binding)
@@ -90,7 +87,7 @@ func (mesh Mesh) bind(m *model.Model, w wish) bound {
 // usable returns the waypoint, or what keeps the object from using it.
 func usable(m *model.Model, w wish, name model.Name) (*model.Gateway, *model.Condition) {
 	refuse := func(reason, format string, args ...any) *model.Condition {
-		return &model.Condition{Type: waypointBound, Reason: reason, Message: "waypoint " + name.String() + " " + fmt.Sprintf(format, args...)}
+		return &model.Condition{Type: model.WaypointBound, Reason: reason, Message: "waypoint " + name.String() + " " + fmt.Sprintf(format, args...)}
 	}
 	gateway, obstacle := m.UsableWaypoint(w.Wish, name)
 	switch obstacle {
@@ -114,7 +111,7 @@ func (b *bound) share(m *model.Model, w wish, binding *model.Binding) {
 		return
 	}
 	fail := func(reason, text string) {
-		b.condition = &model.Condition{Type: waypointBound, Reason: reason, Message: text + "; all connections pass waypoint " + binding.Waypoint.String()}
+		b.condition = &model.Condition{Type: model.WaypointBound, Reason: reason, Message: text + "; all connections pass waypoint " + binding.Waypoint.String()}
 	}
 	weight, err := strconv.ParseUint(binding.Weight, 10, 32)
 	if binding.Weight == "" {

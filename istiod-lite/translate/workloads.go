@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -61,7 +62,7 @@ func nodeLocality(m *model.Model, name string) *workload.Locality {
 func speaksHBONE(labels model.Labels) bool { return labels.Get("networking.istio.io/tunnel") == "http" }
 
 // policiesOf names the policies that the ztunnel of a workload with these labels must know beside those about whole
-// namespaces.
+// namespaces. If they are too many, it is one that refuses everybody.
 func (mesh Mesh) policiesOf(m *model.Model, namespace string, labels model.Labels) []string {
 	var list []string
 	for _, policy := range m.PoliciesOf(namespace, labels) {
@@ -69,10 +70,22 @@ func (mesh Mesh) policiesOf(m *model.Model, namespace string, labels model.Label
 			list = append(list, policy.Key().String())
 		}
 	}
+	if len(list) > model.MaxPolicies {
+		return []string{m.RootNamespace() + "/" + tooManyPolicies} // without one of them somebody might be let in
+	}
 	if strict := strictPolicy(m, namespace, labels); strict != "" {
 		list = append(list, strict)
 	}
 	return list
+}
+
+// workloadResult is what becomes of an object that is a workload.
+func workloadResult(key model.Key, w *workload.Workload) Result {
+	result := one(workloadResource(w))
+	if slices.ContainsFunc(w.AuthorizationPolicies, func(name string) bool { return strings.HasSuffix(name, "/"+tooManyPolicies) }) {
+		result.note(key, fmt.Sprintf("more than %d AuthorizationPolicies select it, so nobody is let in: join some of them, or select fewer workloads", model.MaxPolicies))
+	}
+	return result
 }
 
 // allowed names the policies that let in nobody but the waypoints of a workload and of its services.
@@ -147,15 +160,14 @@ func targeted(named []model.NamedPort) target {
 	}
 }
 
-// workloadsSelected is ours: it is only there while it doesn't hold.
-const workloadsSelected, tooManyPorts = "tulle.dev/WorkloadsSelected", "TooManyPorts"
+const tooManyPorts = "TooManyPorts"
 
 // roomCondition says of a Service or ServiceEntry that there are workloads that can't be its endpoints.
 func roomCondition(m *model.Model, chooser model.Key) *model.Condition {
 	if s := m.Service(chooser.Name); !m.Late(chooser) && !(chooser.Kind == model.KindService && s.TooLarge()) {
 		return nil
 	}
-	return &model.Condition{Type: workloadsSelected, Reason: tooManyPorts, Message: fmt.Sprintf(
+	return &model.Condition{Type: model.WorkloadsSelected, Reason: tooManyPorts, Message: fmt.Sprintf(
 		"some workloads that it selects, or that its EndpointSlices name, aren't its endpoints: with what else does they would have more than %d ports, those of a ServiceEntry counted for each host, and at least one of each; Services and what is older go first: select with fewer, or list fewer hosts or ports",
 		model.MaxMappings)}
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/tulle-mesh/tulle/istiod-lite/model"
 	"github.com/tulle-mesh/tulle/istiod-lite/queue"
 	"github.com/tulle-mesh/tulle/istiod-lite/reflector"
 )
@@ -24,11 +25,8 @@ var (
 	policies       = schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"}
 )
 
-const (
-	revision = "istio.io/rev"
-	// selfTest names the object of the test, and is what is wrong with it.
-	selfTest = "istiod-lite-self-test"
-)
+// selfTest names the object of the test, and is what is wrong with it.
+const selfTest = "istiod-lite-self-test"
 
 // Names returns those of the configurations that Istio's charts install for a control plane.
 func Names(namespace string) []string {
@@ -186,7 +184,7 @@ func bad(revised string) *unstructured.Unstructured {
 		}}}}},
 	}}
 	if revised != "" {
-		o.SetLabels(map[string]string{revision: revised})
+		o.SetLabels(map[string]string{model.RevisionLabel: revised})
 	}
 	return o
 }
@@ -206,14 +204,14 @@ func refusedBy(configuration *unstructured.Unstructured, err error) bool {
 // revisionOf returns the revision whose objects a configuration is about; none if about those without.
 func revisionOf(o *unstructured.Unstructured) (revised string) {
 	webhooks(o, func(webhook map[string]any) bool {
-		if labels, _, _ := unstructured.NestedStringMap(webhook, "objectSelector", "matchLabels"); labels[revision] != "" {
-			revised = labels[revision]
+		if labels, _, _ := unstructured.NestedStringMap(webhook, "objectSelector", "matchLabels"); labels[model.RevisionLabel] != "" {
+			revised = labels[model.RevisionLabel]
 		}
 		list, _, _ := unstructured.NestedSlice(webhook, "objectSelector", "matchExpressions")
 		for _, item := range list {
 			expression, _ := item.(map[string]any)
 			values, _ := expression["values"].([]any)
-			if expression["key"] == revision && expression["operator"] == "In" && len(values) > 0 {
+			if expression["key"] == model.RevisionLabel && expression["operator"] == "In" && len(values) > 0 {
 				revised, _ = values[0].(string)
 			}
 		}
