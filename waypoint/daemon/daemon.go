@@ -38,8 +38,6 @@ const (
 )
 
 const (
-	// gcPercent is how much the heap may grow before garbage is collected: what lives in a waypoint at rest is little.
-	gcPercent = 200
 	// calmInterval is how often it is looked whether a burst is over.
 	calmInterval = 4 * time.Second
 	// keysTimeout bounds the fetch of an issuer's keys, whatever the issuer says.
@@ -71,7 +69,7 @@ func runUntil(d *drain.Drain, cfg config.Config, version string, out io.Writer) 
 	}()
 	log := telemetry.NewLogger(writer, cfg.Log.Format, levels)
 	log.Info("waypoint begins", "version", version, "identity", cfg.Identity.String(), "pod", cfg.Self.Name, "workers", cfg.Workers)
-	calm.Headroom(gcPercent)
+	calm.Headroom(gcMost)
 	if limit := calm.LimitMemory(); limit > 0 {
 		log.Info("memory is limited", "bytes", limit)
 	}
@@ -164,6 +162,7 @@ func (w *waypoint) run(levels *telemetry.Levels) error {
 	background.Go(func() { _ = w.certs.Run(ctx) }) // it only ends with ctx
 	background.Go(func() { w.follow(ctx) })
 	background.Go(func() { calm.ReturnMemory(ctx, calmInterval) })
+	background.Go(func() { keepHeadroom(ctx) })
 	background.Go(func() { w.awaitCertificate(ctx) })
 	select {
 	case <-known:

@@ -16,7 +16,7 @@ import (
 
 const (
 	warmUp = 300 * time.Millisecond // before a sample
-	rest   = 6 * time.Second        // after which memory has been given back
+	rest   = 15 * time.Second       // after which memory has been given back
 	starts = 5
 	maxLog = 64 << 20 // bytes of an access log until it begins anew
 )
@@ -60,22 +60,28 @@ func (b *bench) wanted(name string) bool { return b.options.rows.MatchString(nam
 func (b *bench) live(ctx context.Context) error {
 	for _, w := range b.waypoints {
 		for range starts {
-			w.process.stop()
-			took, err := b.startWaypoint(ctx, w)
-			if err != nil {
+			if err := b.restart(ctx, w); err != nil {
 				return err
 			}
-			b.results.note(ready, w.name, took.Seconds()*1e3)
 		}
 		if b.wanted(idle.name) {
 			if err := b.weigh(ctx, w, idle); err != nil {
 				return err
 			}
 		}
-		if b.wanted(tunnels.name) {
-			job := Job{To: b.to("change", false), Via: b.via(w), Tunnels: 1000, Connections: 1000, Rate: 500, Path: "/", Authority: "change"}
-			if err := b.during(job, func() error { return b.weigh(ctx, w, tunnels) }); err != nil {
-				return fmt.Errorf("%s: %w", tunnels.name, err)
+		for _, crowd := range []struct {
+			figure
+			tunnels, connections int
+		}{{tunnels, 1000, 1000}, {connections, 100, 10_000}} {
+			if !b.wanted(crowd.name) {
+				continue
+			}
+			job := Job{To: b.to("change", false), Via: b.via(w), Tunnels: crowd.tunnels, Connections: crowd.connections, Rate: 50, Path: "/", Authority: "change"}
+			if err := b.during(job, func() error { return b.weigh(ctx, w, crowd.figure) }); err != nil {
+				return fmt.Errorf("%s: %w", crowd.name, err)
+			}
+			if err := b.restart(ctx, w); err != nil { // what it holds next is to be something else
+				return err
 			}
 		}
 	}
@@ -101,6 +107,16 @@ func (b *bench) live(ctx context.Context) error {
 	return nil
 }
 
+// restart starts a waypoint, anew if need be, and notes how long it takes.
+func (b *bench) restart(ctx context.Context, w *waypoint) error {
+	w.process.stop()
+	took, err := b.startWaypoint(ctx, w)
+	if err == nil {
+		b.results.note(ready, w.name, took.Seconds()*1e3)
+	}
+	return err
+}
+
 // weigh notes what a waypoint holds at rest.
 func (b *bench) weigh(ctx context.Context, w *waypoint, f figure) error {
 	if err := pause(ctx, rest); err != nil {
@@ -108,6 +124,9 @@ func (b *bench) weigh(ctx context.Context, w *waypoint, f figure) error {
 	}
 	rss, anonymous, err := w.process.resident()
 	b.results.note(f, w.name, rss)
+	if err == nil && b.profiles != "" && w.name == ours {
+		err = b.save(ctx, w, "heap?gc=1", f.name)
+	}
 	b.results.note(figure{name: f.name + ", anonymous", unit: f.unit}, w.name, anonymous)
 	return err
 }
@@ -154,12 +173,18 @@ func (b *bench) during(j Job, f func() error) error {
 	return err
 }
 
-// await has a case work.
+// await has a case work: its requests are answered, and others are denied where it has a policy.
 func (b *bench) await(ctx context.Context, c testCase, w *waypoint) error {
-	j := b.job(c, w)
-	j.Rate = 100
+	allowed := b.job(c, w)
+	allowed.Rate = 100
+	denied := allowed
+	denied.Path = "/nowhere"
 	for began := time.Now(); ; {
-		err := b.during(j, func() error { return pause(ctx, 200*time.Millisecond) })
+		wait := func() error { return pause(ctx, 200*time.Millisecond) }
+		err := b.during(allowed, wait)
+		if err == nil && strings.Contains(c.yaml(), "AuthorizationPolicy") && b.during(denied, wait) == nil {
+			err = errors.New("its policy isn't kept yet")
+		}
 		if err == nil {
 			return nil
 		}
@@ -262,16 +287,21 @@ func (b *bench) profile(ctx context.Context, c testCase, w *waypoint) <-chan err
 		return done
 	}
 	go func() {
-		text, err := b.get(ctx, w.pod, fmt.Sprintf("http://127.0.0.1:15000/debug/pprof/profile?seconds=%d", max(1, int(b.duration/time.Second))))
-		if err == nil {
-			err = os.MkdirAll(b.profiles, 0o755)
-		}
-		if err == nil {
-			err = os.WriteFile(filepath.Join(b.profiles, strings.NewReplacer(" ", "-", ",", "", "/", "").Replace(c.name)+".pprof"), text, 0o644)
-		}
-		done <- err
+		done <- b.save(ctx, w, fmt.Sprintf("profile?seconds=%d", max(1, int(b.duration/time.Second))), c.name)
 	}()
 	return done
+}
+
+// save takes a profile of a waypoint.
+func (b *bench) save(ctx context.Context, w *waypoint, page, name string) error {
+	text, err := b.get(ctx, w.pod, "http://127.0.0.1:15000/debug/pprof/"+page)
+	if err == nil {
+		err = os.MkdirAll(b.profiles, 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(b.profiles, strings.NewReplacer(" ", "-", ",", "", "/", "").Replace(name)+".pprof"), text, 0o644)
+	}
+	return err
 }
 
 // changes changes a route at random moments, under load, and notes when requests first went by it.
