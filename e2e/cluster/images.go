@@ -25,13 +25,18 @@ func Image(name string) string { return hub + name + ":" + Version }
 
 // TestImage makes the image that tests run, and every pod's first process, and returns its archive: see the program in app.
 func TestImage(ctx context.Context) (archive string, err error) {
+	return ProgramImage(ctx, "e2e/cluster/app")
+}
+
+// ProgramImage makes the image of a program of the project that needs nothing else, and returns its archive.
+func ProgramImage(ctx context.Context, path string) (archive string, err error) {
 	built, err := os.MkdirTemp("", "tulle-images-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(built)
-	program := filepath.Join(built, "app")
-	if err := build(ctx, program, "e2e/cluster/app", Version); err != nil {
+	program := filepath.Join(built, filepath.Base(path))
+	if err := build(ctx, program, path, Version); err != nil {
 		return "", err
 	}
 	return ImageOf(ctx, program)

@@ -3,6 +3,8 @@
 //
 //	server --port=8080 --port=8443 --tls=8443 --tcp=9090 --grpc=7070
 //	client http://echo:80/path --method=GET -H name:value --count=500
+//
+// By its own name it is told which: echo server …
 package main
 
 import (
@@ -17,7 +19,11 @@ import (
 func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	if err := run(ctx, filepath.Base(os.Args[0]), os.Args[1:]); err != nil {
+	name, args := filepath.Base(os.Args[0]), os.Args[1:]
+	if name == "echo" && len(args) > 0 {
+		name, args = args[0], args[1:]
+	}
+	if err := run(ctx, name, args); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
