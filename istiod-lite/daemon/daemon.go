@@ -43,6 +43,7 @@ type Daemon struct {
 
 	waits    atomic.Pointer[error] // why there is no authority yet
 	trouble  atomic.Pointer[error] // the last file that couldn't be used
+	stale    atomic.Pointer[error] // why the API server doesn't trust the webhook yet
 	metrics  *metrics
 	verdicts *verdicts
 
@@ -67,6 +68,8 @@ func New(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	registry := prometheus.NewRegistry()
 	d := &Daemon{cfg: cfg, version: version, log: log, registry: registry, drain: newDrain(cfg.DrainTime), resource: push.NewLog()}
 	d.synced = make(chan struct{})
+	unknown := errors.New("first look at the webhook's configurations")
+	d.stale.Store(&unknown)
 	d.model = model.New(settings(cfg))
 	mesh := translate.Mesh{ClusterID: cfg.ClusterID, DryRun: cfg.DryRun, Bypass: cfg.Bypass}
 	if err := d.open(); err != nil {
@@ -138,7 +141,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		func() error { return d.source.run(serving) },
 		func() error { return d.runWriters(ctx) },
 	}
-	for _, part := range append(d.authority.run, d.writers.serveHook) {
+	for _, part := range append(d.authority.run, d.writers.serveHook, d.awaitTrust) {
 		parts = append(parts, func() error { return part(serving) })
 	}
 	var group sync.WaitGroup

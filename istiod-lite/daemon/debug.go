@@ -63,14 +63,16 @@ func build(version string) string {
 	return version + "-" + revision + "-" + status
 }
 
-// readiness is 200 from the first good read of everything on: what is known stays in force, so who lags is no less ready.
+// readiness is 200 from the first good read of everything on, once objects can be stored: what is known stays in force, so who lags is no
+// less ready.
 func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 	if d.drain.draining() {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "not ready, pending: the end of this control plane")
 		return
 	}
-	if d.pipeline.ready.Load() {
+	stale, read := d.stale.Load(), d.pipeline.ready.Load()
+	if read && stale == nil {
 		fmt.Fprintln(w, "ready")
 		for _, one := range d.source.lagging() {
 			fmt.Fprintln(w, "lagging:", one)
@@ -84,6 +86,10 @@ func (d *Daemon) readiness(w http.ResponseWriter, _ *http.Request) {
 	}
 	if lacks := d.pipeline.lacks.Load(); lacks != nil {
 		fmt.Fprintln(w, "not ready, pending:", *lacks+"; the log names them")
+		return
+	}
+	if read {
+		fmt.Fprintln(w, "not ready, pending:", *stale)
 		return
 	}
 	fmt.Fprintln(w, "not ready, pending: first read of", d.source.name)

@@ -21,11 +21,28 @@ import (
 	"github.com/tulle-mesh/tulle/istiod-lite/daemon"
 )
 
-// cluster is an API server with nothing but a Secret in it, which may be forbidden.
+// cluster is an API server with nothing but a Secret in it, which may be forbidden, and a webhook's configuration with a bundle, if any.
 type cluster struct {
 	lock      sync.Mutex
 	forbidden string // the last part of paths that are
 	secret    []byte
+	bundle    string
+}
+
+// trusts installs a configuration of the webhook; with none of its roots it is as charts install it. "" takes it away.
+func (c *cluster) trusts(bundle string) {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	c.bundle = bundle
+}
+
+// root is what the Secret has.
+func (c *cluster) root() string {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	var secret struct{ Data map[string]string }
+	_ = json.Unmarshal(c.secret, &secret)
+	return secret.Data["ca-cert.pem"]
 }
 
 func (c *cluster) forbid(resource string) {
@@ -48,6 +65,9 @@ func (c *cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(c.secret)
 	case isSecret && secrets != "" && c.secret != nil:
 		_, _ = w.Write(c.secret)
+	case c.bundle != "" && strings.HasSuffix(r.URL.Path, "/validatingwebhookconfigurations/istiod-default-validator"):
+		fmt.Fprintf(w, `{"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+			"metadata": {"name": "istiod-default-validator"}, "webhooks": [{"clientConfig": {"caBundle": %q}}]}`, c.bundle)
 	default:
 		refuse(w, http.StatusNotFound, "NotFound")
 	}
@@ -71,7 +91,7 @@ func inCluster(t *testing.T, c *cluster, logs io.Writer) (get func(path string) 
 	}
 	debug := free(t)
 	cfg, err := config.Parse([]string{
-		"--kubeconfig", kubeconfig, "--tls-address", "127.0.0.1:0", "--debug-address", debug, "--cacerts=", "--drain-time", "0s",
+		"--kubeconfig", kubeconfig, "--tls-address", "127.0.0.1:0", "--debug-address", debug, "--webhook-address", "127.0.0.1:0", "--cacerts=", "--drain-time", "0s",
 	}, nil, io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -115,24 +135,40 @@ func free(t *testing.T) string {
 	return listener.Addr().String()
 }
 
+// readiness waits for what a control plane says of it.
+func readiness(t *testing.T, get func(path string) (int, string), code int, want string) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		have, text := get("/ready")
+		if have == code && strings.Contains(text, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("want %d %q, have %d %q", code, want, have, text)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// As somebody's first `kubectl apply` would be refused before.
+func TestNobodyIsReadyBeforeTheAPIServerTrustsTheWebhook(t *testing.T) {
+	t.Parallel()
+	c := &cluster{}
+	c.trusts("b3RoZXJz")
+	get, _ := inCluster(t, c, io.Discard)
+	readiness(t, get, 503, "not ready, pending: ValidatingWebhookConfiguration istiod-default-validator: its caBundle isn't our roots yet")
+	c.trusts(c.root())
+	readiness(t, get, 200, "ready\n")
+	c.trusts("b3RoZXJz") // a later change is the leader's business
+	readiness(t, get, 200, "ready\n")
+}
+
 func TestWhoWaitsForItsAuthoritySaysWhatIsInTheWay(t *testing.T) {
 	t.Parallel()
 	c, logs := &cluster{forbidden: "/secrets/istio-ca-secret"}, &lines{}
 	get, stop := inCluster(t, c, logs)
-	says := func(code int, want string) {
-		t.Helper()
-		deadline := time.Now().Add(patience)
-		for {
-			have, text := get("/ready")
-			if have == code && strings.Contains(text, want) {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("want %d %q, have %d %q", code, want, have, text)
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-	}
+	says := func(code int, want string) { t.Helper(); readiness(t, get, code, want) }
 	says(503, "not ready, pending: authority in Secret istio-system/istio-ca-secret: that is Forbidden; apply deploy/rbac/istiod-lite.yaml")
 	for path, want := range map[string]string{"/version": "v1-", "/metrics": `istio_build{component="pilot"`, "/healthz": "ok", "/debug/syncz": "[]", "/debug/configz": "{}"} {
 		if code, text := get(path); code != 200 || !strings.Contains(text, want) {

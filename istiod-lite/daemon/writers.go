@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -131,6 +132,30 @@ func (w *writers) serveHook(ctx context.Context) error {
 		return nil
 	}
 	return w.hook.Run(ctx)
+}
+
+// trustWithin is for how long this control plane isn't ready because the API server wouldn't trust its webhook. Then objects that can't be
+// stored are the lesser evil: proxies need certificates.
+const trustWithin = 30 * time.Second
+
+// awaitTrust waits until the API server can ask the webhook, so that objects can be stored as soon as somebody is ready.
+func (d *Daemon) awaitTrust(ctx context.Context) error {
+	defer func() { <-ctx.Done() }()
+	select {
+	case <-d.synced:
+	case <-ctx.Done():
+		return nil
+	}
+	if d.writers != nil && d.writers.register != nil {
+		bounded, cancel := context.WithTimeout(ctx, trustWithin)
+		defer cancel()
+		err := d.writers.register.AwaitTrust(bounded, func(err error) { d.stale.Store(&err) })
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("ready, but objects may be refused: the API server doesn't trust the webhook", "scope", "webhook", "err", err)
+		}
+	}
+	d.stale.Store(nil)
+	return nil
 }
 
 // take keeps the writers up with objects that they look at themselves.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,8 +26,12 @@ var (
 	policies       = schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"}
 )
 
-// selfTest names the object of the test, and is what is wrong with it.
-const selfTest = "istiod-lite-self-test"
+const (
+	// selfTest names the object of the test, and is what is wrong with it.
+	selfTest = "istiod-lite-self-test"
+	// lookEvery is how often configurations are looked at while somebody waits.
+	lookEvery = 200 * time.Millisecond
+)
 
 // Names returns those of the configurations that Istio's charts install for a control plane.
 func Names(namespace string) []string {
@@ -87,6 +92,44 @@ func (r *Registration) Run(ctx context.Context) error {
 		}
 		group.Wait()
 	})
+	return nil
+}
+
+// AwaitTrust waits until the API server would trust us by every configuration that is installed: until then it refuses all objects that a
+// closed one is about. Any replica may wait, and tells what for; the error is what for when the context ended.
+func (r *Registration) AwaitTrust(ctx context.Context, tell func(error)) error {
+	for {
+		err := r.stale(ctx)
+		if err == nil {
+			return nil
+		}
+		tell(err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+// stale tells which installed configuration doesn't make the API server trust us.
+func (r *Registration) stale(ctx context.Context) error {
+	for _, name := range r.cfg.Names {
+		found, err := r.cfg.Client.Resource(configurations).Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		stale := false
+		if err == nil {
+			stale, err = trust(found, r.cfg.Roots())
+		}
+		if err == nil && stale {
+			err = errors.New("its caBundle isn't our roots yet, which the leading replica writes")
+		}
+		if err != nil {
+			return fmt.Errorf("ValidatingWebhookConfiguration %s: %w", name, err)
+		}
+	}
 	return nil
 }
 
