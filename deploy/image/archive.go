@@ -66,6 +66,17 @@ func archive(i Image) ([]File, error) {
 		}
 		forDocker = append(forDocker, listed)
 		platforms = mutate.AppendManifests(platforms, mutate.IndexAddendum{Add: one.Image, Descriptor: v1.Descriptor{Platform: &one.platform}})
+		if len(one.list) == 0 {
+			continue
+		}
+		attested, err := one.attestation(i.Name)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := b.image(attested.Add.(v1.Image)); err != nil {
+			return nil, err
+		}
+		platforms = mutate.AppendManifests(platforms, attested)
 	}
 	if err := b.raw(platforms); err != nil {
 		return nil, err

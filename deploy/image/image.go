@@ -26,12 +26,15 @@ type Image struct {
 	Labels     map[string]string
 	// Files are all that is in it, by platform, such as linux/arm64.
 	Files map[string][]File
+	// Lists say what the image is made of on each platform, in SPDX. They are beside it wherever it goes, as attestations of BuildKit's form.
+	Lists map[string][]byte
 }
 
 // variant is what an image is on one platform.
 type variant struct {
 	platform v1.Platform
 	v1.Image
+	list []byte
 }
 
 // variants makes the image of each platform, in the order of the platforms' names.
@@ -55,7 +58,7 @@ func (i Image) variants() ([]variant, error) {
 		if err != nil {
 			return nil, fmt.Errorf("image %s for %s: %w", i.Name, key, err)
 		}
-		all = append(all, variant{*platform, made})
+		all = append(all, variant{*platform, made, i.Lists[key]})
 	}
 	return all, nil
 }

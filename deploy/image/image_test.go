@@ -3,10 +3,12 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +36,7 @@ func echo() Image {
 		Name: "registry.example.com/test/echo:v1", User: "1337:1337", Entrypoint: []string{"/usr/local/bin/echo"},
 		Labels: map[string]string{"org.opencontainers.image.version": "v1"},
 		Files:  map[string][]File{"linux/arm64": on("arm"), "linux/amd64": on("amd")},
+		Lists:  map[string][]byte{"linux/arm64": []byte(`{"spdxVersion":"SPDX-2.3","name":"arm"}`), "linux/amd64": []byte(`{"spdxVersion":"SPDX-2.3","name":"amd"}`)},
 	}
 }
 
@@ -53,9 +56,6 @@ func TestContainerdFindsTheImageOfEachPlatform(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := validate.Index(top); err != nil {
-		t.Error(err)
-	}
 	listed := manifests(t, top)
 	if len(listed) != 1 || listed[0].Annotations["io.containerd.image.name"] != "registry.example.com/test/echo:v1" {
 		t.Fatalf("the archive has %+v, want one image by its name", listed)
@@ -66,15 +66,68 @@ func TestContainerdFindsTheImageOfEachPlatform(t *testing.T) {
 	}
 	var platforms []string
 	for _, one := range manifests(t, index) {
+		if one.Platform.OS == "unknown" {
+			continue // says what another is made of
+		}
 		platforms = append(platforms, one.Platform.String())
 		found, err := index.Image(one.Digest)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := validate.Image(found); err != nil {
+			t.Error(err)
+		}
 		is(t, found, one.Platform.Architecture)
 	}
 	if want := []string{"linux/amd64", "linux/arm64"}; !slices.Equal(platforms, want) {
 		t.Errorf("platforms %v, want %v", platforms, want)
+	}
+}
+
+// By the annotations that BuildKit gives.
+func TestWhatAnImageIsMadeOfIsFoundBesideIt(t *testing.T) {
+	top, err := layout.ImageIndexFromPath(unpacked(t, written(t, echo())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := top.ImageIndex(manifests(t, top)[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	images, lists := map[string]string{}, map[string]string{}
+	for _, one := range manifests(t, index) {
+		if one.Platform.OS != "unknown" {
+			images[one.Digest.String()] = one.Platform.Architecture
+			continue
+		}
+		found, err := index.Image(one.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers, err := found.Layers()
+		if err != nil || len(layers) != 1 || one.Annotations["vnd.docker.reference.type"] != "attestation-manifest" {
+			t.Fatalf("%+v has %d layers (%v)", one, len(layers), err)
+		}
+		content, err := layers[0].Uncompressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said struct {
+			PredicateType string
+			Subject       []struct{ Digest map[string]string }
+			Predicate     struct{ Name string }
+		}
+		if err := json.NewDecoder(content).Decode(&said); err != nil {
+			t.Fatal(err)
+		}
+		of := one.Annotations["vnd.docker.reference.digest"]
+		if said.PredicateType != "https://spdx.dev/Document" || len(said.Subject) != 1 || "sha256:"+said.Subject[0].Digest["sha256"] != of {
+			t.Errorf("%s is said to be made of %+v", of, said)
+		}
+		lists[images[of]] = said.Predicate.Name
+	}
+	if want := map[string]string{"amd64": "amd", "arm64": "arm"}; !maps.Equal(lists, want) {
+		t.Errorf("lists are %v, want %v", lists, want)
 	}
 }
 

@@ -34,7 +34,7 @@ var all = []component{
 	{name: "bookinfo-like", title: "sample application for a Tulle mesh", user: "1337:1337", programs: []program{{"bookinfo-like", "bookinfo-like"}}},
 }
 
-// write makes all images, and beside each the list of what it is made of. The programs are in folders such as
+// write makes all images with lists of what they are made of, and beside each the list as a file. The programs are in folders such as
 // built/linux-arm64, as `go build` names them.
 func write(built, to, version string, architectures []string) error {
 	for _, c := range all {
@@ -61,11 +61,12 @@ func (c component) image(built, version string, architectures []string) (made im
 			"org.opencontainers.image.licenses": "Apache-2.0",
 			"org.opencontainers.image.source":   "https://github.com/tulle-mesh/tulle",
 		},
-		Files: map[string][]image.File{},
+		Files: map[string][]image.File{}, Lists: map[string][]byte{},
 	}
-	var programs []sbom.Program
+	var all []sbom.Program
 	for _, architecture := range architectures {
 		platform := "linux/" + architecture
+		var programs []sbom.Program
 		for _, p := range c.programs {
 			content, err := os.ReadFile(filepath.Join(built, "linux-"+architecture, p.built))
 			if err != nil {
@@ -74,7 +75,11 @@ func (c component) image(built, version string, architectures []string) (made im
 			made.Files[platform] = append(made.Files[platform], image.File{Path: bin + p.name, Mode: 0o755, Content: content})
 			programs = append(programs, sbom.Program{Path: bin + p.name, Platform: platform, Content: content})
 		}
+		if made.Lists[platform], err = sbom.Of(made.Name, version, programs); err != nil {
+			return made, nil, err
+		}
+		all = append(all, programs...)
 	}
-	list, err = sbom.Of(made.Name, version, programs)
+	list, err = sbom.Of(made.Name, version, all)
 	return made, list, err
 }
