@@ -17,10 +17,10 @@ MODULES   := mesh bpf ztunnel waypoint cni-plugin istiod-lite cli deploy
 UNIT      := $(foreach m,$(MODULES),./$(m)/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build images charts demo test test-short test-controlplane test-cluster conformance cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane bench-waypoint soak bench-go clean need-go need-cc need-root
+.PHONY: help build images charts demo test test-short test-controlplane e2e conformance cluster-up cluster-down cluster-shell lint generate fuzz bench bench-capture bench-controlplane bench-waypoint soak bench-go clean need-go need-cc need-root
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: need-go ## static binaries in bin/: ztunnel, waypoint, istiod-lite, tulle-cni, tulle-cni-agent, tulle
 	@mkdir -p bin
@@ -51,7 +51,7 @@ test: need-go need-cc need-root ## every test under the race detector, in real n
 test-controlplane: need-go need-cc need-root ## istiod-lite and the node agent against a real API server and etcd, which are built once, in six minutes (root)
 	$(GO) test -race -count=1 -timeout 30m ./e2e/apiserver ./e2e/controlplane ./e2e/nodeagent
 
-test-cluster: need-go need-root ## the mesh on a real Kubernetes of three nodes on this machine, or on the one of KUBECONFIG with images HUB/name:TAG (root)
+e2e: need-go need-root ## the mesh on a real Kubernetes on this machine, or on the one of KUBECONFIG with images HUB/name:TAG; part of test (root)
 	$(GO) test -count=1 -timeout 45m -p 1 ./e2e/cluster/... ./e2e/scenario ./e2e/l7 ./e2e/docs
 
 conformance: need-go need-root ## Gateway API's own conformance suite for meshes on a real Kubernetes of two nodes, in two to four minutes, the first time twelve; writes its report to docs/conformance (root)

@@ -27,7 +27,7 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 // The Makefile's own help must name what the README and the contributors' page send people to.
 func TestMakeHelpDocumentsEveryTarget(t *testing.T) {
 	help := string(run(t, root, "make", "help"))
-	for _, target := range []string{"build", "demo", "images", "charts", "test", "test-short", "lint", "generate", "fuzz", "bench", "bench-capture", "bench-go", "test-controlplane", "test-cluster", "cluster-up", "cluster-down", "cluster-shell", "bench-controlplane"} {
+	for _, target := range []string{"build", "demo", "images", "charts", "test", "test-short", "lint", "generate", "fuzz", "bench", "bench-capture", "bench-go", "test-controlplane", "e2e", "cluster-up", "cluster-down", "cluster-shell", "bench-controlplane"} {
 		if !strings.Contains(help, "make "+target+" ") {
 			t.Errorf("make help doesn't mention %q:\n%s", target, help)
 		}
