@@ -24,6 +24,18 @@ func TestAppsSeeTheirClientsOwnAddresses(t *testing.T) {
 	}
 }
 
+func TestAPodThatCallsItselfIsNotCaptured(t *testing.T) {
+	itself := []string{from("meshed", "client"), to("meshed", "client")}
+	tallied(t, nodes[0], 0, itself, func() {
+		answer, err := ask(t.Context(), "meshed", "client", "http://"+address(t, "meshed", "client")+":8080/")
+		if err != nil || !strings.HasPrefix(answer, "pod=client ") {
+			t.Errorf("%q %v", answer, err)
+		}
+		// Were the first counted, it would be by the time that this is.
+		counted(t, "meshed", "client", "http://app.meshed/", nodes[0], `reporter="source"`, from("meshed", "client"), to("meshed", "server"), byTunnel)
+	})
+}
+
 func TestAPodWithoutTheLabelIsPlain(t *testing.T) {
 	state, err := kubectl(t.Context(), "-n", "plain", "get", "pod", "server", "-o", `jsonpath={.metadata.annotations.ambient\.istio\.io/redirection}`)
 	if err != nil || state != "" {

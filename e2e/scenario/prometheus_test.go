@@ -18,6 +18,9 @@ import (
 //go:embed testdata/prometheus.yaml
 var prometheus string
 
+//go:embed testdata/asked.yaml
+var asked string
+
 //go:embed testdata/queries.txt
 var queries []byte
 
@@ -35,9 +38,20 @@ func TestDashboardsAreAnsweredByARealPrometheus(t *testing.T) {
 		t.Fatal(err)
 	}
 	with(t, prometheus)
+	with(t, asked)
 	if err := settled(t.Context(), "observing"); err != nil {
 		t.Fatal(err)
 	}
+	must(t, "-n", "asked", "wait", "--for=condition=Programmed", "gateway/waypoint", "--timeout=90s")
+	if err := settled(t.Context(), "asked"); err != nil {
+		t.Fatal(err)
+	}
+	start(t, "meshed", "client", "http://server.asked/", 10, 2)
+	defer func() {
+		if l7 := stop(t, "meshed", "client"); l7.Failed > 0 || l7.Requests == 0 {
+			t.Errorf("%d of %d requests by way of the waypoint failed: %+v", l7.Failed, l7.Requests, l7.Failures)
+		}
+	}()
 	loseNothing(t, func(ctx context.Context) {
 		for line := range bytes.Lines(queries) {
 			query := strings.TrimSpace(string(line))
