@@ -219,6 +219,16 @@ func theOldZtunnelComesLastToANewAgent(t *testing.T, c *demo.Cluster) {
 			return nil
 		})
 		load.more(t, between)
+		if c.Spec().Engine == "" { // by ebpf new connections come to one of them only: to the one that is at work
+			resume, err := next.PauseOld()
+			if err != nil {
+				t.Fatal(err)
+			}
+			load.more(t, between)
+			if err := resume(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := next.StopOld(t.Context(), slow); err != nil {
 			t.Fatal(err)
 		}
