@@ -224,6 +224,7 @@ func theOldZtunnelComesLastToANewAgent(t *testing.T, c *demo.Cluster) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			t.Cleanup(func() { _ = resume() })
 			load.more(t, between)
 			if err := resume(); err != nil {
 				t.Fatal(err)
