@@ -90,8 +90,10 @@ func (b *bench) live(ctx context.Context) error {
 		if text == "" {
 			continue
 		}
-		if err := b.cluster.Apply("case-"+c.service, text); err != nil {
-			return err
+		for i, part := range parts(text) {
+			if err := b.cluster.Apply(fmt.Sprintf("case-%s-%d", c.service, i), part); err != nil {
+				return err
+			}
 		}
 		for _, w := range b.waypoints {
 			if err := b.await(ctx, c, w); err != nil {
@@ -105,6 +107,20 @@ func (b *bench) live(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// parts are the objects of a text in pieces that istiod-lite takes as files.
+func parts(text string) []string {
+	const most = 900 << 10 // bytes
+	pieces := []string{""}
+	for object := range strings.SplitAfterSeq(text, "\n---\n") {
+		if last := len(pieces) - 1; len(pieces[last])+len(object) <= most {
+			pieces[last] += object
+		} else {
+			pieces = append(pieces, object)
+		}
+	}
+	return pieces
 }
 
 // restart starts a waypoint, anew if need be, and notes how long it takes.
