@@ -1,5 +1,7 @@
 package daemon
 
+//lint:file-ignore SA1019 net/http itself takes the pseudo field :protocol for no name of a field, and has no other way to say it.
+
 import (
 	"bufio"
 	"context"
