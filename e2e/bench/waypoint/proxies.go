@@ -25,14 +25,14 @@ const (
 func reverseProxy(server string) error {
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: server})
 	proxy.Transport = &http.Transport{MaxIdleConns: 1000, MaxIdleConnsPerHost: 1000, DisableCompression: true}
-	proxy.BufferPool = &buffers{sync.Pool{New: func() any { return make([]byte, 32<<10) }}}
+	proxy.BufferPool = &buffers{sync.Pool{New: func() any { return new([32 << 10]byte) }}}
 	return (&http.Server{Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), reversePort).String(), Handler: proxy}).ListenAndServe()
 }
 
 type buffers struct{ sync.Pool }
 
-func (b *buffers) Get() []byte  { return b.Pool.Get().([]byte) }
-func (b *buffers) Put(p []byte) { b.Pool.Put(p) }
+func (b *buffers) Get() []byte  { return b.Pool.Get().(*[32 << 10]byte)[:] }
+func (b *buffers) Put(p []byte) { b.Pool.Put((*[32 << 10]byte)(p)) }
 
 // codecs is the waypoint's HTTP/1.1 from socket to socket, with nothing between.
 func codecs(server string) error {
