@@ -159,7 +159,7 @@ func (m *mapper) find(kind schema.GroupVersionKind) (*meta.RESTMapping, error) {
 
 // established waits until a resource definition is served.
 func (s *Server) established(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	return s.api.until(ctx, name+" isn't served", func(ctx context.Context) error {
 		object, err := s.Get(ctx, definition, "", name)

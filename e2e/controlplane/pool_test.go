@@ -62,7 +62,7 @@ func (p *pool) take(t *testing.T) *lent {
 
 // put takes away what the test has made. A server of a test that failed isn't lent again: it may be why.
 func (p *pool) put(t *testing.T, server *lent) {
-	ctx, cancel := context.WithTimeout(context.Background(), slow)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*slow)
 	defer cancel()
 	err := server.Restore(ctx, server.before)
 	if err == nil && !t.Failed() {
