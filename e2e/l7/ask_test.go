@@ -122,7 +122,7 @@ func (p pod) gets(t *testing.T, want int, args ...string) (last answers) {
 	eventually(t, fmt.Sprintf("%v to get %d of %q", p, want, args), func(ctx context.Context) (err error) {
 		last, err = p.ask(ctx, args...)
 		if got := last.status(); got != want {
-			return fmt.Errorf("status %d: %w\n%s", got, err, last.text)
+			return fmt.Errorf("status %d: %v\n%s", got, err, last.text)
 		}
 		return nil
 	})

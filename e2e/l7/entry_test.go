@@ -1,7 +1,9 @@
 package l7
 
 import (
+	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -47,11 +49,22 @@ func TestServiceEntryDNSWithAutoAssign(t *testing.T) {
 	reaches(t, "v2", "http://entry.example/")
 }
 
-// An entry that is for its own namespace doesn't exist for another.
+// An entry that the mesh's settings keep in its own namespace doesn't exist for another.
 func TestServiceEntryVisibility(t *testing.T) {
-	with(t, entry(fmt.Sprintf("exportTo: [.], resolution: STATIC, endpoints: [{address: %s}]", podIP(t, "v1"))))
-	reaches(t, "v1", "http://entry.example/")
+	with(t, entry(fmt.Sprintf("resolution: STATIC, endpoints: [{address: %s}]", podIP(t, "v1"))))
+	distant.gets(t, 200, "http://entry.example/")
+	before := must(t, "-n", "istio-system", "get", "configmap", "istio", "-o", "jsonpath={.data.mesh}")
+	setMesh := func(text string) {
+		patch, err := json.Marshal(map[string]any{"data": map[string]string{"mesh": text}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(t, "-n", "istio-system", "patch", "configmap", "istio", "--type=merge", "-p", string(patch))
+	}
+	t.Cleanup(func() { setMesh(before) })
+	setMesh(strings.TrimPrefix(before, "{}") + "\nserviceEntryVisibility: {defaultVisibility: NAMESPACE}\n")
 	distant.gets(t, 0, "http://entry.example/")
+	reaches(t, "v1", "http://entry.example/")
 }
 
 // A service outside of the cluster is reached by way of a waypoint, which a route and a policy hold for.
