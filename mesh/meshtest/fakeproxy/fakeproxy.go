@@ -20,7 +20,7 @@ import (
 
 const (
 	maxPacket = 1024
-	patience  = 10 * time.Second
+	patience  = time.Minute
 )
 
 // Request is what the agent asked for.
