@@ -101,16 +101,17 @@ func (c *Client) fromTier(svc *state.Service, t *tier, wary bool) *candidate {
 	if b == nil { // a has just failed for somebody else
 		b = a
 	}
-	if c.cost(svc, b) < c.cost(svc, a) {
+	slownessA, slownessB := c.Health.compare(svc, a, b)
+	if slownessB*c.load(b) < slownessA*c.load(a) {
 		a = b
 	}
 	c.Open.chosen(a)
 	return a
 }
 
-// cost is about how long a candidate takes to answer: as long as it has lately, for each that it has to answer, as measured by its capacity.
-func (c *Client) cost(svc *state.Service, one *candidate) float64 {
-	return c.Health.slowness(svc, one) * (1 + float64(c.Open.Count(one.workload))/float64(one.workload.Capacity))
+// load is how many a candidate would have to answer, as measured by its capacity.
+func (c *Client) load(one *candidate) float64 {
+	return 1 + float64(c.Open.Count(one.workload))/float64(one.workload.Capacity)
 }
 
 // draw takes a random candidate that will do, or returns nil.

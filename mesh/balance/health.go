@@ -16,8 +16,9 @@ const (
 	leastHealth = 0.02
 	// lesson is how much of an endpoint's health a single answer decides.
 	lesson = 0.2
-	// steps is how many are told apart between one slowness and twice that: less of a difference is chance.
-	steps = 4
+	// telling is how many times longer one endpoint has to take than another until that isn't chance, and failing how many times less healthy it
+	// has to be.
+	telling, failing = 2, 1.1
 	// maxRecords is how many endpoints are remembered.
 	maxRecords = 20_000
 )
@@ -55,22 +56,27 @@ func (h *Health) Served(svc *state.Service, w *state.Workload, port uint16, took
 		if len(h.records) >= maxRecords {
 			h.tidy(now)
 		}
-		r = &Record{latency: took.Seconds(), at: now}
+		r, took = &Record{latency: leastLatency.Seconds(), at: now}, leastLatency // for the first one a connection was made
 		h.records[key] = r
 	}
 	r.served(now, took, well)
 }
 
-// slowness is how many times longer an endpoint makes its clients wait than one of which all is well.
-func (h *Health) slowness(svc *state.Service, c *candidate) float64 {
+// compare tells how long two endpoints make their clients wait, each in relation to the other; 1 and 1 if nothing is known.
+func (h *Health) compare(svc *state.Service, a, b *candidate) (slownessA, slownessB float64) {
 	if h == nil {
-		return 1
+		return 1, 1
 	}
-	r := h.records[keyOf(svc, c.workload, c.port)]
-	if r == nil {
-		return 1
+	now := h.now()
+	latencyA, healthA := h.records[keyOf(svc, a.workload, a.port)].known(now)
+	latencyB, healthB := h.records[keyOf(svc, b.workload, b.port)].known(now)
+	if max(latencyA, latencyB) < telling*min(latencyA, latencyB) {
+		latencyA, latencyB = 1, 1
 	}
-	return r.slowness(h.now())
+	if max(healthA, healthB) < failing*min(healthA, healthB) {
+		healthA, healthB = 1, 1
+	}
+	return latencyA / healthA, latencyB / healthB
 }
 
 func keyOf(svc *state.Service, w *state.Workload, port uint16) healthKey {
@@ -91,21 +97,23 @@ func (h *Health) tidy(now time.Time) {
 
 func (r *Record) served(now time.Time, took time.Duration, well bool) {
 	kept := r.fade(now)
-	failing := r.failing * kept * (1 - lesson)
+	failed := r.failing * kept * (1 - lesson)
 	if !well {
-		failing += lesson
+		failed += lesson
 	}
 	// Several answers at once weigh as much as time lets one weigh: each has its lesson at least.
 	kept = min(kept, 1-lesson)
 	r.latency = took.Seconds() + (r.latency-took.Seconds())*kept
-	r.failing, r.at = failing, now
+	r.failing, r.at = failed, now
 }
 
-func (r *Record) slowness(now time.Time) float64 {
+// known is what still counts of what was known: the latency in seconds, and the share of answers that are well.
+func (r *Record) known(now time.Time) (latency, health float64) {
+	if r == nil {
+		return leastLatency.Seconds(), 1
+	}
 	kept := r.fade(now)
-	latency := max(r.latency*kept, leastLatency.Seconds())
-	times := latency / leastLatency.Seconds() / max(1-r.failing*kept, leastHealth)
-	return math.Exp2(math.Floor(math.Log2(times)*steps) / steps)
+	return max(r.latency*kept, leastLatency.Seconds()), max(1-r.failing*kept, leastHealth)
 }
 
 // fade is how much of what was known still counts.

@@ -77,6 +77,12 @@ func TestEndpointsAreChosenByHowTheyHaveServed(t *testing.T) {
 			p.serve("a", 20, 700*time.Microsecond, true)
 			p.serve("b", 20, 100*time.Microsecond, true)
 		}, 20, 80},
+		"one took twice as long at first": {func(p *pair) {
+			p.serve("a", 1, 30*time.Millisecond, true)
+			p.serve("b", 20, 4*time.Millisecond, true)
+			p.serve("a", 20, 7*time.Millisecond, true)
+		}, 20, 80},
+		"one was slow when it was asked first":  {func(p *pair) { p.serve("a", 1, time.Second, true); p.serve("b", 20, time.Millisecond, true) }, 20, 80},
 		"one is slow":                           {func(p *pair) { p.serve("a", 20, 50*time.Millisecond, true); p.serve("b", 20, 5*time.Millisecond, true) }, 0, 5},
 		"one fails, and fast":                   {func(p *pair) { p.serve("a", 5, time.Millisecond, false); p.serve("b", 5, 2*time.Millisecond, true) }, 0, 5},
 		"the other is busier than one is slow":  {func(p *pair) { p.serve("a", 20, 3*time.Millisecond, true); p.open.Add(p.table.Workload("b"), 9) }, 95, 100},
