@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/tulle-mesh/tulle/e2e/bench/report"
 )
 
 // results are everything that was measured.
@@ -163,9 +165,9 @@ func (c cell) String() string {
 	if len(c.Values) == 0 {
 		return "–"
 	}
-	text := number(c.Median)
+	text := report.Number(c.Median)
 	if len(c.Values) > 1 {
-		text += fmt.Sprintf(" [%s–%s]", number(c.Min), number(c.Max))
+		text += fmt.Sprintf(" [%s–%s]", report.Number(c.Min), report.Number(c.Max))
 	}
 	if c.Ratio > 0 {
 		text += fmt.Sprintf(" %.2f×", c.Ratio)
@@ -178,21 +180,6 @@ func (c cell) String() string {
 		text += " MISS"
 	}
 	return text
-}
-
-// number has three significant digits.
-func number(v float64) string {
-	switch abs := math.Abs(v); {
-	case math.IsNaN(v) || math.IsInf(v, 0):
-		return "–"
-	case abs >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case abs >= 10:
-		return fmt.Sprintf("%.1f", v)
-	case abs >= 1:
-		return fmt.Sprintf("%.2f", v)
-	}
-	return fmt.Sprintf("%.3f", v)
 }
 
 // verdict lists the targets that were missed, by column.

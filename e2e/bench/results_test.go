@@ -46,26 +46,6 @@ func TestTableShowsMediansRatiosAndVerdicts(t *testing.T) {
 	}
 }
 
-func TestTableOfAPageIsReplaced(t *testing.T) {
-	r := &results{Columns: []string{"relay", "tulle"}, Rounds: 1, Machine: "a machine"}
-	r.add(row{name: "requests", metrics: operations(atLeast(1.4), target{}, target{})}, [][]sample{{{elapsed: time.Second, ops: 100}}, {{elapsed: time.Second, ops: 150}}})
-	page, err := r.into([]byte("before\n" + tableBegin + "old\n" + tableEnd + "after\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"before\n" + tableBegin, "| rate, /s | 100 | 150 1.50× ok | ≥ 1.4× |\n", tableEnd + "after\n", "a machine"} {
-		if !strings.Contains(string(page), want) {
-			t.Errorf("no %q in:\n%s", want, page)
-		}
-	}
-	if again, err := r.into(page); err != nil || string(again) != string(page) {
-		t.Errorf("a second time: %v\n%s", err, again)
-	}
-	if _, err := r.into([]byte("no place")); err == nil {
-		t.Error("a page without a place was taken")
-	}
-}
-
 func TestSamplesOfCoresThatAreFarApartAreTold(t *testing.T) {
 	r := &results{Columns: []string{"relay", "tulle"}, Rounds: 2}
 	near, far := sample{elapsed: time.Second, apart: 40 * time.Nanosecond}, sample{elapsed: time.Second, apart: 170 * time.Nanosecond}

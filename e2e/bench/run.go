@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/e2e/bench/report"
 )
 
 // bench is a run of the benchmark.
@@ -38,7 +40,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err := b.build(ctx); err != nil {
 		return err
 	}
-	results := &results{Started: time.Now().UTC(), Columns: b.names(), Rounds: o.rounds, Duration: o.duration.String(), Machine: describeMachine(), Environment: o.env, Busy: o.busy}
+	results := &results{Started: time.Now().UTC(), Columns: b.names(), Rounds: o.rounds, Duration: o.duration.String(), Machine: report.Machine(), Environment: o.env, Busy: o.busy}
 	for _, r := range rows {
 		outcome, err := b.row(ctx, r)
 		if err != nil {
@@ -132,7 +134,7 @@ func (b *bench) ports(ports string) error {
 func describeSample(r row, got sample) string {
 	text := ""
 	for _, m := range r.metrics {
-		text += fmt.Sprintf("%s %s · ", number(m.of(got)), m.unit)
+		text += fmt.Sprintf("%s %s · ", report.Number(m.of(got)), m.unit)
 	}
 	text += fmt.Sprintf("others used %.0f %%", got.others*100)
 	if got.apart > nearCores {

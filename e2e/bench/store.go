@@ -1,52 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"os"
-	"runtime"
 	"strings"
+
+	"github.com/tulle-mesh/tulle/e2e/bench/report"
 )
 
 // keep writes the results to where they are wished for.
 func (r *results) keep(o options) error {
-	if o.json != "" {
-		text, err := json.MarshalIndent(r, "", "  ")
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(o.json, append(text, '\n'), 0o644); err != nil {
-			return err
-		}
-	}
-	if o.store == "" {
-		return nil
-	}
-	page, err := os.ReadFile(o.store)
-	if err != nil {
+	if err := report.JSON(o.json, r); err != nil {
 		return err
 	}
-	if page, err = r.into(page); err != nil {
-		return fmt.Errorf("%s: %w", o.store, err)
-	}
-	return os.WriteFile(o.store, page, 0o644)
-}
-
-// What is between these lines of a page is rewritten.
-const (
-	tableBegin = "<!-- make bench: begin -->\n"
-	tableEnd   = "<!-- make bench: end -->\n"
-)
-
-// into replaces the table of a page.
-func (r *results) into(page []byte) ([]byte, error) {
-	before, rest, begin := bytes.Cut(page, []byte(tableBegin))
-	_, after, end := bytes.Cut(rest, []byte(tableEnd))
-	if !begin || !end {
-		return nil, fmt.Errorf("it has no place for a table, between the lines %q and %q", tableBegin, tableEnd)
-	}
-	return bytes.Join([][]byte{before, []byte(tableBegin), []byte(r.markdown()), []byte(tableEnd), after}, nil), nil
+	return report.Store(o.store, "bench", r.markdown())
 }
 
 // markdown is all rows as one table.
@@ -85,18 +52,4 @@ func (s sample) MarshalJSON() ([]byte, error) {
 	fields["p50"], fields["p99"] = s.p50.Seconds(), s.p99.Seconds()
 	fields["failures"], fields["failure"] = s.failures, s.failure
 	return json.Marshal(fields)
-}
-
-// describeMachine is what figures depend on.
-func describeMachine() string {
-	version, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	cpu := "unknown CPU"
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			cpu = strings.TrimSpace(value)
-			break
-		}
-	}
-	return fmt.Sprintf("%d cores of %s, Linux %s, %s", runtime.NumCPU(), cpu, strings.TrimSpace(string(version)), runtime.Version())
 }

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/e2e/apiserver"
+	"github.com/tulle-mesh/tulle/e2e/bench/report"
 	"github.com/tulle-mesh/tulle/e2e/delta"
 )
 
@@ -143,7 +144,7 @@ func (b *bench) start(ctx context.Context) (*control, float64, error) {
 
 func (b *bench) set(f figure, value float64) {
 	b.figures[f] = value
-	say("  %s: %s %s", f.name, number(value), f.unit)
+	say("  %s: %s %s", f.name, report.Number(value), f.unit)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

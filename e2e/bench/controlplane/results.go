@@ -2,14 +2,12 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
-	"math"
-	"os"
-	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/tulle-mesh/tulle/e2e/bench/report"
 )
 
 // figure is one thing that is measured of each size.
@@ -28,9 +26,9 @@ func (t target) met(v float64) bool { return v == t.limit || t.atLeast == (v > t
 
 func (t target) String() string {
 	if t.atLeast {
-		return "≥ " + number(t.limit)
+		return "≥ " + report.Number(t.limit)
 	}
-	return "≤ " + number(t.limit)
+	return "≤ " + report.Number(t.limit)
 }
 
 func atMost(limit float64) target  { return target{limit: limit} }
@@ -122,7 +120,7 @@ type row struct {
 }
 
 func newResults(o options) *results {
-	r := &results{Started: time.Now(), Machine: describeMachine(), Clients: o.clients, Duration: o.duration.String()}
+	r := &results{Started: time.Now(), Machine: report.Machine(), Clients: o.clients, Duration: o.duration.String()}
 	for _, f := range figures() {
 		r.Rows = append(r.Rows, &row{Name: f.name, Unit: f.unit, Values: map[int]float64{}, figure: f})
 	}
@@ -146,11 +144,11 @@ func (w *row) cell(pods int) string {
 	}
 	switch goal := w.figure.target(pods); {
 	case goal == target{}:
-		return number(v)
+		return report.Number(v)
 	case goal.met(v):
-		return fmt.Sprintf("%s ok (%s)", number(v), goal)
+		return fmt.Sprintf("%s ok (%s)", report.Number(v), goal)
 	default:
-		return fmt.Sprintf("%s MISS (%s)", number(v), goal)
+		return fmt.Sprintf("%s MISS (%s)", report.Number(v), goal)
 	}
 }
 
@@ -193,62 +191,10 @@ func (r *results) markdown() string {
 	return out.String()
 }
 
-// What is between these lines of a page is rewritten.
-const (
-	tableBegin = "<!-- make bench-controlplane: begin -->\n"
-	tableEnd   = "<!-- make bench-controlplane: end -->\n"
-)
-
 // keep writes the results to where they are wished for.
 func (r *results) keep(o options) error {
-	if o.json != "" {
-		text, err := json.MarshalIndent(r, "", "  ")
-		if err == nil {
-			err = os.WriteFile(o.json, append(text, '\n'), 0o644)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if o.store == "" {
-		return nil
-	}
-	page, err := os.ReadFile(o.store)
-	if err != nil {
+	if err := report.JSON(o.json, r); err != nil {
 		return err
 	}
-	before, rest, begin := bytes.Cut(page, []byte(tableBegin))
-	_, after, end := bytes.Cut(rest, []byte(tableEnd))
-	if !begin || !end {
-		return fmt.Errorf("%s has no place for a table, between the lines %q and %q", o.store, tableBegin, tableEnd)
-	}
-	page = bytes.Join([][]byte{before, []byte(tableBegin), []byte(r.markdown()), []byte(tableEnd), after}, nil)
-	return os.WriteFile(o.store, page, 0o644)
-}
-
-// number has three significant digits.
-func number(v float64) string {
-	switch abs := math.Abs(v); {
-	case abs >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case abs >= 10:
-		return fmt.Sprintf("%.1f", v)
-	case abs >= 1:
-		return fmt.Sprintf("%.2f", v)
-	}
-	return fmt.Sprintf("%.3f", v)
-}
-
-// describeMachine is what figures depend on.
-func describeMachine() string {
-	version, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	cpu := "unknown CPU"
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			cpu = strings.TrimSpace(value)
-			break
-		}
-	}
-	return fmt.Sprintf("%d cores of %s, Linux %s, %s", runtime.NumCPU(), cpu, strings.TrimSpace(string(version)), runtime.Version())
+	return report.Store(o.store, "bench-controlplane", r.markdown())
 }

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/tulle-mesh/tulle/e2e/bench/report"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 )
 
@@ -66,7 +63,7 @@ type noted struct {
 }
 
 func newResults(o options) *results {
-	return &results{Started: time.Now(), Machine: describeMachine(), Rounds: o.rounds, Duration: o.duration.String()}
+	return &results{Started: time.Now(), Machine: report.Machine(), Rounds: o.rounds, Duration: o.duration.String()}
 }
 
 func (r *results) add(c testCase, by string, s sample) {
@@ -123,10 +120,10 @@ func (r *results) lines() [][]string {
 			times = fmt.Sprintf("%.2f×", ratio)
 		}
 		lines = append(lines, []string{
-			label(c.Case, c.By), spread(c.all(sample.cost)), number(median(c.all(func(s sample) float64 { return s.User / s.Requests }))),
-			number(median(c.all(func(s sample) float64 { return s.System / s.Requests }))), times, target,
-			number(median(c.all(func(s sample) float64 { return s.P50 }))), number(median(c.all(func(s sample) float64 { return s.P99 }))),
-			number(median(c.all(func(s sample) float64 { return s.Requests / s.Seconds }))),
+			label(c.Case, c.By), spread(c.all(sample.cost)), report.Number(median(c.all(func(s sample) float64 { return s.User / s.Requests }))),
+			report.Number(median(c.all(func(s sample) float64 { return s.System / s.Requests }))), times, target,
+			report.Number(median(c.all(func(s sample) float64 { return s.P50 }))), report.Number(median(c.all(func(s sample) float64 { return s.P99 }))),
+			report.Number(median(c.all(func(s sample) float64 { return s.Requests / s.Seconds }))),
 		})
 	}
 	return lines
@@ -138,7 +135,7 @@ func (r *results) figures() [][]string {
 	for _, f := range r.Figures {
 		tail := ""
 		if len(f.Values) >= 100 {
-			tail = number(quantile(f.Values, 0.99))
+			tail = report.Number(quantile(f.Values, 0.99))
 		}
 		target := ""
 		if f.of.target > 0 {
@@ -146,7 +143,7 @@ func (r *results) figures() [][]string {
 			if f.of.tail {
 				value = quantile(f.Values, 0.99)
 			}
-			target = "≤ " + number(f.of.target) + verdict(value <= f.of.target)
+			target = "≤ " + report.Number(f.of.target) + verdict(value <= f.of.target)
 		}
 		lines = append(lines, []string{label(f.Name+", "+f.Unit, f.By), spread(f.Values), tail, target})
 	}
@@ -188,46 +185,6 @@ func (r *results) table() string {
 	return out.String()
 }
 
-// What is between these lines of a page is rewritten.
-const (
-	tableBegin = "<!-- make bench-waypoint: begin -->\n"
-	tableEnd   = "<!-- make bench-waypoint: end -->\n"
-)
-
-// keep writes the results to where they are wished for.
-func (r *results) keep(o options) error {
-	if o.json != "" {
-		text, err := json.MarshalIndent(r, "", "  ")
-		if err == nil {
-			err = os.WriteFile(o.json, append(text, '\n'), 0o644)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if o.store == "" {
-		return nil
-	}
-	page, err := os.ReadFile(o.store)
-	if err != nil {
-		return err
-	}
-	if page, err = r.into(page); err != nil {
-		return fmt.Errorf("%s: %w", o.store, err)
-	}
-	return os.WriteFile(o.store, page, 0o644)
-}
-
-// into replaces the table of a page.
-func (r *results) into(page []byte) ([]byte, error) {
-	before, rest, begin := bytes.Cut(page, []byte(tableBegin))
-	_, after, end := bytes.Cut(rest, []byte(tableEnd))
-	if !begin || !end {
-		return nil, fmt.Errorf("it has no place for a table, between the lines %q and %q", tableBegin, tableEnd)
-	}
-	return bytes.Join([][]byte{before, []byte(tableBegin), []byte(r.table()), []byte(tableEnd), after}, nil), nil
-}
-
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
@@ -245,36 +202,17 @@ func quantile(values []float64, q float64) float64 {
 
 // spread is the median, and between what the values are.
 func spread(values []float64) string {
-	text := number(median(values))
+	text := report.Number(median(values))
 	if len(values) > 1 {
-		text += fmt.Sprintf(" [%s–%s]", number(slices.Min(values)), number(slices.Max(values)))
+		text += fmt.Sprintf(" [%s–%s]", report.Number(slices.Min(values)), report.Number(slices.Max(values)))
 	}
 	return text
 }
 
-// number has three significant digits.
-func number(v float64) string {
-	switch abs := math.Abs(v); {
-	case math.IsNaN(v) || math.IsInf(v, 0):
-		return "–"
-	case abs >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case abs >= 10:
-		return fmt.Sprintf("%.1f", v)
+// keep writes the results to where they are wished for.
+func (r *results) keep(o options) error {
+	if err := report.JSON(o.json, r); err != nil {
+		return err
 	}
-	return fmt.Sprintf("%.2f", v)
-}
-
-// describeMachine is what figures depend on.
-func describeMachine() string {
-	version, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	cpu := "unknown CPU"
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			cpu = strings.TrimSpace(value)
-			break
-		}
-	}
-	return fmt.Sprintf("%d cores of %s, Linux %s, %s", runtime.NumCPU(), cpu, strings.TrimSpace(string(version)), runtime.Version())
+	return report.Store(o.store, "bench-waypoint", r.table())
 }
