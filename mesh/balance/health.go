@@ -2,6 +2,7 @@ package balance
 
 import (
 	"math"
+	"math/rand/v2"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/state"
@@ -16,9 +17,10 @@ const (
 	leastHealth = 0.02
 	// lesson is how much of an endpoint's health a single answer decides.
 	lesson = 0.2
-	// telling is how many times longer one endpoint has to take than another until that isn't chance, and failing how many times less healthy it
-	// has to be.
-	telling, failing = 2, 1.1
+	// surprise is how many times longer than was known an answer may have taken; the rest of it is chance, or the question.
+	surprise = 4
+	// failing is how many times less healthy one endpoint has to be than another until that isn't chance.
+	failing = 1.1
 	// maxRecords is how many endpoints are remembered.
 	maxRecords = 20_000
 )
@@ -28,7 +30,7 @@ const (
 // that an endpoint that did badly gets another chance.
 type Health struct {
 	now     func() time.Time
-	records map[healthKey]*Record
+	records map[healthKey]*record
 }
 
 type healthKey struct {
@@ -36,8 +38,8 @@ type healthKey struct {
 	port                     uint16 // the workload's
 }
 
-// Record is what is known of one endpoint of a service.
-type Record struct {
+// record is what is known of one endpoint of a service.
+type record struct {
 	latency float64 // in seconds
 	failing float64 // share of answers that are failures
 	at      time.Time
@@ -45,7 +47,7 @@ type Record struct {
 
 // NewHealth knows nothing yet; now is the time.
 func NewHealth(now func() time.Time) *Health {
-	return &Health{now: now, records: map[healthKey]*Record{}}
+	return &Health{now: now, records: map[healthKey]*record{}}
 }
 
 // Served takes in an answer, or that there was none: after what time, and whether it was well.
@@ -56,13 +58,15 @@ func (h *Health) Served(svc *state.Service, w *state.Workload, port uint16, took
 		if len(h.records) >= maxRecords {
 			h.tidy(now)
 		}
-		r, took = &Record{latency: leastLatency.Seconds(), at: now}, leastLatency // for the first one a connection was made
+		r = &record{latency: leastLatency.Seconds(), at: now} // as of one that isn't known
 		h.records[key] = r
 	}
 	r.served(now, took, well)
 }
 
-// compare tells how long two endpoints make their clients wait, each in relation to the other; 1 and 1 if nothing is known.
+// compare tells how long two endpoints make their clients wait, each in relation to the other; 1 and 1 if nothing is known. The slower of
+// them seems as fast as the other as often as that is faster: else it wouldn't be asked while there is little to do, and nobody would learn
+// that it's well again.
 func (h *Health) compare(svc *state.Service, a, b *candidate) (slownessA, slownessB float64) {
 	if h == nil {
 		return 1, 1
@@ -70,7 +74,7 @@ func (h *Health) compare(svc *state.Service, a, b *candidate) (slownessA, slowne
 	now := h.now()
 	latencyA, healthA := h.records[keyOf(svc, a.workload, a.port)].known(now)
 	latencyB, healthB := h.records[keyOf(svc, b.workload, b.port)].known(now)
-	if max(latencyA, latencyB) < telling*min(latencyA, latencyB) {
+	if rand.Float64()*max(latencyA, latencyB) < min(latencyA, latencyB) {
 		latencyA, latencyB = 1, 1
 	}
 	if max(healthA, healthB) < failing*min(healthA, healthB) {
@@ -95,7 +99,7 @@ func (h *Health) tidy(now time.Time) {
 	}
 }
 
-func (r *Record) served(now time.Time, took time.Duration, well bool) {
+func (r *record) served(now time.Time, took time.Duration, well bool) {
 	kept := r.fade(now)
 	failed := r.failing * kept * (1 - lesson)
 	if !well {
@@ -103,12 +107,13 @@ func (r *Record) served(now time.Time, took time.Duration, well bool) {
 	}
 	// Several answers at once weigh as much as time lets one weigh: each has its lesson at least.
 	kept = min(kept, 1-lesson)
-	r.latency = took.Seconds() + (r.latency-took.Seconds())*kept
+	latency := min(took.Seconds(), surprise*max(r.latency, leastLatency.Seconds()))
+	r.latency = latency + (r.latency-latency)*kept
 	r.failing, r.at = failed, now
 }
 
 // known is what still counts of what was known: the latency in seconds, and the share of answers that are well.
-func (r *Record) known(now time.Time) (latency, health float64) {
+func (r *record) known(now time.Time) (latency, health float64) {
 	if r == nil {
 		return leastLatency.Seconds(), 1
 	}
@@ -117,6 +122,6 @@ func (r *Record) known(now time.Time) (latency, health float64) {
 }
 
 // fade is how much of what was known still counts.
-func (r *Record) fade(now time.Time) float64 {
+func (r *record) fade(now time.Time) float64 {
 	return math.Exp(-max(now.Sub(r.at), 0).Seconds() / memory.Seconds())
 }

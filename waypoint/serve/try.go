@@ -26,8 +26,8 @@ type try struct {
 	endpoint upstream.Endpoint
 	pending  *upstream.Dialling // a connection that isn't there yet; nil once it is
 	server   exchange.Server    // nil until then
-	begun    time.Time
-	clock    loop.Timer // the try's time
+	begun    time.Time          // to connect, and then to ask
+	clock    loop.Timer         // the try's time
 	silence  loop.Timer
 	consumed int  // bytes of the request's body
 	reused   bool // the connection had had other requests: the server may have closed it meanwhile
@@ -98,6 +98,7 @@ func (t *try) connected(handler exchange.Handler, err error) {
 		t.failed(err, true)
 		return
 	}
+	t.begun = t.request.session.handler.cfg.Worker.Now() // to connect is seldom needed, and says little of how it answers
 	t.begin(handler)
 	t.pass()
 }
