@@ -141,7 +141,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		func() error { return d.source.run(serving) },
 		func() error { return d.runWriters(ctx) },
 	}
-	for _, part := range append(d.authority.run, d.writers.serveHook, d.awaitTrust) {
+	for _, part := range append(d.authority.run, d.writers.serveHook) {
 		parts = append(parts, func() error { return part(serving) })
 	}
 	var group sync.WaitGroup
@@ -152,6 +152,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			cancel(failures[i]) // none goes on without the others
 		})
 	}
+	group.Go(func() { d.awaitTrust(ctx) })
 	group.Go(func() { calm.ReturnMemory(serving, calmInterval) })
 	if tokens, ok := d.door.callers.(*ca.Tokens); ok {
 		if err := tokens.Check(); err != nil {

@@ -139,12 +139,11 @@ func (w *writers) serveHook(ctx context.Context) error {
 const trustWithin = 30 * time.Second
 
 // awaitTrust waits until the API server can ask the webhook, so that objects can be stored as soon as somebody is ready.
-func (d *Daemon) awaitTrust(ctx context.Context) error {
-	defer func() { <-ctx.Done() }()
+func (d *Daemon) awaitTrust(ctx context.Context) {
 	select {
 	case <-d.synced:
 	case <-ctx.Done():
-		return nil
+		return
 	}
 	if d.writers != nil && d.writers.register != nil {
 		bounded, cancel := context.WithTimeout(ctx, trustWithin)
@@ -155,7 +154,6 @@ func (d *Daemon) awaitTrust(ctx context.Context) error {
 		}
 	}
 	d.stale.Store(nil)
-	return nil
 }
 
 // take keeps the writers up with objects that they look at themselves.
