@@ -14,7 +14,9 @@ import (
 
 const (
 	// quiet is how long a folder must rest before it is read: editors write in several steps.
-	quiet = 30 * time.Millisecond
+	quiet = 10 * time.Millisecond
+	// saving is how long a file may be gone before its objects are: editors move it away before they write it.
+	saving = 100 * time.Millisecond
 	// impatient is after how long it is read even if it doesn't rest.
 	impatient = 500 * time.Millisecond
 	// resync is how often the folder is looked at without a notice: symbolic links into other folders give none.
@@ -110,6 +112,9 @@ func (w *watcher[T]) read(ctx context.Context) {
 	}
 	if ctx.Err() != nil {
 		return
+	}
+	if w.set.awaited {
+		w.timer.Reset(saving)
 	}
 	if err != nil {
 		w.complain(fmt.Errorf("read folder %s: %w", w.dir, err))

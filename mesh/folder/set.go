@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // set is what the folder's files say now, and what of it is in force. The two differ while a file is broken.
@@ -20,6 +21,7 @@ type set[T any] struct {
 	files   map[string]*file[T] // by name within the folder
 	stale   bool                // a file was read, or is gone, since the last decision
 	applied bool                // Apply was called once
+	awaited bool                // a file is gone that may be about to be written: look again when saving is over
 }
 
 // file is one file of the folder.
@@ -30,6 +32,7 @@ type file[T any] struct {
 	inForce []object[T]     // what it said when it was last used
 	holds   map[string]bool // the keys in force
 	told    string          // what was last reported
+	gone    time.Time       // since when there is no such file; zero if there is
 }
 
 // object is one decoded document. Each decoding gives a new one, so equal pointers mean that nothing changed.
@@ -63,6 +66,7 @@ func (s *set[T]) read(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	s.awaited = false
 	present := make(map[string]bool, len(entries))
 	for _, entry := range entries {
 		// Names that begin with a dot are the lock and swap files of editors, and the folders behind mounted ConfigMaps.
@@ -77,7 +81,7 @@ func (s *set[T]) read(ctx context.Context, dir string) error {
 	}
 	changed := false
 	for name, f := range s.files {
-		if !present[name] {
+		if !present[name] && !s.await(f) {
 			changed = changed || len(f.inForce) > 0
 			s.stale = true
 			delete(s.files, name)
@@ -104,6 +108,7 @@ func (s *set[T]) refresh(dir, name string) bool {
 		f = &file[T]{}
 		s.files[name] = f
 	}
+	f.gone = time.Time{}
 	if err == nil && f.info != nil && same(f.info, info) {
 		return true
 	}
@@ -117,6 +122,16 @@ func (s *set[T]) refresh(dir, name string) bool {
 		f.err = &Error{File: path, Err: f.err}
 	}
 	return true
+}
+
+// await tells whether a file that is gone may be about to be written, so that what is in force stays.
+func (s *set[T]) await(f *file[T]) bool {
+	if f.gone.IsZero() {
+		f.gone = time.Now()
+	}
+	waits := len(f.inForce) > 0 && time.Since(f.gone) < saving
+	s.awaited = s.awaited || waits
+	return waits
 }
 
 func same(a, b os.FileInfo) bool {
