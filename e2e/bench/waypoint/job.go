@@ -3,11 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
-	"runtime"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/e2e/bench/load"
@@ -57,7 +53,7 @@ type job struct {
 	idle  []*slot
 	due   []time.Time // of requests that wait for an idle slot
 	over  bool
-	ended atomic.Bool // for the pacemaker
+	pace  *pacemaker // nil without a rate
 
 	done, failed int64
 	failure      error
@@ -104,7 +100,9 @@ func (j *job) standing(err error) {
 		j.idle = append(j.idle, l.slots...)
 	}
 	if j.Rate > 0 {
-		go j.beat()
+		if j.pace, err = newPacemaker(j); err != nil {
+			j.fail(err)
+		}
 		return
 	}
 	now := time.Now()
@@ -112,21 +110,6 @@ func (j *job) standing(err error) {
 		s.ask(now)
 	}
 	j.idle = nil
-}
-
-// beat asks for a request at random moments. Go's own timers have milliseconds, which would make requests come in flocks.
-func (j *job) beat() {
-	runtime.LockOSThread()
-	next := time.Now()
-	for !j.ended.Load() {
-		next = next.Add(time.Duration(rand.ExpFloat64() * float64(time.Second) / float64(j.Rate)))
-		if wait := time.Until(next); wait > 0 {
-			pause := syscall.NsecToTimespec(int64(wait))
-			_ = syscall.Nanosleep(&pause, nil)
-		}
-		at := next
-		_ = j.party.worker.Post(func() { j.want(at) })
-	}
 }
 
 // want makes a request that should begin now.
@@ -162,7 +145,9 @@ func (j *job) totals() Totals {
 
 func (j *job) end() {
 	j.over = true
-	j.ended.Store(true)
+	if j.pace != nil {
+		j.pace.end()
+	}
 	for _, l := range j.links {
 		if l.pipe != nil {
 			l.pipe.Reset()
