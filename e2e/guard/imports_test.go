@@ -111,7 +111,7 @@ var mayImport = map[string][]string{
 
 // only says which packages may import what is heavy or delicate.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":                  {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "mesh/meshtest/onloop", "mesh/worker", "waypoint/pipe", "waypoint/daemon", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "bpf/probe", "cli/demo", "cli/wire"},
+	"golang.org/x/sys/unix":                  {"mesh/socket", "mesh/loop", "mesh/relay", "mesh/hbone", "mesh/handover", "mesh/meshtest/netns", "mesh/meshtest/byhand", "mesh/meshtest/onloop", "mesh/worker", "waypoint/pipe", "waypoint/daemon", "ztunnel/capture", "ztunnel/inbound", "ztunnel/outbound", "cni-plugin/redirect", "cni-plugin/zds", "bpf/probe", "cli/demo", "cli/wire", "e2e/bench/waypoint"},
 	"google.golang.org/grpc":                 {"mesh/controlplane", "mesh/xds", "mesh/certs", "mesh/spans", "mesh/api/", "mesh/meshtest/fakeistiod", "ztunnel/daemon", "waypoint/daemon", "istiod-lite/push", "istiod-lite/ca", "istiod-lite/review", "istiod-lite/daemon", "deploy/samples/bookinfo-like", "e2e/delta", "e2e/bench/controlplane", "e2e/conformance/echo"},
 	"k8s.io/":                                {"cni-plugin/kube", "istiod-lite/config", "istiod-lite/decode", "istiod-lite/kube", "istiod-lite/daemon", "istiod-lite/keep", "istiod-lite/review", "e2e/apiserver", "e2e/bench/controlplane", "istiod-lite/queue", "istiod-lite/reflector", "istiod-lite/lead", "istiod-lite/status", "istiod-lite/addresses", "istiod-lite/roots", "istiod-lite/webhook", "istiod-lite/deploy"},
 	"istio.io/":                              {"istiod-lite/decode"},
