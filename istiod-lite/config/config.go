@@ -76,6 +76,7 @@ type Config struct {
 type Image struct {
 	Image, PullPolicy string
 	PullSecrets       []string
+	CRL               bool // waypoints heed the revocation lists of the ConfigMap istio-ca-crl
 }
 
 // clusterID is what may begin the names of workloads, in which every proxy has to be able to read it.

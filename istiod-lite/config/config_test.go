@@ -73,8 +73,8 @@ func TestWhatIsSetWhere(t *testing.T) {
 			want: func(c *Config) { c.DryRun, c.CAServer, c.Bypass, c.RootsInMeshOnly = false, false, true, true },
 		},
 		"where waypoints come from": {
-			args: "--waypoint-pull-policy Always --waypoint-pull-secrets a,b", env: []string{"WAYPOINT_IMAGE=registry.example/waypoint:1"},
-			want: func(c *Config) { c.Waypoint = Image{"registry.example/waypoint:1", "Always", []string{"a", "b"}} },
+			args: "--waypoint-pull-policy Always --waypoint-pull-secrets a,b", env: []string{"WAYPOINT_IMAGE=registry.example/waypoint:1", "WAYPOINT_PEER_CA_CRL=true"},
+			want: func(c *Config) { c.Waypoint = Image{"registry.example/waypoint:1", "Always", []string{"a", "b"}, true} },
 		},
 		"a flag goes before its variable": {args: "--cluster-id c2", env: []string{"CLUSTER_ID=c1"}, want: func(c *Config) { c.ClusterID = "c2" }},
 	} {

@@ -78,6 +78,7 @@ func (c *Config) settings(source *string) []setting {
 		{"waypoint-image", "WAYPOINT_IMAGE", &c.Waypoint.Image, "image of the waypoints that are deployed for Gateways (default docker.io/tulle-mesh/waypoint, with the control plane's version)", inCluster},
 		{"waypoint-pull-policy", "WAYPOINT_PULL_POLICY", &c.Waypoint.PullPolicy, "when nodes pull that image: Always, IfNotPresent or Never (default Kubernetes')", inCluster},
 		{"waypoint-pull-secrets", "WAYPOINT_PULL_SECRETS", &c.Waypoint.PullSecrets, "Secrets of the Gateway's namespace with which nodes pull it", inCluster},
+		{"waypoint-crl", "WAYPOINT_PEER_CA_CRL", &c.Waypoint.CRL, "have waypoints heed the revocation lists of the ConfigMap istio-ca-crl", inCluster},
 		{"drain-time", "", &c.DrainTime, "how long proxies are moved to other replicas before the end, at most 1h", inCluster},
 		{"state", "", &c.State, "where the authority's key is, and root-cert.pem, which clients trust (default ca beside DIR)", inFolder},
 		{"status", "", &c.Status, "where node agents say which pods are enrolled (default status beside DIR)", inFolder},

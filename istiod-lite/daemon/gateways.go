@@ -37,7 +37,7 @@ func (d *Daemon) openGateways(client dynamic.Interface) (*deploy.Writer, *status
 
 func waypointSettings(cfg config.Config, version string) deploy.Settings {
 	return deploy.Settings{
-		Image: cmp.Or(cfg.Waypoint.Image, "docker.io/tulle-mesh/waypoint:"+version), PullPolicy: cfg.Waypoint.PullPolicy, PullSecrets: cfg.Waypoint.PullSecrets,
+		Image: cmp.Or(cfg.Waypoint.Image, "docker.io/tulle-mesh/waypoint:"+version), PullPolicy: cfg.Waypoint.PullPolicy, PullSecrets: cfg.Waypoint.PullSecrets, CRL: cfg.Waypoint.CRL,
 		Domain: cfg.Domain, ClusterID: cfg.ClusterID, Revision: cfg.Revision, Namespace: cfg.RootNamespace,
 	}
 }

@@ -47,7 +47,7 @@ func TestTheTemplateHasEachKindInOrder(t *testing.T) {
 
 func TestSettingsReachThePods(t *testing.T) {
 	s := settings
-	s.PullPolicy, s.PullSecrets, s.Revision = "Always", []string{"a", "b"}, "blue"
+	s.PullPolicy, s.PullSecrets, s.Revision, s.CRL = "Always", []string{"a", "b"}, "blue", true
 	objects, err := s.render(plain(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,9 @@ func TestSettingsReachThePods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"imagePullPolicy: Always", "imagePullSecrets:\n      - name: a\n      - name: b", "value: istiod-blue.istio-system.svc:15012", "istio.io/rev: blue"} {
+	for _, want := range []string{"imagePullPolicy: Always", "imagePullSecrets:\n      - name: a\n      - name: b", "value: istiod-blue.istio-system.svc:15012", "istio.io/rev: blue",
+		"- name: CRL_PATH\n          value: /var/run/secrets/istio-crl/ca-crl.pem", "- mountPath: /var/run/secrets/istio-crl\n          name: istio-ca-crl\n          readOnly: true",
+		"- configMap:\n          name: istio-ca-crl\n          optional: true\n        name: istio-ca-crl"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}

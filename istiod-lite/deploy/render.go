@@ -19,6 +19,8 @@ type Settings struct {
 	// Image is the program's, PullPolicy and PullSecrets how a node gets it; empty leaves it to Kubernetes.
 	Image, PullPolicy string
 	PullSecrets       []string
+	// CRL has waypoints heed the revocation lists of the ConfigMap istio-ca-crl.
+	CRL bool
 	// Domain ends the host names of services.
 	Domain, ClusterID string
 	// Revision is the control plane's, empty for the default one, and Namespace its own.
@@ -113,6 +115,9 @@ func (s Settings) object(w *Waypoint, text string) map[string]any {
 		mark(pod, said, ours)
 		spec := pod["spec"].(map[string]any)
 		s.pullSecrets(spec)
+		if s.CRL {
+			heedCRL(spec)
+		}
 		if s.PullPolicy != "" {
 			spec["containers"].([]any)[0].(map[string]any)["imagePullPolicy"] = s.PullPolicy
 		}
@@ -133,6 +138,23 @@ func (s Settings) pullSecrets(into map[string]any) {
 	}
 	if list != nil {
 		into["imagePullSecrets"] = list
+	}
+}
+
+// heedCRL gives a pod the revocation lists, as the chart of ztunnel does.
+func heedCRL(spec map[string]any) {
+	const folder = "/var/run/secrets/istio-crl"
+	container := spec["containers"].([]any)[0].(map[string]any)
+	for _, add := range []struct {
+		to    map[string]any
+		field string
+		value map[string]any
+	}{
+		{container, "env", map[string]any{"name": "CRL_PATH", "value": folder + "/ca-crl.pem"}},
+		{container, "volumeMounts", map[string]any{"name": "istio-ca-crl", "mountPath": folder, "readOnly": true}},
+		{spec, "volumes", map[string]any{"name": "istio-ca-crl", "configMap": map[string]any{"name": "istio-ca-crl", "optional": true}}},
+	} {
+		add.to[add.field] = append(add.to[add.field].([]any), add.value)
 	}
 }
 
