@@ -89,6 +89,8 @@ func (w *world) live(r *replica) {
 {apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: shop, labels: {istio.io/use-waypoint: nowhere}}, spec: {address: 10.9.0.1}}
 ---
 {apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: jwt, namespace: shop}, spec: {targetRefs: [{group: "", kind: Service, name: web}], jwtRules: [{issuer: "https://one.example", jwksUri: "https://one.example/keys"}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: r, namespace: shop}, spec: {targetRefs: [{group: "", kind: Service, name: web}], validation: {hostname: web.example, wellKnownCACertificates: System}}}
 `)
 	routes := []string{"GRPCRoute", "HTTPRoute", "TCPRoute", "TLSRoute"}
 	for _, kind := range routes {
@@ -112,6 +114,13 @@ func (w *world) live(r *replica) {
 			return err
 		})
 	}
+	w.eventually("a word about the BackendTLSPolicy", func(ctx context.Context) error {
+		ancestors, err := w.saysOf(ctx, "BackendTLSPolicy", "r", "ancestors", "ancestorRef")
+		if err == nil && len(ancestors) == 0 {
+			err = errors.New("there is none")
+		}
+		return err
+	})
 	w.addresses("e")
 	w.rooted("shop")
 	w.deployed()

@@ -17,29 +17,34 @@ func gatewayAPI(kind string) schema.GroupVersionKind {
 
 // parents are what a route's status says, as "controller Kind/name: Type=Status Reason, …" for each parent.
 func (w *world) parents(ctx context.Context, kind, name string) ([]string, error) {
+	return w.saysOf(ctx, kind, name, "parents", "parentRef")
+}
+
+// saysOf is what the status of an object of the shop says of others, in a list whose entries have a field that refers to those.
+func (w *world) saysOf(ctx context.Context, kind, name, list, field string) ([]string, error) {
 	o, err := w.Get(ctx, gatewayAPI(kind), "shop", name)
 	if err != nil {
 		return nil, err
 	}
-	var list []string
-	parents, _, _ := unstructured.NestedSlice(o.Object, "status", "parents")
+	var all []string
+	parents, _, _ := unstructured.NestedSlice(o.Object, "status", list)
 	for _, each := range parents {
 		parent, _ := each.(map[string]any)
-		ref, _ := parent["parentRef"].(map[string]any)
+		ref, _ := parent[field].(map[string]any)
 		conditions, _ := parent["conditions"].([]any)
 		var said []string
 		for _, each := range conditions {
 			c, _ := each.(map[string]any)
 			said = append(said, fmt.Sprintf("%s=%s %s", c["type"], c["status"], c["reason"]))
 			if parent["controllerName"] == "istio.io/mesh-controller" && c["observedGeneration"] != o.GetGeneration() {
-				return nil, fmt.Errorf("condition %s is about generation %v, the route's is %d", c["type"], c["observedGeneration"], o.GetGeneration())
+				return nil, fmt.Errorf("condition %s is about generation %v, the object's is %d", c["type"], c["observedGeneration"], o.GetGeneration())
 			}
 		}
 		slices.Sort(said)
-		list = append(list, fmt.Sprintf("%s %s/%s: %s", parent["controllerName"], ref["kind"], ref["name"], strings.Join(said, ", ")))
+		all = append(all, fmt.Sprintf("%s %s/%s: %s", parent["controllerName"], ref["kind"], ref["name"], strings.Join(said, ", ")))
 	}
-	slices.Sort(list)
-	return list, nil
+	slices.Sort(all)
+	return all, nil
 }
 
 // told waits for what a route's status should say.

@@ -15,6 +15,7 @@ var shownKinds = []model.Kind{
 	model.KindServiceEntry, model.KindWorkloadEntry, model.KindGateway, model.KindGatewayClass,
 	model.KindAuthorizationPolicy, model.KindPeerAuthentication, model.KindRequestAuthentication,
 	model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute, model.KindReferenceGrant,
+	model.KindBackendTLSPolicy, model.KindCABundle,
 }
 
 // configz shows the objects as they were understood: all of them, or with ?kind=Pod&namespace=demo some.

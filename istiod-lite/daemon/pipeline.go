@@ -26,7 +26,7 @@ type pipeline struct {
 	log   *push.Log
 	out   *slog.Logger
 
-	// tell takes the conditions of an object, tellParents those of a route at each of its parents.
+	// tell takes the conditions of an object, tellParents those of a route at each of its parents, or of a BackendTLSPolicy at its targets.
 	tell        func(model.Key, int64, []model.Condition)
 	tellParents func(model.Key, int64, []routes.Parent)
 	// gateway is called for each Gateway and GatewayClass of which anything may be different now. It may read the model.
@@ -101,7 +101,7 @@ func (p *pipeline) translated(key model.Key) []push.Update {
 	switch {
 	case hasStatus(key.Kind):
 		p.tell(key, p.model.Generation(key), append(result.Conditions, requests.Conditions...))
-	case slices.Contains(model.RouteKinds[:], key.Kind):
+	case slices.Contains(model.RouteKinds[:], key.Kind), key.Kind == model.KindBackendTLSPolicy:
 		p.tellParents(key, p.model.Generation(key), requests.Parents)
 	}
 	return p.differ(key, result.Resources)

@@ -92,7 +92,7 @@ func (v *verdicts) refuse(key model.Key, r *rejected) {
 	switch key.Kind {
 	case model.KindAuthorizationPolicy, model.KindRequestAuthentication:
 		v.set(key, r.generation, []model.Condition{{Type: of, Reason: "Invalid", Message: r.message}})
-	case model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute:
+	case model.KindHTTPRoute, model.KindGRPCRoute, model.KindTLSRoute, model.KindTCPRoute, model.KindBackendTLSPolicy:
 		v.refuseAtParents(key, r)
 	}
 }
@@ -102,6 +102,9 @@ func (v *verdicts) refuseAtParents(key model.Key, r *rejected) {
 	var refused []routes.Parent
 	for _, parent := range v.parents[key] {
 		condition := model.Condition{Type: model.Accepted, Reason: "UnsupportedValue", Message: r.message}
+		if key.Kind == model.KindBackendTLSPolicy {
+			condition.Reason = "Invalid"
+		}
 		refused = append(refused, routes.Parent{Ref: parent.Ref, Conditions: []model.Condition{condition}})
 	}
 	v.setParents(key, r.generation, refused)
@@ -159,6 +162,8 @@ func closes(object model.Object) string {
 	switch o := object.(type) {
 	case *model.RequestAuthentication:
 		return "no token is good"
+	case *model.BackendTLSPolicy:
+		return "its backends aren't spoken to"
 	case *model.PeerAuthentication:
 		return "nobody is let in without mutual TLS"
 	case *model.AuthorizationPolicy:

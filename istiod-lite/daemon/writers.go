@@ -62,6 +62,7 @@ func (d *Daemon) openWriters(certificate *tls.Config) error {
 			Controllers: []string{model.WaypointController},
 			Kinds: append([]model.Kind{
 				model.KindService, model.KindServiceEntry, model.KindWorkloadEntry, model.KindAuthorizationPolicy, model.KindRequestAuthentication,
+				model.KindBackendTLSPolicy,
 			}, model.RouteKinds[:]...),
 		}),
 		events: events, lacks: lacks,

@@ -57,7 +57,7 @@ func kind[T any](k Kind, convert func(*T) (model.Object, error)) Kind {
 
 // Kinds are all of them. Those of one group follow each other.
 func Kinds() []Kind {
-	return slices.Concat(core(), networking(), gateways(), routing(), security())
+	return slices.Concat(core(), networking(), gateways(), routing(), backends(), security())
 }
 
 // APIVersions returns the versions with their group, as objects are marked.
@@ -109,7 +109,7 @@ func core() []Kind {
 		kind(Kind{Kind: "ServiceAccount", Versions: []string{"v1"}}, serviceAccount),
 		kind(Kind{Kind: "Pod", Versions: []string{"v1"}, Resource: "pods", Model: model.KindPod}, pod),
 		kind(Kind{Kind: "Service", Versions: []string{"v1"}, Resource: "services", Model: model.KindService}, service),
-		kind(Kind{Kind: "ConfigMap", Versions: []string{"v1"}, Resource: "configmaps", Model: model.KindMeshConfig}, meshConfig),
+		kind(Kind{Kind: "ConfigMap", Versions: []string{"v1"}, Resource: "configmaps", Model: model.KindMeshConfig}, configMap),
 		kind(Kind{Group: "discovery.k8s.io", Kind: "EndpointSlice", Versions: []string{"v1"}, Resource: "endpointslices", Model: model.KindEndpointSlice}, endpointSlice),
 	}
 }

@@ -18,7 +18,20 @@ import (
 const (
 	meshConfigMap = "istio"
 	meshKey       = "mesh"
+	bundleKey     = "ca.crt"
 )
+
+// configMap reads the one of the mesh's settings, or one with certificates of authorities. Others say nothing.
+func configMap(o *corev1.ConfigMap) (model.Object, error) {
+	if o.Name == meshConfigMap {
+		return meshConfig(o)
+	}
+	text, ok := o.Data[bundleKey]
+	if !ok {
+		return nil, nil
+	}
+	return &model.CABundle{Namespace: within(o.ObjectMeta), Name: o.Name, PEM: text}, nil
+}
 
 // meshConfig reads what is said of the mesh. Most fields are for sidecars, so unknown ones are left out.
 func meshConfig(o *corev1.ConfigMap) (model.Object, error) {

@@ -91,8 +91,8 @@ func (s *Source) narrow(kind decode.Kind) scope {
 	switch kind.Kind {
 	case "Pod":
 		return scope{fields: "status.phase!=Succeeded,status.phase!=Failed"}
-	case "ConfigMap":
-		return scope{namespace: s.SystemNamespace, fields: "metadata.name=istio"}
+	case "ConfigMap": // the mesh's settings, and authorities of backends, which are in any; of these every namespace has its own
+		return scope{fields: "metadata.name!=istio-ca-root-cert,metadata.name!=istio-ca-crl,metadata.name!=kube-root-ca.crt"}
 	case "EndpointSlice":
 		// Kubernetes' own controller makes them of services with a selector: they say nothing that the pods don't.
 		return scope{labels: discoveryv1.LabelManagedBy + "!=endpointslice-controller.k8s.io"}

@@ -35,6 +35,8 @@ const (
 	KindTCPRoute              Kind = "TCPRoute"
 	KindReferenceGrant        Kind = "ReferenceGrant"
 	KindRequestAuthentication Kind = "RequestAuthentication"
+	KindBackendTLSPolicy      Kind = "BackendTLSPolicy"
+	KindCABundle              Kind = "CABundle"
 
 	KindHost         Kind = "Host"
 	KindNetwork      Kind = "Network"

@@ -11,6 +11,8 @@ type routing struct {
 	routes          map[Key]*Route
 	grants          map[Name]*ReferenceGrant
 	authentications map[Name]*RequestAuthentication
+	backends        map[Name]*BackendTLSPolicy
+	bundles         map[Name]*CABundle
 
 	byParent  grouping[parentOf, *Route]
 	byRef     grouping[ObjectRef, Key]          // routes by what they send traffic to
@@ -18,6 +20,7 @@ type routing struct {
 	atGateway grouping[string, Key]             // routes of a namespace that are attached to gateways
 	grantsIn  grouping[string, *ReferenceGrant] // by namespace
 	byTarget  grouping[Target, Key]             // policies and authentications
+	byBundle  grouping[Name, Key]               // BackendTLSPolicies by the bundles that they trust
 }
 
 // parentOf is a parent with the kind of the routes that are attached to it.
@@ -32,6 +35,7 @@ type border struct{ from, to string }
 func newRouting() *routing {
 	return &routing{
 		routes: make(map[Key]*Route), grants: make(map[Name]*ReferenceGrant), authentications: make(map[Name]*RequestAuthentication),
+		backends: make(map[Name]*BackendTLSPolicy), bundles: make(map[Name]*CABundle), byBundle: make(grouping[Name, Key]),
 		byParent: make(grouping[parentOf, *Route]), byRef: make(grouping[ObjectRef, Key]), abroad: make(grouping[border, Key]),
 		atGateway: make(grouping[string, Key]), grantsIn: make(grouping[string, *ReferenceGrant]), byTarget: make(grouping[Target, Key]),
 	}
@@ -52,6 +56,16 @@ func (r *routing) set(object Object, there bool) {
 		r.targets(key, o.Targets, there)
 	case *AuthorizationPolicy:
 		r.targets(key, o.Targets, there)
+	case *BackendTLSPolicy:
+		setIn(r.backends, key.Name, o, there)
+		for _, target := range o.Targets {
+			r.byTarget.set(target.Target, key, there)
+		}
+		for _, bundle := range o.Bundles {
+			r.byBundle.set(bundle.Name, key, there)
+		}
+	case *CABundle:
+		setIn(r.bundles, key.Name, o, there)
 	}
 }
 
@@ -93,6 +107,10 @@ func (r *routing) object(key Key) Object {
 		return orNil(r.grants[key.Name])
 	case KindRequestAuthentication:
 		return orNil(r.authentications[key.Name])
+	case KindBackendTLSPolicy:
+		return orNil(r.backends[key.Name])
+	case KindCABundle:
+		return orNil(r.bundles[key.Name])
 	}
 	return orNil(r.routes[key])
 }
@@ -104,6 +122,10 @@ func (r *routing) all(kind Kind) iter.Seq[Object] {
 		return objects(maps.Values(r.grants))
 	case KindRequestAuthentication:
 		return objects(maps.Values(r.authentications))
+	case KindBackendTLSPolicy:
+		return objects(maps.Values(r.backends))
+	case KindCABundle:
+		return objects(maps.Values(r.bundles))
 	}
 	return objects(func(yield func(*Route) bool) {
 		for key, route := range r.routes {
@@ -164,8 +186,13 @@ func (r *routing) gateways(key Key, yield func(Key)) {
 
 // follow marks what is translated with a look at an object that changes.
 func (r *routing) follow(key Key, mark func(Key)) {
-	if key.Kind == KindNamespace {
+	switch key.Kind {
+	case KindNamespace:
 		for each := range r.atGateway.of(key.Name.Name) {
+			mark(each)
+		}
+	case KindCABundle:
+		for each := range r.byBundle.of(key.Name) {
 			mark(each)
 		}
 	}
@@ -179,6 +206,15 @@ func (r *routing) follow(key Key, mark func(Key)) {
 				}
 				for other := range r.byParent.of(parentOf{o.Parents[i].ObjectRef, kind}) {
 					mark(other.Key())
+				}
+			}
+		}
+	case *BackendTLSPolicy:
+		// Others win or lose the target by it.
+		for _, target := range o.Targets {
+			for other := range r.byTarget.of(target.Target) {
+				if other.Kind == KindBackendTLSPolicy {
+					mark(other)
 				}
 			}
 		}

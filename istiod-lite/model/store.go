@@ -98,6 +98,8 @@ func (m *Model) Generation(key Key) int64 {
 		return o.Generation
 	case *RequestAuthentication:
 		return o.Generation
+	case *BackendTLSPolicy:
+		return o.Generation
 	}
 	return 0
 }

@@ -21,7 +21,7 @@ type reason byte
 
 const (
 	bound        reason = iota // a service or a workload, by the waypoint that it names
-	behind                     // a service by its name, and the workloads behind it
+	behind                     // a service by its name, the workloads behind it, and how those are spoken to
 	aboutService               // an L7 resource, by what it is attached to
 	aboutGateway
 	aboutClass
@@ -56,14 +56,18 @@ func scopeOf(message proto.Message) *scope {
 
 func l7Scope(m *l7.Resource) *scope {
 	s := &scope{}
+	of := aboutService
+	if m.GetBackendTls() != nil { // which is about where requests go to
+		of = behind
+	}
 	for _, target := range m.GetTargets() {
-		switch of := target.GetOf().(type) {
+		switch at := target.GetOf().(type) {
 		case *l7.Target_Service:
-			s.labels = append(s.labels, label{aboutService, of.Service})
+			s.labels = append(s.labels, label{of, at.Service})
 		case *l7.Target_Gateway:
-			s.labels = append(s.labels, label{aboutGateway, of.Gateway})
+			s.labels = append(s.labels, label{aboutGateway, at.Gateway})
 		case *l7.Target_GatewayClass:
-			s.labels = append(s.labels, label{aboutClass, of.GatewayClass})
+			s.labels = append(s.labels, label{aboutClass, at.GatewayClass})
 		}
 	}
 	want := func(ref *l7.BackendRef) {

@@ -171,6 +171,30 @@ func TestBackendsOfItsRoutesComeAndGoWithThem(t *testing.T) {
 	})
 }
 
+// How a backend is spoken to is needed wherever requests go to it, be it somebody else's or nobody's.
+func TestHowABackendIsSpokenToComesAndGoesWithIt(t *testing.T) {
+	asWaypoint(t, func(b *bench) {
+		secure := update("r/tls>s/b")
+		secure.Message.(*l7.Resource).Kind = &l7.Resource_BackendTls{BackendTls: &l7.BackendTLS{}}
+		put(t, b.log, "s/a@s/wp", "s/b", "w/b>s/b", "r/b>s/b")
+		if _, failures := b.log.Publish([]Update{secure}); len(failures) > 0 {
+			t.Fatal(failures)
+		}
+		b.subscribe(L7, Address)
+		b.take(L7)
+		b.take(Address, "shop/s/a.svc")
+		put(t, b.log, "r/a>s/a>s/b")
+		b.takeSorted(L7, "r/a", "r/tls")
+		b.takeSorted(Address, "shop/s/b.svc", "w/b")
+		put(t, b.log, "r/a>s/a")
+		b.take(L7, "r/a")
+		b.takeSorted(Address, "-shop/s/b.svc", "-w/b")
+		b.take(L7, "-r/tls")
+		put(t, b.log, "s/b@s/wp") // for its own requests
+		b.takeSorted(L7, "r/b", "r/tls")
+	})
+}
+
 func TestAWaypointNamedByItsAddressIsTheSame(t *testing.T) {
 	asWaypoint(t, func(b *bench) {
 		named := update("s/a")

@@ -29,7 +29,7 @@ func (d dice) name() model.Name {
 
 func (d dice) object() model.Object {
 	name := d.name()
-	switch d.IntN(11) {
+	switch d.IntN(13) {
 	case 8:
 		return &model.Namespace{Name: name.Namespace, Binding: d.binding(name.Namespace), Labels: model.LabelsOf(map[string]string{"a": d.one("b", "c")})}
 	case 9:
@@ -51,6 +51,19 @@ func (d dice) object() model.Object {
 			Namespace: name.Namespace, Name: name.Name, Created: time.Unix(int64(d.IntN(2)), 0), Binding: d.binding(name.Namespace),
 			Hosts: []string{d.one("a.example", "b.example")}, Ports: []model.ServicePort{{Name: "a", Port: 80}},
 		}
+	case 11:
+		p := &model.BackendTLSPolicy{Namespace: name.Namespace, Name: name.Name, Created: time.Unix(int64(d.IntN(3)), 0), Hostname: "a.example", System: d.yes()}
+		for _, target := range d.targets(name.Namespace) {
+			if target.Kind == model.KindService || target.Kind == model.KindServiceEntry {
+				p.Targets = append(p.Targets, model.BackendTarget{Target: target, Section: d.one("", "", "a", "b")})
+			}
+		}
+		if !p.System {
+			p.Bundles = []model.ObjectRef{{Kind: "ConfigMap", Name: model.Name{Namespace: name.Namespace, Name: d.one("x", "y")}}}
+		}
+		return p
+	case 12:
+		return &model.CABundle{Namespace: name.Namespace, Name: name.Name, PEM: d.one("nothing", "else")}
 	case 0, 1:
 		s := &model.Service{Namespace: name.Namespace, Name: name.Name, Binding: d.binding(name.Namespace), Ports: []model.ServicePort{{Name: "a", Port: 80}}}
 		if d.yes() {

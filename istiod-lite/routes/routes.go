@@ -23,9 +23,9 @@ type Parent struct {
 // Result is what becomes of an object.
 type Result struct {
 	Resources []Resource
-	// Parents are a route's, those that are the mesh's.
+	// Parents are a route's, those that are the mesh's, and the targets of a BackendTLSPolicy.
 	Parents []Parent
-	// Conditions are a policy's.
+	// Conditions are another policy's.
 	Conditions []model.Condition
 }
 
@@ -45,6 +45,8 @@ func Object(m *model.Model, key model.Key) Result {
 		}
 	case *model.RequestAuthentication:
 		return t.authentication(o)
+	case *model.BackendTLSPolicy:
+		return t.backendTLS(o)
 	}
 	return Result{}
 }

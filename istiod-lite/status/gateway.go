@@ -9,14 +9,23 @@ import (
 
 func everyType(string) bool { return true }
 
+// parentList is where a status speaks of other objects, one by one.
+type parentList struct{ list, ref string }
+
+// A route has parents, a policy ancestors.
+var (
+	ancestors   = parentList{"ancestors", "ancestorRef"}
+	parentLists = []parentList{{"parents", "parentRef"}, ancestors}
+)
+
 // parents puts the wanted entries after those of other controllers, whose order stays.
-func (o owner) parents(old []map[string]any, w wish, now time.Time) (list []any, changed bool) {
+func (o owner) parents(field parentList, old []map[string]any, w wish, now time.Time) (list []any, changed bool) {
 	list = []any{}
 	ours := make(map[string]map[string]any)
 	var before []string
 	for _, entry := range old {
 		if controller := text(entry, "controllerName"); slices.Contains(o.controllers, controller) {
-			key := controller + " " + refOf(entry).key()
+			key := controller + " " + field.refOf(entry).key()
 			before, ours[key] = append(before, key), entry
 			continue
 		}
@@ -27,14 +36,14 @@ func (o owner) parents(old []map[string]any, w wish, now time.Time) (list []any,
 		key := parent.Controller + " " + parent.Ref.key()
 		told, differs := conditions(items(ours[key]["conditions"]), parent.Conditions, w.generation, now, everyType)
 		after, changed = append(after, key), changed || differs
-		list = append(list, map[string]any{"controllerName": parent.Controller, "parentRef": parent.Ref.object(), "conditions": told})
+		list = append(list, map[string]any{"controllerName": parent.Controller, field.ref: parent.Ref.object(), "conditions": told})
 	}
 	return list, changed || !slices.Equal(before, after)
 }
 
 // refOf reads the parent that an entry is about.
-func refOf(entry map[string]any) ParentRef {
-	ref, _ := entry["parentRef"].(map[string]any)
+func (f parentList) refOf(entry map[string]any) ParentRef {
+	ref, _ := entry[f.ref].(map[string]any)
 	return ParentRef{
 		Group: text(ref, "group"), Kind: text(ref, "kind"), Namespace: text(ref, "namespace"), Name: text(ref, "name"),
 		SectionName: text(ref, "sectionName"), Port: int32(number(ref, "port")),

@@ -73,9 +73,9 @@ func (w *Writer) Set(key model.Key, generation int64, conditions []model.Conditi
 	w.set(key, wish{generation: generation, conditions: conditions})
 }
 
-// SetParents says what a route should be told of its parents.
+// SetParents says what a route should be told of its parents, or a BackendTLSPolicy of its targets.
 func (w *Writer) SetParents(key model.Key, generation int64, parents []Parent) {
-	w.set(key, wish{generation: generation, parents: parents})
+	w.set(key, wish{generation: generation, parents: parents, ancestors: key.Kind == model.KindBackendTLSPolicy})
 }
 
 // SetGateway says what a Gateway should be told; nil takes the conditions away and leaves the rest.

@@ -28,6 +28,7 @@ type wish struct {
 	generation int64 // that the conditions are about; 0 for objects that have none
 	conditions []model.Condition
 	parents    []Parent
+	ancestors  bool // parents are a policy's targets, which it calls so
 	gateway    *model.GatewayStatus
 	features   []string // of a class of Gateways, sorted
 }
@@ -54,8 +55,14 @@ func (o owner) differ(w wish, status map[string]any, now time.Time) map[string]a
 	if list, changed := conditions(items(status["conditions"]), w.conditions, w.generation, now, mine); changed {
 		changes["conditions"] = list
 	}
-	if list, changed := o.parents(items(status["parents"]), w, now); changed {
-		changes["parents"] = list
+	for _, field := range parentLists {
+		wanted := w
+		if (field == ancestors) != w.ancestors {
+			wanted.parents = nil
+		}
+		if list, changed := o.parents(field, items(status[field.list]), wanted, now); changed {
+			changes[field.list] = list
+		}
 	}
 	if w.gateway != nil {
 		if list, changed := addresses(items(status["addresses"]), w.gateway.Addresses); changed {

@@ -240,13 +240,15 @@ type Resource struct {
 	Origin *Origin `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
 	// At least one. Which of a service's resources apply:
 	// routes: those for the client's namespace if there are any, else those for every client, else the gateway's;
-	// policies and authentication: all of the service's, the gateway's and its class's.
+	// policies and authentication: all of the service's, the gateway's and its class's;
+	// backend_tls: that of the service and port that a request goes to, whichever it came for.
 	Targets []*Target `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Resource_Route
 	//	*Resource_Policy
 	//	*Resource_Authentication
+	//	*Resource_BackendTls
 	Kind          isResource_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -337,6 +339,15 @@ func (x *Resource) GetAuthentication() *Authentication {
 	return nil
 }
 
+func (x *Resource) GetBackendTls() *BackendTLS {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_BackendTls); ok {
+			return x.BackendTls
+		}
+	}
+	return nil
+}
+
 type isResource_Kind interface {
 	isResource_Kind()
 }
@@ -353,11 +364,17 @@ type Resource_Authentication struct {
 	Authentication *Authentication `protobuf:"bytes,6,opt,name=authentication,proto3,oneof"`
 }
 
+type Resource_BackendTls struct {
+	BackendTls *BackendTLS `protobuf:"bytes,7,opt,name=backend_tls,json=backendTls,proto3,oneof"`
+}
+
 func (*Resource_Route) isResource_Kind() {}
 
 func (*Resource_Policy) isResource_Kind() {}
 
 func (*Resource_Authentication) isResource_Kind() {}
+
+func (*Resource_BackendTls) isResource_Kind() {}
 
 type Origin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -430,7 +447,8 @@ type Target struct {
 	//	*Target_GatewayClass
 	Of isTarget_Of `protobuf_oneof:"of"`
 	// For routes: the service's ports that are routed so, in ascending order; of a gateway none means all. No two kinds of
-	// routes share a port: the control plane has decided between them.
+	// routes share a port: the control plane has decided between them. For backend_tls: the ports that are spoken to so, none for
+	// all; of several the one whose name sorts first counts, by the port before all.
 	Ports []uint32 `protobuf:"varint,4,rep,packed,name=ports,proto3" json:"ports,omitempty"`
 	// For routes: only for clients of this namespace; empty for clients of all.
 	ConsumerNamespace string `protobuf:"bytes,5,opt,name=consumer_namespace,json=consumerNamespace,proto3" json:"consumer_namespace,omitempty"`
@@ -2760,18 +2778,156 @@ func (x *ClaimHeader) GetClaim() []string {
 	return nil
 }
 
+// BackendTLS says that a service is spoken to by TLS, 1.2 at least, within a tunnel if its endpoints take one.
+type BackendTLS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server name that is asked for. The certificate must be for it if there are no subject_alt_names.
+	Hostname string `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// The certificate must be for one of them.
+	SubjectAltNames []*SubjectAltName `protobuf:"bytes,2,rep,name=subject_alt_names,json=subjectAltNames,proto3" json:"subject_alt_names,omitempty"`
+	// Whom the server's certificate must come from, as PEM; or
+	Authorities string `protobuf:"bytes,3,opt,name=authorities,proto3" json:"authorities,omitempty"`
+	// whom the waypoint's system trusts.
+	System bool `protobuf:"varint,4,opt,name=system,proto3" json:"system,omitempty"`
+	// Not empty: the service can't be spoken to, for this reason. Requests to it are answered with status 500.
+	Invalid       string `protobuf:"bytes,5,opt,name=invalid,proto3" json:"invalid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackendTLS) Reset() {
+	*x = BackendTLS{}
+	mi := &file_l7_l7_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackendTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackendTLS) ProtoMessage() {}
+
+func (x *BackendTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_l7_l7_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackendTLS.ProtoReflect.Descriptor instead.
+func (*BackendTLS) Descriptor() ([]byte, []int) {
+	return file_l7_l7_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *BackendTLS) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *BackendTLS) GetSubjectAltNames() []*SubjectAltName {
+	if x != nil {
+		return x.SubjectAltNames
+	}
+	return nil
+}
+
+func (x *BackendTLS) GetAuthorities() string {
+	if x != nil {
+		return x.Authorities
+	}
+	return ""
+}
+
+func (x *BackendTLS) GetSystem() bool {
+	if x != nil {
+		return x.System
+	}
+	return false
+}
+
+func (x *BackendTLS) GetInvalid() string {
+	if x != nil {
+		return x.Invalid
+	}
+	return ""
+}
+
+// SubjectAltName is one of the two.
+type SubjectAltName struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In lower case. A wildcard stands for the same in a certificate.
+	Hostname      string `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Uri           string `protobuf:"bytes,2,opt,name=uri,proto3" json:"uri,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubjectAltName) Reset() {
+	*x = SubjectAltName{}
+	mi := &file_l7_l7_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubjectAltName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubjectAltName) ProtoMessage() {}
+
+func (x *SubjectAltName) ProtoReflect() protoreflect.Message {
+	mi := &file_l7_l7_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubjectAltName.ProtoReflect.Descriptor instead.
+func (*SubjectAltName) Descriptor() ([]byte, []int) {
+	return file_l7_l7_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SubjectAltName) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *SubjectAltName) GetUri() string {
+	if x != nil {
+		return x.Uri
+	}
+	return ""
+}
+
 var File_l7_l7_proto protoreflect.FileDescriptor
 
 const file_l7_l7_proto_rawDesc = "" +
 	"\n" +
-	"\vl7/l7.proto\x12\vtulle.l7.v1\"\xa8\x02\n" +
+	"\vl7/l7.proto\x12\vtulle.l7.v1\"\xe4\x02\n" +
 	"\bResource\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12+\n" +
 	"\x06origin\x18\x02 \x01(\v2\x13.tulle.l7.v1.OriginR\x06origin\x12-\n" +
 	"\atargets\x18\x03 \x03(\v2\x13.tulle.l7.v1.TargetR\atargets\x12*\n" +
 	"\x05route\x18\x04 \x01(\v2\x12.tulle.l7.v1.RouteH\x00R\x05route\x12-\n" +
 	"\x06policy\x18\x05 \x01(\v2\x13.tulle.l7.v1.PolicyH\x00R\x06policy\x12E\n" +
-	"\x0eauthentication\x18\x06 \x01(\v2\x1b.tulle.l7.v1.AuthenticationH\x00R\x0eauthenticationB\x06\n" +
+	"\x0eauthentication\x18\x06 \x01(\v2\x1b.tulle.l7.v1.AuthenticationH\x00R\x0eauthentication\x12:\n" +
+	"\vbackend_tls\x18\a \x01(\v2\x17.tulle.l7.v1.BackendTLSH\x00R\n" +
+	"backendTlsB\x06\n" +
 	"\x04kind\"N\n" +
 	"\x06Origin\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
@@ -2974,7 +3130,17 @@ const file_l7_l7_proto_rawDesc = "" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\";\n" +
 	"\vClaimHeader\x12\x16\n" +
 	"\x06header\x18\x01 \x01(\tR\x06header\x12\x14\n" +
-	"\x05claim\x18\x02 \x03(\tR\x05claimB)Z'github.com/tulle-mesh/tulle/mesh/api/l7b\x06proto3"
+	"\x05claim\x18\x02 \x03(\tR\x05claim\"\xc5\x01\n" +
+	"\n" +
+	"BackendTLS\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12G\n" +
+	"\x11subject_alt_names\x18\x02 \x03(\v2\x1b.tulle.l7.v1.SubjectAltNameR\x0fsubjectAltNames\x12 \n" +
+	"\vauthorities\x18\x03 \x01(\tR\vauthorities\x12\x16\n" +
+	"\x06system\x18\x04 \x01(\bR\x06system\x12\x18\n" +
+	"\ainvalid\x18\x05 \x01(\tR\ainvalid\">\n" +
+	"\x0eSubjectAltName\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x10\n" +
+	"\x03uri\x18\x02 \x01(\tR\x03uriB)Z'github.com/tulle-mesh/tulle/mesh/api/l7b\x06proto3"
 
 var (
 	file_l7_l7_proto_rawDescOnce sync.Once
@@ -2989,7 +3155,7 @@ func file_l7_l7_proto_rawDescGZIP() []byte {
 }
 
 var file_l7_l7_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_l7_l7_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_l7_l7_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_l7_l7_proto_goTypes = []any{
 	(Route_Protocol)(0),      // 0: tulle.l7.v1.Route.Protocol
 	(Policy_Action)(0),       // 1: tulle.l7.v1.Policy.Action
@@ -3026,6 +3192,8 @@ var file_l7_l7_proto_goTypes = []any{
 	(*Issuer)(nil),           // 32: tulle.l7.v1.Issuer
 	(*TokenHeader)(nil),      // 33: tulle.l7.v1.TokenHeader
 	(*ClaimHeader)(nil),      // 34: tulle.l7.v1.ClaimHeader
+	(*BackendTLS)(nil),       // 35: tulle.l7.v1.BackendTLS
+	(*SubjectAltName)(nil),   // 36: tulle.l7.v1.SubjectAltName
 }
 var file_l7_l7_proto_depIdxs = []int32{
 	4,  // 0: tulle.l7.v1.Resource.origin:type_name -> tulle.l7.v1.Origin
@@ -3033,58 +3201,60 @@ var file_l7_l7_proto_depIdxs = []int32{
 	6,  // 2: tulle.l7.v1.Resource.route:type_name -> tulle.l7.v1.Route
 	22, // 3: tulle.l7.v1.Resource.policy:type_name -> tulle.l7.v1.Policy
 	31, // 4: tulle.l7.v1.Resource.authentication:type_name -> tulle.l7.v1.Authentication
-	0,  // 5: tulle.l7.v1.Route.protocol:type_name -> tulle.l7.v1.Route.Protocol
-	7,  // 6: tulle.l7.v1.Route.rules:type_name -> tulle.l7.v1.Rule
-	8,  // 7: tulle.l7.v1.Rule.matches:type_name -> tulle.l7.v1.Match
-	11, // 8: tulle.l7.v1.Rule.filters:type_name -> tulle.l7.v1.Filters
-	20, // 9: tulle.l7.v1.Rule.backends:type_name -> tulle.l7.v1.Backend
-	19, // 10: tulle.l7.v1.Rule.retry:type_name -> tulle.l7.v1.Retry
-	9,  // 11: tulle.l7.v1.Match.path:type_name -> tulle.l7.v1.Path
-	10, // 12: tulle.l7.v1.Match.headers:type_name -> tulle.l7.v1.KeyMatch
-	10, // 13: tulle.l7.v1.Match.query_params:type_name -> tulle.l7.v1.KeyMatch
-	12, // 14: tulle.l7.v1.Filters.request_headers:type_name -> tulle.l7.v1.HeaderChange
-	12, // 15: tulle.l7.v1.Filters.response_headers:type_name -> tulle.l7.v1.HeaderChange
-	14, // 16: tulle.l7.v1.Filters.redirect:type_name -> tulle.l7.v1.Redirect
-	15, // 17: tulle.l7.v1.Filters.rewrite:type_name -> tulle.l7.v1.Rewrite
-	17, // 18: tulle.l7.v1.Filters.mirrors:type_name -> tulle.l7.v1.Mirror
-	18, // 19: tulle.l7.v1.Filters.cors:type_name -> tulle.l7.v1.CORS
-	13, // 20: tulle.l7.v1.HeaderChange.set:type_name -> tulle.l7.v1.Header
-	13, // 21: tulle.l7.v1.HeaderChange.add:type_name -> tulle.l7.v1.Header
-	16, // 22: tulle.l7.v1.Redirect.path:type_name -> tulle.l7.v1.PathChange
-	16, // 23: tulle.l7.v1.Rewrite.path:type_name -> tulle.l7.v1.PathChange
-	21, // 24: tulle.l7.v1.Mirror.backend:type_name -> tulle.l7.v1.BackendRef
-	21, // 25: tulle.l7.v1.Backend.ref:type_name -> tulle.l7.v1.BackendRef
-	11, // 26: tulle.l7.v1.Backend.filters:type_name -> tulle.l7.v1.Filters
-	1,  // 27: tulle.l7.v1.Policy.action:type_name -> tulle.l7.v1.Policy.Action
-	23, // 28: tulle.l7.v1.Policy.rules:type_name -> tulle.l7.v1.PolicyRule
-	28, // 29: tulle.l7.v1.PolicyRule.from:type_name -> tulle.l7.v1.Source
-	29, // 30: tulle.l7.v1.PolicyRule.to:type_name -> tulle.l7.v1.Operation
-	30, // 31: tulle.l7.v1.PolicyRule.when:type_name -> tulle.l7.v1.Condition
-	25, // 32: tulle.l7.v1.Values.any:type_name -> tulle.l7.v1.StringMatch
-	25, // 33: tulle.l7.v1.Values.none:type_name -> tulle.l7.v1.StringMatch
-	24, // 34: tulle.l7.v1.Source.principals:type_name -> tulle.l7.v1.Values
-	24, // 35: tulle.l7.v1.Source.request_principals:type_name -> tulle.l7.v1.Values
-	24, // 36: tulle.l7.v1.Source.namespaces:type_name -> tulle.l7.v1.Values
-	24, // 37: tulle.l7.v1.Source.service_accounts:type_name -> tulle.l7.v1.Values
-	24, // 38: tulle.l7.v1.Source.trust_domains:type_name -> tulle.l7.v1.Values
-	26, // 39: tulle.l7.v1.Source.ip_blocks:type_name -> tulle.l7.v1.Ranges
-	26, // 40: tulle.l7.v1.Source.remote_ip_blocks:type_name -> tulle.l7.v1.Ranges
-	24, // 41: tulle.l7.v1.Operation.hosts:type_name -> tulle.l7.v1.Values
-	27, // 42: tulle.l7.v1.Operation.ports:type_name -> tulle.l7.v1.Ports
-	24, // 43: tulle.l7.v1.Operation.methods:type_name -> tulle.l7.v1.Values
-	24, // 44: tulle.l7.v1.Operation.paths:type_name -> tulle.l7.v1.Values
-	2,  // 45: tulle.l7.v1.Condition.attribute:type_name -> tulle.l7.v1.Condition.Attribute
-	24, // 46: tulle.l7.v1.Condition.values:type_name -> tulle.l7.v1.Values
-	26, // 47: tulle.l7.v1.Condition.ranges:type_name -> tulle.l7.v1.Ranges
-	27, // 48: tulle.l7.v1.Condition.ports:type_name -> tulle.l7.v1.Ports
-	32, // 49: tulle.l7.v1.Authentication.issuers:type_name -> tulle.l7.v1.Issuer
-	33, // 50: tulle.l7.v1.Issuer.from_headers:type_name -> tulle.l7.v1.TokenHeader
-	34, // 51: tulle.l7.v1.Issuer.claim_headers:type_name -> tulle.l7.v1.ClaimHeader
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	35, // 5: tulle.l7.v1.Resource.backend_tls:type_name -> tulle.l7.v1.BackendTLS
+	0,  // 6: tulle.l7.v1.Route.protocol:type_name -> tulle.l7.v1.Route.Protocol
+	7,  // 7: tulle.l7.v1.Route.rules:type_name -> tulle.l7.v1.Rule
+	8,  // 8: tulle.l7.v1.Rule.matches:type_name -> tulle.l7.v1.Match
+	11, // 9: tulle.l7.v1.Rule.filters:type_name -> tulle.l7.v1.Filters
+	20, // 10: tulle.l7.v1.Rule.backends:type_name -> tulle.l7.v1.Backend
+	19, // 11: tulle.l7.v1.Rule.retry:type_name -> tulle.l7.v1.Retry
+	9,  // 12: tulle.l7.v1.Match.path:type_name -> tulle.l7.v1.Path
+	10, // 13: tulle.l7.v1.Match.headers:type_name -> tulle.l7.v1.KeyMatch
+	10, // 14: tulle.l7.v1.Match.query_params:type_name -> tulle.l7.v1.KeyMatch
+	12, // 15: tulle.l7.v1.Filters.request_headers:type_name -> tulle.l7.v1.HeaderChange
+	12, // 16: tulle.l7.v1.Filters.response_headers:type_name -> tulle.l7.v1.HeaderChange
+	14, // 17: tulle.l7.v1.Filters.redirect:type_name -> tulle.l7.v1.Redirect
+	15, // 18: tulle.l7.v1.Filters.rewrite:type_name -> tulle.l7.v1.Rewrite
+	17, // 19: tulle.l7.v1.Filters.mirrors:type_name -> tulle.l7.v1.Mirror
+	18, // 20: tulle.l7.v1.Filters.cors:type_name -> tulle.l7.v1.CORS
+	13, // 21: tulle.l7.v1.HeaderChange.set:type_name -> tulle.l7.v1.Header
+	13, // 22: tulle.l7.v1.HeaderChange.add:type_name -> tulle.l7.v1.Header
+	16, // 23: tulle.l7.v1.Redirect.path:type_name -> tulle.l7.v1.PathChange
+	16, // 24: tulle.l7.v1.Rewrite.path:type_name -> tulle.l7.v1.PathChange
+	21, // 25: tulle.l7.v1.Mirror.backend:type_name -> tulle.l7.v1.BackendRef
+	21, // 26: tulle.l7.v1.Backend.ref:type_name -> tulle.l7.v1.BackendRef
+	11, // 27: tulle.l7.v1.Backend.filters:type_name -> tulle.l7.v1.Filters
+	1,  // 28: tulle.l7.v1.Policy.action:type_name -> tulle.l7.v1.Policy.Action
+	23, // 29: tulle.l7.v1.Policy.rules:type_name -> tulle.l7.v1.PolicyRule
+	28, // 30: tulle.l7.v1.PolicyRule.from:type_name -> tulle.l7.v1.Source
+	29, // 31: tulle.l7.v1.PolicyRule.to:type_name -> tulle.l7.v1.Operation
+	30, // 32: tulle.l7.v1.PolicyRule.when:type_name -> tulle.l7.v1.Condition
+	25, // 33: tulle.l7.v1.Values.any:type_name -> tulle.l7.v1.StringMatch
+	25, // 34: tulle.l7.v1.Values.none:type_name -> tulle.l7.v1.StringMatch
+	24, // 35: tulle.l7.v1.Source.principals:type_name -> tulle.l7.v1.Values
+	24, // 36: tulle.l7.v1.Source.request_principals:type_name -> tulle.l7.v1.Values
+	24, // 37: tulle.l7.v1.Source.namespaces:type_name -> tulle.l7.v1.Values
+	24, // 38: tulle.l7.v1.Source.service_accounts:type_name -> tulle.l7.v1.Values
+	24, // 39: tulle.l7.v1.Source.trust_domains:type_name -> tulle.l7.v1.Values
+	26, // 40: tulle.l7.v1.Source.ip_blocks:type_name -> tulle.l7.v1.Ranges
+	26, // 41: tulle.l7.v1.Source.remote_ip_blocks:type_name -> tulle.l7.v1.Ranges
+	24, // 42: tulle.l7.v1.Operation.hosts:type_name -> tulle.l7.v1.Values
+	27, // 43: tulle.l7.v1.Operation.ports:type_name -> tulle.l7.v1.Ports
+	24, // 44: tulle.l7.v1.Operation.methods:type_name -> tulle.l7.v1.Values
+	24, // 45: tulle.l7.v1.Operation.paths:type_name -> tulle.l7.v1.Values
+	2,  // 46: tulle.l7.v1.Condition.attribute:type_name -> tulle.l7.v1.Condition.Attribute
+	24, // 47: tulle.l7.v1.Condition.values:type_name -> tulle.l7.v1.Values
+	26, // 48: tulle.l7.v1.Condition.ranges:type_name -> tulle.l7.v1.Ranges
+	27, // 49: tulle.l7.v1.Condition.ports:type_name -> tulle.l7.v1.Ports
+	32, // 50: tulle.l7.v1.Authentication.issuers:type_name -> tulle.l7.v1.Issuer
+	33, // 51: tulle.l7.v1.Issuer.from_headers:type_name -> tulle.l7.v1.TokenHeader
+	34, // 52: tulle.l7.v1.Issuer.claim_headers:type_name -> tulle.l7.v1.ClaimHeader
+	36, // 53: tulle.l7.v1.BackendTLS.subject_alt_names:type_name -> tulle.l7.v1.SubjectAltName
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_l7_l7_proto_init() }
@@ -3096,6 +3266,7 @@ func file_l7_l7_proto_init() {
 		(*Resource_Route)(nil),
 		(*Resource_Policy)(nil),
 		(*Resource_Authentication)(nil),
+		(*Resource_BackendTls)(nil),
 	}
 	file_l7_l7_proto_msgTypes[2].OneofWrappers = []any{
 		(*Target_Service)(nil),
@@ -3132,7 +3303,7 @@ func file_l7_l7_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_l7_l7_proto_rawDesc), len(file_l7_l7_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
