@@ -39,6 +39,13 @@ func request(s *tracepb.Span, e *telemetry.Ended) *tracepb.Span {
 	if r.Route != "" {
 		s.Name += " " + r.Route
 	}
+	if r.Try > 0 { // as Envoy names it
+		s.Name, s.Kind = "router "+e.Service+" egress", tracepb.Span_SPAN_KIND_CLIENT
+		s.Attributes = append(s.Attributes, text("peer.service", e.Service))
+	}
+	if r.Try > 1 {
+		s.Attributes = append(s.Attributes, number("retry.count", uint64(r.Try-1)))
+	}
 	if r.Parent != [8]byte{} {
 		s.ParentSpanId = r.Parent[:]
 	}

@@ -77,6 +77,8 @@ type RequestSpan struct {
 	GRPC                    bool
 	Code                    int
 	GRPCStatus, Route       string
+	// Try is which one it is of the request's tries at servers, from 1; 0 for the request itself.
+	Try int
 }
 
 // Tracer makes spans of connections. Its functions must not block; the zero Tracer makes none.

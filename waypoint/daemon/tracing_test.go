@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"encoding/hex"
 	"io"
 	"net/http"
@@ -10,17 +11,19 @@ import (
 	"time"
 
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/settings"
 	"github.com/tulle-mesh/tulle/waypoint/config"
 )
 
-// collector takes spans.
-func collector(t *testing.T) (url string, spans chan *tracepb.Span) {
+// collector takes spans of requests, and of their tries.
+func collector(t *testing.T) (url string, spans, tries chan *tracepb.Span) {
 	t.Helper()
-	spans = make(chan *tracepb.Span, 100)
+	spans, tries = make(chan *tracepb.Span, 100), make(chan *tracepb.Span, 100)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		var batch collectorpb.ExportTraceServiceRequest
@@ -30,19 +33,98 @@ func collector(t *testing.T) (url string, spans chan *tracepb.Span) {
 		for _, resource := range batch.GetResourceSpans() {
 			for _, scope := range resource.GetScopeSpans() {
 				for _, span := range scope.GetSpans() {
-					if span.GetName() == "GET" { // and not a connection
+					switch name := span.GetName(); {
+					case strings.HasPrefix(name, "GET"): // and not a connection
 						spans <- span
+					case strings.HasPrefix(name, "router "):
+						tries <- span
 					}
 				}
 			}
 		}
 	}))
 	t.Cleanup(server.Close)
-	return server.URL + "/v1/traces", spans
+	return server.URL + "/v1/traces", spans, tries
+}
+
+// next waits for a span.
+func next(t *testing.T, spans <-chan *tracepb.Span) *tracepb.Span {
+	t.Helper()
+	select {
+	case span := <-spans:
+		return span
+	case <-time.After(patience):
+		t.Fatal("no span came")
+		return nil
+	}
+}
+
+// said are the attributes of a span.
+func said(span *tracepb.Span) map[string]any {
+	all := map[string]any{}
+	for _, each := range span.GetAttributes() {
+		if text, ok := each.GetValue().GetValue().(*commonpb.AnyValue_StringValue); ok {
+			all[each.GetKey()] = text.StringValue
+		} else {
+			all[each.GetKey()] = each.GetValue().GetIntValue()
+		}
+	}
+	return all
+}
+
+// Each try of a request is a span below the request's, which its server is told.
+func TestEachTryIsASpanOfItsOwn(t *testing.T) {
+	url, spans, tries := collector(t)
+	m := newMesh(t, func(c *config.Config) {
+		c.Tracing = settings.Tracing{On: true, Endpoint: url, Timeout: time.Second, Resource: map[string]string{"service.name": "wp"}}
+	})
+	toldOf := make(chan string, 3)
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		toldOf <- strings.Split(r.Header.Get("Traceparent"), "-")[2]
+		if len(toldOf) < 3 {
+			w.WriteHeader(503)
+		}
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	again := rule("/", "web")
+	again.Retry = &l7.Retry{Attempts: 2, Statuses: []uint32{503}}
+	m.know(httpRoute("web", "web", again))
+	if resp, text := fetch(t, m.browser(m.caller("shop", "client")), "http://web/x"); resp.StatusCode != 200 {
+		t.Fatalf("%d %s", resp.StatusCode, text)
+	}
+	request := next(t, spans)
+	for i := range 3 {
+		try, own := next(t, tries), <-toldOf
+		if got := hex.EncodeToString(try.GetSpanId()); got != own || !bytes.Equal(try.GetParentSpanId(), request.GetSpanId()) || !bytes.Equal(try.GetTraceId(), request.GetTraceId()) {
+			t.Errorf("try %d is %v, want %s below %x", i, try, own, request.GetSpanId())
+		}
+		want := map[string]any{"peer.service": "web.shop", "http.response.status_code": int64(503), "response_flags": "-", "http.request.method": "GET"}
+		if i == 2 {
+			want["http.response.status_code"] = int64(200)
+		}
+		if i > 0 {
+			want["retry.count"] = int64(i)
+		}
+		got := said(try)
+		for key, value := range want {
+			if got[key] != value {
+				t.Errorf("try %d says of %s %v, want %v", i, key, got[key], value)
+			}
+		}
+		if _, is := got["retry.count"]; is && i == 0 {
+			t.Error("the first try is a retry")
+		}
+		if try.GetName() != "router web.shop egress" || try.GetKind() != tracepb.Span_SPAN_KIND_CLIENT || (try.GetStatus().GetCode() == tracepb.Status_STATUS_CODE_ERROR) != (i < 2) {
+			t.Errorf("try %d: %v", i, try)
+		}
+	}
+	if request.GetKind() != tracepb.Span_SPAN_KIND_SERVER {
+		t.Errorf("the request is %v", request)
+	}
 }
 
 func TestARequestIsASpanBetweenItsClientsAndItsServers(t *testing.T) {
-	url, spans := collector(t)
+	url, spans, tries := collector(t)
 	m := newMesh(t, func(c *config.Config) {
 		c.Tracing = settings.Tracing{On: true, Endpoint: url, Timeout: time.Second, Resource: map[string]string{"service.name": "wp"}}
 	})
@@ -54,7 +136,7 @@ func TestARequestIsASpanBetweenItsClientsAndItsServers(t *testing.T) {
 	asks := []struct{ name, traceparent, b3id, b3 string }{
 		{name: "W3C", traceparent: "00-" + id + "-" + span + "-01"}, {name: "B3", b3id: id}, {name: "B3, single", b3: id + "-" + span + "-1"}, {name: "none"},
 	}
-	wants := map[string]string{} // the client's span, by the server's
+	wants := map[string]string{} // the client's span, by the one that the server is told
 	for _, ask := range asks {
 		fetch(t, c, "http://web/x", func(r *http.Request) {
 			set := func(key, value string) {
@@ -89,16 +171,18 @@ func TestARequestIsASpanBetweenItsClientsAndItsServers(t *testing.T) {
 	if got := (<-told).Get("Traceparent"); !strings.HasSuffix(got, "-00") {
 		t.Errorf("a trace that isn't recorded is told as %q", got)
 	}
+	requests := map[string]string{} // the client's span, by the request's
 	for range asks {
-		select {
-		case got := <-spans:
-			own := hex.EncodeToString(got.GetSpanId())
-			if want, ok := wants[own]; !ok || hex.EncodeToString(got.GetParentSpanId()) != want {
-				t.Errorf("span %v, want one of %v", got, wants)
-			}
-			delete(wants, own)
-		case <-time.After(patience):
-			t.Fatalf("no spans of %v came", wants)
+		got := next(t, spans)
+		requests[hex.EncodeToString(got.GetSpanId())] = hex.EncodeToString(got.GetParentSpanId())
+	}
+	for range asks {
+		got := next(t, tries)
+		own := hex.EncodeToString(got.GetSpanId())
+		above, is := requests[hex.EncodeToString(got.GetParentSpanId())]
+		if want, ok := wants[own]; !ok || !is || above != want {
+			t.Errorf("try %v of a request below %q, want one of %v", got, above, wants)
 		}
+		delete(wants, own)
 	}
 }

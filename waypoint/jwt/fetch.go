@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/waypoint/roots"
 )
 
 const (
@@ -36,7 +38,7 @@ func (k *Keys) fetch(at address) (*keySet, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	trustRoots()
+	roots.Trust()
 	where := at.url
 	if at.discover {
 		var err error

@@ -51,7 +51,7 @@ func (c *connection) listen(port downstream.Port, routes *route.Routes) {
 // heard goes on as the client speaks. What holds for requests on a port that isn't known to be HTTP's, can't be kept of what isn't HTTP.
 func (c *connection) heard(found downstream.Found, routes *route.Routes) {
 	requests := routes != nil && routes.Protocol != l7.Route_TLS
-	c.serverName = found.ServerName
+	c.encrypted, c.serverName = found.Protocol == downstream.Encrypted, found.ServerName
 	switch {
 	case found.Protocol == downstream.HTTP1:
 		c.serve(func(s *session, closed func()) drainer {

@@ -67,6 +67,10 @@ func (h *Handler) send(m *mirrored, body []byte, trailers []exchange.Field) {
 	if service == nil || self == nil || h.mirrors >= maxMirrors {
 		return
 	}
+	tls := h.cfg.Rules().BackendTLS(m.to.Service, m.to.Port)
+	if tls != nil && tls.Invalid != "" {
+		return
+	}
 	choice := upstream.Choice{Service: service, Port: m.to.Port}
 	endpoint, err := choice.Next(table, self, h.known)
 	if err != nil {
@@ -80,6 +84,10 @@ func (h *Handler) send(m *mirrored, body []byte, trailers []exchange.Field) {
 	h.cfg.Worker.After(&c.clock, mirrorTime)
 	c.head.Length = int64(len(body))
 	asked := upstream.Asked{Baggage: describe.Baggage(self), Service: service.Hostname}
+	if tls != nil {
+		asked.TLS = tls
+		asked.Either, c.head.Scheme = upstream.Either(service, m.to.Port, isGRPC(contentType), false), "https"
+	}
 	if handler := h.servers.Take(&endpoint, version, &asked); handler != nil {
 		c.connected(handler, nil)
 		return

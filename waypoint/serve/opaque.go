@@ -14,6 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 	"github.com/tulle-mesh/tulle/waypoint/route"
+	"github.com/tulle-mesh/tulle/waypoint/secure"
 	"github.com/tulle-mesh/tulle/waypoint/upstream"
 )
 
@@ -45,7 +46,9 @@ type connection struct {
 	client         *pipe.Pipe // once it is accepted
 
 	asked       asked             // what it was for, before a route changed that
-	serverName  string            // that it begins with, if it is TLS
+	encrypted   bool              // the client itself speaks TLS
+	serverName  string            // that it asks for then
+	tls         *secure.Policy    // nil if the endpoint isn't spoken to by TLS
 	policyFacts *authz.Connection // of an opaque one
 	ended       bool
 }
@@ -67,6 +70,16 @@ func (c *connection) passOn() {
 		c.refuse(err)
 		return
 	}
+	if c.to.Service != nil {
+		c.tls = c.handler.cfg.Rules().BackendTLS(c.service(), c.to.Port)
+	}
+	if c.tls != nil && c.tls.Invalid != "" {
+		c.refuse(errors.New(c.tls.Invalid))
+		return
+	}
+	if c.encrypted {
+		c.tls = nil
+	}
 	c.choice = upstream.Choice{Service: c.to.Service, Workload: c.to.Workload, Port: c.to.Port, Dialled: c.to.Dialled}
 	c.try(nil)
 }
@@ -83,11 +96,11 @@ func (c *connection) try(failed error) {
 		return
 	}
 	c.endpoint = endpoint
-	asked := upstream.Asked{Baggage: describe.Baggage(c.self), Client: c.origin(), Trace: c.in.Request.Trace}
+	asked := upstream.Asked{Baggage: describe.Baggage(c.self), Client: c.origin(), Trace: c.in.Request.Trace, TLS: c.tls}
 	if c.to.Service != nil {
 		asked.Service = c.to.Service.Hostname
 	}
-	c.dialling = cfg.Dialer.Dial(&c.endpoint, asked, func(server *pipe.Pipe, err error) {
+	c.dialling = cfg.Dialer.Dial(&c.endpoint, asked, func(server *pipe.Pipe, _ string, err error) {
 		c.dialling = nil
 		if err != nil {
 			c.failed(err)

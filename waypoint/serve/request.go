@@ -10,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/route"
+	"github.com/tulle-mesh/tulle/waypoint/secure"
 	"github.com/tulle-mesh/tulle/waypoint/target"
 	"github.com/tulle-mesh/tulle/waypoint/upstream"
 )
@@ -34,6 +35,7 @@ type request struct {
 	backend *route.Backend
 	usage   *usage // of the destination
 	choice  upstream.Choice
+	tls     *secure.Policy // nil if the destination isn't spoken to by TLS
 
 	body     body
 	try      *try // under way, or nil
@@ -165,6 +167,13 @@ func (r *request) forward(to *route.Destination) {
 		if d.Workload != nil {
 			to.Service = d.Workload.UID
 		}
+	}
+	if r.choice.Service != nil {
+		r.tls = h.cfg.Rules().BackendTLS(to.Service, to.Port)
+	}
+	if r.tls != nil && r.tls.Invalid != "" {
+		r.answer(500, flagConnect, "", r.tls.Invalid)
+		return
 	}
 	if r.usage = h.enter(*to); r.usage == nil {
 		r.answer(503, flagOverflow, textOverflow, "too many requests to "+to.Service+" are under way")

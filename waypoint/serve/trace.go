@@ -29,19 +29,54 @@ func (r *request) traced() {
 	} else if metrics.Sampled(r.trace) {
 		r.trace = r.trace.WithSampled()
 	}
-	r.head.Fields = exchange.Set(r.head.Fields, "traceparent", r.trace.String())
-	span := hex.EncodeToString(r.trace.SpanID[:])
-	if _, b3 := exchange.Get(r.head.Fields, "x-b3-traceid"); b3 {
-		r.head.Fields = exchange.Set(r.head.Fields, "x-b3-spanid", span)
-		r.head.Fields = exchange.Set(r.head.Fields, "x-b3-parentspanid", hex.EncodeToString(r.parent[:]))
+	r.head.Fields = told(r.head.Fields, r.trace, r.parent)
+}
+
+// told puts a span and the one above it into the fields that tell of them.
+func told(fields []exchange.Field, c trace.Context, parent [8]byte) []exchange.Field {
+	fields = exchange.Set(fields, "traceparent", c.String())
+	span := hex.EncodeToString(c.SpanID[:])
+	if _, b3 := exchange.Get(fields, "x-b3-traceid"); b3 {
+		fields = exchange.Set(fields, "x-b3-spanid", span)
+		fields = exchange.Set(fields, "x-b3-parentspanid", hex.EncodeToString(parent[:]))
 	}
-	if _, b3 := exchange.Get(r.head.Fields, "b3"); b3 {
+	if _, b3 := exchange.Get(fields, "b3"); b3 {
 		sampled := "0"
-		if r.trace.Sampled() {
+		if c.Sampled() {
 			sampled = "1"
 		}
-		r.head.Fields = exchange.Set(r.head.Fields, "b3", hex.EncodeToString(r.trace.TraceID[:])+"-"+span+"-"+sampled)
+		fields = exchange.Set(fields, "b3", hex.EncodeToString(c.TraceID[:])+"-"+span+"-"+sampled)
 	}
+	return fields
+}
+
+// traced makes the try a span below its request's, if there are spans.
+func (t *try) traced() {
+	if t.request.trace.Sampled() {
+		t.trace = t.request.trace
+		t.trace.SpanID = trace.New().SpanID
+	}
+}
+
+// span has a span made of the try, with Envoy's flag for how it ended.
+func (t *try) span(flag string) {
+	if !t.trace.Sampled() {
+		return
+	}
+	r := t.request
+	now := r.session.handler.cfg.Worker.Now()
+	e := telemetry.Ended{
+		Connection: telemetry.Connection{
+			Reporter: telemetry.Waypoint, Source: r.session.source, Destination: describe.Peer(t.endpoint.Workload), MTLS: t.endpoint.Tunnelled(),
+			Src: r.session.client, Dst: t.endpoint.Addr, Trace: t.trace, Start: t.started,
+		},
+		End: now, Flags: flag,
+		Request: &telemetry.RequestSpan{Parent: r.trace.SpanID, Method: r.head.Method, Path: r.head.Path, Authority: r.head.Authority, GRPC: r.grpc, Code: t.code, Try: t.number},
+	}
+	if svc := t.endpoint.Service; svc != nil {
+		e.Service = svc.Hostname
+	}
+	r.session.handler.cfg.Metrics.EndRequest(e)
 }
 
 // parseB3 reads Zipkin's headers: one, or one for each part.

@@ -9,6 +9,8 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/describe"
 	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/telemetry"
+	"github.com/tulle-mesh/tulle/mesh/trace"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/h1"
 	"github.com/tulle-mesh/tulle/waypoint/upstream"
@@ -32,6 +34,11 @@ type try struct {
 	consumed int  // bytes of the request's body
 	reused   bool // the connection had had other requests: the server may have closed it meanwhile
 	over     bool
+
+	trace   trace.Context // zero if the try is no span
+	started time.Time
+	number  int // among the request's tries, from 1
+	code    int // of the answer; 0 when there is none yet
 }
 
 // attempt is step 3.
@@ -50,7 +57,9 @@ func (r *request) attempt() {
 	}
 	r.endpoint = endpoint
 	r.tries++
-	t := &try{request: r, endpoint: endpoint, begun: h.cfg.Worker.Now()}
+	t := &try{request: r, endpoint: endpoint, begun: h.cfg.Worker.Now(), number: r.tries}
+	t.started = t.begun
+	t.traced()
 	r.try = t
 	h.cfg.Open.Add(endpoint.Workload, 1)
 	if r.routed && r.hit.TryTimeout > 0 {
@@ -62,6 +71,9 @@ func (r *request) attempt() {
 		asked.Service = r.choice.Service.Hostname
 	}
 	version := upstream.Version(r.choice.Service, r.choice.Port, r.clientVersion(), r.grpc)
+	if r.tls != nil {
+		asked.TLS, asked.Either = r.tls, upstream.Either(r.choice.Service, r.choice.Port, r.grpc, r.head.Upgrade != "")
+	}
 	if handler := h.servers.Take(&t.endpoint, version, &asked); handler != nil {
 		t.reused = true
 		t.begin(handler)
@@ -70,7 +82,7 @@ func (r *request) attempt() {
 	}
 	if r.usage.pending >= maxPending {
 		r.try = nil
-		t.finish()
+		t.finish(flagOverflow)
 		r.answer(503, flagOverflow, textOverflow, "too many requests wait for connections to "+r.usage.to.Service)
 		return
 	}
@@ -106,8 +118,14 @@ func (t *try) connected(handler exchange.Handler, err error) {
 // begin has the request sent.
 func (t *try) begin(handler exchange.Handler) {
 	head := *t.request.head
+	if t.request.tls != nil {
+		head.Scheme = "https"
+	}
 	if t.request.body.keep {
 		head.Fields = slices.Clone(head.Fields) // another try needs them as they are
+	}
+	if t.trace.Sampled() {
+		head.Fields = told(head.Fields, t.trace, t.request.trace.SpanID)
 	}
 	t.server = handler(&head, t)
 }
@@ -156,7 +174,14 @@ func (t *try) drop(err error) {
 	if t.over {
 		return
 	}
-	t.finish()
+	switch err {
+	case errTimeout:
+		t.finish(flagTimeout)
+	case errRetried:
+		t.finish(telemetry.FlagNone)
+	default:
+		t.finish(flagClientGone)
+	}
 	if t.pending != nil {
 		t.pending.Cancel()
 		t.pending = nil
@@ -166,13 +191,14 @@ func (t *try) drop(err error) {
 	}
 }
 
-// finish lets go of what the try holds.
-func (t *try) finish() {
+// finish lets go of what the try holds; flag is Envoy's for how it ended.
+func (t *try) finish(flag string) {
 	h := t.request.session.handler
 	t.over = true
 	h.cfg.Worker.Stop(&t.clock)
 	h.cfg.Worker.Stop(&t.silence)
 	h.cfg.Open.Add(t.endpoint.Workload, -1)
+	t.span(flag)
 }
 
 // served notes how the endpoint has served: it answered, or gave none in time.
@@ -197,7 +223,11 @@ func (t *try) failed(err error, unsent bool) {
 	if !refused && !t.stale(err, unsent) {
 		t.served(false)
 	}
-	t.finish()
+	if unsent {
+		t.finish(flagConnect)
+	} else {
+		t.finish(flagBroken)
+	}
 	r.try = nil
 	if refused && !t.reused { // the connection's fault, not the endpoint's
 		r.choice.Untried()
@@ -289,6 +319,7 @@ func (t *try) Respond(res *exchange.Response) {
 	if t.over {
 		return
 	}
+	t.code = res.Status
 	t.served(wellDone(res))
 	if r.mayRetry(res.Status, false) {
 		r.try = nil
@@ -335,7 +366,7 @@ func (t *try) End(trailers []exchange.Field) {
 			r.grpcStatus = status
 		}
 	}
-	t.finish()
+	t.finish(telemetry.FlagNone)
 	r.try = nil
 	r.end()
 	r.client.End(trailers)
@@ -347,7 +378,7 @@ func (t *try) Abort(err error) {
 	switch {
 	case t.over:
 	case r.answered:
-		t.finish()
+		t.finish(flagBroken)
 		r.try = nil
 		r.breakOff(err, flagBroken)
 	default:

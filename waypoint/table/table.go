@@ -12,6 +12,7 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/jwt"
 	"github.com/tulle-mesh/tulle/waypoint/route"
+	"github.com/tulle-mesh/tulle/waypoint/secure"
 )
 
 // schema is the newest that is read here, of l7.proto.
@@ -34,6 +35,7 @@ type Table struct {
 	refused  map[string]*route.Routes
 	policies map[string]*authz.Set
 	issuers  map[string][]*jwt.Authentication
+	backends map[scope]*secure.Policy
 }
 
 // scope is what routes are for.
@@ -65,6 +67,19 @@ func (t *Table) Lookup(service string, port uint16, namespace string) Rules {
 	return rules
 }
 
+// BackendTLS is how a service's port is spoken to by TLS; nil if it isn't.
+func (t *Table) BackendTLS(service string, port uint16) *secure.Policy {
+	if len(t.backends) == 0 {
+		return nil
+	}
+	for _, s := range [...]scope{{service: service, port: port}, {service: service}, {}} {
+		if p := t.backends[s]; p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
 // routesFor are a consumer's, else the service's, else the gateway's.
 func (t *Table) routesFor(service string, port uint16, namespace string) *route.Routes {
 	if service == "" {
@@ -91,6 +106,7 @@ type Builder struct {
 	others         map[string]names // policies and issuers, by service, "" for all
 	staleRoutes    map[scope]bool
 	staleOthers    map[string]bool
+	staleBackends  bool
 	table          *Table
 }
 
@@ -99,11 +115,12 @@ type names map[string]bool
 // resource is what was made of one of the control plane's.
 type resource struct {
 	scopes []scope
-	// One of them.
+	// One of them is set.
 	refused        string // why nothing may be let through to its services
 	route          *route.Route
 	policy         *authz.Policy
 	authentication *jwt.Authentication
+	backend        *secure.Policy
 }
 
 // NewBuilder begins with an empty table, for the waypoint of a Gateway, "namespace/name", of a class.
@@ -120,7 +137,11 @@ func (b *Builder) Set(name string, r *l7.Resource, now time.Time) error {
 	err := b.compile(made, r, now)
 	b.Remove(name) // afterwards, so that keys which both need are kept
 	b.resources[name] = made
+	b.staleBackends = b.staleBackends || made.secures()
 	for _, s := range made.scopes {
+		if made.backend != nil {
+			continue
+		}
 		if made.route != nil {
 			b.routes[s] = with(b.routes[s], name)
 			b.touchRoutes(s)
@@ -161,6 +182,8 @@ func (b *Builder) compile(r *resource, from *l7.Resource, now time.Time) (err er
 		r.policy, err = authz.Compile(from.GetOrigin(), kind.Policy)
 	case *l7.Resource_Authentication:
 		r.authentication, err = b.keys.Compile(from.GetOrigin(), kind.Authentication, now)
+	case *l7.Resource_BackendTls:
+		r.backend, err = secure.Compile(from.GetOrigin(), kind.BackendTls)
 	default:
 		r.refused = about + " is of a kind that this waypoint doesn't know"
 		return fmt.Errorf("%s: update it", r.refused)
@@ -178,7 +201,11 @@ func (b *Builder) Remove(name string) {
 	if old.authentication != nil {
 		b.keys.Release(old.authentication)
 	}
+	b.staleBackends = b.staleBackends || old.secures()
 	for _, s := range old.scopes {
+		if old.backend != nil {
+			continue
+		}
 		if old.route != nil {
 			delete(b.routes[s], name)
 			b.touchRoutes(s)
@@ -234,6 +261,7 @@ func (b *Builder) Table() *Table {
 	last := b.table
 	b.table = &Table{
 		routes: clone(last.routes), refused: clone(last.refused), policies: clone(last.policies), issuers: clone(last.issuers),
+		backends: last.backends,
 	}
 	for s := range b.staleRoutes {
 		b.assembleRoutes(s)
@@ -241,9 +269,42 @@ func (b *Builder) Table() *Table {
 	for service := range b.staleOthers {
 		b.assembleOthers(service)
 	}
+	if b.staleBackends {
+		b.assembleBackends()
+	}
 	clear(b.staleRoutes)
 	clear(b.staleOthers)
 	return b.table
+}
+
+// secures tells whether a resource has a say in how servers are spoken to. One that can't be understood might have.
+func (r *resource) secures() bool { return r.backend != nil || r.refused != "" }
+
+// assembleBackends makes all that is said of servers. Of several for a port the one whose name sorts first counts, and before all what can't be
+// understood.
+func (b *Builder) assembleBackends() {
+	b.staleBackends = false
+	b.table.backends = map[scope]*secure.Policy{}
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(b.resources))) {
+		if r := b.resources[name]; r.backend != nil {
+			for _, s := range r.scopes {
+				b.table.backends[scope{service: s.service, port: s.port}] = r.backend
+			}
+		}
+	}
+	for _, r := range b.resources {
+		if r.refused == "" {
+			continue
+		}
+		for _, s := range r.scopes {
+			for at := range b.table.backends { // which would go before it
+				if at.service == s.service || s.service == "" {
+					delete(b.table.backends, at)
+				}
+			}
+			b.table.backends[scope{service: s.service}] = secure.Refused(r.refused)
+		}
+	}
 }
 
 func clone[K comparable, V any](m map[K]V) map[K]V {

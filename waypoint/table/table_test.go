@@ -245,3 +245,45 @@ func TestIssuersOfTheServiceAndTheGatewayAreTrusted(t *testing.T) {
 		t.Error("issuers that are gone are trusted")
 	}
 }
+
+func TestBackendsAreSpokenToAsTheirPortSays(t *testing.T) {
+	b := newBuilder(t)
+	set := func(name, text string, good bool) {
+		t.Helper()
+		if err := b.Set(name, resource(t, text), now); (err == nil) != good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	says := func(at *table.Table, service string, port uint16, want string) {
+		t.Helper()
+		got := "nothing"
+		if p := at.BackendTLS(service, port); p != nil {
+			got = p.Invalid
+		}
+		if !strings.Contains(got, want) {
+			t.Errorf("%s:%d: %q, want %q", service, port, got, want)
+		}
+	}
+	before := b.Table()
+	set("b-all", `schema:1 targets{service:"shop/web"} targets{service:"shop/api" ports:81} backend_tls{hostname:"x" invalid:"of all"}`, true)
+	set("c-all", `schema:1 targets{service:"shop/web"} backend_tls{hostname:"x" invalid:"later in the alphabet"}`, true)
+	set("port", `schema:1 targets{service:"shop/web" ports:81} backend_tls{hostname:"x" invalid:"of a port"}`, true)
+	set("bad", `schema:1 targets{service:"shop/bad"} backend_tls{hostname:"x" authorities:"none"}`, false)
+	set("new", `schema:2 targets{service:"shop/new"} backend_tls{}`, false)
+	says(before, "shop/web", 80, "nothing")
+	now := b.Table()
+	says(now, "shop/web", 80, "of all")
+	says(now, "shop/web", 81, "of a port")
+	says(now, "shop/api", 80, "nothing")
+	says(now, "shop/api", 81, "of all")
+	says(now, "shop/bad", 80, "trusts no authority")
+	says(now, "shop/new", 80, "has schema 2")
+	for _, name := range []string{"b-all", "port", "bad", "new"} {
+		b.Remove(name)
+	}
+	now = b.Table()
+	says(now, "shop/web", 81, "later in the alphabet")
+	for _, service := range []string{"shop/api", "shop/bad", "shop/new"} {
+		says(now, service, 81, "nothing")
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/trace"
 	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
+	"github.com/tulle-mesh/tulle/waypoint/secure"
 )
 
 // resolveTimeout is how long the address of an endpoint that has only a name is waited for.
@@ -33,7 +34,11 @@ type Asked struct {
 	Client  netip.AddrPort
 	Service string // the hostname of the service that was dialled, or ""
 	Trace   trace.Context
-	Fresh   bool // a connection that was kept won\'t do
+	Fresh   bool // a connection that was kept won't do
+	// TLS is what the endpoint has to prove; nil if it isn't spoken to by TLS. Either says that it may choose its version of HTTP then.
+	TLS    *secure.Policy
+	Either bool
+	offer  []string // of protocols, by TLS
 }
 
 // Dialling is a connection that is being made.
@@ -59,8 +64,22 @@ func (d *Dialling) Cancel() { d.cancel() }
 // Silent tells that nothing has been heard of the endpoint yet.
 func (d *Dialling) Silent() bool { return d.silent() }
 
-// Dial connects, and calls done once, after it has returned, unless it is cancelled. There is no deadline but those of dialling.
-func (d *Dialer) Dial(e *Endpoint, asked Asked, done func(*pipe.Pipe, error)) *Dialling {
+// Dial connects, and calls done once, after it has returned, unless it is cancelled. There is no deadline but those of dialling. By TLS done
+// hears the protocol that the server has chosen, else "".
+func (d *Dialer) Dial(e *Endpoint, asked Asked, done func(*pipe.Pipe, string, error)) *Dialling {
+	var now *Dialling
+	now = d.reach(e, asked, func(p *pipe.Pipe, err error) {
+		if err != nil || asked.TLS == nil {
+			done(p, "", err)
+			return
+		}
+		now = &Dialling{cancel: secure.Client(p, asked.TLS, asked.offer, done), silent: func() bool { return false }}
+	})
+	return &Dialling{cancel: func() { now.Cancel() }, silent: func() bool { return now.Silent() }}
+}
+
+// reach is Dial without TLS.
+func (d *Dialer) reach(e *Endpoint, asked Asked, done func(*pipe.Pipe, error)) *Dialling {
 	if e.Host != "" {
 		return d.dialHost(*e, asked, done)
 	}
@@ -92,7 +111,7 @@ func (d *Dialer) Dial(e *Endpoint, asked Asked, done func(*pipe.Pipe, error)) *D
 	return &Dialling{cancel: attempt.Cancel, silent: attempt.Silent}
 }
 
-// dialHost is Dial for an endpoint of which only the name is known.
+// dialHost is reach for an endpoint of which only the name is known.
 func (d *Dialer) dialHost(e Endpoint, asked Asked, done func(*pipe.Pipe, error)) *Dialling {
 	var dialling Dialling
 	var addrs []netip.Addr
@@ -110,7 +129,7 @@ func (d *Dialer) dialHost(e Endpoint, asked Asked, done func(*pipe.Pipe, error))
 			return
 		}
 		e.Addr, e.Host = netip.AddrPortFrom(addrs[rand.IntN(len(addrs))].Unmap(), e.Addr.Port()), ""
-		dialling = *d.Dial(&e, asked, done)
+		dialling = *d.reach(&e, asked, done)
 	})
 	dialling = Dialling{cancel: cancel, silent: func() bool { return false }}
 	return &Dialling{cancel: func() { dialling.Cancel() }, silent: func() bool { return dialling.Silent() }}

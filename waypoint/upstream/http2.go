@@ -14,6 +14,7 @@ type http2 struct {
 	clients []*shared
 	dialing *Dialling
 	waiting []*waiter
+	only1   bool // by TLS, the server has chosen HTTP/1.1; this is forgotten with the next sweep
 }
 
 // shared is a connection of HTTP/2.
@@ -27,6 +28,7 @@ type shared struct {
 type waiter struct {
 	ready func(exchange.Handler, error)
 	gone  bool
+	own   *Dialling // a connection for it alone, instead
 }
 
 // take2 is Take for HTTP/2, whose connections are shared.
@@ -53,19 +55,41 @@ func (s *Servers) wait2(e *Endpoint, at place, asked Asked, ready func(exchange.
 	if all.dialing == nil {
 		s.dial2(e, at, all, asked)
 	}
-	return &Dialling{cancel: func() { w.gone = true }, silent: all.silent}
+	return &Dialling{cancel: w.cancel, silent: all.silent}
 }
+
+func (w *waiter) cancel() {
+	if w.gone = true; w.own != nil {
+		w.own.Cancel()
+	}
+}
+
+// only1 tells that a server is known not to choose HTTP/2.
+func (s *Servers) only1(at place) bool { return s.http2[at] != nil && s.http2[at].only1 }
 
 // dial2 makes one more connection, for those who wait.
 func (s *Servers) dial2(e *Endpoint, at place, all *http2, asked Asked) {
 	endpoint := *e
-	all.dialing = s.dialer.Dial(e, asked, func(p *pipe.Pipe, err error) {
+	asked.offer = []string{protocol2}
+	if asked.Either {
+		asked.offer = append(asked.offer, protocol1)
+	}
+	all.dialing = s.dialer.Dial(e, asked, func(p *pipe.Pipe, protocol string, err error) {
 		all.dialing = nil
 		waiting := all.waiting
 		all.waiting = nil
 		var c *shared
-		if err == nil {
+		switch {
+		case err != nil:
+		case asked.TLS == nil || protocol == protocol2:
 			c = s.shared(at, all, p)
+		case asked.Either:
+			all.only1 = true
+			s.give1(&endpoint, at, asked, p, waiting)
+			return
+		default:
+			p.Reset()
+			err = errNoHTTP2
 		}
 		for i, w := range waiting {
 			switch {
@@ -83,6 +107,26 @@ func (s *Servers) dial2(e *Endpoint, at place, all *http2, asked Asked) {
 		}
 		s.tidy2(at, all)
 	})
+}
+
+// give1 gives a connection on which the server has chosen HTTP/1.1 to one of those who wait, and makes one for each of the others.
+func (s *Servers) give1(e *Endpoint, at place, asked Asked, p *pipe.Pipe, waiting []*waiter) {
+	s.watch()
+	first := s.http1(at, p)
+	for _, w := range waiting {
+		switch {
+		case w.gone:
+		case first != nil:
+			handle := first.handle
+			first = nil
+			w.ready(handle, nil)
+		default:
+			w.own = s.dial1(e, at, asked, w.ready)
+		}
+	}
+	if first != nil {
+		s.put(first)
+	}
 }
 
 func (all *http2) silent() bool { return all.dialing != nil && all.dialing.Silent() }
@@ -104,7 +148,7 @@ func (s *Servers) left2(at place, all *http2, c *shared) {
 }
 
 func (s *Servers) tidy2(at place, all *http2) {
-	if len(all.clients) == 0 && all.dialing == nil && len(all.waiting) == 0 && s.http2[at] == all {
+	if !all.only1 && len(all.clients) == 0 && all.dialing == nil && len(all.waiting) == 0 && s.http2[at] == all {
 		delete(s.http2, at)
 	}
 }
@@ -112,7 +156,9 @@ func (s *Servers) tidy2(at place, all *http2) {
 // sweep2 closes what is idle for long.
 func (s *Servers) sweep2() {
 	var old []*shared
-	for _, all := range s.http2 {
+	for at, all := range s.http2 {
+		all.only1 = false
+		s.tidy2(at, all)
 		for _, c := range all.clients {
 			if c.idle++; c.Running() > 0 {
 				c.idle = 0

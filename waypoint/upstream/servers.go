@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/h1"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
+	"github.com/tulle-mesh/tulle/waypoint/secure"
 )
 
 const (
@@ -34,10 +36,12 @@ type Servers struct {
 type place struct {
 	workload, service, host string
 	addr                    netip.AddrPort
+	tls                     *secure.Policy
+	either                  bool
 }
 
 func (e *Endpoint) place(asked *Asked) place {
-	return place{workload: e.Workload.UID, service: asked.Service, host: e.Host, addr: e.Addr}
+	return place{workload: e.Workload.UID, service: asked.Service, host: e.Host, addr: e.Addr, tls: asked.TLS, either: asked.Either}
 }
 
 // http1 is a connection of HTTP/1.1.
@@ -69,13 +73,29 @@ func Version(svc *state.Service, port uint16, client exchange.Version, grpc bool
 	return exchange.HTTP11
 }
 
+// Either tells whether servers behind a port, which are spoken to by TLS, may choose their version of HTTP.
+func Either(svc *state.Service, port uint16, grpc, upgrade bool) bool {
+	p, _ := svc.Port(port)
+	return !grpc && !upgrade && p.Protocol != state.HTTP1 && p.Protocol != state.HTTP2 && p.Protocol != state.GRPC
+}
+
+// The protocols of HTTP by TLS (RFC 7301 section 6, RFC 9113 section 3.2).
+const (
+	protocol1 = "http/1.1"
+	protocol2 = "h2"
+)
+
+var errNoHTTP2 = errors.New("the server doesn't speak HTTP/2 by TLS")
+
 // Take finds a connection to an endpoint that takes a request, and returns its handler, or nil.
 func (s *Servers) Take(e *Endpoint, v exchange.Version, asked *Asked) exchange.Handler {
 	at := e.place(asked)
-	switch {
-	case v == exchange.HTTP2:
-		return s.take2(at)
-	case asked.Fresh:
+	if v == exchange.HTTP2 || asked.Either {
+		if handler := s.take2(at); handler != nil || !asked.Either {
+			return handler
+		}
+	}
+	if asked.Fresh {
 		return nil
 	}
 	if c := s.take(at); c != nil {
@@ -87,10 +107,15 @@ func (s *Servers) Take(e *Endpoint, v exchange.Version, asked *Asked) exchange.H
 // Dial makes a connection where Take found none, and calls ready, after it has returned, with its handler or the reason why there is none.
 func (s *Servers) Dial(e *Endpoint, v exchange.Version, asked Asked, ready func(exchange.Handler, error)) *Dialling {
 	at := e.place(&asked)
-	if v == exchange.HTTP2 {
+	if v == exchange.HTTP2 && !asked.Either || asked.Either && !s.only1(at) {
 		return s.wait2(e, at, asked, ready)
 	}
-	return s.dialer.Dial(e, asked, func(p *pipe.Pipe, err error) {
+	return s.dial1(e, at, asked, ready)
+}
+
+func (s *Servers) dial1(e *Endpoint, at place, asked Asked, ready func(exchange.Handler, error)) *Dialling {
+	asked.offer = []string{protocol1}
+	return s.dialer.Dial(e, asked, func(p *pipe.Pipe, _ string, err error) {
 		if err != nil {
 			ready(nil, err)
 			return

@@ -1,4 +1,4 @@
-package jwt
+package roots
 
 import (
 	"crypto/x509"
@@ -34,8 +34,8 @@ func TestIssuersAreKnownInAnImageWithoutRoots(t *testing.T) {
 	if n := known(); n != 0 {
 		t.Fatalf("%d authorities are known here anyway", n)
 	}
-	trustRoots()
-	trustRoots()
+	Trust()
+	Trust()
 	if n := known(); n < 50 {
 		t.Errorf("only %d authorities are known", n)
 	}
