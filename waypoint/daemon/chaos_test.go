@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,35 +27,16 @@ func TestADeadEndpointFailsNoRequest(t *testing.T) {
 	m.serve(serverHost, echo("alive"))
 	dead := m.serve(serverHost+1, echo("dead"))
 	m.know(m.service("web", httpPort, 8080, serverHost, serverHost+1)...)
-	var group sync.WaitGroup
 	var answered, before atomic.Int32
-	stop := make(chan struct{})
+	var clients []*http.Client
 	for range 4 {
-		c := m.browser(m.caller("shop", "client"))
-		group.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				resp, err := c.Get("http://web/")
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				text, _ := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if resp.StatusCode != 200 {
-					t.Errorf("%d %s", resp.StatusCode, text)
-					return
-				}
-				if answered.Add(1); strings.HasPrefix(string(text), "dead") {
-					before.Add(1)
-				}
-			}
-		})
+		clients = append(clients, m.browser(m.caller("shop", "client")))
 	}
+	end := m.load("http://web/", func(text string) {
+		if answered.Add(1); strings.HasPrefix(text, "dead") {
+			before.Add(1)
+		}
+	}, clients...)
 	m.eventually("both endpoints to have answered", func() error {
 		if before.Load() < 10 {
 			return errors.New("they haven't")
@@ -73,8 +53,7 @@ func TestADeadEndpointFailsNoRequest(t *testing.T) {
 		}
 		return nil
 	})
-	close(stop)
-	group.Wait()
+	end()
 }
 
 // Who doesn't read holds up its server, and nobody's memory fills.

@@ -272,6 +272,42 @@ func fetch(t *testing.T, c *http.Client, url string, change ...func(*http.Reques
 	return resp, string(body)
 }
 
+// load has each of the clients ask for a URL, one request after the other, until end is called. Each answer has to be 200; heard gets it.
+func (m *mesh) load(url string, heard func(text string), clients ...*http.Client) (end func()) {
+	m.t.Helper()
+	var group sync.WaitGroup
+	stop := make(chan struct{})
+	ask := func(c *http.Client) bool {
+		resp, err := c.Get(url)
+		if err != nil {
+			m.t.Error(err)
+			return false
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if resp.StatusCode != 200 || err != nil {
+			m.t.Errorf("%d %s, %v", resp.StatusCode, text, err)
+			return false
+		}
+		heard(string(text))
+		return true
+	}
+	for _, c := range clients {
+		group.Go(func() {
+			for ask(c) {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	end = sync.OnceFunc(func() { close(stop); group.Wait() })
+	m.t.Cleanup(end)
+	return end
+}
+
 // serve runs an HTTP server at one of the rig's hosts, on port 8080.
 func (m *mesh) serve(host byte, handler http.HandlerFunc) *http.Server {
 	m.t.Helper()

@@ -124,33 +124,9 @@ func TestRoutesThatChangeAHundredTimesASecondFailNoRequest(t *testing.T) {
 	m.know(m.service("one", httpPort, 8080, serverHost)...)
 	m.know(m.service("two", httpPort, 8080, serverHost+1)...)
 	m.know(httpRoute("one", "one", rule("/", "one")))
-	var group sync.WaitGroup
-	stop := make(chan struct{})
 	var answered atomic.Int64
 	caller := m.caller("shop", "client")
-	for _, c := range []*http.Client{m.browser(caller), m.browser(caller), m.browser2(caller)} {
-		group.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				resp, err := c.Get("http://one/")
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				text, err := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if resp.StatusCode != 200 || err != nil {
-					t.Errorf("%d %s, %v", resp.StatusCode, text, err)
-					return
-				}
-				answered.Add(1)
-			}
-		})
-	}
+	end := m.load("http://one/", func(string) { answered.Add(1) }, m.browser(caller), m.browser(caller), m.browser2(caller))
 	before := heapNow()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -165,8 +141,7 @@ func TestRoutesThatChangeAHundredTimesASecondFailNoRequest(t *testing.T) {
 		}
 		return nil
 	})
-	close(stop)
-	group.Wait()
+	end()
 	if resp, text := fetch(t, m.browser(caller), "http://one/"); resp.StatusCode != 200 || !strings.HasPrefix(text, "two") {
 		t.Errorf("by the last change: %d %s", resp.StatusCode, text)
 	}
