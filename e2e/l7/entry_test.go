@@ -1,10 +1,17 @@
 package l7
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
+	"time"
 )
 
 // entry is a ServiceEntry of the shop whose requests go through the waypoint.
@@ -73,4 +80,89 @@ func TestEgressGateway(t *testing.T) {
 		policy("egress", `{targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: entry}], rules: [{to: [{operation: {paths: [/allowed]}}]}]}`))
 	client.gets(t, 403, "http://entry.example/")
 	reaches(t, "outside", "http://entry.example/allowed")
+}
+
+// The waypoint speaks TLS to a service outside of the cluster, to which pods speak plain HTTP, and not to one that isn't proven.
+func TestEgressTLSOrigination(t *testing.T) {
+	certificate, key := selfSigned(t, "outside.example")
+	with(t, fmt.Sprintf(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: outside-server, namespace: shop}
+data: {tls.crt: %q, tls.key: %q}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: secure, namespace: shop, labels: {app: secure, istio.io/dataplane-mode: none}}
+spec:
+  nodeName: SECOND
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: app
+    image: docker.io/tulle-mesh/echo:dev
+    imagePullPolicy: IfNotPresent
+    args: [server, --port=8443, --tls=8443, --crt=/tls/tls.crt, --key=/tls/tls.key]
+    volumeMounts: [{name: tls, mountPath: /tls}]
+  volumes: [{name: tls, configMap: {name: outside-server}}]
+`, certificate, key))
+	must(t, "-n", "shop", "wait", "--for=condition=Ready", "pod/secure", "--timeout=60s")
+	with(t, fmt.Sprintf(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: outside-ca, namespace: shop}
+data: {ca.crt: %q}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: secure, namespace: shop, labels: {istio.io/use-waypoint: waypoint}}
+spec:
+  hosts: [secure.example]
+  addresses: [240.240.7.8]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  endpoints: [{address: %s}]
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8443}]
+---
+`, certificate, podIP(t, "secure"))+secureBackend("outside.example", "outside-ca"))
+	reaches(t, "secure", "http://secure.example/")
+	for _, step := range []struct {
+		hostname string
+		status   int
+	}{{"inside.example", 503}, {"outside.example", 200}} {
+		must(t, "-n", "shop", "patch", "backendtlspolicy", "secure", "--type=merge", "-p", `{"spec":{"validation":{"hostname":"`+step.hostname+`"}}}`)
+		client.gets(t, step.status, "http://secure.example/")
+	}
+	must(t, "-n", "shop", "delete", "configmap", "outside-ca")
+	client.gets(t, 500, "http://secure.example/")
+	for condition, want := range map[string]string{"Accepted": "False NoValidCACertificate", "ResolvedRefs": "False InvalidCACertificateRef"} {
+		path := fmt.Sprintf(`{.status.ancestors[0].conditions[?(@.type=="%s")]['status','reason']}`, condition)
+		becomes(t, "backendtlspolicy/secure", path, want)
+	}
+}
+
+func secureBackend(hostname, bundle string) string {
+	return "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: secure, namespace: shop}\nspec:\n" +
+		"  targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: secure}]\n" +
+		"  validation: {hostname: " + hostname + ", caCertificateRefs: [{group: '', kind: ConfigMap, name: " + bundle + "}]}\n"
+}
+
+func selfSigned(t *testing.T, name string) (certificate, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := func(kind string, bytes []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: bytes}))
+	}
+	return encode("CERTIFICATE", der), encode("PRIVATE KEY", text)
 }

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -66,9 +67,9 @@ func parseServers(args []string) ([]server, error) {
 			return err
 		})
 	}
-	for _, name := range []string{"crt", "key"} {
-		flags.String(name, "", "not used: nobody looks at who has signed the certificate, so it is made at the start")
-	}
+	var pair certificateFiles
+	flags.StringVar(&pair.crt, "crt", "", "certificate; one is made at the start if there is no such file")
+	flags.StringVar(&pair.key, "key", "", "its key")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func parseServers(args []string) ([]server, error) {
 	}
 	var servers []server
 	for _, port := range web {
-		servers = append(servers, server{port, func(l net.Listener) error { return serveHTTP(l, port, isSecure[port]) }})
+		servers = append(servers, server{port, func(l net.Listener) error { return serveHTTP(l, port, isSecure[port], pair) }})
 	}
 	for _, port := range plain {
 		servers = append(servers, server{port, func(l net.Listener) error { return serveTCP(l, port) }})
@@ -90,7 +91,7 @@ func parseServers(args []string) ([]server, error) {
 }
 
 // serveHTTP takes HTTP/1.1 and HTTP/2, this without TLS too.
-func serveHTTP(l net.Listener, port int, secure bool) error {
+func serveHTTP(l net.Listener, port int, secure bool, pair certificateFiles) error {
 	s := &http.Server{
 		ReadHeaderTimeout: patience, Protocols: new(http.Protocols),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -104,12 +105,23 @@ func serveHTTP(l net.Listener, port int, secure bool) error {
 	if !secure {
 		return s.Serve(l)
 	}
-	certificate, err := selfSigned()
+	certificate, err := pair.load()
 	if err != nil {
 		return err
 	}
 	s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	return s.ServeTLS(l, "", "")
+}
+
+// certificateFiles are the paths of what a server proves itself with.
+type certificateFiles struct{ crt, key string }
+
+// load reads the files. Most clients don't look at who has signed, so there need be none.
+func (f certificateFiles) load() (tls.Certificate, error) {
+	if _, err := os.Stat(f.crt); err != nil {
+		return selfSigned()
+	}
+	return tls.LoadX509KeyPair(f.crt, f.key)
 }
 
 func selfSigned() (tls.Certificate, error) {
