@@ -62,7 +62,9 @@ func TestALoadBalancerBringsWhoIsLetIn(t *testing.T) {
 			}
 		}
 	})
-	// Who comes by it has no identity.
+	const byIt = "http://" + balancer + "/"
+	counted(t, "meshed", "client", byIt, nodes[1], `reporter="destination"`, fromNobody, `destination_workload="door"`, inPlain)
+	// Who comes by it has no identity, whoever that is.
 	with(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: known, namespace: entry}, spec: {rules: [{from: [{source: {namespaces: [meshed]}}]}]}}`)
 	eventually(t, "those from outside to be refused", func(ctx context.Context) error {
 		if answered(ctx) == nil {
@@ -70,6 +72,7 @@ func TestALoadBalancerBringsWhoIsLetIn(t *testing.T) {
 		}
 		return nil
 	})
+	refused(t, "meshed", "client", byIt)
 	counted(t, "meshed", "client", "http://door.entry/", nodes[1], `reporter="destination"`, from("meshed", "client"), to("entry", "door"), byTunnel)
 }
 

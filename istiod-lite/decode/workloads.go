@@ -112,6 +112,8 @@ func service(o *corev1.Service) (model.Object, error) {
 	return s, servicePorts(o.Spec.Ports, s)
 }
 
+// vips are the addresses in the cluster. That of a load balancer is none of them: what it does with a connection, such as ending TLS or saying by
+// PROXY protocol who comes, can't be left out.
 func vips(spec *corev1.ServiceSpec, s *model.Service) error {
 	texts, path := spec.ClusterIPs, "spec.clusterIPs"
 	if len(texts) == 0 && spec.ClusterIP != "" {
