@@ -38,7 +38,8 @@ func (n *node) programs() []*program {
 		return all
 	}
 	const etcd = "http://127.0.0.1:2379"
-	limits := []string{"--leader-elect=false", "--kube-api-qps=500", "--kube-api-burst=1000"}
+	// They lead, or they end: one that doesn't hear of the nodes for a while, since the API server is away, starts afresh instead of taking them for lost.
+	limits := []string{"--leader-elect", "--kube-api-qps=500", "--kube-api-burst=1000"}
 	return append(all,
 		&program{name: "etcd", args: []string{
 			"--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn", "--listen-client-urls=" + etcd, "--advertise-client-urls=" + etcd,
