@@ -34,7 +34,7 @@ func TestScalingAServerLosesNoRequest(t *testing.T) {
 		}
 	})
 	loseNothing(t, func(ctx context.Context) {
-		for _, replicas := range []string{"1", "12", "1", "2"} {
+		for _, replicas := range []string{"1", "30", "1", "2"} {
 			must(t, "-n", "busy", "scale", "deployment/server", "--replicas="+replicas)
 			if err := rolledOut(ctx, "busy", "deployment/server"); err != nil {
 				t.Fatal(err)
