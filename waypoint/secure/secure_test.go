@@ -21,8 +21,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
+	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/onloop"
+	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 )
 
@@ -127,6 +129,25 @@ type outcome struct {
 // dial speaks TLS to a server of the other end of a socket, which serve is. The pipe's user, if there is one, starts at once.
 func dial(t *testing.T, l *loop.Loop, p *Policy, user pipe.User, serve func(net.Conn), protocols ...string) *outcome {
 	t.Helper()
+	return dialThrough(t, l, p, user, serve, func(fd int) (carrier *pipe.Pipe) {
+		onloop.Do(t, l, func() { carrier = pipe.OverSocket(l, fd, nil) })
+		return carrier
+	}, protocols...)
+}
+
+// tunnel makes a pipe that is a tunnel to where the socket is.
+func tunnel(t *testing.T, l *loop.Loop) func(fd int) *pipe.Pipe {
+	tunnels := onloop.NewTunnels(t, l)
+	return func(fd int) (near *pipe.Pipe) {
+		tunnels.Stream(func(s *hbone.Stream) { near = pipe.OverStream(l, s) }, func(s *hbone.Stream) {
+			pipe.Join(pipe.OverStream(l, s), pipe.OverSocket(l, fd, nil), func(relay.Result) {})
+		})
+		return near
+	}
+}
+
+func dialThrough(t *testing.T, l *loop.Loop, p *Policy, user pipe.User, serve func(net.Conn), carry func(fd int) *pipe.Pipe, protocols ...string) *outcome {
+	t.Helper()
 	conn, fd := onloop.Socket(t)
 	served := make(chan struct{})
 	go func() {
@@ -136,9 +157,9 @@ func dial(t *testing.T, l *loop.Loop, p *Policy, user pipe.User, serve func(net.
 		serve(conn)
 	}()
 	t.Cleanup(func() { <-served })
-	o := &outcome{}
+	o, carrier := &outcome{}, carry(fd)
 	onloop.Do(t, l, func() {
-		Client(pipe.OverSocket(l, fd, nil), p, protocols, func(within *pipe.Pipe, protocol string, err error) {
+		Client(carrier, p, protocols, func(within *pipe.Pipe, protocol string, err error) {
 			*o = outcome{within, protocol, err, true}
 			if err == nil && user != nil {
 				within.Start(user)
@@ -154,26 +175,39 @@ func TestBytesGoThroughTLSBothWaysAndEnd(t *testing.T) {
 	p := policy(t, &l7.BackendTLS{Hostname: "web.example", Authorities: a.pem()})
 	content := make([]byte, 3<<20)
 	_, _ = rand.Read(content)
-	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		for _, most := range []int{0, 1000} {
+	for _, c := range []struct {
+		name    string
+		version uint16
+		most    int  // that the reader takes at once; 0 for everything
+		within  bool // a tunnel
+	}{
+		{"TLS 1.2", tls.VersionTLS12, 0, false}, {"TLS 1.2, slowly", tls.VersionTLS12, 1000, false},
+		{"TLS 1.3", tls.VersionTLS13, 0, false}, {"TLS 1.3, slowly", tls.VersionTLS13, 1000, false},
+		{"within a tunnel", tls.VersionTLS13, 0, true}, {"within a tunnel, slowly", tls.VersionTLS13, 1000, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			l := onloop.New(t)
 			config := a.server(time.Now().Add(time.Hour), "web.example")
-			config.MaxVersion = version
-			o := dial(t, l, p, nil, func(conn net.Conn) {
+			config.MaxVersion = c.version
+			serve := func(conn net.Conn) {
 				server := tls.Server(conn, config)
-				if name := ""; server.Handshake() == nil {
-					if name = server.ConnectionState().ServerName; name != "web.example" {
-						t.Errorf("asked for %q", name)
-					}
+				if err := server.Handshake(); err != nil || server.ConnectionState().ServerName != "web.example" {
+					t.Errorf("asked for %q: %v", server.ConnectionState().ServerName, err)
 				}
 				_, _ = io.Copy(server, server)
 				_ = server.CloseWrite()
 				_, _ = io.Copy(io.Discard, conn)
-			}, "h2", "http/1.1")
+			}
+			var o *outcome
+			if c.within {
+				o = dialThrough(t, l, p, nil, serve, tunnel(t, l), "h2", "http/1.1")
+			} else {
+				o = dial(t, l, p, nil, serve, "h2", "http/1.1")
+			}
 			if o.err != nil || o.protocol != "h2" {
 				t.Fatalf("%q: %v", o.protocol, o.err)
 			}
-			r := &reader{p: o.within, most: most}
+			r := &reader{p: o.within, most: c.most}
 			onloop.Do(t, l, func() {
 				o.within.Start(r)
 				for piece := content; len(piece) > 0; {
@@ -185,9 +219,9 @@ func TestBytesGoThroughTLSBothWaysAndEnd(t *testing.T) {
 			})
 			onloop.Eventually(t, l, "the end", func() bool { return r.ended || r.broken != nil })
 			if onloop.Do(t, l, func() {}); r.broken != nil || !bytes.Equal(r.got, content) {
-				t.Errorf("TLS %x: %d bytes of %d: %v", version, len(r.got), len(content), r.broken)
+				t.Errorf("%d bytes of %d: %v", len(r.got), len(content), r.broken)
 			}
-		}
+		})
 	}
 }
 
