@@ -30,7 +30,7 @@ func (w *waypoint) pages(levels *telemetry.Levels) []admin.Page {
 	return append(admin.Profiles(),
 		admin.Logging(admin.Levels{Get: levels.String, Set: levels.Set, Reset: levels.Reset}),
 		admin.Quit(func() { w.drain.Start("asked to by /quitquitquit") }),
-		admin.Stream("/config_dump", "services, workloads, routes, policies, certificates", w.dump),
+		admin.Stream("/config_dump", "services, workloads, policies, certificates", w.dump),
 	)
 }
 
