@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -14,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -232,5 +234,29 @@ func TestBytesOfAnyKindGoByTLS(t *testing.T) {
 	if conn, err := m.through(client, "broken"); err == nil {
 		conn.Close()
 		t.Error("a server that isn't proven is spoken to")
+	}
+}
+
+// A connection that is open when a policy comes, changes or goes would go on as it shouldn't.
+func TestOpenConnectionsAreCutWhenTheirBackendIsSpokenToOtherwise(t *testing.T) {
+	m := newMesh(t)
+	m.hold(serverHost, "one")
+	m.hold(serverHost+1, "two")
+	for i, name := range []string{"one", "two"} {
+		m.know(m.service(name, workload.AppProtocol_TCP, 9000, serverHost+byte(i))...)
+	}
+	client := m.caller("shop", "client")
+	conn, _ := m.held(client, "one")
+	other, _ := m.held(client, "two")
+	_, roots := certified(t, "outside.example", time.Now().Add(time.Hour))
+	m.know(spokenToByTLS("one", &l7.BackendTLS{Hostname: "outside.example", Authorities: roots}))
+	if n, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes come, %v; want the end", n, err)
+	}
+	if _, err := io.WriteString(other, "x"); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(other, make([]byte, 1)); err != nil {
+		t.Errorf("another service's connection: %v", err)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/waypoint/roots"
 )
@@ -20,6 +22,7 @@ type Policy struct {
 	Invalid string
 
 	about  string // the object that asks for it
+	from   *l7.BackendTLS
 	config *tls.Config
 	names  []name
 }
@@ -35,7 +38,7 @@ func Refused(reason string) *Policy { return &Policy{Invalid: reason} }
 
 // Compile makes a policy of what the control plane says. The error says what of it can't be obeyed; then it refuses.
 func Compile(origin *l7.Origin, from *l7.BackendTLS) (*Policy, error) {
-	p := &Policy{about: fmt.Sprintf("%s %s/%s", origin.GetKind(), origin.GetNamespace(), origin.GetName())}
+	p := &Policy{about: fmt.Sprintf("%s %s/%s", origin.GetKind(), origin.GetNamespace(), origin.GetName()), from: from}
 	if from.GetInvalid() != "" { // the control plane knows
 		p.Invalid = p.about + ": " + from.GetInvalid()
 		return p, nil
@@ -45,6 +48,11 @@ func Compile(origin *l7.Origin, from *l7.BackendTLS) (*Policy, error) {
 		return p, errors.New(p.Invalid)
 	}
 	return p, nil
+}
+
+// Equal tells whether two policies are of one object and say the same.
+func (p *Policy) Equal(other *Policy) bool {
+	return p != nil && other != nil && p.about == other.about && proto.Equal(p.from, other.from)
 }
 
 func (p *Policy) compile(from *l7.BackendTLS) error {

@@ -151,7 +151,7 @@ func (c *connection) connected(server *pipe.Pipe) {
 	}
 	metric, workload := cfg.Metrics.Open(c.record()), c.endpoint.Workload
 	cfg.Open.Add(workload, 1)
-	o := &opaque{asked: c.asked, to: route.Destination{Service: c.service(), Port: c.to.Port}, serverName: c.serverName, namespace: c.in.Peer.Namespace(), facts: c.policyFacts}
+	o := &opaque{asked: c.asked, to: route.Destination{Service: c.service(), Port: c.to.Port}, serverName: c.serverName, namespace: c.in.Peer.Namespace(), facts: c.policyFacts, encrypted: c.encrypted, tls: c.tls}
 	o.session = pipe.Join(server, c.client, func(r relay.Result) {
 		delete(c.handler.opaque, o)
 		cfg.Open.Add(workload, -1)

@@ -9,10 +9,14 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/route"
+	"github.com/tulle-mesh/tulle/waypoint/secure"
 	"github.com/tulle-mesh/tulle/waypoint/table"
 )
 
-var errRerouted = errors.New("a route leads it elsewhere now; the client has to come again")
+var (
+	errRerouted = errors.New("a route leads it elsewhere now; the client has to come again")
+	errRespoken = errors.New("another BackendTLSPolicy holds for its endpoint now; the client has to come again")
+)
 
 // deniedError says which policy stands against a connection that isn't looked into.
 type deniedError struct{ reason string }
@@ -41,10 +45,12 @@ type opaque struct {
 	namespace  string
 	facts      *authz.Connection
 	session    *relay.Session
+	encrypted  bool           // by the client
+	tls        *secure.Policy // by which its endpoint is spoken to, or nil
 }
 
-// Recheck asks the policies and routes about all such connections again, and cuts those that aren't allowed any more, or would go elsewhere: their
-// clients come again.
+// Recheck asks the policies and routes about all such connections again, and cuts those that aren't allowed any more, would go elsewhere, or by another TLS:
+// their clients come again.
 func (h *Handler) Recheck() {
 	t := h.cfg.Rules()
 	for o := range h.opaque {
@@ -52,8 +58,22 @@ func (h *Handler) Recheck() {
 			o.session.Cut(err)
 		} else if !h.leads(t, o) {
 			o.session.Cut(errRerouted)
+		} else if !o.speaks(t) {
+			o.session.Cut(errRespoken)
 		}
 	}
+}
+
+// speaks tells whether the endpoint would still be spoken to as it is.
+func (o *opaque) speaks(t *table.Table) bool {
+	if o.to.Service == "" {
+		return true
+	}
+	now := t.BackendTLS(o.to.Service, o.to.Port)
+	if o.encrypted {
+		return now == nil || now.Invalid == ""
+	}
+	return now == o.tls
 }
 
 // leads tells whether the routes would still lead a connection where it is.

@@ -135,6 +135,9 @@ func NewBuilder(gateway, class string, keys *jwt.Keys) *Builder {
 func (b *Builder) Set(name string, r *l7.Resource, now time.Time) error {
 	made := &resource{scopes: b.scopes(r.GetTargets())}
 	err := b.compile(made, r, now)
+	if old := b.resources[name]; old != nil && old.backend.Equal(made.backend) {
+		made.backend = old.backend // by which connections are known
+	}
 	b.Remove(name) // afterwards, so that keys which both need are kept
 	b.resources[name] = made
 	b.staleBackends = b.staleBackends || made.secures()

@@ -278,6 +278,11 @@ func TestBackendsAreSpokenToAsTheirPortSays(t *testing.T) {
 	says(now, "shop/api", 81, "of all")
 	says(now, "shop/bad", 80, "trusts no authority")
 	says(now, "shop/new", 80, "has schema 2")
+	one := now.BackendTLS("shop/web", 81)
+	set("port", `schema:1 targets{service:"shop/web" ports:81} backend_tls{hostname:"x" invalid:"of a port"}`, true)
+	if b.Table().BackendTLS("shop/web", 81) != one {
+		t.Error("what says the same as before is another policy")
+	}
 	for _, name := range []string{"b-all", "port", "bad", "new"} {
 		b.Remove(name)
 	}
