@@ -250,6 +250,47 @@ func TestAPodThatProvesItselfOnManyConnectionsKeepsNobodyOut(t *testing.T) {
 	}
 }
 
+// Whoever may ask for the tokens of an account has any number of them, and they are of no pod. That account may be the nodes' proxies' own.
+func TestAnAccountWithoutAPodThatProvesItselfOnManyConnectionsKeepsNobodyOut(t *testing.T) {
+	for _, account := range []string{"default", "ztunnel"} {
+		t.Run(account, func(t *testing.T) {
+			d := doorOf(func(ctx context.Context) (ca.Caller, error) {
+				if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("greedy")) > 0 {
+					return ca.Caller{Namespace: "istio-system", ServiceAccount: account}, nil
+				}
+				return anybody(ctx)
+			}, func(l *limits) { l.connections = maxProven + 2 })
+			p := behind(t, d)
+			node := p.call(p.dial())
+			p.mustServe(node)
+			for range 2 * maxProven {
+				ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "greedy", "yes"), patience)
+				defer cancel()
+				stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.dial()).DeltaAggregatedResources(ctx)
+				if err == nil {
+					_, err = stream.Recv()
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			d.guests.lock.Lock()
+			if have := len(d.guests.open); have > maxProven+1 {
+				t.Errorf("%d connections are open, want %d at most", have, maxProven+1)
+			}
+			d.guests.lock.Unlock()
+			for range 3 { // for the last of them there is no room beside it
+				p.mustServe(p.call(p.dial()))
+			}
+			select {
+			case err := <-node.ended:
+				t.Errorf("the stream of a node's proxy had to go: %v", err)
+			default:
+			}
+		})
+	}
+}
+
 // Whoever may run many pods has as many tokens.
 func TestManyPodsThatProveThemselvesKeepNoNodesProxyOut(t *testing.T) {
 	p := behind(t, doorOf(func(ctx context.Context) (ca.Caller, error) {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"container/list"
+	"context"
 	"net"
 	"slices"
 	"sync"
@@ -11,7 +12,7 @@ import (
 
 // guests bounds a listener's connections. When there are too many, the one goes that was first to come of those on which nobody was proven
 // yet, so that who only holds connections open keeps no proxy out; who opens 8,192 faster than a proxy proves itself still does. Without any,
-// it is the first of those of pods that aren't nodes' proxies, so that whoever has many pods keeps no node out. Of what one pod has proven
+// it is the first of those that aren't of nodes' proxies, so that whoever has many pods keeps no node out. Of what one party has proven
 // itself on, the oldest goes as well when it has too many. Where all are nodes' proxies, those who come have to wait.
 type guests struct {
 	net.Listener
@@ -19,9 +20,9 @@ type guests struct {
 
 	lock    sync.Mutex
 	open    map[ends]*guest
-	queues  [trusted]list.List     // of each other standing, the *guests in the order they got it
-	proven  map[ca.Caller][]*guest // pods', in the order they were
-	changed *sync.Cond             // there may be room, or the listener is closed
+	queues  [trusted]list.List // of each other standing, the *guests in the order they got it
+	proven  map[party][]*guest // in the order they were
+	changed *sync.Cond         // there may be room, or the listener is closed
 	closed  bool
 }
 
@@ -43,14 +44,32 @@ type guest struct {
 	host     *guests
 	standing standing
 	place    *list.Element // in the queue of its standing; nil if it is trusted
-	caller   ca.Caller     // who was proven on it, the zero Caller if that isn't a pod
+	party    party         // who was proven on it; the zero value before
 }
 
-// maxProven is how many connections a pod may be proven on, or a machine. A proxy has two or three, and some that it has left and that aren't known to be dead.
+// party is what callers are, as far as they can be told apart: a pod, or an account at an address.
+type party struct {
+	ca.Caller
+	address string // empty for a pod
+}
+
+func partyOf(ctx context.Context, caller ca.Caller) party {
+	return party{caller, unboundAddress(ctx, caller)}
+}
+
+// unboundAddress is the machine that called, if the token is bound to no pod: whoever has such a token may have any number of them.
+func unboundAddress(ctx context.Context, caller ca.Caller) string {
+	if caller.Pod != "" {
+		return ""
+	}
+	return ca.AddressOf(ctx)
+}
+
+// maxProven is how many connections a party may be proven on. A proxy has two or three, and some that it has left and that aren't known to be dead.
 const maxProven = 16
 
 func receive(l net.Listener, most int) *guests {
-	g := &guests{Listener: l, most: most, open: make(map[ends]*guest), proven: make(map[ca.Caller][]*guest)}
+	g := &guests{Listener: l, most: most, open: make(map[ends]*guest), proven: make(map[party][]*guest)}
 	g.changed = sync.NewCond(&g.lock)
 	return g
 }
@@ -109,8 +128,8 @@ func (g *guests) Close() error {
 	return g.Listener.Close()
 }
 
-// prove says that the caller was proven on the connection between two ends, and whether it is trusted.
-func (g *guests) prove(local, remote net.Addr, caller ca.Caller, as standing) {
+// prove says who was proven on the connection between two ends, and whether it is trusted.
+func (g *guests) prove(local, remote net.Addr, who party, as standing) {
 	g.lock.Lock()
 	defer g.lock.Unlock()
 	one := g.open[between(local, remote)]
@@ -122,12 +141,9 @@ func (g *guests) prove(local, remote net.Addr, caller ca.Caller, as standing) {
 	if as != trusted {
 		one.place = g.queues[as].PushBack(one)
 	}
-	if caller.Pod == "" && caller.Node == "" {
-		return // nothing tells one machine's from another's
-	}
-	one.caller = caller
-	g.proven[caller] = append(g.proven[caller], one)
-	if all := g.proven[caller]; len(all) > maxProven {
+	one.party = who
+	g.proven[who] = append(g.proven[who], one)
+	if all := g.proven[who]; len(all) > maxProven {
 		g.send(all[0])
 	}
 }
@@ -142,11 +158,11 @@ func (g *guests) forget(one *guest) {
 	if one.place != nil {
 		g.queues[one.standing].Remove(one.place)
 	}
-	if of := g.proven[one.caller]; len(of) > 0 {
+	if of := g.proven[one.party]; len(of) > 0 {
 		if of = slices.DeleteFunc(slices.Clone(of), func(other *guest) bool { return other == one }); len(of) > 0 {
-			g.proven[one.caller] = of
+			g.proven[one.party] = of
 		} else {
-			delete(g.proven, one.caller)
+			delete(g.proven, one.party)
 		}
 	}
 	g.changed.Signal()

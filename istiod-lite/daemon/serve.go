@@ -75,7 +75,9 @@ func (d *Daemon) caller(ctx context.Context) (push.Caller, error) {
 		d.door.complaints.Say(d.door.log.With("account", caller.Account()), slog.LevelWarn, ca.AddressOf(ctx), "stream refused", err)
 		return push.Caller{}, ca.Opaque(err, unauthenticated)
 	}
-	return push.Caller{Namespace: caller.Namespace, ServiceAccount: caller.ServiceAccount, Node: node, Pod: caller.Pod}, nil
+	return push.Caller{
+		Namespace: caller.Namespace, ServiceAccount: caller.ServiceAccount, Node: node, Pod: caller.Pod, Address: unboundAddress(ctx, caller),
+	}, nil
 }
 
 // find tells what is known of a pod that hasn't ended.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -91,9 +92,12 @@ func coldProxies(tb testing.TB, log *Log, count int) (held, bytes float64) {
 // handEverything connects proxies that know nothing, and returns what each was handed. When all were, meanwhile is called
 // before they go.
 func handEverything(tb testing.TB, log *Log, count int, meanwhile func()) []mem.BufferSlice {
+	var machines atomic.Int32
 	server := NewServer(Config{
 		Log: log, Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
-		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", ""}, nil },
+		Authenticate: func(context.Context) (Caller, error) {
+			return Caller{"a", "b", "node1", "", fmt.Sprint(machines.Add(1))}, nil
+		},
 	})
 	ctx, cancel := context.WithCancel(tb.Context())
 	var lock sync.Mutex

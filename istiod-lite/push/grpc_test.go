@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,7 +56,7 @@ func TestOneThatStopsReadingIsCutOffAndOthersGoOn(t *testing.T) {
 	log := NewLog()
 	server := NewServer(Config{
 		Log: log, Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
-		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", ""}, nil },
+		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", "", "10.0.0.1"}, nil },
 	})
 	server.patience = 6 * time.Second // a busy machine with the race detector takes two for what is sent
 	open := serve(t, server)
@@ -89,28 +90,48 @@ func TestOneThatStopsReadingIsCutOffAndOthersGoOn(t *testing.T) {
 	take("w/small")
 }
 
-// A proxy that comes back leaves streams behind that nobody knows to be dead yet; who opens more doesn't take memory for all of them.
-func TestAPodsOldestStreamMakesWayForItsNewest(t *testing.T) {
-	server := NewServer(Config{
-		Log: NewLog(), Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
-		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", "ztunnel-1"}, nil },
-	})
-	open := serve(t, server)
-	streams := make([]discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, maxOpened+2)
-	for i := range streams {
-		streams[i] = open()
-		if _, err := streams[i].Recv(); err != nil {
-			t.Fatalf("stream %d: %v", i, err)
-		}
-	}
-	for _, old := range streams[:2] {
-		if _, err := old.Recv(); status.Code(err) != codes.ResourceExhausted {
-			t.Errorf("an old stream: %v", err)
-		}
-	}
-	streams[2].CloseSend()
-	if _, err := streams[2].Recv(); err != io.EOF {
-		t.Errorf("the oldest of those that may stay: %v", err)
+// A proxy that comes back leaves streams behind that nobody knows to be dead yet; who opens more doesn't take memory for all of them. Whose
+// token is of no pod has no more at one address, and takes none of a node's proxy there.
+func TestTheOldestStreamOfOneMakesWayForItsNewest(t *testing.T) {
+	for name, greedy := range map[string]Caller{
+		"pod":                 {"a", "b", "node1", "ztunnel-1", ""},
+		"account without pod": {"a", "b", "node1", "", "10.0.0.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var caller atomic.Pointer[Caller]
+			server := NewServer(Config{
+				Log: NewLog(), Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
+				Authenticate: func(context.Context) (Caller, error) { return *caller.Load(), nil },
+			})
+			open := serve(t, server)
+			as := func(who Caller) discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient {
+				t.Helper()
+				caller.Store(&who)
+				stream := open()
+				if _, err := stream.Recv(); err != nil {
+					t.Fatalf("%+v: %v", who, err)
+				}
+				return stream
+			}
+			others := []discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient{
+				as(Caller{"a", "b", "node1", "ztunnel-2", ""}), as(Caller{"a", "b", "node1", "", "10.0.0.2"}),
+			}
+			streams := make([]discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, maxOpened+2)
+			for i := range streams {
+				streams[i] = as(greedy)
+			}
+			for _, old := range streams[:2] {
+				if _, err := old.Recv(); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), greedy.who()) {
+					t.Errorf("an old stream: %v", err)
+				}
+			}
+			for i, stays := range append(others, streams[2]) {
+				stays.CloseSend()
+				if _, err := stays.Recv(); err != io.EOF {
+					t.Errorf("of those that may stay, %d: %v", i, err)
+				}
+			}
+		})
 	}
 }
 
@@ -118,7 +139,7 @@ func TestTheLargestRequestIsCounted(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	server := NewServer(Config{
 		Log: NewLog(), Registry: registry, Logger: slog.New(slog.DiscardHandler), TrustedNodeAccounts: []string{"a/b"},
-		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", "ztunnel-1"}, nil },
+		Authenticate: func(context.Context) (Caller, error) { return Caller{"a", "b", "node1", "ztunnel-1", ""}, nil },
 	})
 	stream := serve(t, server)()
 	large := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: Authorization, ResourceNamesSubscribe: []string{strings.Repeat("x", maxName)}}

@@ -18,12 +18,20 @@ import (
 // Caller is who opened a stream, as proven by its token.
 type Caller struct {
 	Namespace, ServiceAccount, Node string
-	// Pod is empty if the token isn't bound to one.
-	Pod string
+	// Pod is empty if the token isn't bound to one. Then Address tells the caller from others of the account: the machine that called.
+	Pod, Address string
 }
 
 // Account is "namespace/name".
 func (c Caller) Account() string { return c.Namespace + "/" + c.ServiceAccount }
+
+// who names what may have so many streams.
+func (c Caller) who() string {
+	if c.Pod != "" {
+		return "the pod " + c.Pod
+	}
+	return "the account " + c.Account() + " at " + c.Address
+}
 
 // Config is what a server needs.
 type Config struct {
@@ -53,10 +61,11 @@ type Server struct {
 
 	lock    sync.Mutex
 	streams map[*shown]struct{}
-	opened  map[Caller][]*stream // by pods, in the order they came
+	opened  map[Caller][]*stream // in the order they came
 }
 
-// maxOpened is how many streams a pod may have. A proxy needs one, and has more only while those it has left aren't known to be dead.
+// maxOpened is how many streams a pod may have, or an account at one address by tokens of no pod. A proxy needs one, and has more only while
+// those it has left aren't known to be dead.
 const maxOpened = 8
 
 // NewServer makes a server.
@@ -93,16 +102,13 @@ func (s *Server) DeltaAggregatedResources(w wire) error {
 	return one.run(w.Context())
 }
 
-// enter counts a stream for its pod, of which the oldest ends if there are too many, until leave is called.
+// enter counts a stream for its caller, of which the oldest ends if there are too many, until leave is called.
 func (s *Server) enter(one *stream) (leave func()) {
 	caller := one.caller
-	if caller.Pod == "" {
-		return func() {}
-	}
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	if all := s.opened[caller]; len(all) >= maxOpened {
-		all[0].end(status.Errorf(codes.ResourceExhausted, "the pod %s has opened %d more streams", caller.Pod, maxOpened))
+		all[0].end(status.Errorf(codes.ResourceExhausted, "%s has opened %d more streams", caller.who(), maxOpened))
 		s.opened[caller] = slices.Clone(all[1:])
 	}
 	s.opened[caller] = append(s.opened[caller], one)

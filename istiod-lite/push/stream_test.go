@@ -378,7 +378,7 @@ func TestStreamsThatDoNotBeginWellAreRefused(t *testing.T) {
 }
 
 func TestOnlyNodeProxiesLearnWhatIsInTheMesh(t *testing.T) {
-	for _, caller := range []Caller{{"demo", "frontend", "node1", ""}, {"istio-system", "default", "node1", ""}, {"demo", "ztunnel", "node1", ""}} {
+	for _, caller := range []Caller{{"demo", "frontend", "node1", "", ""}, {"istio-system", "default", "node1", "", ""}, {"demo", "ztunnel", "node1", "", ""}} {
 		inBubbleAs(t, caller, func(b *bench) {
 			b.subscribe(Address)
 			b.wantEnd("PermissionDenied: account " + caller.Namespace + "/" + caller.ServiceAccount + " is not among the trusted node accounts")

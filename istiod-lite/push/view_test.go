@@ -30,7 +30,7 @@ var shopWaypoint = Waypoint{Gateway: "shop/wp", Class: "istio-waypoint", Service
 // asWaypoint runs a test with a waypoint connected.
 func asWaypoint(t *testing.T, test func(*bench)) {
 	t.Helper()
-	inBubbleWith(t, Caller{"shop", "wp", "node1", ""}, "waypoint~1.1.1.1~wp-1.shop~x", test)
+	inBubbleWith(t, Caller{"shop", "wp", "node1", "", ""}, "waypoint~1.1.1.1~wp-1.shop~x", test)
 }
 
 // put publishes resources as one change, each written as a word:
@@ -280,11 +280,11 @@ func TestWhoIsNoWaypointIsRefused(t *testing.T) {
 		caller Caller
 		id     string
 	}{
-		"InvalidArgument: want a node id like waypoint~IP~POD.NAMESPACE~DOMAIN":                    {Caller{"shop", "wp", "node1", ""}, "waypoint~1"},
-		`PermissionDenied: "wp-1.shop" in the node id is not a pod of the token's namespace other`: {Caller{"other", "wp", "node1", ""}, "waypoint~1~wp-1.shop~x"},
-		"PermissionDenied: not a waypoint: no such pod":                                            {Caller{"shop", "default", "node1", ""}, "waypoint~1~wp-1.shop~x"},
-		"PermissionDenied: the pod is wp-1 in the request, but wp-2 in the token":                  {Caller{"shop", "wp", "node1", "wp-2"}, "waypoint~1~wp-1.shop~x"},
-		"PermissionDenied: account shop/wp is not among the trusted node accounts":                 {Caller{"shop", "wp", "node1", ""}, ztunnelID},
+		"InvalidArgument: want a node id like waypoint~IP~POD.NAMESPACE~DOMAIN":                    {Caller{"shop", "wp", "node1", "", ""}, "waypoint~1"},
+		`PermissionDenied: "wp-1.shop" in the node id is not a pod of the token's namespace other`: {Caller{"other", "wp", "node1", "", ""}, "waypoint~1~wp-1.shop~x"},
+		"PermissionDenied: not a waypoint: no such pod":                                            {Caller{"shop", "default", "node1", "", ""}, "waypoint~1~wp-1.shop~x"},
+		"PermissionDenied: the pod is wp-1 in the request, but wp-2 in the token":                  {Caller{"shop", "wp", "node1", "wp-2", ""}, "waypoint~1~wp-1.shop~x"},
+		"PermissionDenied: account shop/wp is not among the trusted node accounts":                 {Caller{"shop", "wp", "node1", "", ""}, ztunnelID},
 	} {
 		inBubbleWith(t, c.caller, c.id, func(b *bench) {
 			b.subscribe(Address)
@@ -295,7 +295,7 @@ func TestWhoIsNoWaypointIsRefused(t *testing.T) {
 
 // Nothing is read of what he sends, which may be much.
 func TestAPodThatIsNoProxyIsRefusedAtOnce(t *testing.T) {
-	inBubbleWith(t, Caller{"shop", "web", "node1", "web-1"}, "waypoint~1~web-1.shop~x", func(b *bench) {
+	inBubbleWith(t, Caller{"shop", "web", "node1", "web-1", ""}, "waypoint~1~web-1.shop~x", func(b *bench) {
 		b.wantEnd("PermissionDenied: account shop/web is not among the trusted node accounts, and the pod web-1 is not a waypoint: no such pod")
 	})
 }

@@ -3,9 +3,11 @@ package push
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,7 +93,7 @@ type bench struct {
 // inBubble runs a test in time of its own, with a proxy connected.
 func inBubble(t *testing.T, test func(*bench)) {
 	t.Helper()
-	inBubbleAs(t, Caller{"istio-system", "ztunnel", "node1", ""}, test)
+	inBubbleAs(t, Caller{"istio-system", "ztunnel", "node1", "", ""}, test)
 }
 
 const ztunnelID = "ztunnel~1.1.1.1~z.istio-system~x"
@@ -105,10 +107,16 @@ func inBubbleWith(t *testing.T, caller Caller, id string, test func(*bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, log: NewLog(), registry: prometheus.NewRegistry(), logged: &bytes.Buffer{}, id: id}
+		var machines atomic.Int32 // each stream is another machine's
 		b.server = NewServer(Config{
 			Log: b.log, Registry: b.registry, Logger: slog.New(slog.NewTextHandler(b.logged, nil)),
-			Authenticate: func(context.Context) (Caller, error) { return caller, nil }, TrustedNodeAccounts: []string{"istio-system/ztunnel"},
-			Waypoint: waypointOf,
+			Authenticate: func(context.Context) (Caller, error) {
+				caller := caller
+				caller.Address = fmt.Sprint(machines.Add(1))
+				return caller, nil
+			},
+			TrustedNodeAccounts: []string{"istio-system/ztunnel"},
+			Waypoint:            waypointOf,
 		})
 		hangUp := b.connect()
 		test(b)
@@ -126,7 +134,7 @@ func (b *bench) nothingIsLeft() {
 	defer b.log.lock.Unlock()
 	for what, left := range map[string]int{
 		"cursors": len(b.log.readers), "listeners": len(*b.log.listeners.Load()), "views": len(b.log.views.byWaypoint),
-		"turns": len(b.server.hearing), "shown streams": len(b.server.streams),
+		"turns": len(b.server.hearing), "shown streams": len(b.server.streams), "counted streams": len(b.server.opened),
 	} {
 		if left != 0 {
 			b.t.Errorf("%d %s are left", left, what)
