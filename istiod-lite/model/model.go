@@ -106,8 +106,7 @@ type Model struct {
 	boundIn           grouping[string, Key]                 // those that are pods or workload entries, by namespace
 	peersByLevel      grouping[string, *PeerAuthentication] // those without a selector, by namespace
 
-	late   map[crowd]late       // where there are any
-	lateIn grouping[Key, crowd] // the same, by who is late
+	full map[crowd]turn // from whose turn on there is no room, where that is so
 }
 
 // New makes an empty model.
@@ -141,8 +140,7 @@ func New(settings Settings) *Model {
 		bound:             make(grouping[Name, Key]),
 		boundIn:           make(grouping[string, Key]),
 		peersByLevel:      make(grouping[string, *PeerAuthentication]),
-		late:              make(map[crowd]late),
-		lateIn:            make(grouping[Key, crowd]),
+		full:              make(map[crowd]turn),
 	}
 }
 

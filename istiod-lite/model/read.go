@@ -59,9 +59,11 @@ func (m *Model) EntriesOf(namespace string, labels Labels) []*ServiceEntry {
 
 // SlicesOf returns the slices that name the pod, of each service to which it belongs by nothing else, by name.
 func (m *Model) SlicesOf(p *Pod) map[*Service][]*EndpointSlice {
-	found := m.namedBy(p)
-	for key := range m.late[crowd{namespace: p.Namespace, pod: p.Name}] {
-		delete(found, m.services.all[key.Name])
+	found := m.namedBy(podID{p.Key().Name, p.UID})
+	for s := range found {
+		if m.late(crowd{namespace: p.Namespace, pod: p.Name, uid: p.UID}, s) {
+			delete(found, s)
+		}
 	}
 	for _, list := range found {
 		sorted(list)

@@ -3,7 +3,6 @@ package model
 import (
 	"cmp"
 	"iter"
-	"maps"
 	"slices"
 	"time"
 )
@@ -21,20 +20,44 @@ const MaxPolicies = 1024
 type crowd struct {
 	namespace string
 	labels    Labels
-	pod       string
+	pod, uid  string
 }
 
-// late is what chooses a crowd and finds no room there any more: Services come before ServiceEntries, the older before the
-// younger, so that what is added takes no place away.
-type late map[Key]struct{}
+// chooser is a Service or ServiceEntry that makes workloads its endpoints.
+type chooser interface {
+	Object
+	// mappings is what it means for each of them.
+	mappings() int
+	// turn is when it takes room in a crowd of the namespace.
+	turn(namespace string) turn
+}
 
-// mappings is what the service means for each workload that is its endpoint.
+// turn orders what chooses a crowd: Services come before ServiceEntries, those of the workloads' own namespace before others, the older
+// before the younger, so that what is added takes no place away. From the first that finds no room on, nothing does, so that one turn
+// is all there is to know of a crowd, however much chooses it; what finds none in any workload is passed over.
+type turn struct {
+	rank    int
+	created time.Time
+	name    Name
+}
+
+func (t turn) compare(other turn) int {
+	return cmp.Or(t.rank-other.rank, older(t.created, other.created, t.name, other.name))
+}
+
 func (s *Service) mappings() int { return max(1, len(s.Ports)) }
+
+func (s *Service) turn(namespace string) turn {
+	t := turn{0, s.Created, s.Key().Name}
+	if s.Namespace != namespace {
+		t.rank = 1
+	}
+	return t
+}
 
 // TooLarge tells whether the service has more ports than there is room for in any workload.
 func (s *Service) TooLarge() bool { return s.mappings() > MaxMappings }
 
-// mappings is what the entry means for each workload that it chooses.
 func (e *ServiceEntry) mappings() int {
 	if e.Resolution == ResolveNone {
 		return 0
@@ -42,75 +65,92 @@ func (e *ServiceEntry) mappings() int {
 	return len(e.Hosts) * max(1, len(e.Ports))
 }
 
+func (e *ServiceEntry) turn(string) turn { return turn{2, e.Created, e.Key().Name} }
+
 // Late tells whether there are workloads that a Service or ServiceEntry chooses and that aren't its endpoints, since they have
 // MaxMappings already.
-func (m *Model) Late(chooser Key) bool {
-	_, is := m.lateIn[chooser]
-	return is
+func (m *Model) Late(key Key) bool {
+	o, _ := m.Object(key).(chooser)
+	if o == nil || len(m.full) == 0 {
+		return false
+	}
+	for c := range m.crowdsOf(o) {
+		if m.late(c, o) {
+			return true
+		}
+	}
+	return false
+}
+
+// late tells whether what chooses a crowd finds no room there.
+func (m *Model) late(c crowd, o chooser) bool {
+	from, full := m.full[c]
+	return full && (o.mappings() > MaxMappings || from.shuts(c, o))
+}
+
+// shuts tells whether a crowd that has no room from then on has none for what chooses it.
+func (t turn) shuts(c crowd, o chooser) bool {
+	return o.mappings() > 0 && o.turn(c.namespace).compare(t) >= 0
 }
 
 // inTime leaves out of what chooses workloads what is late there.
-func inTime[T Object](m *Model, c crowd, choosers iter.Seq[T]) []T {
-	return slices.DeleteFunc(slices.Collect(choosers), func(o T) bool {
-		_, is := m.late[c][o.Key()]
-		return is
-	})
+func inTime[T chooser](m *Model, c crowd, choosers iter.Seq[T]) []T {
+	return slices.DeleteFunc(slices.Collect(choosers), func(o T) bool { return m.late(c, o) })
 }
 
-// latecomers looks what finds no room in a crowd; in nearly all everything does.
-func (m *Model) latecomers(c crowd) late {
-	services, entries := m.choosers(c)
-	sum := 0
-	for _, s := range services {
-		sum += s.mappings()
+// never is the turn of nobody.
+var never = turn{rank: 3}
+
+// fullFrom is from when on there is no room in a crowd; in nearly all there is for everything.
+func (m *Model) fullFrom(c crowd) (from turn, full bool) {
+	if !m.somebody(c) {
+		return turn{}, false
 	}
-	for _, e := range entries {
-		sum += e.mappings()
+	choosers, sum := m.choosers(c), 0
+	for _, o := range choosers {
+		sum += o.mappings()
 	}
 	if sum <= MaxMappings {
-		return nil
+		return turn{}, false
 	}
-	found, room := make(late), MaxMappings
-	seat := func(key Key, mappings int) {
-		if mappings > room {
-			found[key] = struct{}{}
-		} else {
-			room -= mappings
+	slices.SortFunc(choosers, func(a, b chooser) int { return a.turn(c.namespace).compare(b.turn(c.namespace)) })
+	room := MaxMappings
+	for _, o := range choosers {
+		switch {
+		case o.mappings() > MaxMappings:
+		case o.mappings() > room:
+			return o.turn(c.namespace), true
+		default:
+			room -= o.mappings()
 		}
 	}
-	slices.SortFunc(services, func(a, b *Service) int { // those of the workloads' own namespace first
-		return cmp.Or(abroad(a, c.namespace)-abroad(b, c.namespace), older(a.Created, b.Created, a.Key().Name, b.Key().Name))
-	})
-	for _, s := range services {
-		seat(s.Key(), s.mappings())
-	}
-	slices.SortFunc(entries, func(a, b *ServiceEntry) int { return older(a.Created, b.Created, a.Key().Name, b.Key().Name) })
-	for _, e := range entries {
-		seat(e.Key(), e.mappings())
-	}
-	return found
+	return never, true
 }
 
-// choosers are what chooses a crowd; nothing if there is nobody in it.
-func (m *Model) choosers(c crowd) ([]*Service, []*ServiceEntry) {
+// somebody tells whether there is anybody in a crowd.
+func (m *Model) somebody(c crowd) bool {
+	if c.pod == "" {
+		return m.pods.has(c) || m.workloadEntries.has(c)
+	}
+	pod := m.pods.get(Name{c.namespace, c.pod})
+	return pod != nil && pod.UID == c.uid
+}
+
+// choosers are what chooses a crowd, or would if there were anybody in it.
+func (m *Model) choosers(c crowd) (all []chooser) {
 	if c.pod != "" {
-		pod := m.pods.get(Name{c.namespace, c.pod})
-		if pod == nil {
-			return nil, nil
+		for s := range m.namedBy(podID{Name{c.namespace, c.pod}, c.uid}) {
+			all = append(all, s)
 		}
-		return slices.Collect(maps.Keys(m.namedBy(pod))), nil
+		return all
 	}
-	if !m.pods.has(c) && !m.workloadEntries.has(c) {
-		return nil, nil
+	for s := range m.services.selectedBy(c.namespace, c.labels) {
+		all = append(all, s)
 	}
-	return slices.Collect(m.services.selectedBy(c.namespace, c.labels)), slices.Collect(m.serviceEntries.selectedBy(c.namespace, c.labels))
-}
-
-func abroad(s *Service, namespace string) int {
-	if s.Namespace == namespace {
-		return 0
+	for e := range m.serviceEntries.selectedBy(c.namespace, c.labels) {
+		all = append(all, e)
 	}
-	return 1
+	return all
 }
 
 // byHand is the service of a slice whose endpoints were written by hand, or nil.
@@ -122,10 +162,10 @@ func (m *Model) byHand(slice *EndpointSlice) *Service {
 	return s
 }
 
-// namedBy are the services to which the pod belongs by nothing but slices, with those; nil if there is none.
-func (m *Model) namedBy(p *Pod) map[*Service][]*EndpointSlice {
+// namedBy are the services to which a pod belongs by nothing but slices, with those; nil if there is none.
+func (m *Model) namedBy(pod podID) map[*Service][]*EndpointSlice {
 	var found map[*Service][]*EndpointSlice
-	for slice := range m.slicesByPod.of(podID{p.Key().Name, p.UID}) {
+	for slice := range m.slicesByPod.of(pod) {
 		if s := m.byHand(slice); s != nil {
 			if found == nil {
 				found = make(map[*Service][]*EndpointSlice)
@@ -140,48 +180,72 @@ func older(a, b time.Time, nameA, nameB Name) int {
 	return cmp.Or(a.Compare(b), nameA.compare(nameB))
 }
 
-// room notes the crowds in which an object that comes or goes takes room, or leaves it.
-func (d *dirty) room(object Object) {
-	choose := func(namespace string, selector Labels) {
-		for labels := range d.model.pods.sets(namespace, selector) {
-			d.crowds[crowd{namespace: namespace, labels: labels}] = struct{}{}
-		}
-		for labels := range d.model.workloadEntries.sets(namespace, selector) {
-			d.crowds[crowd{namespace: namespace, labels: labels}] = struct{}{}
-		}
-	}
-	switch o := object.(type) {
-	case *Pod:
-		d.crowds[crowd{namespace: o.Namespace, labels: o.Labels}] = struct{}{}
-		d.crowds[crowd{namespace: o.Namespace, pod: o.Name}] = struct{}{}
-	case *WorkloadEntry:
-		d.crowds[crowd{namespace: o.Namespace, labels: o.Labels}] = struct{}{}
-	case *Service:
-		if !o.Selector.Empty() {
-			choose(o.Namespace, o.Selector)
-			return
-		}
-		for slice := range d.model.slicesByService.of(o.Key().Name) {
-			d.roomOf(slice)
-		}
-	case *EndpointSlice:
-		if d.model.byHand(o) != nil {
-			d.roomOf(o)
-		}
-	case *ServiceEntry:
-		if o.Selected {
-			choose(o.Namespace, o.Selector)
+// crowdsOf yields the crowds in which an object takes room, or leaves it.
+func (m *Model) crowdsOf(object Object) iter.Seq[crowd] {
+	return func(yield func(crowd) bool) {
+		switch o := object.(type) {
+		case *Pod:
+			_ = yield(crowd{namespace: o.Namespace, labels: o.Labels}) && yield(crowd{namespace: o.Namespace, pod: o.Name, uid: o.UID})
+		case *WorkloadEntry:
+			yield(crowd{namespace: o.Namespace, labels: o.Labels})
+		case *Service:
+			if !o.Selector.Empty() {
+				m.selectedCrowds(o.Namespace, o.Selector, yield)
+				return
+			}
+			for slice := range m.slicesByService.of(o.Key().Name) {
+				if !namedCrowds(slice, yield) {
+					return
+				}
+			}
+		case *EndpointSlice:
+			if m.byHand(o) != nil {
+				namedCrowds(o, yield)
+			}
+		case *ServiceEntry:
+			if o.Selected {
+				m.selectedCrowds(o.Namespace, o.Selector, yield)
+			}
 		}
 	}
 }
 
-// roomOf notes the pods that a slice names.
-func (d *dirty) roomOf(slice *EndpointSlice) {
-	for i := range slice.Endpoints {
-		if e := &slice.Endpoints[i]; e.IsPod() {
-			d.crowds[crowd{namespace: e.Pod.Namespace, pod: e.Pod.Name}] = struct{}{}
+func (m *Model) selectedCrowds(namespace string, selector Labels, yield func(crowd) bool) {
+	for _, sets := range []iter.Seq[Labels]{m.pods.sets(namespace, selector), m.workloadEntries.sets(namespace, selector)} {
+		for labels := range sets {
+			if !yield(crowd{namespace: namespace, labels: labels}) {
+				return
+			}
 		}
 	}
+}
+
+// namedCrowds yields the pods that a slice names, and tells whether more are wanted.
+func namedCrowds(slice *EndpointSlice, yield func(crowd) bool) bool {
+	for i := range slice.Endpoints {
+		e := &slice.Endpoints[i]
+		if e.IsPod() && !yield(crowd{namespace: e.Pod.Namespace, pod: e.Pod.Name, uid: e.PodUID}) {
+			return false
+		}
+	}
+	return true
+}
+
+// room notes the crowds in which an object that comes or goes takes room, or leaves it. Whether a service is late among pods goes by
+// the slices that name them, too.
+func (d *dirty) room(object Object) {
+	m := d.model
+	for c := range m.crowdsOf(object) {
+		d.crowds[c] = struct{}{}
+		if slice, is := object.(*EndpointSlice); is && m.isFull(c) {
+			d.mark(m.byHand(slice).Key())
+		}
+	}
+}
+
+func (m *Model) isFull(c crowd) bool {
+	_, full := m.full[c]
+	return full
 }
 
 // seat looks again who is late in the crowds that were noted, and marks those of which that is news. The workloads are
@@ -189,21 +253,20 @@ func (d *dirty) roomOf(slice *EndpointSlice) {
 func (d *dirty) seat() {
 	m := d.model
 	for c := range d.crowds {
-		before, now := m.late[c], m.latecomers(c)
-		for key := range before {
-			if _, still := now[key]; !still {
-				m.lateIn.remove(key, c)
-				d.mark(key)
-			}
+		before, was := m.full[c]
+		now, is := m.fullFrom(c)
+		switch {
+		case is:
+			m.full[c] = now
+		case was:
+			delete(m.full, c)
+		default:
+			continue
 		}
-		for key := range now {
-			if _, already := before[key]; !already {
-				m.lateIn.add(key, c)
-				d.mark(key)
+		for _, o := range m.choosers(c) {
+			if was != is && o.mappings() > MaxMappings || (was && before.shuts(c, o)) != (is && now.shuts(c, o)) {
+				d.mark(o.Key())
 			}
-		}
-		if m.late[c] = now; len(now) == 0 {
-			delete(m.late, c)
 		}
 	}
 }

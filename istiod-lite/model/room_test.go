@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -52,23 +53,26 @@ func TestWhatFindsRoomInAWorkload(t *testing.T) {
 		want    string // who chooses the pod, and of whom it is an endpoint
 		late    string
 	}{
-		"as much as there may be":           {[]Object{pod, chooserOf("e", 1, "app=a", 256, 8)}, "e", ""},
-		"together too much, younger":        {[]Object{pod, chooserOf("f", 1, "app=a", 256, 8), chooserOf("e", 2, "app=a", 1, 1)}, "f", "e"},
-		"of one age by name":                {[]Object{pod, chooserOf("f", 1, "app=a", 1, 2000), chooserOf("e", 1, "tier=x", 1, 49)}, "e", "f"},
-		"services first":                    {[]Object{pod, chooserOf("e", 1, "app=a", 1, 100), chooserOf("s", 9, "app=a", 0, 2000)}, "s", "e"},
-		"of services the older":             {[]Object{pod, chooserOf("r", 2, "app=a", 0, 100), chooserOf("s", 1, "app=a", 0, 2000)}, "s", "r"},
-		"a smaller one after too large one": {[]Object{pod, chooserOf("a", 1, "app=a", 1, 2000), chooserOf("b", 2, "app=a", 1, 100), chooserOf("c", 3, "app=a", 1, 48)}, "a c", "b"},
-		"not to be resolved":                {[]Object{pod, none, chooserOf("e", 1, "app=a", 1, 2048)}, "e none", ""},
-		"of other workloads":                {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2048), chooserOf("f", 2, "app=b", 1, 2048)}, "e", ""},
-		"of all workloads":                  {[]Object{pod, chooserOf("e", 1, "app=a", 1, 100), all}, "e", "all"},
-		"without ports":                     {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2047), chooserOf("f", 3, "app=a", 1, 0), chooserOf("g", 2, "app=a", 1, 0)}, "e g", "f"},
-		"services without ports":            {[]Object{pod, chooserOf("s", 2, "app=a", 0, 2047), chooserOf("u", 4, "app=a", 0, 0), chooserOf("v", 3, "app=a", 0, 0)}, "s v", "u"},
-		"by slices":                         {[]Object{pod, h1, h2, h3, sliceOf(h1, "x", ""), sliceOf(h2, "y", ""), sliceOf(h3, "z", "")}, "h1 h2", "h3"},
-		"by many slices of one":             {[]Object{pod, h1, h2, sliceOf(h1, "x", ""), sliceOf(h1, "y", ""), sliceOf(h2, "z", "")}, "h1 h2", ""},
-		"by slices about another pod":       {[]Object{pod, h1, h2, h3, sliceOf(h1, "x", "before"), sliceOf(h2, "y", ""), sliceOf(h3, "z", "")}, "h2 h3", ""},
-		"by slices, own namespace first":    {[]Object{pod, foreign, h2, sliceOf(foreign, "x", ""), sliceOf(h2, "y", "")}, "h2", "foreign"},
-		"by slices beside selectors":        {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2048), h1, sliceOf(h1, "x", "")}, "e h1", ""},
-		"of no workload":                    {[]Object{chooserOf("e", 1, "app=a", 1, 2048), chooserOf("f", 2, "app=a", 1, 2048)}, "e f", ""},
+		"as much as there may be":        {[]Object{pod, chooserOf("e", 1, "app=a", 256, 8)}, "e", ""},
+		"together too much, younger":     {[]Object{pod, chooserOf("f", 1, "app=a", 256, 8), chooserOf("e", 2, "app=a", 1, 1)}, "f", "e"},
+		"of one age by name":             {[]Object{pod, chooserOf("f", 1, "app=a", 1, 2000), chooserOf("e", 1, "tier=x", 1, 49)}, "e", "f"},
+		"services first":                 {[]Object{pod, chooserOf("e", 1, "app=a", 1, 100), chooserOf("s", 9, "app=a", 0, 2000)}, "s", "e"},
+		"of services the older":          {[]Object{pod, chooserOf("r", 2, "app=a", 0, 100), chooserOf("s", 1, "app=a", 0, 2000)}, "s", "r"},
+		"after the first without room":   {[]Object{pod, chooserOf("a", 1, "app=a", 1, 2000), chooserOf("b", 2, "app=a", 1, 100), chooserOf("c", 3, "app=a", 1, 48)}, "a", "b c"},
+		"too large for any workload":     {[]Object{pod, chooserOf("a", 1, "app=a", 2, 1025), chooserOf("b", 2, "app=a", 1, 2048)}, "b", "a"},
+		"too large, and nothing else":    {[]Object{pod, chooserOf("a", 1, "app=a", 2, 1025)}, "", "a"},
+		"services too large for any":     {[]Object{pod, chooserOf("a", 1, "app=a", 0, 2049), chooserOf("b", 2, "app=a", 0, 2048)}, "b", "a"},
+		"not to be resolved":             {[]Object{pod, none, chooserOf("e", 1, "app=a", 1, 2048)}, "e none", ""},
+		"of other workloads":             {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2048), chooserOf("f", 2, "app=b", 1, 2048)}, "e", ""},
+		"of all workloads":               {[]Object{pod, chooserOf("e", 1, "app=a", 1, 100), all}, "e", "all"},
+		"without ports":                  {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2047), chooserOf("f", 3, "app=a", 1, 0), chooserOf("g", 2, "app=a", 1, 0)}, "e g", "f"},
+		"services without ports":         {[]Object{pod, chooserOf("s", 2, "app=a", 0, 2047), chooserOf("u", 4, "app=a", 0, 0), chooserOf("v", 3, "app=a", 0, 0)}, "s v", "u"},
+		"by slices":                      {[]Object{pod, h1, h2, h3, sliceOf(h1, "x", ""), sliceOf(h2, "y", ""), sliceOf(h3, "z", "")}, "h1 h2", "h3"},
+		"by many slices of one":          {[]Object{pod, h1, h2, sliceOf(h1, "x", ""), sliceOf(h1, "y", ""), sliceOf(h2, "z", "")}, "h1 h2", ""},
+		"by slices about another pod":    {[]Object{pod, h1, h2, h3, sliceOf(h1, "x", "before"), sliceOf(h2, "y", ""), sliceOf(h3, "z", "")}, "h2 h3", ""},
+		"by slices, own namespace first": {[]Object{pod, foreign, h2, sliceOf(foreign, "x", ""), sliceOf(h2, "y", "")}, "h2", "foreign"},
+		"by slices beside selectors":     {[]Object{pod, chooserOf("e", 1, "app=a", 1, 2048), h1, sliceOf(h1, "x", "")}, "e h1", ""},
+		"of no workload":                 {[]Object{chooserOf("e", 1, "app=a", 1, 2048), chooserOf("f", 2, "app=a", 1, 2048)}, "e f", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := New(Settings{})
@@ -132,9 +136,42 @@ func TestRoomIsFoundAgainAndTold(t *testing.T) {
 			t.Errorf("%s: the younger one isn't translated again", step.name)
 		}
 	}
-	if len(m.late)+len(m.lateIn) > 0 {
-		t.Errorf("left behind: %v, %v", m.late, m.lateIn)
+	if len(m.full) > 0 {
+		t.Errorf("left behind: %v", m.full)
 	}
+}
+
+// Whoever may write WorkloadEntries, each with labels of its own, and Services that choose all of them, could else fill the memory with who is
+// late where: the product of both.
+func TestWhoIsLateWhereTakesNoMemory(t *testing.T) {
+	const workloads, services, most = 300, 6000, 16 << 20
+	var changes []Change
+	for i := range workloads {
+		e := &WorkloadEntry{Namespace: "demo", Name: fmt.Sprint("w", i), EntryEndpoint: EntryEndpoint{Labels: tagged(fmt.Sprint("app=a n=", i))}}
+		changes = append(changes, Change{e.Key(), e})
+	}
+	for i := range services {
+		s := chooserOf(fmt.Sprint("s", i), int64(i), "app=a", 0, 1)
+		changes = append(changes, Change{s.Key(), s})
+	}
+	heap := func() int64 {
+		var now runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&now)
+		return int64(now.HeapAlloc)
+	}
+	m := New(Settings{})
+	before := heap()
+	m.Apply(changes)
+	if grown := heap() - before; grown > most {
+		t.Errorf("the heap has grown by %d MiB, want %d at most", grown>>20, most>>20)
+	}
+	for i, want := range map[int]bool{0: false, MaxMappings - 1: false, MaxMappings: true, services - 1: true} {
+		if key := (Key{KindService, Name{"demo", fmt.Sprint("s", i)}}); m.Late(key) != want {
+			t.Errorf("%s: late is %t", key, !want)
+		}
+	}
+	runtime.KeepAlive(changes)
 }
 
 // Whatever came and went before, who is late goes by what there is, and each time that changes, it is told.
@@ -150,13 +187,13 @@ func TestWhoIsLateGoesByWhatThereIs(t *testing.T) {
 		case 1:
 			o = &WorkloadEntry{Namespace: "demo", Name: name, EntryEndpoint: EntryEndpoint{Labels: tagged(text)}}
 		case 2:
-			o = chooserOf(name, dice.Int64N(3), text, 0, 200*dice.IntN(6))
+			o = chooserOf(name, dice.Int64N(3), text, 0, 420*dice.IntN(6)) // the largest is too large for any workload
 		case 3:
 			slice := sliceOf(handmade("demo", fmt.Sprint("o", dice.IntN(4)), 0, 0), name, "")
 			slice.Endpoints[0] = Endpoint{Pod: Name{"demo", fmt.Sprint("o", dice.IntN(2))}, PodUID: fmt.Sprint(dice.IntN(2))}
 			o = slice
 		default:
-			o = chooserOf(name, dice.Int64N(3), text, 1+dice.IntN(2), 200*dice.IntN(6))
+			o = chooserOf(name, dice.Int64N(3), text, 1+dice.IntN(3), 200*dice.IntN(6))
 		}
 		change := Change{Key: o.Key(), Object: o}
 		if there[o.Key()] = o; dice.IntN(3) == 0 {

@@ -15,7 +15,7 @@ import (
 	decision "github.com/tulle-mesh/tulle/mesh/policy"
 )
 
-// TestWhoFindsNoRoomIsTold: a pod and a workload entry are endpoints of what fits, the rest has a condition.
+// TestWhoFindsNoRoomIsTold: a pod and a workload entry are endpoints of what fits, the first that doesn't and all after it have a condition.
 func TestWhoFindsNoRoomIsTold(t *testing.T) {
 	ports := func(n int) string {
 		list := make([]string, n)

@@ -168,7 +168,7 @@ func roomCondition(m *model.Model, chooser model.Key) *model.Condition {
 		return nil
 	}
 	return &model.Condition{Type: model.WorkloadsSelected, Reason: tooManyPorts, Message: fmt.Sprintf(
-		"some workloads that it selects, or that its EndpointSlices name, aren't its endpoints: with what else does they would have more than %d ports, those of a ServiceEntry counted for each host, and at least one of each; Services and what is older go first: select with fewer, or list fewer hosts or ports",
+		"some workloads that it selects, or that its EndpointSlices name, aren't its endpoints: with what else does they would have more than %d ports, those of a ServiceEntry counted for each host, and at least one of each; Services and what is older go first, and nothing after the first that finds no room: select with fewer, or list fewer hosts or ports",
 		model.MaxMappings)}
 }
 
