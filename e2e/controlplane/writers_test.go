@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tulle-mesh/tulle/e2e/apiserver"
 )
 
 var (
@@ -166,6 +168,34 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 	if before["lastTransitionTime"] != after["lastTransitionTime"] {
 		t.Errorf("the time of transition was %v, is %v", before["lastTransitionTime"], after["lastTransitionTime"])
 	}
+}
+
+// While nothing is heard of the API server, so that what went and what came is heard of together.
+func TestAnObjectMadeAnewIsToldAtOnceWhatTheOneBeforeWas(t *testing.T) {
+	w := newWorld(t)
+	link, err := w.Link()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const count = 50
+	var policies strings.Builder
+	for i := range count {
+		policies.WriteString(allow(fmt.Sprint("p", i)))
+	}
+	w.apply(shop + policies.String())
+	w.start(replicaSpec{User: apiserver.User{Through: link}}).ready()
+	told := func() {
+		t.Helper()
+		for i := range count {
+			w.says(policyKind, "shop", fmt.Sprint("p", i), "ZtunnelAccepted", "True Accepted")
+		}
+	}
+	told()
+	link.Block()
+	w.delete(policies.String())
+	w.apply(policies.String())
+	link.Unblock()
+	told()
 }
 
 func TestOfTwoEntriesWithOneAddressTheYoungerGetsAnother(t *testing.T) {

@@ -70,6 +70,7 @@ func (d *Daemon) openFolder() error {
 // apply takes changes in while anybody is served.
 func (d *Daemon) apply(changes []model.Change) {
 	began := time.Now()
+	d.writers.forget(changes)
 	if !d.pipeline.apply(d.drain.ended, changes) {
 		return
 	}

@@ -157,6 +157,19 @@ func (d *Daemon) awaitTrust(ctx context.Context) {
 	d.stale.Store(nil)
 }
 
+// forget forgets what the statuses of objects say that are gone, before anything is said of others of their names.
+func (w *writers) forget(changes []model.Change) {
+	if w == nil {
+		return
+	}
+	for _, change := range changes {
+		if change.Object == nil {
+			w.conditions.Forget(change.Key)
+			w.gateways.Forget(change.Key)
+		}
+	}
+}
+
 // take keeps the writers up with objects that they look at themselves.
 func (w *writers) take(changes []model.Change) {
 	if w == nil {

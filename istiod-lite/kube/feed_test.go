@@ -141,6 +141,40 @@ func TestAnEmptyClusterIsToldOfOnce(t *testing.T) {
 	})
 }
 
+// What was written to the one before, such as its status, has to be written to this one.
+func TestWhatWentAndCameAgainDuringACallDidBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls [][]model.Change
+		f, hold := newFeed(nil), make(chan struct{})
+		go f.run(ctx, func(changes []model.Change) {
+			calls = append(calls, changes)
+			<-hold
+		})
+		f.add(node("first"))
+		synctest.Wait()
+		for _, change := range []model.Change{gone("a"), node("a"), node("a"), gone("b"), node("b"), gone("b")} {
+			f.add(change)
+		}
+		hold <- struct{}{}
+		synctest.Wait()
+		of := func(name string) (objects []bool) {
+			for _, change := range calls[1] {
+				if change.Key.Name.Name == name {
+					objects = append(objects, change.Object != nil)
+				}
+			}
+			return objects
+		}
+		if a, b := of("a"), of("b"); !slices.Equal(a, []bool{false, true}) || !slices.Equal(b, []bool{false}) {
+			t.Errorf("a: %v, b: %v", a, b)
+		}
+		close(hold)
+		cancel()
+		synctest.Wait()
+	})
+}
+
 func TestWhatChangesDuringACallComesAtOnceAfterItAndOncePerObject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -118,21 +118,28 @@ func (s *Source) Lagging() []string {
 	return f.lagging()
 }
 
-// feed gathers changes of all kinds for one reader. It holds at most one change per object.
+// feed gathers changes of all kinds for one reader. It holds at most one change per object, and of one that came again under its old name
+// that the one before went: it has nothing of what was written to that.
 type feed struct {
 	wake chan struct{} // has room for one
 
 	lock    sync.Mutex
 	waiting map[string]error // kinds that weren't listed yet, with the last that was in the way, or nil
 	lags    map[string]lag   // kinds of which no request succeeds
-	changes map[model.Key]model.Object
+	changes map[model.Key]state
 	since   time.Time            // when the first of the changes came
 	waited  prometheus.Histogram // until they were handed over
 }
 
+// state is what became of an object.
+type state struct {
+	went bool         // one of the name
+	now  model.Object // nil if there is none
+}
+
 func newFeed(kinds []decode.Kind) *feed {
 	f := &feed{
-		wake: make(chan struct{}, 1), waiting: make(map[string]error), lags: make(map[string]lag), changes: make(map[model.Key]model.Object),
+		wake: make(chan struct{}, 1), waiting: make(map[string]error), lags: make(map[string]lag), changes: make(map[model.Key]state),
 		waited: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "pilot_debounce_time", Help: "Seconds from a change until it is translated with all that came meanwhile. Nothing waits for quiet: it is what the changes before took.",
 			Buckets: []float64{.001, .01, .1, .5, 1, 5},
@@ -149,7 +156,7 @@ func (f *feed) add(change model.Change) {
 	if len(f.changes) == 0 {
 		f.since = time.Now()
 	}
-	f.changes[change.Key] = change.Object
+	f.changes[change.Key] = state{went: f.changes[change.Key].went || change.Object == nil, now: change.Object}
 	f.lock.Unlock()
 	f.notify()
 }
@@ -230,9 +237,14 @@ func (f *feed) gather() (changes []model.Change, ready bool) {
 	if len(taken) > 0 {
 		f.waited.Observe(time.Since(f.since).Seconds())
 	}
-	f.changes = make(map[model.Key]model.Object)
-	for key, object := range taken {
-		changes = append(changes, model.Change{Key: key, Object: object})
+	f.changes = make(map[model.Key]state)
+	for key, state := range taken {
+		if state.went {
+			changes = append(changes, model.Change{Key: key})
+		}
+		if state.now != nil {
+			changes = append(changes, model.Change{Key: key, Object: state.now})
+		}
 	}
 	return changes, true
 }

@@ -88,6 +88,13 @@ func (w *Writer) SetClass(key model.Key, generation int64, conditions []model.Co
 	w.set(key, wish{generation: generation, conditions: conditions, features: features})
 }
 
+// Forget says that an object is gone. What is wished for after that is about another one of the name, and is written even if it is the same.
+func (w *Writer) Forget(key model.Key) {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	delete(w.wishes, key)
+}
+
 func (w *Writer) set(key model.Key, wished wish) {
 	w.lock.Lock()
 	before := w.wishes[key]
