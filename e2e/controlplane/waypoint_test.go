@@ -14,6 +14,7 @@ import (
 	"github.com/tulle-mesh/tulle/e2e/apiserver"
 	"github.com/tulle-mesh/tulle/e2e/delta"
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
+	"github.com/tulle-mesh/tulle/mesh/api/workload"
 )
 
 // waypoint is a namespace with a waypoint for its services, which is ready and has one instance, as YAML.
@@ -179,6 +180,43 @@ spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: sho
 			t.Errorf("the waypoint of bank knows %s", name)
 		}
 	}
+}
+
+// The names outside that a waypoint stands before come with the addresses at which pods call them, those that were given to them too, and with
+// where they are: listed, found by DNS, or chosen by labels. They come from whatever namespace, and nothing else of that does.
+func TestAWaypointKnowsTheEntriesBoundToItWithAllTheirAddresses(t *testing.T) {
+	w := newWorld(t)
+	entry := func(name, labels, spec string) string {
+		return fmt.Sprintf("---\n{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: %[1]s, namespace: apps, labels: {%[2]s}}, "+
+			"spec: {hosts: [%[1]s.example.com], ports: [{number: 80, name: http, protocol: HTTP}], %[3]s}}\n", name, labels, spec)
+	}
+	const abroad = "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: egress"
+	w.apply(strings.Replace(waypoint("egress", "10.1.9.1"), "protocol: HBONE", "protocol: HBONE, allowedRoutes: {namespaces: {from: All}}", 1) +
+		entry("listed", abroad, "addresses: [240.0.0.7], resolution: STATIC, endpoints: [{address: 10.9.0.1}, {address: 10.9.0.2}]") +
+		entry("found", abroad, "resolution: DNS") +
+		entry("chosen", abroad, "resolution: STATIC, workloadSelector: {labels: {app: vm}}") +
+		entry("anywhere", abroad, "addresses: [240.0.0.8], resolution: NONE") +
+		entry("other", "", "resolution: STATIC, endpoints: [{address: 10.9.0.3}]") +
+		"---\n{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: apps}, spec: {address: 10.9.0.4, labels: {app: vm}}}\n" +
+		"---\n{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: else, namespace: apps}, spec: {address: 10.9.0.5, labels: {app: else}}}\n")
+	egress := w.joinWaypoint(w.start(replicaSpec{}).ready(), "egress")
+	own := []string{serviceName("egress", "wp"), podName("egress", "wp-egress")}
+	of := func(kind, name string) string { return "Kubernetes/networking.istio.io/" + kind + "/apps/" + name }
+	egress.has(delta.Address, append(own,
+		"apps/listed.example.com", of("ServiceEntry", "listed/10.9.0.1"), of("ServiceEntry", "listed/10.9.0.2"),
+		"apps/found.example.com", of("ServiceEntry", "found/found.example.com"),
+		"apps/chosen.example.com", of("WorkloadEntry", "vm"), "apps/anywhere.example.com")...)
+	for name, addresses := range map[string]int{"listed": 1, "anywhere": 1, "found": 2, "chosen": 2} { // those given to an entry are of both families
+		egress.service("apps/"+name+".example.com", func(s *workload.Service) error {
+			if len(s.GetAddresses()) != addresses {
+				return fmt.Errorf("its addresses are %v, want %d", s.GetAddresses(), addresses)
+			}
+			return nil
+		})
+	}
+	w.apply(entry("found", "", "resolution: DNS"))
+	egress.gone(delta.Address, "apps/found.example.com")
+	egress.gone(delta.Address, of("ServiceEntry", "found/found.example.com"))
 }
 
 func TestOnlyAPodOfTheGatewayIsItsWaypoint(t *testing.T) {
