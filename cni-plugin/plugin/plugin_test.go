@@ -294,8 +294,15 @@ func TestAddLosesNothingOfTheResult(t *testing.T) {
 
 func TestVersionNamesTheSpec(t *testing.T) {
 	out, err := run(t, "VERSION", "", `{"cniVersion":"1.1.0"}`)
-	if err != nil || !strings.Contains(out, `"1.1.0"`) || !strings.Contains(out, `"1.0.0"`) {
-		t.Errorf("%v, %s", err, out)
+	if err != nil {
+		t.Fatalf("%v, %s", err, out)
+	}
+	var said struct{ CNIVersion, SupportedVersions any }
+	if err := json.Unmarshal([]byte(out), &said); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]any{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}, said.SupportedVersions); diff != "" || said.CNIVersion != "1.1.0" {
+		t.Errorf("answers %s\n%s", out, diff)
 	}
 }
 

@@ -124,6 +124,40 @@ func (r *replica) shows(path string, words ...string) {
 	})
 }
 
+// The metrics that dashboards and alerts for Istio's control plane ask for, as far as they mean anything here.
+func TestIstiosDashboardsFindTheirMetrics(t *testing.T) {
+	w := newWorld(t)
+	w.apply(shop + pod("shop", "web", "node1", "10.1.0.1", true))
+	at := freeAddr(t)
+	r := w.start(replicaSpec{Args: []string{"--webhook-address", at}}).ready()
+	p := w.join(r, "node1").settled()
+	w.apply(pod("shop", "till", "node1", "10.1.0.2", true))
+	p.workload(podName("shop", "till"), healthy)
+	request, err := delta.Request()
+	if err == nil {
+		_, err = w.identity("node1").Sign(t.Context(), w.dial(r), request, webID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var types []string
+	for name, kind := range map[string]string{
+		"pilot_xds": "gauge", "pilot_xds_pushes": "counter", "pilot_xds_push_time": "histogram", "pilot_xds_send_time": "histogram",
+		"pilot_xds_config_size_bytes": "histogram", "pilot_xds_recv_max": "gauge", "pilot_xds_expired_nonce": "counter", "pilot_xds_write_timeout": "counter",
+		"pilot_proxy_convergence_time": "histogram", "pilot_proxy_queue_time": "histogram", "pilot_push_triggers": "counter", "pilot_debounce_time": "histogram",
+		"pilot_pushcontext_init_seconds": "histogram", "pilot_inbound_updates": "counter", "pilot_services": "gauge", "pilot_info": "gauge",
+		"pilot_total_xds_internal_errors": "counter", "pilot_k8s_reg_events": "counter", "pilot_k8s_cfg_events": "counter",
+		"citadel_server_csr_count": "counter", "citadel_server_success_cert_issuance_count": "counter", "citadel_server_authentication_failure_count": "counter",
+		"citadel_server_id_extraction_err_count": "counter", "citadel_server_csr_parsing_err_count": "counter",
+		"citadel_server_root_cert_expiry_timestamp": "gauge", "citadel_server_cert_chain_expiry_timestamp": "gauge",
+		"istiod_managed_clusters": "gauge", "istiod_uptime_seconds": "gauge", "go_goroutines": "gauge", "process_resident_memory_bytes": "gauge",
+	} {
+		types = append(types, fmt.Sprintf("# TYPE %s %s\n", name, kind))
+	}
+	r.shows("/metrics", types...)
+	r.shows("/metrics", "\ncitadel_server_success_cert_issuance_count 1\n", "\npilot_services 1\n", `pilot_xds{version="`)
+}
+
 func TestReplicasTellTheSame(t *testing.T) {
 	w := newWorld(t)
 	w.apply(shop)
