@@ -49,6 +49,14 @@ func (u *Upgrade) PauseOld() (resume func() error, err error) {
 	return func() error { return u.old.signal(unix.SIGCONT) }, u.old.signal(unix.SIGSTOP)
 }
 
+// KillNew ends the new one as a crash would, and returns when it is gone.
+func (u *Upgrade) KillNew(ctx context.Context) error {
+	if err := u.new.signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	return u.new.wait(ctx)
+}
+
 // StopOld ends the old one in order, and by force after the given patience. It returns when it is gone.
 func (u *Upgrade) StopOld(ctx context.Context, patience time.Duration) error {
 	return u.old.end(ctx, patience)

@@ -103,6 +103,16 @@ func (o *ordeal) stop() {
 	o.clients.Wait()
 }
 
+// judge ends the load and demands that no connection has broken the rule of its phase.
+func (o *ordeal) judge(t *testing.T) {
+	t.Helper()
+	o.stop()
+	if len(o.failures) > 0 {
+		t.Errorf("%d of %d connections broke the rule:\n%v", len(o.failures), o.tried.Load(), errors.Join(o.failures[:min(10, len(o.failures))]...))
+	}
+	t.Logf("%d connections", o.tried.Load())
+}
+
 // A ztunnel is killed under load: nobody is served until there is another one, then everybody is.
 func TestZtunnelsAreKilledUnderLoad(t *testing.T) {
 	eachEngine(t, func(t *testing.T, c *demo.Cluster) { killedUnderLoad(t, c, demo.Ztunnel("node1")) })
@@ -111,6 +121,34 @@ func TestZtunnelsAreKilledUnderLoad(t *testing.T) {
 // The agent is killed with it, so that nobody holds the listeners: the same, but connections don't wait.
 func TestAgentsAndZtunnelsAreKilledUnderLoad(t *testing.T) {
 	eachEngine(t, func(t *testing.T, c *demo.Cluster) { killedUnderLoad(t, c, demo.Agent("node1"), demo.Ztunnel("node1")) })
+}
+
+// Of two ztunnels the one that came last is killed under load, as when a new version has a bug: what it had is lost, and the one before, which
+// still runs, serves everybody again.
+func TestTheNewerOfTwoZtunnelsCrashes(t *testing.T) { eachEngine(t, theNewerOfTwoZtunnelsCrashes) }
+
+func theNewerOfTwoZtunnelsCrashes(t *testing.T, c *demo.Cluster) {
+	const rounds, connections = 3, 10
+	load := startOrdeal(t, c)
+	load.more(t, connections)
+	for range rounds {
+		next, err := c.NextZtunnel("node1", annex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = next.KillNew(context.Background()) }) // if the test has ended before that
+		if err := next.Await(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		load.more(t, connections)
+		load.phase.Add(ending)
+		if err := next.KillNew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		load.phase.Add(4 - ending)
+		load.more(t, connections)
+	}
+	load.judge(t)
 }
 
 func killedUnderLoad(t *testing.T, c *demo.Cluster, names ...string) {
@@ -155,10 +193,6 @@ func killedUnderLoad(t *testing.T, c *demo.Cluster, names ...string) {
 		load.more(t, connections)
 		others.more(t)
 	}
-	load.stop()
 	others.stop()
-	if len(load.failures) > 0 {
-		t.Errorf("%d of %d connections broke the rule:\n%v", len(load.failures), load.tried.Load(), errors.Join(load.failures[:min(10, len(load.failures))]...))
-	}
-	t.Logf("%d connections", load.tried.Load())
+	load.judge(t)
 }
