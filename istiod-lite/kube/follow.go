@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 
@@ -29,7 +30,10 @@ type follower struct {
 	// known are the objects in force, the same as the model's, so that they are in memory once.
 	known map[model.Name]model.Object
 	// bad are those whose present state isn't in force, with the reason.
-	bad    map[model.Name]string
+	bad map[model.Name]string
+	// uids tell an object from another that had its name before, where something is written to objects: that has to be written again.
+	// The model's pods have theirs in any case.
+	uids   map[model.Name]types.UID
 	synced bool // listed once, or known to be absent
 	missed bool // absent at the last look
 }

@@ -34,6 +34,7 @@ type script struct {
 	said  []string // of the resource, to the log
 	asked []string // lists, and "stream VERSION", and "watch VERSION"
 	known map[model.Key]string
+	heard []string // +NAME and -NAME
 	bad   []Rejection
 }
 
@@ -61,6 +62,11 @@ func (s *script) start() *script {
 			s.lock.Lock()
 			defer s.lock.Unlock()
 			for _, change := range changes {
+				sign := "+"
+				if change.Object == nil {
+					sign = "-"
+				}
+				s.heard = append(s.heard, sign+strings.TrimPrefix(change.Key.Name.String(), "/"))
 				if s.known[change.Key] = describe(change.Object); change.Object == nil {
 					delete(s.known, change.Key)
 				}
@@ -206,6 +212,21 @@ func TestWhatWasDeletedUnseenIsFoundByListingAgain(t *testing.T) {
 	gone := changed("ERROR", `{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"too old"}`)
 	s := run(t, "nodes", listed("5", "", "a", "b"), raw(gone), listed("9", "", "b", "c"))
 	s.until([]string{"list", "watch 5", "list", "watch 9"}, "b", "c")
+}
+
+// Somebody has made it anew while nobody looked: what was written to the one before isn't there any more.
+func TestAnObjectMadeAnewUnseenIsAnother(t *testing.T) {
+	list := func(version, uid string) func(http.ResponseWriter, *http.Request) {
+		return raw(`{"metadata":{"resourceVersion":"` + version + `"},"items":[{"metadata":{"name":"a","namespace":"demo","uid":"` + uid + `"},"spec":{"address":"10.0.0.1"}}]}`)
+	}
+	gone := raw(changed("ERROR", `{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"too old"}`))
+	s := run(t, "workloadentries", list("5", "x"), gone, list("6", "x"), gone, list("7", "y"))
+	s.until([]string{"list", "watch 5", "list", "watch 6", "list", "watch 7"}, "a")
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	if want := []string{"+demo/a", "-demo/a", "+demo/a"}; !slices.Equal(s.heard, want) {
+		t.Errorf("told %q, want %q", s.heard, want)
+	}
 }
 
 func TestAServerThatWasSetBackIsListedAgain(t *testing.T) {

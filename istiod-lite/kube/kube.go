@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/decode"
@@ -75,7 +76,7 @@ func (s *Source) Run(ctx context.Context) error {
 		f := &follower{
 			kind: kind, scope: s.narrow(kind), client: clients[i], feed: changes, reject: s.Reject,
 			metrics: counts, log: s.Log.With("kind", kind.Kind),
-			known: make(map[model.Name]model.Object), bad: make(map[model.Name]string),
+			known: make(map[model.Name]model.Object), bad: make(map[model.Name]string), uids: make(map[model.Name]types.UID),
 		}
 		group.Go(func() { f.run(ctx) })
 	}
@@ -151,12 +152,17 @@ func newFeed(kinds []decode.Kind) *feed {
 	return f
 }
 
-func (f *feed) add(change model.Change) {
+func (f *feed) add(change model.Change) { f.put(change, change.Object == nil) }
+
+// addAnew takes an object of which another had the name before.
+func (f *feed) addAnew(change model.Change) { f.put(change, true) }
+
+func (f *feed) put(change model.Change, went bool) {
 	f.lock.Lock()
 	if len(f.changes) == 0 {
 		f.since = time.Now()
 	}
-	f.changes[change.Key] = state{went: f.changes[change.Key].went || change.Object == nil, now: change.Object}
+	f.changes[change.Key] = state{went: went || f.changes[change.Key].went, now: change.Object}
 	f.lock.Unlock()
 	f.notify()
 }

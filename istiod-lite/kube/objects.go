@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
@@ -77,23 +78,45 @@ func (f *follower) names() []model.Name {
 // take puts an object's state in force. A state that can't be used is reported, and the one before stays in force; where
 // there is none, one that fails closed takes its place.
 func (f *follower) take(i *item) {
-	switch {
-	case i.Name == "":
+	if i.Name == "" {
 		f.reject(Rejection{Kind: f.kind, Err: i.err})
-	case i.err != nil:
-		f.refuse(i)
-	default:
-		f.put(nameOf(i), i.object)
+		return
+	}
+	name, add := nameOf(i), f.feed.add
+	old, another := f.known[name], f.another(name, i.UID)
+	if another {
+		f.mend(name)
+		delete(f.known, name)
+		add = f.feed.addAnew
+	}
+	if i.err != nil {
+		f.refuse(i, add)
+	} else {
+		f.put(name, i.object, add)
+	}
+	if another && old != nil && f.known[name] == nil {
+		f.feed.add(model.Change{Key: old.Key()})
 	}
 }
 
+// another tells whether it is another object that had the name before, whose end nobody has seen.
+func (f *follower) another(name model.Name, uid types.UID) bool {
+	switch f.kind.Model {
+	case model.KindPod, model.KindNode, model.KindEndpointSlice, model.KindReferenceGrant, model.KindMeshConfig:
+		return false // nothing is written to them
+	}
+	before := f.uids[name]
+	f.uids[name] = uid
+	return before != "" && before != uid
+}
+
 // refuse reports a state that can't be used, once per reason.
-func (f *follower) refuse(i *item) {
+func (f *follower) refuse(i *item, add func(model.Change)) {
 	name := nameOf(i)
 	first := f.known[name] == nil
 	if first && i.closed != nil {
 		f.known[name] = i.closed
-		f.feed.add(model.Change{Key: i.closed.Key(), Object: i.closed})
+		add(model.Change{Key: i.closed.Key(), Object: i.closed})
 	}
 	if f.bad[name] == i.err.Error() {
 		return
@@ -108,7 +131,7 @@ func (f *follower) refuse(i *item) {
 }
 
 // put puts a good state in force. Most changes of objects are about what the mesh doesn't look at; those end here.
-func (f *follower) put(name model.Name, object model.Object) {
+func (f *follower) put(name model.Name, object model.Object, add func(model.Change)) {
 	wasBad := f.bad[name] != ""
 	f.mend(name)
 	old := f.known[name]
@@ -117,12 +140,13 @@ func (f *follower) put(name model.Name, object model.Object) {
 		f.remove(name)
 	case wasBad || old == nil || !reflect.DeepEqual(old, object):
 		f.known[name] = object
-		f.feed.add(model.Change{Key: object.Key(), Object: object})
+		add(model.Change{Key: object.Key(), Object: object})
 	}
 }
 
 // drop takes an object out that isn't there any more.
 func (f *follower) drop(name model.Name) {
+	delete(f.uids, name)
 	f.mend(name)
 	f.remove(name)
 }
