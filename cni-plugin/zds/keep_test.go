@@ -79,7 +79,7 @@ func TestListenersWaitForTheNextProxyButNotForEver(t *testing.T) {
 			t.Error("they aren't kept as long as the proxy is there")
 		}
 		k.gone(first)
-		time.Sleep(orphanTime - time.Second)
+		time.Sleep(25 * time.Second) // a ztunnel that has crashed may be started again as late as that
 		if k.offers() != made.Key() {
 			t.Error("they aren't kept for the next")
 		}
@@ -89,7 +89,7 @@ func TestListenersWaitForTheNextProxyButNotForEver(t *testing.T) {
 			t.Error("they aren't kept although a proxy has taken them over")
 		}
 		k.gone(second)
-		time.Sleep(orphanTime + time.Second)
+		time.Sleep(31 * time.Second) // as docs/capture.md says
 		if k.offers() != "" || k.orphaned.Load() != 1 {
 			t.Errorf("nobody accepts, but %q is kept; orphaned %d times", k.offers(), k.orphaned.Load())
 		}
