@@ -144,7 +144,7 @@ func TestRoomIsFoundAgainAndTold(t *testing.T) {
 // Whoever may write WorkloadEntries, each with labels of its own, and Services that choose all of them, could else fill the memory with who is
 // late where: the product of both.
 func TestWhoIsLateWhereTakesNoMemory(t *testing.T) {
-	const workloads, services, most = 300, 6000, 16 << 20
+	const workloads, services, most = 100, 6000, 16 << 20
 	var changes []Change
 	for i := range workloads {
 		e := &WorkloadEntry{Namespace: "demo", Name: fmt.Sprint("w", i), EntryEndpoint: EntryEndpoint{Labels: tagged(fmt.Sprint("app=a n=", i))}}
