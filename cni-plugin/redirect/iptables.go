@@ -162,6 +162,7 @@ func parseXTables(text string) []xtable {
 		switch {
 		case strings.HasPrefix(line, "*"):
 			now, ours = xtable{name: line[1:], packets: map[string]uint64{}}, false
+		case now.packets == nil: // no table has begun
 		case strings.HasPrefix(line, ":"+prertChain+" "):
 			ours = true
 		case strings.HasPrefix(line, "-A ") && (rank(line) >= 0 || isJump(line)):

@@ -348,8 +348,11 @@ func TestAPolicyThatNeverMadeSenseLetsNobodyIn(t *testing.T) {
 	mended := make(chan struct{})
 	s := run(t, "authorizationpolicies", raw(`{"metadata":{"resourceVersion":"5"},"items":[`+badPolicy+`,{"metadata":7},null]}`),
 		func(w http.ResponseWriter, r *http.Request) {
-			<-mended
-			raw(changed("MODIFIED", goodPolicy("7")))(w, r)
+			select {
+			case <-mended:
+				raw(changed("MODIFIED", goodPolicy("7")))(w, r)
+			case <-r.Context().Done(): // the test has failed
+			}
 		})
 	s.until([]string{"list", "watch 5"}, "p ALLOW 0 rules")
 	close(mended)
