@@ -82,6 +82,15 @@ func (s Spec) NodeGroup(node int) string { return s.Group() + "/" + s.NodeName(n
 // Fabric is the address of what connects the nodes, where the tests are.
 func (s Spec) Fabric() netip.Addr { return netip.AddrFrom4([4]byte{10, 90, byte(s.Number), 1}) }
 
+// Registry is the name of a registry that a cluster's nodes pull images from by HTTP, if somebody serves one in the fabric, on RegistryPort.
+const (
+	Registry     = "registry.test"
+	RegistryPort = 5000
+)
+
+// Registry is where that registry is.
+func (s Spec) Registry() netip.AddrPort { return netip.AddrPortFrom(s.Fabric(), RegistryPort) }
+
 // Address is a node's.
 func (s Spec) Address(node int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 90, byte(s.Number), byte(10 + node)})

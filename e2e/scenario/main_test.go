@@ -75,9 +75,14 @@ func say(line string) { fmt.Println("  " + line) }
 func install() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute) // when Kubernetes has to be built
 	defer cancel()
-	if mesh, err = cluster.Get(ctx, cluster.Config{Nodes: 2, Logs: logs, Say: say}); err != nil {
+	c, err := cluster.Get(ctx, cluster.Config{Nodes: 2, Logs: logs, Say: say})
+	if err != nil {
 		return err
 	}
+	if err := unused(ctx, c); err != nil {
+		return errors.Join(err, c.Down())
+	}
+	mesh = c // which is left without all that is installed from here on
 	if err := load(ctx, cluster.Version); err != nil {
 		return err
 	}
@@ -89,6 +94,15 @@ func install() (err error) {
 		return err
 	}
 	return installApps(ctx)
+}
+
+// unused refuses a cluster that was given with something in it that uninstall would take away, such as a mesh of its owner's.
+func unused(ctx context.Context, c *cluster.Cluster) error {
+	found, err := c.Kubectl(ctx, "", "get", "namespaces", system, "meshed", "plain", "busy", "--ignore-not-found", "-o", "name")
+	if err == nil && found != "" {
+		err = fmt.Errorf("the tests remove these from a cluster, and it has them already: %q", strings.Fields(found))
+	}
+	return err
 }
 
 // load gives the images of a version of the mesh to the nodes, unless they have a registry.
@@ -103,7 +117,7 @@ func load(ctx context.Context, version string) error {
 	return mesh.Load(ctx, images...)
 }
 
-// uninstall removes everything from a cluster that stays.
+// uninstall removes everything from a cluster that stays, but the definitions of kinds, which others may use.
 func uninstall() error {
 	if !mesh.Given() {
 		return nil
@@ -111,7 +125,11 @@ func uninstall() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	_, err := mesh.Kubectl(ctx, apps, "delete", "--ignore-not-found", "-f", "-")
-	return errors.Join(err, uninstallMesh(ctx))
+	errs := []error{err, uninstallMesh(ctx)}
+	_, err = kubectl(ctx, "delete", "namespace", system, "--ignore-not-found")
+	errs = append(errs, err)
+	_, err = kubectl(ctx, "delete", "configmap", "-A", "--field-selector=metadata.name=istio-ca-root-cert")
+	return errors.Join(append(errs, err)...)
 }
 
 //go:embed testdata/apps.yaml

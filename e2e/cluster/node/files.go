@@ -20,6 +20,7 @@ var places = map[string]string{
 	"hosts":           "/etc/hosts",
 	"resolv.conf":     "/etc/resolv.conf",
 	"containerd.toml": "/etc/containerd/config.toml",
+	"registry.toml":   "/etc/containerd/certs.d/" + cluster.Registry + "/hosts.toml",
 	network:           "/etc/cni/net.d/10-pods.conflist",
 	"kubelet.yaml":    "/etc/kubernetes/kubelet.yaml",
 	"kube-proxy.yaml": "/etc/kubernetes/kube-proxy.yaml",
