@@ -9,9 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -33,37 +30,12 @@ func TestMain(m *testing.M) {
 		fmt.Println("a cluster takes root, and minutes for the first time: not with -short")
 		return
 	}
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) (code int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute) // when Kubernetes has to be built
-	defer cancel()
-	err := install(ctx)
-	if mesh != nil {
-		defer func() {
-			if err := mesh.Down(); err != nil {
-				code = complain(err)
-			}
-		}()
-	}
-	if err == nil {
-		code = m.Run()
-	} else {
-		code = complain(err)
-	}
-	if code != 0 && mesh != nil {
-		fmt.Println("what is known of the cluster is in", logs)
-		if err := mesh.Collect(logs); err != nil {
-			complain(err)
-		}
-	}
-	return code
-}
-
-func complain(err error) int {
-	fmt.Fprintln(os.Stderr, err)
-	return 1
+	os.Exit(cluster.Tests(logs, func() (*cluster.Cluster, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute) // when Kubernetes has to be built
+		defer cancel()
+		err := install(ctx)
+		return mesh, err
+	}, m.Run, nil))
 }
 
 func say(line string) { fmt.Println("  " + line) }
@@ -106,27 +78,15 @@ func installMesh(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	charts := exec.CommandContext(ctx, "go", "run", "github.com/tulle-mesh/tulle/deploy/charts", "-version", cluster.Version, "-from", "../../deploy/charts", "-to", dir)
-	if out, err := charts.CombinedOutput(); err != nil {
-		return fmt.Errorf("charts: %w\n%s", err, out)
-	}
-	tool, err := cluster.Tool(ctx, "helm", say)
-	if err != nil {
+	if err := cluster.Package(ctx, cluster.Version, dir); err != nil {
 		return err
 	}
-	for _, part := range [][2]string{{"base", "istio-base"}, {"istiod-lite", "istiod"}, {"cni-plugin", "istio-cni"}, {"ztunnel", "ztunnel"}} {
-		found, err := filepath.Glob(filepath.Join(dir, part[0]+"-*.tgz"))
-		if err != nil || len(found) != 1 {
-			return fmt.Errorf("chart %s: found %q (%w)", part[0], found, err)
-		}
-		cmd := mesh.Command(ctx, filepath.Join(tool, "helm"), "install", part[1], found[0], "-n", "istio-system", "--create-namespace", "--wait", "--timeout", "180s")
-		var out strings.Builder
-		cmd.Stdout, cmd.Stderr = &out, &out
-		if err = mesh.Do(cmd.Start); err == nil {
-			err = cmd.Wait()
-		}
-		if err != nil {
-			return fmt.Errorf("helm install %s: %w: %s", part[1], err, out.String())
+	if _, err := cluster.Tool(ctx, "helm", say); err != nil {
+		return err
+	}
+	for _, part := range cluster.Parts {
+		if err := mesh.Install(ctx, part, "install", dir, "--create-namespace"); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -3,7 +3,6 @@ package scenario
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,13 +17,7 @@ import (
 // soon is how long an installation may take until all of it is ready.
 const soon = time.Minute
 
-const system = "istio-system"
-
-// part is a chart, and the release that its README makes of it.
-type part struct{ chart, release string }
-
-// parts are in the order in which they are installed.
-var parts = []part{{"base", "istio-base"}, {"istiod-lite", "istiod"}, {"cni-plugin", "istio-cni"}, {"ztunnel", "ztunnel"}}
+const system = cluster.System
 
 // took is how long Helm took to install all parts until they were ready.
 var took time.Duration
@@ -36,8 +29,8 @@ func installMesh(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	for _, p := range parts {
-		if err := p.run(ctx, "install", dir, "--create-namespace"); err != nil {
+	for _, p := range cluster.Parts {
+		if err := mesh.Install(ctx, p, "install", dir, "--create-namespace"); err != nil {
 			return err
 		}
 	}
@@ -48,8 +41,8 @@ func installMesh(ctx context.Context) error {
 // uninstallMesh takes the releases away, the last one first.
 func uninstallMesh(ctx context.Context) error {
 	var errs []error
-	for _, p := range slices.Backward(parts) {
-		errs = append(errs, helm(ctx, "uninstall", p.release, "-n", system, "--ignore-not-found", "--wait"))
+	for _, p := range slices.Backward(cluster.Parts) {
+		errs = append(errs, mesh.Helm(ctx, "uninstall", p.Release, "-n", system, "--ignore-not-found", "--wait"))
 	}
 	return errors.Join(errs...)
 }
@@ -60,42 +53,10 @@ func packaged(ctx context.Context, version string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "run", "github.com/tulle-mesh/tulle/deploy/charts", "-version", version, "-from", "../../deploy/charts", "-to", dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("charts: %w\n%s", err, out)
+	if err := cluster.Package(ctx, version, dir); err != nil {
+		return "", err
 	}
 	return dir, nil
-}
-
-// run installs or upgrades a part, from a folder of packages, and waits until it is ready.
-func (p part) run(ctx context.Context, verb, dir string, more ...string) error {
-	found, err := filepath.Glob(filepath.Join(dir, p.chart+"-*.tgz"))
-	if err != nil || len(found) != 1 {
-		return fmt.Errorf("chart %s: found %q in %s (%w)", p.chart, found, dir, err)
-	}
-	args := []string{verb, p.release, found[0], "-n", system, "--wait", "--timeout", "90s"}
-	if mesh.Given() && p.chart != "base" {
-		args = append(args, "--set", "global.hub="+os.Getenv("HUB"), "--set", "global.tag="+os.Getenv("TAG"))
-	}
-	return helm(ctx, append(args, more...)...)
-}
-
-// helm runs Helm as people do.
-func helm(ctx context.Context, args ...string) error {
-	dir, err := cluster.Tool(ctx, "helm", say)
-	if err != nil {
-		return err
-	}
-	cmd := mesh.Command(ctx, append([]string{filepath.Join(dir, "helm")}, args...)...)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err = mesh.Do(cmd.Start); err == nil {
-		err = cmd.Wait()
-	}
-	if err != nil {
-		return fmt.Errorf("helm %s: %w: %s", strings.Join(args, " "), err, out.String())
-	}
-	return nil
 }
 
 func TestHelmInstallsTheMeshWithinAMinute(t *testing.T) {
@@ -103,10 +64,10 @@ func TestHelmInstallsTheMeshWithinAMinute(t *testing.T) {
 	if took > soon {
 		t.Errorf("it took %s until all was ready, want %s at most", took, soon)
 	}
-	for _, p := range parts[1:] {
-		status, err := kubectl(t.Context(), "-n", system, "get", "secret", "-l", "owner=helm,status=deployed,name="+p.release, "-o", "name")
+	for _, p := range cluster.Parts[1:] {
+		status, err := kubectl(t.Context(), "-n", system, "get", "secret", "-l", "owner=helm,status=deployed,name="+p.Release, "-o", "name")
 		if err != nil || status == "" {
-			t.Errorf("release %s isn't deployed: %q %v", p.release, status, err)
+			t.Errorf("release %s isn't deployed: %q %v", p.Release, status, err)
 		}
 	}
 }
@@ -160,8 +121,8 @@ func TestAnUpgradeAndItsRollbackLoseNoRequest(t *testing.T) {
 	before := runs(t)
 	after := strings.Replace(strings.Replace(before, ":"+cluster.Version+" ", ":"+next+" ", 1), " 30", " 20", 1)
 	loseNothing(t, func(ctx context.Context) {
-		for _, p := range parts {
-			if err := p.run(ctx, "upgrade", dir); err != nil {
+		for _, p := range cluster.Parts {
+			if err := mesh.Install(ctx, p, "upgrade", dir); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -170,8 +131,8 @@ func TestAnUpgradeAndItsRollbackLoseNoRequest(t *testing.T) {
 		}
 	})
 	loseNothing(t, func(ctx context.Context) {
-		for _, p := range slices.Backward(parts) {
-			if err := helm(ctx, "rollback", p.release, "-n", system, "--wait", "--timeout", "90s"); err != nil {
+		for _, p := range slices.Backward(cluster.Parts) {
+			if err := mesh.Helm(ctx, "rollback", p.Release, "-n", system, "--wait", "--timeout", "90s"); err != nil {
 				t.Fatal(err)
 			}
 		}

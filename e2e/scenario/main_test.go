@@ -36,37 +36,17 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-func run(m *testing.M) (code int) {
+func run(m *testing.M) int {
 	var err error
 	if work, err = os.MkdirTemp("", "tulle-scenario-"); err != nil {
-		return complain(err)
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	defer os.RemoveAll(work)
-	err = install()
-	if mesh != nil {
-		defer func() {
-			if err := errors.Join(uninstall(), mesh.Down()); err != nil {
-				code = complain(err)
-			}
-		}()
-	}
-	if err == nil {
-		code = m.Run()
-	} else {
-		code = complain(err)
-	}
-	if code != 0 && mesh != nil {
-		fmt.Println("what is known of the cluster is in", logs)
-		if err := mesh.Collect(logs); err != nil {
-			complain(err)
-		}
-	}
-	return code
-}
-
-func complain(err error) int {
-	fmt.Fprintln(os.Stderr, err)
-	return 1
+	return cluster.Tests(logs, func() (*cluster.Cluster, error) {
+		err := install()
+		return mesh, err
+	}, m.Run, uninstall)
 }
 
 func say(line string) { fmt.Println("  " + line) }

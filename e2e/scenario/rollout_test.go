@@ -74,13 +74,13 @@ func TestCertificatesAreReplacedUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ztunnel := parts[len(parts)-1]
+	ztunnel := cluster.Parts[len(cluster.Parts)-1]
 	t.Cleanup(func() {
-		if err := helm(context.Background(), "rollback", ztunnel.release, "-n", system, "--wait", "--timeout", "90s"); err != nil {
+		if err := mesh.Helm(context.Background(), "rollback", ztunnel.Release, "-n", system, "--wait", "--timeout", "90s"); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := ztunnel.run(t.Context(), "upgrade", dir, "--set", "env.SECRET_TTL="+lifetime.String()); err != nil {
+	if err := mesh.Install(t.Context(), ztunnel, "upgrade", dir, "--set", "env.SECRET_TTL="+lifetime.String()); err != nil {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
