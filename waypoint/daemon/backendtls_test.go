@@ -69,6 +69,13 @@ func (m *mesh) secureEcho(host byte, certificate tls.Certificate, http2 bool) *a
 	return &connections
 }
 
+// knowWeb makes a service of HTTP, by its route: of a port of which nothing is known, a busy client that says nothing for half a second is taken for one
+// of another protocol.
+func (m *mesh) knowWeb(name string, protocol workload.AppProtocol, target uint32, host byte) {
+	m.t.Helper()
+	m.know(append(m.service(name, protocol, target, host), httpRoute(name, name, rule("/", name)))...)
+}
+
 // spokenToByTLS says it of a service.
 func spokenToByTLS(service string, by *l7.BackendTLS) *l7.Resource {
 	return &l7.Resource{
@@ -82,9 +89,9 @@ func TestABackendIsSpokenToByTLSAsItLikes(t *testing.T) {
 	m := newMesh(t)
 	certificate, roots := certified(t, "outside.example", time.Now().Add(time.Hour))
 	one, two := m.secureEcho(serverHost, certificate, false), m.secureEcho(serverHost+1, certificate, true)
-	m.know(m.service("one", workload.AppProtocol_UNKNOWN, 8443, serverHost)...)
-	m.know(m.service("two", workload.AppProtocol_UNKNOWN, 8443, serverHost+1)...)
-	m.know(m.service("old", workload.AppProtocol_HTTP11, 8443, serverHost+1)...)
+	m.knowWeb("one", workload.AppProtocol_UNKNOWN, 8443, serverHost)
+	m.knowWeb("two", workload.AppProtocol_UNKNOWN, 8443, serverHost+1)
+	m.knowWeb("old", workload.AppProtocol_HTTP11, 8443, serverHost+1)
 	m.know(m.service("web", workload.AppProtocol_HTTP11, 8080, serverHost)...)
 	by := &l7.BackendTLS{Hostname: "outside.example", Authorities: roots}
 	m.know(spokenToByTLS("one", by), spokenToByTLS("two", by), spokenToByTLS("old", by), httpRoute("web", "web", rule("/one", "one"), rule("/two", "two")))
@@ -112,7 +119,7 @@ func TestManyRequestsAtOnceGoByTLS(t *testing.T) {
 	m := newMesh(t)
 	certificate, roots := certified(t, "outside.example", time.Now().Add(time.Hour))
 	m.secureEcho(serverHost, certificate, false)
-	m.know(m.service("one", workload.AppProtocol_UNKNOWN, 8443, serverHost)...)
+	m.knowWeb("one", workload.AppProtocol_UNKNOWN, 8443, serverHost)
 	m.know(spokenToByTLS("one", &l7.BackendTLS{Hostname: "outside.example", Authorities: roots}))
 	browser := m.browser2(m.caller("shop", "client"))
 	var all sync.WaitGroup
@@ -141,9 +148,9 @@ func TestABackendThatIsNotProvenIsNotSpokenTo(t *testing.T) {
 	m.serve(serverHost, echo("plain"))
 	_, strangers := certified(t, "outside.example", time.Now().Add(time.Hour))
 	good := &l7.BackendTLS{Hostname: "outside.example", Authorities: roots}
-	m.know(m.service("changing", workload.AppProtocol_UNKNOWN, 8443, serverHost)...)
-	m.know(m.service("expired", workload.AppProtocol_UNKNOWN, 8443, serverHost+1)...)
-	m.know(m.service("plain", workload.AppProtocol_UNKNOWN, 8080, serverHost)...)
+	m.knowWeb("changing", workload.AppProtocol_UNKNOWN, 8443, serverHost)
+	m.knowWeb("expired", workload.AppProtocol_UNKNOWN, 8443, serverHost+1)
+	m.knowWeb("plain", workload.AppProtocol_UNKNOWN, 8080, serverHost)
 	m.know(spokenToByTLS("changing", good), spokenToByTLS("plain", good), spokenToByTLS("expired", &l7.BackendTLS{Hostname: "outside.example", Authorities: old}))
 	browser := m.browser(m.caller("shop", "client"))
 	ask := func(service string, status int, logged string) {
@@ -206,7 +213,7 @@ func TestBytesOfAnyKindGoByTLS(t *testing.T) {
 	})
 	t.Cleanup(func() { _ = listener.Close(); serving.Wait() })
 	m.know(m.service("bytes", workload.AppProtocol_TCP, 8443, serverHost)...)
-	m.know(m.service("auto", workload.AppProtocol_UNKNOWN, 8443, serverHost)...)
+	m.know(m.service("auto", workload.AppProtocol_TLS, 8443, serverHost)...)
 	m.know(m.service("broken", workload.AppProtocol_TCP, 8443, serverHost)...)
 	by := &l7.BackendTLS{Hostname: "outside.example", Authorities: roots}
 	m.know(spokenToByTLS("bytes", by), spokenToByTLS("auto", by), spokenToByTLS("broken", &l7.BackendTLS{Hostname: "x.example", Authorities: roots}))
