@@ -18,6 +18,12 @@ type usage struct {
 	memory            uint64 // bytes, resident
 }
 
+// above tells that more is held than can be chance.
+func (u usage) above(was usage) bool {
+	return u.files > was.files+filesSlack || u.goroutines > was.goroutines+goroutinesSlack ||
+		float64(u.memory) > float64(was.memory)*memorySlack+memoryFloor
+}
+
 func (u usage) String() string {
 	return fmt.Sprintf("%d files, %d goroutines, %.1f MB", u.files, u.goroutines, float64(u.memory)/1e6)
 }
