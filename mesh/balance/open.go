@@ -11,8 +11,8 @@ import (
 // openSlots is enough for thousands of endpoints at a time to be told apart.
 const openSlots = 1 << 12
 
-// After connecting to an endpoint has failed it is shunned for a while, then one connection tries it. If nothing bad is heard
-// of that one for longer than connecting may take, the endpoint is as good as any.
+// After connecting to an endpoint has failed it is shunned for a while, then one connection tries it. Once an endpoint was reached it is as
+// good as any, also if nothing is heard of that one for longer than connecting may take.
 const (
 	shunTime  = 5 * time.Second
 	trialTime = 12 * time.Second
@@ -72,6 +72,13 @@ func (o *Open) of(w *state.Workload) (a, b *atomic.Int32) {
 // would be chosen again and again.
 func (o *Open) Failed(w *state.Workload, port uint16) {
 	o.failure(w, port).Store(int64(newFailure(shunTime, false)))
+}
+
+// Reached notes that somebody has connected to a port of the workload, or got an answer there.
+func (o *Open) Reached(w *state.Workload, port uint16) {
+	if noted := o.failure(w, port); noted.Load() != 0 {
+		noted.Store(0)
+	}
 }
 
 // shuns tells whether others are to be preferred.

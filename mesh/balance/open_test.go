@@ -135,6 +135,23 @@ func TestRecoveredEndpointIsTakenBack(t *testing.T) {
 	})
 }
 
+// Once an endpoint was reached, nobody shuns it any more.
+func TestReachedEndpointIsTakenBackAtOnce(t *testing.T) {
+	from := caller(tableOf(t, pod("a", "10.0.0.1"), pod("b", "10.0.0.2"), web()), v4)
+	from.Open = new(balance.Open)
+	a := from.Table.Workload("a")
+	from.Open.Failed(a, 8080)
+	from.Open.Failed(a, 8081)
+	from.Open.Reached(a, 8081) // is another port
+	if got := failing(t, from, 50)["a"]; got != 0 {
+		t.Errorf("it got %d of 50, and was reached by nobody", got)
+	}
+	from.Open.Reached(a, 8080)
+	if got := failing(t, from, 50)["a"]; got < 45 { // both draws may be b
+		t.Errorf("reached, it got %d of 50, want all: the other has many open", got)
+	}
+}
+
 func TestShunningEndpoints(t *testing.T) {
 	for _, test := range []struct {
 		name      string

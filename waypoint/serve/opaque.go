@@ -149,6 +149,7 @@ func (c *connection) connected(server *pipe.Pipe) {
 			return
 		}
 	}
+	cfg.Open.Reached(c.endpoint.Workload, c.endpoint.Addr.Port())
 	metric, workload := cfg.Metrics.Open(c.record()), c.endpoint.Workload
 	cfg.Open.Add(workload, 1)
 	o := &opaque{asked: c.asked, to: route.Destination{Service: c.service(), Port: c.to.Port}, serverName: c.serverName, namespace: c.in.Peer.Namespace(), facts: c.policyFacts, encrypted: c.encrypted, tls: c.tls}

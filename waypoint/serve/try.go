@@ -320,6 +320,7 @@ func (t *try) Respond(res *exchange.Response) {
 		return
 	}
 	t.code = res.Status
+	r.session.handler.cfg.Open.Reached(t.endpoint.Workload, t.endpoint.Addr.Port())
 	t.served(wellDone(res))
 	if r.mayRetry(res.Status, false) {
 		r.try = nil

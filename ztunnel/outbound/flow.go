@@ -61,6 +61,9 @@ func (f *flow) cut(reason error) {
 // relayed notes that a relay has begun.
 func (f *flow) relayed(session *relay.Session) {
 	f.joined = true
+	if f.route.Workload != nil {
+		f.handler.cfg.Open.Reached(f.route.Workload, f.route.target())
+	}
 	f.open()
 	f.metric.Follow(session.Counts)
 	f.entry.OnCut(session.Cut)
