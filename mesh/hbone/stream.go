@@ -12,6 +12,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/identity"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/record"
 	"github.com/tulle-mesh/tulle/mesh/relay"
 )
 
@@ -35,6 +36,7 @@ type Stream struct {
 	// The application, from Join on.
 	app      int // its socket
 	readable bool
+	large    bool // the last read brought much, so the next one asks for as much as may be
 	ending   bool // a read that falls short isn't the last: the application has ended, or sent urgent data
 	failed   bool // it has broken the connection; what it sent before may wait
 	shut     bool // the application got its FIN
@@ -196,7 +198,9 @@ func (s *Stream) consumed(n int) {
 func (s *Stream) endReceived() {
 	if s.remoteEnd && !s.shut && s.app != noSocket && s.backlog.Len() == 0 && s.err == nil {
 		s.shut = true
-		_ = unix.Shutdown(s.app, unix.SHUT_WR) // that the application has gone shows when it is read
+		if !s.localEnd { // else it is closed next
+			_ = unix.Shutdown(s.app, unix.SHUT_WR) // that the application has gone shows when it is read
+		}
 		s.endIfOver()
 	}
 }
@@ -266,6 +270,10 @@ func (s *Stream) sendable() bool {
 	return s.err == nil && s.sendErr == nil && !s.localEnd && s.app != noSocket
 }
 
+// firstRead is how many bytes an application is asked for that sent less than that before: one piece, in a record of its own. The kernel looks
+// at each of many pieces before it knows that it has bytes for the first only.
+const firstRead = record.MaxPlaintext - h2.FrameHeaderLen
+
 // readInto moves what the application has sent into a batch, at most budget bytes. It tells whether there was something.
 func (s *Stream) readInto(b *batch, budget int) bool {
 	if s.user != nil {
@@ -273,6 +281,9 @@ func (s *Stream) readInto(b *batch, budget int) bool {
 	}
 	if !s.readable || !s.sendable() {
 		return false
+	}
+	if !s.large {
+		budget = min(budget, firstRead)
 	}
 	n, all, err := b.receive(s.app, s.t.core, s.id, budget)
 	switch {
@@ -289,6 +300,7 @@ func (s *Stream) readInto(b *batch, budget int) bool {
 		return false
 	}
 	s.session.AddSent(n)
+	s.large = n >= firstRead
 	if s.readable = all || s.ending; s.readable {
 		s.t.core.Ready(s.id)
 	}
