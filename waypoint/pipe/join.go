@@ -40,13 +40,18 @@ func Join(a, b *Pipe, done func(relay.Result)) *relay.Session {
 
 // Receive implements User.
 func (e *end) Receive(p []byte, ended bool) int {
-	to := e.other.pipe
-	n := min(len(p), max(0, maxWaiting-to.Waiting()))
-	e.full = n < len(p)
-	if n > 0 {
-		to.Write(p[:n])
-		e.count(n)
+	to, n := e.other.pipe, 0
+	for n < len(p) {
+		room := maxWaiting - to.Waiting() // a socket may have taken what was written already: then nothing waits, and Sent isn't called for it
+		if room <= 0 {
+			break
+		}
+		piece := p[n:min(len(p), n+room)]
+		to.Write(piece)
+		n += len(piece)
 	}
+	e.full = n < len(p)
+	e.count(n)
 	if ended && !e.full {
 		e.ended = true
 		to.End()

@@ -376,3 +376,28 @@ func TestWriteToAPeerThatHasClosed(t *testing.T) {
 		onloop.Eventually(t, l, "the break", func() bool { return r.broken != nil && released == 1 })
 	}
 }
+
+// eager is a carrier that takes all at once, so that nothing ever waits, as a socket does with large pieces while its peer reads.
+type eager struct{ took, consumed int }
+
+func (e *eager) Consumed(n int) { e.consumed += n }
+func (e *eager) Write(p []byte) { e.took += len(p) }
+func (e *eager) Waiting() int   { return 0 }
+func (e *eager) End()           {}
+func (e *eager) Reset()         {}
+
+func TestNothingIsLeftBehindWhereAllIsTakenAtOnce(t *testing.T) {
+	l := onloop.New(t)
+	from, to := &eager{}, &eager{}
+	const size = 10*maxWaiting + 1
+	onloop.Do(t, l, func() {
+		a, b := Over(l, from), Over(l, to)
+		a.Received(make([]byte, size)) // before anybody is there
+		Join(a, b, func(relay.Result) {})
+	})
+	onloop.Do(t, l, func() {
+		if to.took != size || from.consumed != size {
+			t.Errorf("%d of %d bytes were passed on, %d were said to be", to.took, size, from.consumed)
+		}
+	})
+}
