@@ -97,6 +97,22 @@ func (p porch) call(connection *grpc.ClientConn) call {
 	return c
 }
 
+// crowd opens so many connections, on each of which somebody who says that he is greedy proves himself and stays.
+func (p porch) crowd(n int) {
+	p.t.Helper()
+	for range n {
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "greedy", "yes"), patience)
+		p.t.Cleanup(cancel)
+		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.dial()).DeltaAggregatedResources(ctx)
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
 // mustServe waits until the call is served.
 func (p porch) mustServe(c call) {
 	p.t.Helper()
@@ -231,17 +247,7 @@ func TestAPodThatProvesItselfOnManyConnectionsKeepsNobodyOut(t *testing.T) {
 	}, func(l *limits) { l.connections = maxProven + 4 }))
 	proven := p.call(p.dial())
 	p.mustServe(proven)
-	for range 2 * maxProven {
-		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "greedy", "yes"), patience)
-		defer cancel()
-		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.dial()).DeltaAggregatedResources(ctx)
-		if err == nil {
-			_, err = stream.Recv()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	p.crowd(2 * maxProven)
 	p.mustServe(p.call(p.dial()))
 	select {
 	case err := <-proven.ended:
@@ -263,17 +269,7 @@ func TestAnAccountWithoutAPodThatProvesItselfOnManyConnectionsKeepsNobodyOut(t *
 			p := behind(t, d)
 			node := p.call(p.dial())
 			p.mustServe(node)
-			for range 2 * maxProven {
-				ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "greedy", "yes"), patience)
-				defer cancel()
-				stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.dial()).DeltaAggregatedResources(ctx)
-				if err == nil {
-					_, err = stream.Recv()
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-			}
+			p.crowd(2 * maxProven)
 			d.guests.lock.Lock()
 			if have := len(d.guests.open); have > maxProven+1 {
 				t.Errorf("%d connections are open, want %d at most", have, maxProven+1)
