@@ -53,6 +53,7 @@ func cases() []testCase {
 	all := []testCase{
 		{name: reference, role: roleReverse, path: "/", yaml: none},
 		{name: "HTTP/1.1 codecs alone, plain", role: roleCodecs, path: "/", yaml: none, target: 0.35, of: reference},
+		{name: "bytes alone, plain", role: roleBytes, path: "/", yaml: none, of: reference},
 		{name: "tunnels alone", service: "opaque", path: "/", yaml: opaqueYAML},
 		{name: "HTTP/1.1, everything on", service: "full", path: "/api/v1/items", yaml: func() string { return fullYAML("full") }, target: 0.4, of: reference},
 		{name: "gRPC, everything on", service: "grpc", grpc: true, path: "/shop.Items/Get", yaml: func() string { return fullYAML("grpc") }, target: 0.4, of: reference},

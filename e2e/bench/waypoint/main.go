@@ -44,6 +44,7 @@ const (
 	roleParty    = "party"
 	roleReverse  = "reverse-proxy"
 	roleCodecs   = "codecs"
+	roleBytes    = "bytes"
 
 	// serverVariable is where proxies that aren't waypoints pass requests on to.
 	serverVariable = "TULLE_BENCH_SERVER"
@@ -51,15 +52,12 @@ const (
 
 // play is the whole program in a role. It ends when its standard input does, so that it outlives nobody.
 func play(role string) error {
-	switch role {
-	case roleParty:
+	if role == roleParty {
 		return serveParty()
-	case roleReverse:
+	}
+	if p, ok := plain[role]; ok {
 		go endWithInput()
-		return reverseProxy(os.Getenv(serverVariable))
-	case roleCodecs:
-		go endWithInput()
-		return codecs(os.Getenv(serverVariable))
+		return p.serve(p.port, os.Getenv(serverVariable))
 	}
 	return fmt.Errorf("%s=%s: no such role", roleVariable, role)
 }

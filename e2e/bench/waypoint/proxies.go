@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/mesh/relay"
 	"github.com/tulle-mesh/tulle/mesh/socket"
 	"github.com/tulle-mesh/tulle/mesh/worker"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
@@ -15,18 +17,22 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 )
 
-// The ports of what isn't a waypoint.
-const (
-	reversePort = 8080
-	codecsPort  = 8082
-)
+// plain is what isn't a waypoint: its port, and how it serves there with that server behind it.
+var plain = map[string]struct {
+	port  uint16
+	serve func(port uint16, server string) error
+}{
+	roleReverse: {8080, reverseProxy},
+	roleCodecs:  {8082, codecs},
+	roleBytes:   {8083, passBytes},
+}
 
 // reverseProxy is the reference: net/http passes requests on, and does nothing else. It is tuned as one would.
-func reverseProxy(server string) error {
+func reverseProxy(port uint16, server string) error {
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: server})
 	proxy.Transport = &http.Transport{MaxIdleConns: 1000, MaxIdleConnsPerHost: 1000, DisableCompression: true}
 	proxy.BufferPool = &buffers{sync.Pool{New: func() any { return new([32 << 10]byte) }}}
-	return (&http.Server{Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), reversePort).String(), Handler: proxy}).ListenAndServe()
+	return (&http.Server{Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), port).String(), Handler: proxy}).ListenAndServe()
 }
 
 type buffers struct{ sync.Pool }
@@ -35,7 +41,36 @@ func (b *buffers) Get() []byte  { return b.Pool.Get().(*[32 << 10]byte)[:] }
 func (b *buffers) Put(p []byte) { b.Pool.Put((*[32 << 10]byte)(p)) }
 
 // codecs is the waypoint's HTTP/1.1 from socket to socket, with nothing between.
-func codecs(server string) error {
+func codecs(port uint16, server string) error {
+	return onLoop(port, server, func(w *worker.Worker, to netip.AddrPort) func(fd int) {
+		c := &passing{worker: w, to: to}
+		return func(fd int) {
+			h1.Serve(pipe.OverSocket(w.Loop, fd, nil), h1.ServerConfig{Scheme: "http", Handle: c.handle})
+		}
+	})
+}
+
+// passBytes reads and writes what comes, and looks at none of it: the least that anything costs that isn't in the kernel.
+func passBytes(port uint16, server string) error {
+	return onLoop(port, server, func(w *worker.Worker, to netip.AddrPort) func(fd int) {
+		return func(fd int) {
+			client := pipe.OverSocket(w.Loop, fd, nil)
+			_, err := w.Dial(nil, to, socket.DialConfig{}, func(fd int, err error) {
+				if err != nil {
+					client.Reset()
+					return
+				}
+				pipe.Join(client, pipe.OverSocket(w.Loop, fd, nil), func(relay.Result) {})
+			})
+			if err != nil {
+				client.Reset()
+			}
+		}
+	})
+}
+
+// onLoop hands connections to what serves them, on a loop of the waypoint's.
+func onLoop(port uint16, server string, serve func(w *worker.Worker, to netip.AddrPort) func(fd int)) error {
 	to, err := netip.ParseAddrPort(server)
 	if err != nil {
 		return err
@@ -44,14 +79,12 @@ func codecs(server string) error {
 	if err != nil {
 		return err
 	}
-	c := &passing{worker: workers[0], to: to}
-	addr := netip.AddrPortFrom(netip.IPv4Unspecified(), codecsPort)
-	if doErr := c.worker.Do(func() {
-		err = accept(c.worker.Loop, addr, func(fd int, _, _ netip.AddrPort) {
-			h1.Serve(pipe.OverSocket(c.worker.Loop, fd, nil), h1.ServerConfig{Scheme: "http", Handle: c.handle})
-		})
+	w := workers[0]
+	if doErr := w.Do(func() {
+		take := serve(w, to)
+		err = accept(w.Loop, netip.AddrPortFrom(netip.IPv4Unspecified(), port), func(fd int, _, _ netip.AddrPort) { take(fd) })
 	}); doErr != nil || err != nil {
-		return err
+		return errors.Join(doErr, err)
 	}
 	select {}
 }

@@ -164,12 +164,9 @@ func (b *bench) job(c testCase, w *waypoint) Job {
 		j.Connections, j.Streams = h2Connections, outstanding/h2Connections
 		j.Fields = append(slices.Clone(j.Fields), field{Name: "content-type", Value: grpcType}, field{Name: "te", Value: "trailers"})
 	}
-	switch c.role {
-	case roleReverse:
-		j.To = netip.AddrPortFrom(b.addr(proxyPod), reversePort)
-	case roleCodecs:
-		j.To = netip.AddrPortFrom(b.addr(proxyPod), codecsPort)
-	default:
+	if p, ok := plain[c.role]; ok {
+		j.To = netip.AddrPortFrom(b.addr(proxyPod), p.port)
+	} else {
 		j.To, j.Via, j.Tunnels = b.to(c.service, c.grpc), b.via(w), clientsTunnels
 	}
 	return j
@@ -236,11 +233,8 @@ func (b *bench) referred(name string) bool {
 // sample measures a case once.
 func (b *bench) sample(ctx context.Context, c testCase, w *waypoint) error {
 	measured, by := w.process, w.name
-	switch c.role {
-	case roleReverse:
-		measured, by = b.reverse, ""
-	case roleCodecs:
-		measured, by = b.codecs, ""
+	if p, ok := b.proxies[c.role]; ok {
+		measured, by = p, ""
 	}
 	b.trim(w)
 	return b.during(b.job(c, w), func() error {

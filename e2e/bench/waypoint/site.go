@@ -35,8 +35,7 @@ type site struct {
 	self, istiod   string // programs
 	cluster        *demo.Cluster
 	client, server *remote
-	reverse        *process
-	codecs         *process
+	proxies        map[string]*process // by role
 	waypoints      []*waypoint
 }
 
@@ -138,9 +137,10 @@ func (s *site) furnish() (err error) {
 		return err
 	}
 	server := "http://" + netip.AddrPortFrom(s.addr("server"), httpPort).String()
-	for role, process := range map[string]**process{roleReverse: &s.reverse, roleCodecs: &s.codecs} {
+	s.proxies = map[string]*process{}
+	for role := range plain {
 		env := []string{roleVariable + "=" + role, serverVariable + "=" + server[len("http://"):]}
-		if *process, err = s.start(proxyPod, role, measuredCore, s.self, env); err != nil {
+		if s.proxies[role], err = s.start(proxyPod, role, measuredCore, s.self, env); err != nil {
 			return err
 		}
 	}
@@ -222,8 +222,9 @@ func (s *site) down() error {
 	for _, w := range s.waypoints {
 		w.process.stop()
 	}
-	s.reverse.stop()
-	s.codecs.stop()
+	for _, p := range s.proxies {
+		p.stop()
+	}
 	for _, r := range []*remote{s.client, s.server} {
 		if r != nil {
 			r.stop()
