@@ -59,6 +59,9 @@ func (t *tunnel) receive() {
 	}
 	t.endIfDrained()
 	t.flush()
+	if len(t.ends) > 0 {
+		t.loop.Output(&t.last)
+	}
 }
 
 // keepPartial keeps the beginning of a record. Its space stays while there is much to receive, as then there soon is another.
@@ -113,6 +116,16 @@ func (t *tunnel) deliverAll() {
 		s.writePieces()
 	}
 	t.touched = t.touched[:0]
+}
+
+// passEnds tells applications that their peers have ended. That comes last in a turn, since nobody waits for it as for the answer to the next
+// CONNECT, which the same peer often asks at once: it costs as much as sending that.
+func (t *tunnel) passEnds() {
+	for i, s := range t.ends {
+		t.ends[i] = nil
+		s.endReceived()
+	}
+	t.ends = t.ends[:0]
 }
 
 // broken ends what comes from the peer.

@@ -153,7 +153,9 @@ func (s *Stream) writePieces() {
 		}
 	}
 	s.keepPlaces()
-	s.endReceived()
+	if s.remoteEnd {
+		s.t.ends = append(s.t.ends, s)
+	}
 }
 
 // keepPieces is how many places for pieces a stream keeps for its next turn in any case.

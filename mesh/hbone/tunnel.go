@@ -63,6 +63,7 @@ type tunnel struct {
 
 	streams  map[uint32]*Stream
 	touched  []*Stream // that got data in this turn
+	ends     []*Stream // whose peers have ended in this turn
 	single   bool      // ends with its first stream
 	draining bool      // ends when the last stream does
 	err      error     // why the tunnel is dead, nil while it lives
@@ -70,6 +71,7 @@ type tunnel struct {
 
 	// How bytes move; driver.go.
 	in, out  loop.Task
+	last     loop.Task // passes ends on, after what is sent
 	partial  []byte // the beginning of a record
 	unsent   []byte // sealed bytes that the socket didn't take
 	held     []byte // the loop's buffer that unsent is part of, or nil
@@ -103,7 +105,7 @@ func newTunnel(cfg tunnelConfig, fd int, with shaken) *tunnel {
 		core: h2.New(limits), streams: make(map[uint32]*Stream), partial: with.early,
 		born: now, idleSince: now, pingTime: now.Add(pingInterval),
 	}
-	t.in.Run, t.out.Run, t.clock.Run = t.receive, t.send, t.tick
+	t.in.Run, t.out.Run, t.last.Run, t.clock.Run = t.receive, t.send, t.passEnds, t.tick
 	if err := t.loop.Watch(fd, t); err != nil {
 		t.broken(err)
 	}
