@@ -39,6 +39,7 @@ type Stream struct {
 	large    bool // the last read brought much, so the next one asks for as much as may be
 	ending   bool // a read that falls short isn't the last: the application has ended, or sent urgent data
 	failed   bool // it has broken the connection; what it sent before may wait
+	tight    bool // it has had to be waited for once, so its socket tells when it takes more
 	shut     bool // the application got its FIN
 	session  *relay.Session
 	done     func(relay.Result)
@@ -138,6 +139,7 @@ func (s *Stream) writePieces() {
 	for len(left) > 0 && s.err == nil {
 		n, err := loop.WriteVector(s.app, left[:min(len(left), loop.MaxVectors)])
 		if err == unix.EAGAIN {
+			s.awaitRoom()
 			break
 		}
 		if err != nil {
@@ -177,6 +179,7 @@ func (s *Stream) pour() {
 		var vectors [16]unix.Iovec
 		n, err := loop.WriteVector(s.app, s.backlog.Vectors(vectors[:0]))
 		if err == unix.EAGAIN {
+			s.awaitRoom()
 			break
 		}
 		if err != nil {
@@ -187,6 +190,17 @@ func (s *Stream) pour() {
 		s.consumed(n)
 	}
 	s.endReceived()
+}
+
+// awaitRoom has the application's socket tell when it takes more.
+func (s *Stream) awaitRoom() {
+	if s.tight {
+		return
+	}
+	s.tight = true
+	if err := s.t.loop.WatchOutput(s.app); err != nil {
+		s.abort(err, h2.InternalError)
+	}
 }
 
 // consumed counts what the application got, and lets the peer send as much more.
@@ -217,11 +231,14 @@ func (s *Stream) Join(app int, done func(relay.Result)) *relay.Session {
 	})
 	err := s.err
 	if err == nil {
-		err = s.t.loop.Watch(app, s)
+		err = s.t.loop.WatchInput(app, s)
 	}
-	if err != nil || s.remoteEnd {
+	if err != nil || s.remoteEnd || s.backlog.Len() > 0 {
 		_ = s.t.loop.Post(func() { s.begin(err) }) // fails only when the loop and all on it has ended
-	} // else the socket shows that it is writable, and takes what came before
+	}
+	if s.t.role == h2.Client {
+		s.heed() // most applications have spoken by now, which the socket would tell in the next turn
+	}
 	return s.session
 }
 
@@ -242,24 +259,29 @@ func (s *Stream) Ready(events loop.Events) {
 		return
 	}
 	if events.Has(loop.Readable | loop.PeerEnd | loop.Broken) {
-		s.readable = true
 		s.ending = s.ending || events.Has(loop.PeerEnd|loop.Broken|loop.Urgent)
 		s.failed = s.failed || events.Has(loop.Failed)
-		if s.sendable() {
-			s.t.core.Ready(s.id)
-			s.t.flush()
-			s.heedFailure()
-		}
+		s.heed()
+		s.heedFailure()
 	}
 	if events.Has(loop.Writable|loop.Broken) && s.backlog.Len() > 0 {
 		s.pour()
 	}
 }
 
+// heed has the application's socket read when there is room for what it sends.
+func (s *Stream) heed() {
+	s.readable = true
+	if s.sendable() {
+		s.t.core.Ready(s.id)
+		s.t.flush()
+	}
+}
+
 // heedFailure ends a stream whose application has broken its connection while the peer takes no more: the rest of what it sent
 // may have to wait for ever.
 func (s *Stream) heedFailure() {
-	if !s.failed || !s.t.core.Stalled(s.id) {
+	if !s.failed || !s.sendable() || !s.t.core.Stalled(s.id) {
 		return
 	}
 	s.failed = false

@@ -72,17 +72,17 @@ type tunnel struct {
 	// How bytes move; driver.go.
 	in, out  loop.Task
 	last     loop.Task // passes ends on, after what is sent
-	partial  []byte // the beginning of a record
-	unsent   []byte // sealed bytes that the socket didn't take
-	held     []byte // the loop's buffer that unsent is part of, or nil
-	blocked  bool   // the socket takes no more for now
-	ending   bool   // a read that falls short isn't the last: the peer has ended, or sent urgent data
-	said     bool   // the last record is made: an alert
-	deaf     bool   // the peer sends no more
-	mute     bool   // we send no more
-	closed   bool   // the socket is closed
-	gone     bool   // ended was called
-	writeErr error  // why nothing can be sent, while it isn't the end yet
+	partial  []byte    // the beginning of a record
+	unsent   []byte    // sealed bytes that the socket didn't take
+	held     []byte    // the loop's buffer that unsent is part of, or nil
+	blocked  bool      // the socket takes no more for now
+	ending   bool      // a read that falls short isn't the last: the peer has ended, or sent urgent data
+	said     bool      // the last record is made: an alert
+	deaf     bool      // the peer sends no more
+	mute     bool      // we send no more
+	closed   bool      // the socket is closed
+	gone     bool      // ended was called
+	writeErr error     // why nothing can be sent, while it isn't the end yet
 
 	clock     loop.Timer
 	born      time.Time
@@ -282,7 +282,9 @@ func (t *tunnel) forget(s *Stream) {
 		t.idleSince = t.loop.Now()
 		t.schedule()
 	}
-	t.flush() // a drained or dead tunnel ends there
+	if t.draining || t.err != nil || t.writeErr != nil {
+		t.flush() // it ends there
+	}
 }
 
 // schedule sets the clock to what is due next.

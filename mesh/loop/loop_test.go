@@ -493,3 +493,28 @@ func TestVectors(t *testing.T) {
 		t.Errorf("ReadVector of nothing = %v", err)
 	}
 }
+
+func TestWhoWatchesInputHearsOfRoomOnlyOnceItAsks(t *testing.T) {
+	l := newManual(t)
+	a, b := socketPair(t)
+	defer unix.Close(a)
+	defer unix.Close(b)
+	var heard []Events
+	if err := l.WatchInput(a, ready(func(events Events) { heard = append(heard, events) })); err != nil {
+		t.Fatal(err)
+	}
+	l.Turn()
+	write(t, b, "x")
+	l.Turn()
+	if err := l.WatchOutput(a); err != nil {
+		t.Fatal(err)
+	}
+	l.Turn()
+	if want := []Events{Readable, Readable | Writable}; !slices.Equal(heard, want) {
+		t.Errorf("heard %v, want %v", heard, want)
+	}
+	l.Forget(a)
+	if err := l.WatchOutput(a); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a socket that isn't watched: %v", err)
+	}
+}

@@ -46,11 +46,21 @@ func Failure(fd int) error {
 	return nil
 }
 
+// What is heard of a socket, and what else by Watch.
+const (
+	inputs = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
+	all    = inputs | unix.EPOLLOUT
+)
+
 // Watch has h hear of fd from now on: of every change, at first of what it is ready for already. The loop doesn't own the
 // descriptor.
-func (l *Loop) Watch(fd int, h Handler) error {
-	return l.poll.add(fd, h, unix.EPOLLIN|unix.EPOLLPRI|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET)
-}
+func (l *Loop) Watch(fd int, h Handler) error { return l.poll.add(fd, h, all) }
+
+// WatchInput is Watch without Writable, so that a socket with nothing to tell costs no event: most never have to wait for room.
+func (l *Loop) WatchInput(fd int, h Handler) error { return l.poll.add(fd, h, inputs) }
+
+// WatchOutput adds Writable to what the handler of WatchInput hears, at first if it is so already.
+func (l *Loop) WatchOutput(fd int) error { return l.poll.modify(fd, all) }
 
 // WatchListener has h hear of a listening socket that several loops watch: in each turn in which connections wait there, one
 // of the loops that are free hears of it.
@@ -121,6 +131,13 @@ func (p *poller) add(fd int, h Handler, events uint32) error {
 	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd), Pad: w.generation}); err != nil {
 		w.handler = nil
 		return fmt.Errorf("watch a socket: epoll_ctl: %w", err)
+	}
+	return nil
+}
+
+func (p *poller) modify(fd int, events uint32) error {
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd), Pad: p.watched[fd].generation}); err != nil {
+		return fmt.Errorf("watch a socket for room: epoll_ctl: %w", err)
 	}
 	return nil
 }
