@@ -39,12 +39,15 @@ type Config struct {
 	Keep   bool         // it stays when this process ends, until somebody takes it down by its name
 	Logs   string       // folder for everything that is known, when it doesn't come up; "" for nowhere
 	Say    func(string) // is told what takes long; nil for nobody
+
+	Images func(context.Context) (archives []string, err error) // are made while it comes up, and given to every node; nil for none
 }
 
 // Cluster is a running one.
 type Cluster struct {
-	spec   Spec // none of one that was given
-	given  bool // by a kubeconfig; nothing of it is ours
+	spec   Spec     // none of one that was given
+	given  bool     // by a kubeconfig; nothing of it is ours
+	others []string // the nodes of one that was given
 	fabric *wire.Netns
 	nodes  map[int]*exec.Cmd // those that this process has started
 	unlock func()            // that it is ours; nil if nobody's
@@ -77,7 +80,7 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.up(ctx); err != nil {
+	if err := c.upWith(ctx, config.Images); err != nil {
 		err = fmt.Errorf("cluster %s: %w", spec.Name, err)
 		if config.Logs != "" {
 			err = errors.Join(err, c.Collect(config.Logs))
@@ -101,8 +104,32 @@ func able() error {
 	return err
 }
 
+// upWith brings the cluster up while images are made: the one waits more than it works.
+func (c *Cluster) upWith(ctx context.Context, images func(context.Context) ([]string, error)) error {
+	if images == nil {
+		return c.up(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var archives []string
+	made := make(chan error, 1)
+	go func() {
+		var err error
+		archives, err = images(ctx)
+		made <- err
+	}()
+	err := c.up(ctx)
+	if err != nil {
+		cancel()
+	}
+	if err := errors.Join(err, <-made); err != nil {
+		return err
+	}
+	return c.Load(ctx, archives...)
+}
+
 func (c *Cluster) up(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute) // a matter of seconds, unless other work is done on the machine
 	defer cancel()
 	if err := roomForWatches(); err != nil {
 		return err
@@ -110,7 +137,7 @@ func (c *Cluster) up(ctx context.Context) error {
 	if err := c.spec.writeKeys(); err != nil {
 		return err
 	}
-	if err := build(ctx, c.program(), "e2e/cluster/command", Version); err != nil {
+	if err := build(ctx, c.program(), Version, "e2e/cluster/command"); err != nil {
 		return err
 	}
 	var err error
@@ -163,10 +190,13 @@ func (c *Cluster) program() string { return filepath.Join(c.spec.Dir, "tulle-nod
 
 const module = "github.com/tulle-mesh/tulle/"
 
-// build compiles one of the project's programs, which says that it is of a version.
-func build(ctx context.Context, to, path, version string, flags ...string) error {
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + version, "-o", to}, flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, module+path)...)
+// build compiles programs of the project, which say that they are of a version, into a folder; or one into a file.
+func build(ctx context.Context, to, version string, paths ...string) error {
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags=grpcnotrace", "-ldflags=-s -w -X main.version=" + version, "-o", to}
+	for _, path := range paths {
+		args = append(args, module+path)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	return run(cmd)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -26,8 +27,36 @@ func Get(ctx context.Context, config Config) (*Cluster, error) {
 		return nil, fmt.Errorf("for the cluster of KUBECONFIG: %w", err)
 	}
 	c := &Cluster{given: true}
-	_, err := c.Kubectl(ctx, "", "get", "--raw", "/readyz")
-	return c, err
+	out, err := c.Kubectl(ctx, "", "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")
+	if err != nil {
+		return nil, err
+	}
+	if c.others = strings.Fields(out); len(c.others) < config.Nodes {
+		return nil, fmt.Errorf("the cluster of KUBECONFIG has the nodes %q, the tests need %d", c.others, config.Nodes)
+	}
+	return c, nil
+}
+
+// Nodes are the names of the cluster's nodes.
+func (c *Cluster) Nodes() []string {
+	if c.given {
+		return c.others
+	}
+	var names []string
+	for node := range c.each() {
+		names = append(names, c.spec.NodeName(node))
+	}
+	return names
+}
+
+// Unused refuses a cluster that was given with some of the namespaces in it, which the tests would take away, or with a mesh of its owner's.
+func (c *Cluster) Unused(ctx context.Context, namespaces ...string) error {
+	args := append([]string{"get", "namespaces", "--ignore-not-found", "-o", "name", System}, namespaces...)
+	found, err := c.Kubectl(ctx, "", args...)
+	if err == nil && found != "" {
+		err = fmt.Errorf("the tests remove these from a cluster, and it has them already: %q", strings.Fields(found))
+	}
+	return err
 }
 
 // Given tells that the cluster isn't ours: its nodes can't be stopped.

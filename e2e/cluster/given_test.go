@@ -24,10 +24,18 @@ const (
 	tag    = "given"
 )
 
-// elsewhere are tests of the mesh that every image takes part in.
-var elsewhere = []string{
-	"TestHelmInstallsTheMeshWithinAMinute", "TestMeshedPodsOnTwoNodesTalkThroughTunnelsByTheirIdentities", "TestAPolicyLetsInWhomItNames",
-	"TestWorkloadsOfAllKinds", "TestBookinfoTalksThroughTunnelsAlone", "TestAServiceGetsAndLosesItsWaypointUnderLoad", "TestReplacingZtunnelLosesNoRequest",
+// elsewhere are tests of the mesh that every image takes part in, by their packages.
+var elsewhere = []struct {
+	folder string
+	tests  []string
+}{
+	{"../scenario", []string{
+		"TestHelmInstallsTheMeshWithinAMinute", "TestMeshedPodsOnTwoNodesTalkThroughTunnelsByTheirIdentities", "TestAPolicyLetsInWhomItNames",
+		"TestWorkloadsOfAllKinds", "TestBookinfoTalksThroughTunnelsAlone", "TestReplacingZtunnelLosesNoRequest",
+	}},
+	{"../l7", []string{
+		"TestServices", "TestServerRouting", "TestAuthorizationL7", "TestSecureMetrics", "TestOutboundPolicyAllowAny",
+	}},
 }
 
 // A cluster of ours stands for another one: the tests know no more of it than a kubeconfig, and its nodes have none of the images.
@@ -46,19 +54,21 @@ func TestTestsOfTheMeshRunOnAClusterThatIsGivenAndLeaveNothingThere(t *testing.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	app, err := cluster.TestImage(ctx)
+	tests, err := cluster.TestImages(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	images := serve(t, c, append(archives, app)...)
+	images := serve(t, c, append(archives, tests...)...)
 	before := c.inventory(t)
-	out, err := c.test(ctx, "-timeout=9m", "-run=^("+strings.Join(elsewhere, "|")+")$", "../scenario")
-	if err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-	for _, name := range elsewhere {
-		if !strings.Contains(out, "--- PASS: "+name+" ") {
-			t.Errorf("%s hasn't passed", name)
+	for _, p := range elsewhere {
+		out, err := c.test(ctx, "-timeout=9m", "-run=^("+strings.Join(p.tests, "|")+")$", p.folder)
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		for _, name := range p.tests {
+			if !strings.Contains(out, "--- PASS: "+name+" ") {
+				t.Errorf("%s of %s hasn't passed", name, p.folder)
+			}
 		}
 	}
 	for name := range images.tagged {

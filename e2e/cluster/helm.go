@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -39,6 +40,29 @@ func (c *Cluster) Install(ctx context.Context, p Part, verb, dir string, more ..
 		args = append(args, "--set", "global.hub="+os.Getenv("HUB"), "--set", "global.tag="+os.Getenv("TAG"))
 	}
 	return c.Helm(ctx, append(args, more...)...)
+}
+
+// InstallMesh installs all parts from a folder of packages, as docs/install.md says.
+func (c *Cluster) InstallMesh(ctx context.Context, dir string) error {
+	for _, p := range Parts {
+		if err := c.Install(ctx, p, "install", dir, "--create-namespace"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// UninstallMesh takes all parts away, the last one first, and what they leave in other namespaces; but not the definitions of kinds, which
+// others may use.
+func (c *Cluster) UninstallMesh(ctx context.Context) error {
+	var errs []error
+	for _, p := range slices.Backward(Parts) {
+		errs = append(errs, c.Helm(ctx, "uninstall", p.Release, "-n", System, "--ignore-not-found", "--wait"))
+	}
+	_, err := c.Kubectl(ctx, "", "delete", "namespace", System, "--ignore-not-found")
+	errs = append(errs, err)
+	_, err = c.Kubectl(ctx, "", "delete", "configmap", "-A", "--field-selector=metadata.name=istio-ca-root-cert")
+	return errors.Join(append(errs, err)...)
 }
 
 // Helm runs Helm as people do. It has to be built already, or is without a word.

@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
 	"github.com/tulle-mesh/tulle/deploy/image"
@@ -28,6 +30,19 @@ func TestImage(ctx context.Context) (archive string, err error) {
 	return ProgramImage(ctx, "e2e/cluster/app")
 }
 
+// EchoProgram is what the tests of requests ask, and ask with.
+const EchoProgram = "e2e/conformance/echo"
+
+// TestImages makes all images that tests run beside those of the mesh, for a registry, and returns their archives.
+func TestImages(ctx context.Context) (archives []string, err error) {
+	app, err := TestImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	echo, err := ProgramImage(ctx, EchoProgram)
+	return []string{app, echo}, err
+}
+
 // ProgramImage makes the image of a program of the project that needs nothing else, and returns its archive.
 func ProgramImage(ctx context.Context, path string) (archive string, err error) {
 	built, err := os.MkdirTemp("", "tulle-images-")
@@ -36,7 +51,7 @@ func ProgramImage(ctx context.Context, path string) (archive string, err error) 
 	}
 	defer os.RemoveAll(built)
 	program := filepath.Join(built, filepath.Base(path))
-	if err := build(ctx, program, path, Version); err != nil {
+	if err := build(ctx, program, Version, path); err != nil {
 		return "", err
 	}
 	return ImageOf(ctx, program)
@@ -71,12 +86,15 @@ func Images(ctx context.Context, version string, say func(string)) ([]string, er
 	defer os.RemoveAll(built)
 	hash := sha256.New()
 	fmt.Fprintln(hash, version)
+	programs := filepath.Join(built, "linux-"+runtime.GOARCH)
+	if err := os.Mkdir(programs, 0o755); err != nil {
+		return nil, err
+	}
+	if err := build(ctx, programs, version, components...); err != nil {
+		return nil, err
+	}
 	for _, path := range components {
-		program := filepath.Join(built, "linux-"+runtime.GOARCH, filepath.Base(path))
-		if err := build(ctx, program, path, version, "-tags=grpcnotrace"); err != nil {
-			return nil, err
-		}
-		content, err := os.ReadFile(program)
+		content, err := os.ReadFile(filepath.Join(programs, filepath.Base(path)))
 		if err != nil {
 			return nil, err
 		}
@@ -98,6 +116,16 @@ func (c *Cluster) Image(name string) string {
 		return os.Getenv("HUB") + "/" + name + ":" + os.Getenv("TAG")
 	}
 	return Image(name)
+}
+
+// ownImage matches the names that images have in a cluster of this machine.
+var ownImage = regexp.MustCompile(regexp.QuoteMeta(hub) + "([a-z-]+):" + regexp.QuoteMeta(Version))
+
+// Filled puts the cluster's own names into objects: FIRST and SECOND stand for its nodes, and images have the names of this machine's clusters.
+func (c *Cluster) Filled(text string) string {
+	nodes := c.Nodes()
+	text = strings.NewReplacer("FIRST", nodes[0], "SECOND", nodes[min(1, len(nodes)-1)]).Replace(text)
+	return ownImage.ReplaceAllStringFunc(text, func(found string) string { return c.Image(ownImage.FindStringSubmatch(found)[1]) })
 }
 
 // Load gives archives of images to every node. One that was given gets its images from its registry.

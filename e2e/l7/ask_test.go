@@ -21,19 +21,15 @@ func kubectl(ctx context.Context, args ...string) (string, error) {
 
 // apply gives objects to the cluster; FIRST and SECOND stand for its nodes.
 func apply(ctx context.Context, text string) error {
-	_, err := mesh.Kubectl(ctx, filled(text), "apply", "--server-side", "-f", "-")
+	_, err := mesh.Kubectl(ctx, mesh.Filled(text), "apply", "--server-side", "-f", "-")
 	return err
-}
-
-func filled(text string) string {
-	return strings.NewReplacer("FIRST", "n1", "SECOND", "n2").Replace(text)
 }
 
 // with gives objects to the cluster for the time of a test.
 func with(t *testing.T, text string) {
 	t.Helper()
 	t.Cleanup(func() {
-		if _, err := mesh.Kubectl(context.Background(), filled(text), "delete", "--ignore-not-found", "--timeout=60s", "-f", "-"); err != nil {
+		if _, err := mesh.Kubectl(context.Background(), mesh.Filled(text), "delete", "--ignore-not-found", "--timeout=60s", "-f", "-"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,4 +1,4 @@
-// Package l7 tests what Istio's own tests of ambient mode ask of a waypoint, by their names: on a real Kubernetes of two nodes (e2e/cluster), with the mesh as
+// Package l7 tests what Istio's own tests of ambient mode ask of a waypoint, by their names: on a real Kubernetes of two nodes (e2e/cluster), or on one that is given, with the mesh as
 // Helm installs it. A request that should pass the waypoint is only taken for one that does if the waypoint has counted it.
 package l7
 
@@ -24,6 +24,9 @@ var mesh *cluster.Cluster
 //go:embed testdata/apps.yaml
 var apps string
 
+// namespaces are those of the apps.
+var namespaces = []string{"shop", "elsewhere", "plain"}
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if testing.Short() {
@@ -35,27 +38,21 @@ func TestMain(m *testing.M) {
 		defer cancel()
 		err := install(ctx)
 		return mesh, err
-	}, m.Run, nil))
+	}, m.Run, uninstall))
 }
 
 func say(line string) { fmt.Println("  " + line) }
 
 // install makes a cluster, the mesh on it, and the apps with their waypoints.
-func install(ctx context.Context) (err error) {
-	if mesh, err = cluster.Up(ctx, cluster.Config{Nodes: 2, Logs: logs, Say: say}); err != nil {
-		return err
-	}
-	images, err := cluster.Images(ctx, cluster.Version, say)
+func install(ctx context.Context) error {
+	c, err := cluster.Get(ctx, cluster.Config{Nodes: 2, Logs: logs, Say: say, Images: images})
 	if err != nil {
 		return err
 	}
-	echo, err := cluster.ProgramImage(ctx, "e2e/conformance/echo")
-	if err != nil {
-		return err
+	if err := c.Unused(ctx, namespaces...); err != nil {
+		return errors.Join(err, c.Down())
 	}
-	if err := mesh.Load(ctx, append(images, echo)...); err != nil {
-		return err
-	}
+	mesh = c // which is left without all that is installed from here on
 	if err := installMesh(ctx); err != nil {
 		return err
 	}
@@ -63,7 +60,7 @@ func install(ctx context.Context) (err error) {
 		return err
 	}
 	var errs []error
-	for _, namespace := range []string{"shop", "elsewhere", "plain"} {
+	for _, namespace := range namespaces {
 		_, err := kubectl(ctx, "-n", namespace, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s")
 		errs = append(errs, err)
 	}
@@ -71,7 +68,28 @@ func install(ctx context.Context) (err error) {
 	return errors.Join(append(errs, err)...)
 }
 
-// installMesh installs the charts as docs/install.md says.
+// images are those of the mesh, and of what asks and is asked.
+func images(ctx context.Context) ([]string, error) {
+	archives, err := cluster.Images(ctx, cluster.Version, say)
+	if err != nil {
+		return nil, err
+	}
+	echo, err := cluster.ProgramImage(ctx, cluster.EchoProgram)
+	return append(archives, echo), err
+}
+
+// uninstall removes everything from a cluster that stays.
+func uninstall() error {
+	if !mesh.Given() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	_, err := mesh.Kubectl(ctx, apps, "delete", "--ignore-not-found", "-f", "-")
+	return errors.Join(err, mesh.UninstallMesh(ctx))
+}
+
+// installMesh installs the charts.
 func installMesh(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "tulle-l7-")
 	if err != nil {
@@ -84,10 +102,5 @@ func installMesh(ctx context.Context) error {
 	if _, err := cluster.Tool(ctx, "helm", say); err != nil {
 		return err
 	}
-	for _, part := range cluster.Parts {
-		if err := mesh.Install(ctx, part, "install", dir, "--create-namespace"); err != nil {
-			return err
-		}
-	}
-	return nil
+	return mesh.InstallMesh(ctx, dir)
 }

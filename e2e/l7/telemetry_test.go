@@ -60,7 +60,7 @@ func TestL4Telemetry(t *testing.T) {
 
 // Metrics of ztunnel are scraped through a tunnel by a client of the mesh.
 func TestSecureMetrics(t *testing.T) {
-	ip := must(t, "-n", "istio-system", "get", "pods", "-l", "app=ztunnel", "--field-selector=spec.nodeName=n2", "-o", "jsonpath={.items[0].status.podIP}")
+	ip := must(t, "-n", "istio-system", "get", "pods", "-l", "app=ztunnel", "--field-selector=spec.nodeName="+mesh.Nodes()[1], "-o", "jsonpath={.items[0].status.podIP}")
 	if answer := client.gets(t, 200, "http://"+ip+":15020/metrics"); !strings.Contains(answer.text, "istio_build") {
 		t.Errorf("answered %.300s", answer.text)
 	}

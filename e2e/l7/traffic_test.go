@@ -148,7 +148,7 @@ func TestCrossNamespaceWaypoint(t *testing.T) {
 
 // What the mesh doesn't know is none of its business.
 func TestOutboundPolicyAllowAny(t *testing.T) {
-	node := must(t, "get", "node", "n2", "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
+	node := must(t, "get", "node", mesh.Nodes()[1], "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
 	client.gets(t, 200, "http://"+node+":10256/healthz") // of its kube-proxy
 }
 

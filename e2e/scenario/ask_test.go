@@ -6,27 +6,16 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tulle-mesh/tulle/cli/demo"
-	"github.com/tulle-mesh/tulle/e2e/cluster"
 )
 
-// ownImage matches the names that images have in a cluster of this machine.
-var ownImage = regexp.MustCompile(strings.Replace(regexp.QuoteMeta(cluster.Image("NAME")), "NAME", "([a-z-]+)", 1))
-
-// filled puts the cluster's own names into objects: FIRST and SECOND stand for its nodes.
-func filled(text string) string {
-	text = strings.NewReplacer("FIRST", nodes[0], "SECOND", nodes[1]).Replace(text)
-	return ownImage.ReplaceAllStringFunc(text, func(found string) string { return mesh.Image(ownImage.FindStringSubmatch(found)[1]) })
-}
-
-// apply gives objects to the cluster.
+// apply gives objects to the cluster; FIRST and SECOND stand for its nodes.
 func apply(ctx context.Context, text string) error {
-	_, err := mesh.Kubectl(ctx, filled(text), "apply", "--server-side", "-f", "-")
+	_, err := mesh.Kubectl(ctx, mesh.Filled(text), "apply", "--server-side", "-f", "-")
 	return err
 }
 
@@ -34,7 +23,7 @@ func apply(ctx context.Context, text string) error {
 func with(t *testing.T, text string) {
 	t.Helper()
 	t.Cleanup(func() {
-		if _, err := mesh.Kubectl(context.Background(), filled(text), "delete", "--ignore-not-found", "--timeout=60s", "-f", "-"); err != nil {
+		if _, err := mesh.Kubectl(context.Background(), mesh.Filled(text), "delete", "--ignore-not-found", "--timeout=60s", "-f", "-"); err != nil {
 			t.Error(err)
 		}
 	})

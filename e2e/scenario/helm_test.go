@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,29 +21,16 @@ const system = cluster.System
 // took is how long Helm took to install all parts until they were ready.
 var took time.Duration
 
-// installMesh installs the charts as docs/install.md says.
+// installMesh installs the charts.
 func installMesh(ctx context.Context) error {
 	dir, err := packaged(ctx, cluster.Version)
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	for _, p := range cluster.Parts {
-		if err := mesh.Install(ctx, p, "install", dir, "--create-namespace"); err != nil {
-			return err
-		}
-	}
+	err = mesh.InstallMesh(ctx, dir)
 	took = time.Since(began)
-	return nil
-}
-
-// uninstallMesh takes the releases away, the last one first.
-func uninstallMesh(ctx context.Context) error {
-	var errs []error
-	for _, p := range slices.Backward(cluster.Parts) {
-		errs = append(errs, mesh.Helm(ctx, "uninstall", p.Release, "-n", system, "--ignore-not-found", "--wait"))
-	}
-	return errors.Join(errs...)
+	return err
 }
 
 // packaged makes the charts of a version, and returns their folder.
@@ -114,7 +100,11 @@ func TestAnUpgradeAndItsRollbackLoseNoRequest(t *testing.T) {
 		t.Skip("its registry has images of one version")
 	}
 	const next = "next"
-	if err := load(t.Context(), next); err != nil {
+	archives, err := cluster.Images(t.Context(), next, say)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mesh.Load(t.Context(), archives...); err != nil {
 		t.Fatal(err)
 	}
 	dir := nextVersion(t, next)

@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -55,49 +54,24 @@ func say(line string) { fmt.Println("  " + line) }
 func install() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute) // when Kubernetes has to be built
 	defer cancel()
-	c, err := cluster.Get(ctx, cluster.Config{Nodes: 2, Logs: logs, Say: say})
+	c, err := cluster.Get(ctx, cluster.Config{Nodes: 2, Logs: logs, Say: say, Images: images})
 	if err != nil {
 		return err
 	}
-	if err := unused(ctx, c); err != nil {
+	if err := c.Unused(ctx, "meshed", "plain", "busy"); err != nil {
 		return errors.Join(err, c.Down())
 	}
-	mesh = c // which is left without all that is installed from here on
-	if err := load(ctx, cluster.Version); err != nil {
-		return err
-	}
-	out, err := kubectl(ctx, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")
-	if nodes = strings.Fields(out); err != nil || len(nodes) < 2 {
-		return fmt.Errorf("two nodes are needed, there are %q: %w", nodes, err)
-	}
+	mesh, nodes = c, c.Nodes() // which is left without all that is installed from here on
 	if err := installMesh(ctx); err != nil {
 		return err
 	}
 	return installApps(ctx)
 }
 
-// unused refuses a cluster that was given with something in it that uninstall would take away, such as a mesh of its owner's.
-func unused(ctx context.Context, c *cluster.Cluster) error {
-	found, err := c.Kubectl(ctx, "", "get", "namespaces", system, "meshed", "plain", "busy", "--ignore-not-found", "-o", "name")
-	if err == nil && found != "" {
-		err = fmt.Errorf("the tests remove these from a cluster, and it has them already: %q", strings.Fields(found))
-	}
-	return err
-}
+// images are those of the mesh.
+func images(ctx context.Context) ([]string, error) { return cluster.Images(ctx, cluster.Version, say) }
 
-// load gives the images of a version of the mesh to the nodes, unless they have a registry.
-func load(ctx context.Context, version string) error {
-	if mesh.Given() {
-		return nil
-	}
-	images, err := cluster.Images(ctx, version, say)
-	if err != nil {
-		return err
-	}
-	return mesh.Load(ctx, images...)
-}
-
-// uninstall removes everything from a cluster that stays, but the definitions of kinds, which others may use.
+// uninstall removes everything from a cluster that stays.
 func uninstall() error {
 	if !mesh.Given() {
 		return nil
@@ -105,11 +79,7 @@ func uninstall() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	_, err := mesh.Kubectl(ctx, apps, "delete", "--ignore-not-found", "-f", "-")
-	errs := []error{err, uninstallMesh(ctx)}
-	_, err = kubectl(ctx, "delete", "namespace", system, "--ignore-not-found")
-	errs = append(errs, err)
-	_, err = kubectl(ctx, "delete", "configmap", "-A", "--field-selector=metadata.name=istio-ca-root-cert")
-	return errors.Join(append(errs, err)...)
+	return errors.Join(err, mesh.UninstallMesh(ctx))
 }
 
 //go:embed testdata/apps.yaml

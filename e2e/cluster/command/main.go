@@ -69,11 +69,11 @@ func images(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	app, err := cluster.TestImage(ctx)
+	tests, err := cluster.TestImages(ctx)
 	if err != nil {
 		return err
 	}
-	for _, archive := range append(archives, app) {
+	for _, archive := range append(archives, tests...) {
 		fmt.Println(archive)
 	}
 	return nil
