@@ -19,6 +19,7 @@ images: [{name: docker.io/tulle-mesh/bookinfo-like, newName: %s, newTag: %s}]
 `
 
 func TestBookinfoTalksThroughTunnelsAlone(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(work, "bookinfo")
 	sample, err := filepath.Abs("../../deploy/samples/bookinfo-like/kustomize/ambient")
 	if err != nil {

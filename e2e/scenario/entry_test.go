@@ -41,6 +41,7 @@ func balanced(t *testing.T) {
 }
 
 func TestALoadBalancerBringsWhoIsLetIn(t *testing.T) {
+	t.Parallel()
 	ownNodes(t)
 	with(t, entry)
 	if err := settled(t.Context(), "entry"); err != nil {

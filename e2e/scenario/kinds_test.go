@@ -129,6 +129,7 @@ func captured(t *testing.T) string {
 var opposite string
 
 func TestTwoNamespacesHaveOppositePolicies(t *testing.T) {
+	t.Parallel()
 	with(t, opposite)
 	for _, namespace := range []string{"left", "right"} {
 		if err := settled(t.Context(), namespace); err != nil {

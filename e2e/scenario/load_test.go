@@ -32,10 +32,10 @@ func start(t *testing.T, namespace, pod, url string, rate, held int) {
 	}
 }
 
-// stop ends a pod's load.
-func stop(t *testing.T, namespace, pod string) (c counts) {
+// stop ends a pod's load of a URL.
+func stop(t *testing.T, namespace, pod, url string) (c counts) {
 	t.Helper()
-	text, err := ask(context.WithoutCancel(t.Context()), namespace, pod, "http://127.0.0.1:8080/load/stop")
+	text, err := ask(context.WithoutCancel(t.Context()), namespace, pod, "http://127.0.0.1:8080/load/stop?url="+url)
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &c)
 	}
@@ -52,7 +52,7 @@ func loadOf(t *testing.T, namespace, pod, url string, do func()) counts {
 	began := time.Now()
 	do()
 	time.Sleep(time.Second) // of load, after all is done
-	result := stop(t, namespace, pod)
+	result := stop(t, namespace, pod, url)
 	seconds := time.Since(began).Seconds()
 	t.Logf("%d requests in %.1f s, %d failed, %d held connections made, the slowest took %s",
 		result.Requests, seconds, result.Failed, result.Dialled, result.Slowest.Round(time.Millisecond))
@@ -68,7 +68,7 @@ func underLoad(t *testing.T, do func(ctx context.Context)) counts {
 	t.Helper()
 	start(t, "busy", "stranger", busy, 5, 0)
 	client := loadOf(t, "busy", "client", busy, func() { do(t.Context()) })
-	stranger := stop(t, "busy", "stranger")
+	stranger := stop(t, "busy", "stranger", busy)
 	if stranger.Failed != stranger.Requests || stranger.Requests == 0 {
 		t.Errorf("%d of a stranger's %d requests were answered", stranger.Requests-stranger.Failed, stranger.Requests)
 	}

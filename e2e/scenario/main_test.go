@@ -27,6 +27,10 @@ var nodes []string
 var work string
 
 func TestMain(m *testing.M) {
+	// Parallel tests come after all others, which would disturb them, and wait for pods more than they work: four at a time on any machine.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
 	flag.Parse()
 	if testing.Short() {
 		fmt.Println("scenarios take root, and minutes for the first time: not with -short")

@@ -48,7 +48,7 @@ func TestDashboardsAreAnsweredByARealPrometheus(t *testing.T) {
 	}
 	start(t, "meshed", "client", "http://server.asked/", 10, 2)
 	defer func() {
-		if l7 := stop(t, "meshed", "client"); l7.Failed > 0 || l7.Requests == 0 {
+		if l7 := stop(t, "meshed", "client", "http://server.asked/"); l7.Failed > 0 || l7.Requests == 0 {
 			t.Errorf("%d of %d requests by way of the waypoint failed: %+v", l7.Failed, l7.Requests, l7.Failures)
 		}
 	}()

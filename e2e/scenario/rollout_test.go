@@ -177,6 +177,7 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
 
 // The client is in the mesh all the time, the server comes in and goes out.
 func TestANamespaceComesInAndGoesOutUnderLoad(t *testing.T) {
+	t.Parallel()
 	with(t, comingAndGoing)
 	if err := settled(t.Context(), "turning"); err != nil {
 		t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 )
 
 // watched is how long it is looked what components use.
-const watched = 10 * time.Second
+const watched = 5 * time.Second
 
 // used is what a component has used so far, and what it has now.
 type used struct{ seconds, megabytes float64 }
@@ -67,7 +67,7 @@ func TestWhatComponentsUse(t *testing.T) {
 	before, since = usage(t), time.Now()
 	time.Sleep(watched)
 	tell(t, "1,000 req/s", before, since)
-	result := stop(t, "busy", "client")
+	result := stop(t, "busy", "client", busy)
 	t.Logf("%d requests, half of them over new connections; the slowest took %s", result.Requests, result.Slowest.Round(time.Millisecond))
 	if result.Failed > 0 {
 		t.Errorf("%d failed: %+v", result.Failed, result.Failures)

@@ -18,7 +18,7 @@ const (
 	patience   = 10 * time.Second       // of one request
 	maxOpen    = 500                    // requests over new connections at a time
 	heldEvery  = 100 * time.Millisecond // between the requests of a connection that is held
-	maxKept    = 20                     // failures that are told in full
+	maxKept    = 100                    // failures that are told in full
 	goodAnswer = "pod="                 // how an answer of serve begins
 )
 
@@ -158,28 +158,32 @@ func (l *load) count(began time.Time, held bool, err error) {
 	}
 }
 
-// loads serves /load/start, and /load/stop, which answers with the counts. There is one load at a time.
+// loads serves /load/start, and /load/stop, which answers with the counts. There is one load at a time for each URL.
 func loads() {
 	var mu sync.Mutex
-	var running *load
-	end := func() (last counts) {
-		if running != nil {
-			last, running = running.end(), nil
+	running := map[string]*load{}
+	end := func(url string) (last counts) {
+		mu.Lock()
+		l := running[url]
+		delete(running, url)
+		mu.Unlock()
+		if l != nil {
+			last = l.end()
 		}
 		return last
 	}
 	http.HandleFunc("/load/start", func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		end()
-		var err error
-		if running, err = startLoad(r.URL.Query()); err != nil {
+		end(r.FormValue("url"))
+		l, err := startLoad(r.URL.Query())
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
 		}
-	})
-	http.HandleFunc("/load/stop", func(w http.ResponseWriter, _ *http.Request) {
 		mu.Lock()
-		defer mu.Unlock()
-		_ = json.NewEncoder(w).Encode(end()) // who asked may be gone
+		running[l.url] = l
+		mu.Unlock()
+	})
+	http.HandleFunc("/load/stop", func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(end(r.FormValue("url"))) // who asked may be gone
 	})
 }
