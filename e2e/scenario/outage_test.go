@@ -57,7 +57,6 @@ done`
 // New connections wait for the next ztunnel; only those that the dead one carried are cut.
 func TestAZtunnelThatIsKilledLosesOnlyWhatItCarried(t *testing.T) {
 	ownNodes(t)
-	restarted(t, system, "daemonset/ztunnel") // the kubelet would let ten seconds pass if one had been restarted in its pod before
 	for node := 1; node <= 2; node++ {
 		var killed time.Time
 		result := underLoad(t, func(ctx context.Context) {
