@@ -1,11 +1,14 @@
 package l7
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -183,4 +186,29 @@ func TestL7JWT(t *testing.T) {
 			client.gets(t, test.want, args...)
 		})
 	}
+}
+
+// Servers are told who their client is while the waypoint's Gateway says so: what the client's own certificate proves, and not what it says.
+func TestWaypointXFCCClientIdentity(t *testing.T) {
+	const (
+		header = "RequestHeader=X-Forwarded-Client-Cert:"
+		forged = "-H=x-forwarded-client-cert:URI=spiffe://cluster.local/ns/shop/sa/forged"
+		proven = header + "By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/client"
+	)
+	if answer := client.through(t, "waypoint", "http://echo/"); strings.Contains(answer.text, header) {
+		t.Errorf("servers are told without being asked\n%s", answer.text)
+	}
+	annotate := func(value string) {
+		must(t, "-n", "shop", "annotate", "gateway/waypoint", "ambient.istio.io/xfcc-include-client-identity"+value, "--overwrite")
+		must(t, "-n", "shop", "rollout", "status", "deployment/waypoint", "--timeout=60s")
+	}
+	t.Cleanup(func() { annotate("-") })
+	annotate("=true")
+	eventually(t, "the server to be told of its client", func(ctx context.Context) error {
+		answer, err := client.ask(ctx, "http://echo/", forged)
+		if err == nil && (!strings.Contains(answer.text, proven) || strings.Contains(answer.text, "forged")) {
+			err = errors.New(answer.text)
+		}
+		return err
+	})
 }

@@ -33,6 +33,7 @@ const (
 	serviceAccountAnnotation = "gateway.istio.io/service-account"
 	nameAnnotation           = "gateway.istio.io/name-override"
 	serviceTypeAnnotation    = "networking.istio.io/service-type"
+	xfccAnnotation           = "ambient.istio.io/xfcc-include-client-identity"
 )
 
 // notCopied are annotations of a Gateway that mean nothing on the objects that are made for it.
@@ -52,7 +53,13 @@ func gateway(o *gatewayv1.Gateway) (model.Object, error) {
 		g.Network = o.Labels[networkLabel]
 	}
 	var err error
-	if g.For, g.Inbound, err = waypointMarks(o.ObjectMeta); err != nil {
+	if g.For, err = trafficOf(o.ObjectMeta); err != nil {
+		return nil, err
+	}
+	if g.Inbound, err = inboundOf(o.ObjectMeta); err != nil {
+		return nil, err
+	}
+	if g.XFCC, err = xfccOf(o.ObjectMeta); err != nil {
 		return nil, err
 	}
 	for i, each := range o.Spec.Addresses {
@@ -115,39 +122,62 @@ func texts[K, V ~string](m map[K]V) map[string]string {
 }
 
 func gatewayClass(o *gatewayv1.GatewayClass) (model.Object, error) {
-	traffic, inbound, err := waypointMarks(o.ObjectMeta)
-	if err != nil {
+	class := &model.GatewayClass{Name: o.Name, Controller: string(o.Spec.ControllerName), Generation: o.Generation}
+	var err error
+	if class.For, err = trafficOf(o.ObjectMeta); err != nil {
 		return nil, err
 	}
-	return &model.GatewayClass{Name: o.Name, Controller: string(o.Spec.ControllerName), Generation: o.Generation, For: traffic, Inbound: inbound}, nil
+	if class.Inbound, err = inboundOf(o.ObjectMeta); err != nil {
+		return nil, err
+	}
+	if class.XFCC, err = xfccOf(o.ObjectMeta); err != nil {
+		return nil, err
+	}
+	return class, nil
 }
 
-// waypointMarks reads what a gateway, or all of a class, takes as a waypoint, and how.
-func waypointMarks(o metav1.ObjectMeta) (model.Traffic, *model.Inbound, error) {
+// trafficOf reads what a gateway, or all of a class, takes as a waypoint.
+func trafficOf(o metav1.ObjectMeta) (model.Traffic, error) {
 	traffic := model.Traffic(o.Labels[waypointForLabel])
 	switch traffic {
 	case "", model.ForService, model.ForWorkload, model.ForAll, model.ForNone:
-	default:
-		return "", nil, at("metadata.labels["+waypointForLabel+"]", fmt.Errorf("want service, workload, all or none, have %q", traffic))
+		return traffic, nil
 	}
+	return "", at("metadata.labels["+waypointForLabel+"]", fmt.Errorf("want service, workload, all or none, have %q", traffic))
+}
+
+// inboundOf reads how a gateway, or all of a class, gets its traffic as a waypoint.
+func inboundOf(o metav1.ObjectMeta) (*model.Inbound, error) {
 	text, ok := o.Annotations[inboundAnnotation]
 	if !ok {
-		return traffic, nil, nil
+		return nil, nil
 	}
 	protocol, number, withPort := strings.Cut(text, "/")
 	inbound := &model.Inbound{PROXY: protocol == "PROXY"}
 	err := errors.New("want NONE or PROXY, or one of them with a port as in PROXY/15088")
 	if protocol != "PROXY" && protocol != "NONE" {
-		return "", nil, at("metadata.annotations["+inboundAnnotation+"]", err)
+		return nil, at("metadata.annotations["+inboundAnnotation+"]", err)
 	}
 	if withPort {
 		parsed, failure := strconv.ParseUint(number, 10, 16)
 		if failure != nil || parsed == 0 {
-			return "", nil, at("metadata.annotations["+inboundAnnotation+"]", err)
+			return nil, at("metadata.annotations["+inboundAnnotation+"]", err)
 		}
 		inbound.Port = uint16(parsed)
 	}
-	return traffic, inbound, nil
+	return inbound, nil
+}
+
+// xfccOf reads whether a gateway, or all of a class, tells servers who their client is.
+func xfccOf(o metav1.ObjectMeta) (*bool, error) {
+	text, ok := o.Annotations[xfccAnnotation]
+	if !ok {
+		return nil, nil
+	}
+	if text != "true" && text != "false" {
+		return nil, at("metadata.annotations["+xfccAnnotation+"]", fmt.Errorf("want true or false, have %.100q", text))
+	}
+	return new(text == "true"), nil
 }
 
 func gatewayAddress(of *gatewayv1.AddressType, value string) (model.GatewayAddress, error) {

@@ -11,6 +11,8 @@ import (
 type Waypoint struct {
 	Gateway              *model.Gateway
 	TrustDomain, Network string
+	// XFCC has it tell servers who their client is.
+	XFCC bool
 	// Addresses are those of its Service, first the host name, by which services refer to it; empty if there is none.
 	Addresses []model.GatewayAddress
 	// Ready says that an instance takes traffic.
@@ -26,7 +28,7 @@ func Look(m *model.Model, name model.Name, attached func(*model.Model, *model.Ga
 	if g == nil || g.Deleted || !ours(m, g) {
 		return nil
 	}
-	w := &Waypoint{Gateway: g, TrustDomain: m.TrustDomain(), Network: m.Network(), Attached: attached(m, g)}
+	w := &Waypoint{Gateway: g, TrustDomain: m.TrustDomain(), Network: m.Network(), XFCC: m.XFCC(g), Attached: attached(m, g)}
 	for _, pod := range m.Instances(name) {
 		w.Ready = w.Ready || pod.Ready
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -220,7 +221,7 @@ func (s Settings) values(w *Waypoint) map[string]string {
 		"gateway": g.Name, "class": g.Class, "name": g.Deployed().Name, "namespace": g.Namespace, "account": g.ServiceAccount,
 		"image": s.Image, "domain": s.Domain, "cluster": s.ClusterID, "revision": revision,
 		"controlplane": plane + "." + s.Namespace + ".svc:15012", "trustdomain": w.TrustDomain, "network": w.Network,
-		"servicetype": serviceType,
+		"servicetype": serviceType, "xfcc": strconv.FormatBool(w.XFCC),
 	}
 }
 

@@ -18,6 +18,8 @@ type Gateway struct {
 	// For is the traffic that it takes as a waypoint, and Inbound how; nil or empty leaves it to the class.
 	For     Traffic
 	Inbound *Inbound
+	// XFCC has it tell servers who their client is; nil leaves it to the class.
+	XFCC *bool
 	// Addresses are where it is, of its status, and Wanted those of its spec.
 	Addresses, Wanted []GatewayAddress
 	Listeners         []Listener
@@ -43,9 +45,10 @@ func (g *Gateway) Deployed() Name { return Name{g.Namespace, either(g.Objects.Na
 type GatewayClass struct {
 	Name, Controller string
 	Generation       int64
-	// For and Inbound are as those of a Gateway.
+	// For, Inbound and XFCC are as those of a Gateway.
 	For     Traffic
 	Inbound *Inbound
+	XFCC    *bool
 }
 
 // GatewayAddress is an IP address, or a host name.
@@ -167,6 +170,15 @@ func (m *Model) Inbound(g *Gateway) *Inbound {
 		return class.Inbound
 	}
 	return nil
+}
+
+// XFCC tells whether the gateway, as a waypoint, tells servers who their client is, in x-forwarded-client-cert.
+func (m *Model) XFCC(g *Gateway) bool {
+	said := g.XFCC
+	if class := m.classes[g.Class]; said == nil && class != nil {
+		said = class.XFCC
+	}
+	return said != nil && *said
 }
 
 // Admits tells whether objects of the namespace may use the gateway as their waypoint. It asks the listener that takes

@@ -27,6 +27,7 @@ type Config struct {
 	MaxConnectionAge time.Duration // of a client's tunnel, until it has to come again; streams go on
 	Workers          int           // event loops
 	TrustedProxies   int           // before the waypoint, whose word for who their client is is taken
+	XFCC             bool          // servers are told who their client is, in x-forwarded-client-cert
 
 	Log     Log
 	Listen  Listen
@@ -78,6 +79,7 @@ func FromEnv(environ []string) (Config, error) {
 		MaxConnectionAge: e.Duration("MAX_CONNECTION_AGE", 30*time.Minute),
 		Workers:          workers(e, mesh.Concurrency),
 		TrustedProxies:   mesh.GatewayTopology.NumTrustedProxies,
+		XFCC:             e.Boolean("XFCC_INCLUDE_CLIENT_IDENTITY", false),
 		Log:              Log{Levels: e.Text("RUST_LOG", "info"), Format: e.OneOf("LOG_FORMAT", "plain", "json")},
 		Listen:           Listen{Tunnels: ":15008", Admin: "localhost:15000", Metrics: ":15020", Ready: ":15021", Stats: ":15090"},
 		Tracing:          settings.ReadTracing(e, "waypoint"),

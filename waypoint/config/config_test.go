@@ -40,6 +40,7 @@ func TestVariables(t *testing.T) {
 		{`CA_ADDR=ca:1 CA_ADDRESS=wins:2`, func(c config.Config) any { return c.Plane.CA.Address }, "https://wins:2"},
 		{`PROXY_CONFIG={"proxyAdminPort":1,"statsPort":2,"concurrency":7}`, func(c config.Config) any { return []any{c.Listen, c.Workers} },
 			[]any{config.Listen{Tunnels: ":15008", Admin: "localhost:1", Metrics: ":2", Ready: ":15021", Stats: ":15090"}, 7}},
+		{"XFCC_INCLUDE_CLIENT_IDENTITY=true", func(c config.Config) any { return c.XFCC }, true},
 		{`PROXY_CONFIG={"gatewayTopology":{"numTrustedProxies":2}}`, func(c config.Config) any { return c.TrustedProxies }, 2},
 		{"ISTIO_CPU_LIMIT=1", func(c config.Config) any { return c.Workers }, 1},
 		{"MAX_CONNECTION_AGE=5m", func(c config.Config) any { return c.MaxConnectionAge }, 5 * time.Minute},

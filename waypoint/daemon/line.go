@@ -41,7 +41,7 @@ func newLine(w *waypoint, on *worker.Worker) *line {
 		TLS: w.clientTLS, Limits: windows,
 	})
 	l.handler = serve.New(serve.Config{
-		Worker: on, Table: w.store.Load, Self: w.self, Open: w.open, Metrics: w.metrics, Access: w.access, Rules: w.rules.Load, Log: w.log.With("scope", "rbac"), MaxAge: w.cfg.MaxConnectionAge, Proxies: w.cfg.TrustedProxies,
+		Worker: on, Table: w.store.Load, Self: w.self, Open: w.open, Metrics: w.metrics, Access: w.access, Rules: w.rules.Load, Log: w.log.With("scope", "rbac"), MaxAge: w.cfg.MaxConnectionAge, Proxies: w.cfg.TrustedProxies, XFCC: w.cfg.XFCC,
 		Dialer: upstream.Dialer{Worker: on, Pool: l.pool, Identity: w.cfg.Identity},
 	})
 	l.server = hbone.NewServer(hbone.ServerConfig{

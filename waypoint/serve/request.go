@@ -114,6 +114,7 @@ func (r *request) checkAgain() {
 
 // choose is step 2, by the routes of the port, if there are any.
 func (r *request) choose(routes *route.Routes) {
+	r.forwarded()
 	if routes == nil {
 		r.forward(nil)
 		return
@@ -180,17 +181,19 @@ func (r *request) forward(to *route.Destination) {
 		return
 	}
 	r.body.keep = r.routed && (r.hit.Retry != nil || len(r.body.mirrors) > 0)
-	r.forwarded()
 	r.attempt()
 }
 
-// forwarded adds what the server is told of the way.
+// forwarded adds what servers are told of the way, those that get copies too. A route may change it.
 func (r *request) forwarded() {
 	client := r.session.address
 	if before, ok := exchange.Joined(r.head.Fields, "x-forwarded-for"); ok {
 		client = before + "," + client
 	}
 	r.head.Fields = exchange.Set(r.head.Fields, "x-forwarded-for", client)
+	if r.session.xfcc != "" { // whatever the client says of itself there
+		r.head.Fields = exchange.Set(r.head.Fields, "x-forwarded-client-cert", r.session.xfcc)
+	}
 	if _, ok := exchange.Get(r.head.Fields, "x-forwarded-proto"); !ok {
 		r.head.Fields = append(r.head.Fields, exchange.Field{Name: "x-forwarded-proto", Value: "http"})
 	}

@@ -45,7 +45,7 @@ var (
 	errNoRule      = errors.New("the service's routes lead nowhere for this connection")
 )
 
-// Config is what the connections of one worker need. All fields but Proxies are required.
+// Config is what the connections of one worker need. All fields but Proxies and XFCC are required.
 type Config struct {
 	Worker  *worker.Worker
 	Table   func() *state.Table
@@ -58,6 +58,7 @@ type Config struct {
 	Log     *slog.Logger
 	MaxAge  time.Duration // of a client's connection, until it has to come again; 0 means never
 	Proxies int           // that are trusted to tell in X-Forwarded-For whom they were asked by
+	XFCC    bool          // servers are told who their client is, in X-Forwarded-Client-Cert
 }
 
 // Handler takes the connections of one worker.

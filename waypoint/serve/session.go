@@ -18,6 +18,7 @@ type session struct {
 	service   string // "namespace/hostname" of to, or ""
 	client    netip.AddrPort
 	address   string // of client, without its port
+	xfcc      string // what servers are told of who the client is; "" means nothing
 	namespace string // the client's
 	source    telemetry.Peer
 	facts     *authz.Connection
@@ -41,6 +42,10 @@ func (c *connection) session() *session {
 	s := &session{handler: c.handler, to: c.to, client: c.origin(), namespace: c.in.Peer.Namespace(), source: describe.Client(known, c.in.Request.Baggage, c.in.Peer)}
 	s.address = s.client.Addr().String()
 	s.facts = c.facts("")
+	if s.handler.cfg.XFCC {
+		// As Envoy writes it. The parts of an identity have no characters that would need quotes.
+		s.xfcc = "By=" + c.self.Identity.String() + ";URI=" + c.in.Peer.String()
+	}
 	s.source.Namespace = s.namespace // what is proven goes before what is told
 	if c.to.Service != nil {
 		s.service = c.to.Service.Key().String()
