@@ -188,27 +188,30 @@ func TestL7JWT(t *testing.T) {
 	}
 }
 
-// Servers are told who their client is while the waypoint's Gateway says so: what the client's own certificate proves, and not what it says.
+// Servers are told who their client is by waypoints whose Gateways say so: what the client's own certificate proves, and not what it says.
 func TestWaypointXFCCClientIdentity(t *testing.T) {
 	const (
 		header = "RequestHeader=X-Forwarded-Client-Cert:"
 		forged = "-H=x-forwarded-client-cert:URI=spiffe://cluster.local/ns/shop/sa/forged"
-		proven = header + "By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/client"
+		proven = header + "By=spiffe://cluster.local/ns/shop/sa/telling;URI=spiffe://cluster.local/ns/shop/sa/client"
 	)
 	if answer := client.through(t, "waypoint", "http://echo/"); strings.Contains(answer.text, header) {
 		t.Errorf("servers are told without being asked\n%s", answer.text)
 	}
-	annotate := func(value string) {
-		must(t, "-n", "shop", "annotate", "gateway/waypoint", "ambient.istio.io/xfcc-include-client-identity"+value, "--overwrite")
-		must(t, "-n", "shop", "rollout", "status", "deployment/waypoint", "--timeout=60s")
-	}
-	t.Cleanup(func() { annotate("-") })
-	annotate("=true")
+	with(t, `
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: telling, namespace: shop, annotations: {ambient.istio.io/xfcc-include-client-identity: "true"}}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+`)
+	label(t, "service/direct", "istio.io/use-waypoint=telling", "istio.io/use-waypoint-")
 	eventually(t, "the server to be told of its client", func(ctx context.Context) error {
-		answer, err := client.ask(ctx, "http://echo/", forged)
+		answer, err := client.ask(ctx, "http://direct/", forged)
 		if err == nil && (!strings.Contains(answer.text, proven) || strings.Contains(answer.text, "forged")) {
 			err = errors.New(answer.text)
 		}
 		return err
 	})
+	must(t, "-n", "shop", "label", "service/direct", "istio.io/use-waypoint-")
+	client.around(t, "http://direct.shop/")
 }
