@@ -122,7 +122,31 @@ func accept(request *dns.Msg, data []byte) (*dns.Msg, error) {
 	if asked.Qtype != answered.Qtype || asked.Qclass != answered.Qclass || !strings.EqualFold(asked.Name, answered.Name) {
 		return nil, errForeign
 	}
+	for _, records := range [...][]dns.RR{reply.Answer, reply.Ns, reply.Extra} {
+		if err := readable(records); err != nil {
+			return nil, err
+		}
+	}
 	return reply, nil
+}
+
+// readable refuses records without data whose type has some: they can be read as the beginning of an update (RFC 2136, section
+// 2.4), and would be written as something that our client can't read.
+func readable(records []dns.RR) error {
+	var space [512]byte // of which the name takes half at most
+	for _, record := range records {
+		if record.Header().Rdlength > 0 {
+			continue
+		}
+		n, err := dns.PackRR(record, space[:], 0, nil, false)
+		if err == nil {
+			_, _, err = dns.UnpackRR(space[:n], 0)
+		}
+		if err != nil {
+			return fmt.Errorf("record without data: %w", err)
+		}
+	}
+	return nil
 }
 
 // bound ends all reads and writes with ctx. The function that it returns lets go.
