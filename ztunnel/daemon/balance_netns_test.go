@@ -21,6 +21,10 @@ func TestServiceSharesConnectionsAmongItsEndpoints(t *testing.T) {
 		return m.client.node.metric("istio_tcp_connections_opened_total", `reporter="source"`, `destination_workload="`+p.name+`"`, `destination_service="`+webHost+`"`, `connection_security_policy="mutual_tls"`)
 	}
 	const calls = 40
+	for range calls { // what is over makes nobody busy
+		mustCall(t, m.client, netip.AddrPortFrom(m.server.v4, 8080)).Close()
+	}
+	m.client.node.waitAccounts()
 	var open []net.Conn
 	for i := range calls {
 		to := serviceV4

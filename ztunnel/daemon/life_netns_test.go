@@ -175,13 +175,21 @@ func TestDeletedClientIsCutOnBothSides(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	other, err := m.outside.Listen(socket.ListenConfig{Addr: netip.MustParseAddrPort("[::]:7070")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
 	near, far := accepted(t, m.client, l, netip.AddrPortFrom(m.server.v4, 7070))
+	plainNear, plainFar := accepted(t, m.client, other, netip.AddrPortFrom(m.outside.v4, 7070))
 	if text := m.client.node.agent.del(m.client); text != "" {
 		t.Errorf("del is answered %q", text)
 	}
-	cut(t, near)
-	cut(t, far)
+	for _, end := range []*net.TCPConn{near, far, plainNear, plainFar} {
+		cut(t, end)
+	}
 	m.server.node.waitAccounts()
+	m.client.node.waitAccounts()
 }
 
 func TestAgentRestartCutsNothing(t *testing.T) {

@@ -163,12 +163,12 @@ func TestZtunnelsOwnPortsLeadNowhere(t *testing.T) {
 	}
 }
 
-// waitAccounts waits until every connection is counted once as opened and once as closed.
+// waitAccounts waits until every connection is counted once as opened and once as closed, and no socket as open.
 func (n *node) waitAccounts() {
 	n.t.Helper()
 	n.eventually("count all connections as closed", func() bool {
 		opened := n.metric("istio_tcp_connections_opened_total")
-		return opened > 0 && opened == n.metric("istio_tcp_connections_closed_total")
+		return opened > 0 && opened == n.metric("istio_tcp_connections_closed_total") && n.metric("istio_tcp_sockets_open") == 0
 	})
 }
 

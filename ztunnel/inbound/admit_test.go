@@ -81,3 +81,22 @@ func TestLiveConnectionOutlivesAPolicyThatIsNotKnownYet(t *testing.T) {
 		t.Errorf("cut while the policy isn't known any more: %v", err)
 	}
 }
+
+// A pod may be taken back a moment before its connections end, and those are still no matter of everybody's.
+func TestConnectionsOfAPodThatIsGoneStayUnderItsPolicies(t *testing.T) {
+	store, j := arriving(t)
+	apply(t, store, spares)
+	if verdict := j.verdict(); !verdict.Allowed {
+		t.Fatal(verdict.Reason)
+	}
+	if err := store.Apply(state.Update{RemovedAddresses: []string{"server"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.recheck(); err != nil {
+		t.Errorf("cut although its policy spares it: %v", err)
+	}
+	apply(t, store, denies)
+	if err := j.recheck(); err == nil {
+		t.Error("the policy denies it, and it lives on")
+	}
+}

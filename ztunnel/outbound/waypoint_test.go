@@ -37,6 +37,13 @@ func TestWaypointGoesOnByItself(t *testing.T) {
 	if got := outcomes(t, call, nil); !strings.HasPrefix(got, "waypoint ") {
 		t.Errorf("a client with another address than the waypoint's gets %s", got)
 	}
+	call = callTo(world, "lone", "10.0.0.15:80")
+	beside := *call.From
+	beside.Identity = world.Workload("client").Identity
+	call.From = &beside
+	if got := outcomes(t, call, nil); !strings.HasPrefix(got, "waypoint ") {
+		t.Errorf("a client that shares the waypoint's address, as on a host's network, but not its identity, gets %s", got)
+	}
 }
 
 func TestWeightedWaypointsShareAService(t *testing.T) {
