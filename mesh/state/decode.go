@@ -183,10 +183,24 @@ func isKnown[E ~int32](value E, names map[int32]string) bool {
 	return ok
 }
 
-// appendNew appends a value unless it is there.
-func appendNew[T comparable](list []T, value T) []T {
-	if slices.Contains(list, value) {
-		return list
+// fewValues are compared with one another; of more, those that have come are looked up.
+const fewValues = 16
+
+// distinct leaves out what a list has said before, in place. A list may be as long as a message.
+func distinct[T comparable](list []T) []T {
+	if len(list) > fewValues {
+		seen := make(map[T]struct{}, len(list))
+		return slices.DeleteFunc(list, func(value T) bool {
+			_, twice := seen[value]
+			seen[value] = struct{}{}
+			return twice
+		})
 	}
-	return append(list, value)
+	kept := list[:0]
+	for _, value := range list {
+		if !slices.Contains(kept, value) {
+			kept = append(kept, value)
+		}
+	}
+	return kept
 }

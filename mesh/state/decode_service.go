@@ -45,6 +45,7 @@ func (s *Service) decodeRest(in *workload.Service) (err error) {
 			return err
 		}
 	}
+	s.VIPs, s.CIDRs = distinct(s.VIPs), distinct(s.CIDRs)
 	if s.Ports, err = decodePorts(in.GetPorts()); err != nil {
 		return err
 	}
@@ -72,14 +73,14 @@ func (s *Service) addVIP(in *workload.NetworkAddress) error {
 		if err != nil {
 			return err
 		}
-		s.CIDRs = appendNew(s.CIDRs, NetworkPrefix{network, prefix})
+		s.CIDRs = append(s.CIDRs, NetworkPrefix{network, prefix})
 		return nil
 	}
 	addr, err := decodeAddr(in.GetAddress())
 	if err != nil {
 		return err
 	}
-	s.VIPs = appendNew(s.VIPs, NetworkAddress{network, addr})
+	s.VIPs = append(s.VIPs, NetworkAddress{network, addr})
 	return nil
 }
 

@@ -94,8 +94,9 @@ func (w *Workload) decodeRest(in *workload.Workload) (err error) {
 		if err != nil {
 			return err
 		}
-		w.Addresses = appendNew(w.Addresses, addr)
+		w.Addresses = append(w.Addresses, addr)
 	}
+	w.Addresses = distinct(w.Addresses)
 	if w.Waypoint, err = decodeGateway(in.GetWaypoint()); err != nil {
 		return fmt.Errorf("waypoint: %w", err)
 	}
@@ -110,8 +111,9 @@ func (w *Workload) decodeRest(in *workload.Workload) (err error) {
 
 func (w *Workload) decodeLists(in *workload.Workload) error {
 	for _, name := range in.GetAuthorizationPolicies() {
-		w.Policies = appendNew(w.Policies, intern(name))
+		w.Policies = append(w.Policies, intern(name))
 	}
+	w.Policies = distinct(w.Policies)
 	w.Services = make([]ServicePorts, 0, len(in.GetServices()))
 	for name, list := range in.GetServices() {
 		if _, ok := parseName(name); !ok {

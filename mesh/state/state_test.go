@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
@@ -331,6 +333,34 @@ func TestTurnoverTellsThatAnAddressMayHaveAnotherOwner(t *testing.T) {
 		before := apply(s, put(pod("a", "10.0.0.1", nil)))
 		if got := apply(s, c.change) != before; got != c.want {
 			t.Errorf("%s: turnover changes %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// A resource may be as long as a message, and everything else waits for it.
+func TestLongListsAreReadInTimeByTheirLength(t *testing.T) {
+	const length = 100_000 // compared with one another they take minutes
+	w, s := &workload.Workload{Uid: "a"}, &workload.Service{Namespace: "shop", Hostname: "a"}
+	single := uint32(32)
+	for i := range length {
+		addr := binary.BigEndian.AppendUint32(nil, uint32(i/2)) // each twice
+		w.Addresses = append(w.Addresses, addr)
+		w.AuthorizationPolicies = append(w.AuthorizationPolicies, fmt.Sprint("shop/", i/2))
+		s.Addresses = append(s.Addresses, &workload.NetworkAddress{Address: addr}, &workload.NetworkAddress{Address: addr, Length: &single})
+	}
+	store, began := state.NewStore(), time.Now()
+	err := store.Apply(state.Update{Addresses: []*workload.Address{{Type: &workload.Address_Workload{Workload: w}}, {Type: &workload.Address_Service{Service: s}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	table := store.Load()
+	pod, service := table.Workload("a"), table.Service("shop", "a")
+	for what, got := range map[string]int{"addresses": len(pod.Addresses), "policies": len(pod.Policies), "virtual addresses": len(service.VIPs), "ranges": len(service.CIDRs)} {
+		if got != length/2 {
+			t.Errorf("%d %s, want %d", got, what, length/2)
 		}
 	}
 }
