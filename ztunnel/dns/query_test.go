@@ -266,3 +266,21 @@ func FuzzResolvConf(f *testing.F) {
 		}
 	})
 }
+
+// What was signed as a whole can't be cut; the client asks again by TCP.
+func TestSignedReplyThatIsTooLargeIsLeftOut(t *testing.T) {
+	q, _ := parse(packed(t, new(dns.Msg).SetQuestion("a.example.", dns.TypeA)), true)
+	signed := new(dns.Msg).SetReply(q.msg)
+	for i := range 100 {
+		signed.Answer = append(signed.Answer, mustRR(t, fmt.Sprintf("a.example. 30 IN A 10.0.0.%d", i)))
+	}
+	signed.SetTsig("key.example.", dns.HmacSHA256, 300, 1)
+	wire := q.pack(q.fromUpstream(signed))
+	r := new(dns.Msg)
+	if err := r.Unpack(wire); err != nil {
+		t.Fatal(err)
+	}
+	if len(wire) > dns.MinMsgSize || !r.Truncated || r.Id != q.msg.Id || len(r.Answer) > 0 {
+		t.Errorf("%d bytes, %v; want an empty reply with TC", len(wire), r)
+	}
+}
