@@ -102,6 +102,12 @@ func TestTunnelsAreSharedByNobodyElse(t *testing.T) {
 	if got := b.tunnels(); got != 3 {
 		t.Errorf("%d tunnels, want 3: one for each source and each set of expected identities", got)
 	}
+	// Nobody there proves to be the alias, and that others are connected changes nothing.
+	target := b.target()
+	target.Expected = []identity.Workload{b.ca.Identity("shop", "alias")}
+	if _, err := connect(b.pool, target, b.request()); err == nil {
+		t.Error("who expects somebody else gets a tunnel that was made for others")
+	}
 }
 
 // Those who wait for a dial share its failure; nobody waits for the failures of others one after another.

@@ -10,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/policy"
 	"github.com/tulle-mesh/tulle/mesh/state"
 	"github.com/tulle-mesh/tulle/ztunnel/capture"
+	"github.com/tulle-mesh/tulle/ztunnel/config"
 	"github.com/tulle-mesh/tulle/ztunnel/enroll"
 )
 
@@ -63,6 +64,24 @@ func TestConnectionsAreAskedOnlyWhenWhatConcernsTheirPodChanges(t *testing.T) {
 		p.recheck(store.Load())
 		if (asked > 0) != step.asks {
 			t.Errorf("%s: connections asked: %v, want %v", step.name, asked > 0, step.asks)
+		}
+	}
+}
+
+// A pod that was made anew on another node, as one of a StatefulSet is, has the name of the one before.
+func TestPodOfThatNameOnAnotherNodeIsAnotherOne(t *testing.T) {
+	for _, test := range []struct {
+		ours, its string
+		known     bool
+	}{{"n1", "n1", true}, {"n1", "n2", false}, {"n1", "", true}, {"", "n2", true}} {
+		store := state.NewStore()
+		it := &workload.Workload{Uid: "a", Name: "a", Namespace: "shop", Node: test.its}
+		if err := store.Apply(state.Update{Addresses: []*workload.Address{{Type: &workload.Address_Workload{Workload: it}}}}); err != nil {
+			t.Fatal(err)
+		}
+		p := &pod{shared: shared{cfg: config.Config{Node: test.ours}}, info: enroll.Pod{Name: "a", Namespace: "shop", ServiceAccount: "default"}}
+		if known := p.known(store.Load()) != nil; known != test.known {
+			t.Errorf("a pod of node %q, and one of that name on %q: taken for the same: %v, want %v", test.ours, test.its, known, test.known)
 		}
 	}
 }
