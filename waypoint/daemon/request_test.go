@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -156,6 +157,32 @@ func TestRequestsGoAsTheRoutesSay(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A redirect, and what a browser asks of CORS, are answered by the rule itself, with the headers that it adds.
+func TestAnswersOfARuleSayNothingTwice(t *testing.T) {
+	m := newMesh(t)
+	m.know(m.service("web", httpPort, 8080)...)
+	moved := rule("/")
+	moved.Filters = &l7.Filters{
+		Redirect: &l7.Redirect{Status: 302}, ResponseHeaders: &l7.HeaderChange{Add: []*l7.Header{{Name: "x-added", Value: "1"}}},
+		Cors: &l7.CORS{AllowOrigins: []string{"https://a.example"}},
+	}
+	m.know(httpRoute("web", "web", moved))
+	c := m.browser(m.caller("shop", "client"))
+	for method, want := range map[string]http.Header{
+		"GET":     {"Vary": {"Origin"}, "Access-Control-Allow-Origin": {"https://a.example"}, "X-Added": {"1"}, "Location": {"http://web/"}, "Content-Length": {"0"}},
+		"OPTIONS": {"Vary": {"Origin"}, "Access-Control-Allow-Origin": {"https://a.example"}, "Access-Control-Max-Age": {"5"}},
+	} {
+		resp, _ := fetch(t, c, "http://web/", func(r *http.Request) {
+			r.Method = method
+			r.Header.Set("Origin", "https://a.example")
+			r.Header.Set("Access-Control-Request-Method", "PUT")
+		})
+		if !reflect.DeepEqual(resp.Header, want) {
+			t.Errorf("%s is answered with %v, want %v", method, resp.Header, want)
+		}
+	}
 }
 
 func TestFailuresAreAnsweredInIstiosWords(t *testing.T) {

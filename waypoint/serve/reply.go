@@ -60,6 +60,9 @@ func (r *request) answer(status int, flag, text, why string) {
 	if flag != "" {
 		r.flags = flag
 	}
+	if r.routed {
+		r.hit.Answered(nil, res)
+	}
 	r.reply = &reply{res, text}
 	r.give(why)
 }
@@ -72,7 +75,7 @@ func (r *request) unproven(refusal *jwt.Refusal) {
 	}
 }
 
-// answerWith answers with a head alone.
+// answerWith answers with a head alone, as the rule has made it.
 func (r *request) answerWith(res *exchange.Response, why string) {
 	r.reply = &reply{head: res}
 	r.give(why)
@@ -81,9 +84,6 @@ func (r *request) answerWith(res *exchange.Response, why string) {
 // give has the reply given at the end of the turn, when the Handler has returned.
 func (r *request) give(why string) {
 	r.details = why
-	if r.routed {
-		r.hit.Answered(nil, r.reply.head)
-	}
 	r.task.Run = r.speak
 	r.session.handler.cfg.Worker.Output(&r.task)
 }
