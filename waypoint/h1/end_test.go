@@ -288,6 +288,21 @@ func TestUpgradedConnectionsCarryBytes(t *testing.T) {
 	writing.Wait()
 }
 
+// HTTP within HTTP would be seen by nobody: a client that wants it is taken for one that doesn't, and a server can't begin it.
+func TestAnUpgradeToOtherHTTPIsNone(t *testing.T) {
+	upstream := script(t, func(c *rawClient) {
+		if head := c.head(); !strings.Contains(head, "\r\nconnection: upgrade\r\nupgrade: chat\r\n") {
+			t.Errorf("the server saw %q", head)
+		}
+		c.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+	})
+	c := newProxy(t, upstream, ServerConfig{}).dial()
+	c.say("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c, chat\r\nUpgrade: TLS/1.2\r\n\r\n")
+	if head := c.head(); !strings.HasPrefix(head, "HTTP/1.1 502 ") {
+		t.Errorf("got %q, want 502", head)
+	}
+}
+
 func TestUpgradeThatIsRefusedIsAnOrdinaryAnswer(t *testing.T) {
 	p := newProxy(t, newServer(t, func(http.ResponseWriter, *http.Request) {}), ServerConfig{})
 	c := p.dial()

@@ -171,13 +171,12 @@ func (f *framing) handOn(fields []exchange.Field) []exchange.Field {
 	return fields
 }
 
-// upgradeTo is what the message asks the connection to become, or says that it becomes. That an ordinary HTTP/2 could be spoken instead is
-// of no use.
+// upgradeTo is what the message asks the connection to become, or says that it becomes.
 func (f *framing) upgradeTo() string {
-	if !f.upgrading || strings.EqualFold(f.upgrade, "h2c") {
+	if !f.upgrading {
 		return ""
 	}
-	return f.upgrade
+	return exchange.Upgrade(f.upgrade)
 }
 
 func hasToken(list, token string) bool {

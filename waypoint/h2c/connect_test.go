@@ -86,6 +86,7 @@ func TestExtendedConnectsThatComeToNothing(t *testing.T) {
 		"data before it is agreed":    {webSocketHead, false, func(c *clockwork) { _ = c.WriteData(1, false, []byte("x")); c.send() }, "RST_STREAM 1 PROTOCOL_ERROR", errEarly},
 		"the end before it is agreed": {webSocketHead, false, func(c *clockwork) { _ = c.WriteData(1, true, nil); c.send() }, "RST_STREAM 1 PROTOCOL_ERROR", errEarly},
 		"ended at once":               {webSocketHead, true, nil, "HEADERS 1 :status=400 content-length=0 end", nil},
+		"to become HTTP again":        {[]string{":method=CONNECT", ":protocol=H2C", ":scheme=http", ":path=/", ":authority=a"}, false, nil, "HEADERS 1 :status=400 content-length=0 end", nil},
 		"with a length":               {append(slices.Clone(webSocketHead), "content-length=0"), false, nil, "HEADERS 1 :status=400 content-length=0 end", nil},
 		"without a path":              {slices.Delete(slices.Clone(webSocketHead), 3, 4), false, nil, "RST_STREAM 1 PROTOCOL_ERROR", nil},
 		"a protocol that is no token": {[]string{":method=CONNECT", ":protocol=a b", ":scheme=http", ":path=/", ":authority=a"}, false, nil, "RST_STREAM 1 PROTOCOL_ERROR", nil},

@@ -19,6 +19,7 @@ var (
 	errManyField = errors.New("too many fields")
 	errBadLength = errors.New("a content-length that is no number of bytes, or several")
 	errTrailer   = errors.New("a trailer that only a head may have")
+	errProtocol  = errors.New("CONNECT for HTTP, whose requests nobody would look into")
 	errConnect   = errors.New("CONNECT, which only proxies for clients serve")
 )
 
@@ -42,7 +43,9 @@ func parseRequest(fields []hpack.HeaderField, req *exchange.Request) error {
 	}
 	switch {
 	case req.Upgrade != "":
-		req.Method = "GET"
+		if req.Method, req.Upgrade = "GET", exchange.Upgrade(req.Upgrade); req.Upgrade == "" {
+			return errProtocol
+		}
 	case req.Method == "CONNECT":
 		return errConnect
 	}
