@@ -135,6 +135,7 @@ func TestARequestIsASpanBetweenItsClientsAndItsServers(t *testing.T) {
 	const id, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	asks := []struct{ name, traceparent, b3id, b3 string }{
 		{name: "W3C", traceparent: "00-" + id + "-" + span + "-01"}, {name: "B3", b3id: id}, {name: "B3, single", b3: id + "-" + span + "-1"}, {name: "none"},
+		{name: "B3, undecided", b3id: id}, {name: "B3, for debugging", b3id: id},
 	}
 	wants := map[string]string{} // the client's span, by the one that the server is told
 	for _, ask := range asks {
@@ -148,7 +149,11 @@ func TestARequestIsASpanBetweenItsClientsAndItsServers(t *testing.T) {
 			set("B3", ask.b3)
 			if set("X-B3-Traceid", ask.b3id); ask.b3id != "" {
 				set("X-B3-Spanid", span)
-				set("X-B3-Sampled", "1")
+				set("X-B3-Sampled", map[string]string{"B3": "1"}[ask.name])
+				set("X-B3-Flags", map[string]string{"B3, for debugging": "1"}[ask.name])
+			}
+			if set("Tracestate", "a=b"); ask.name == "none" {
+				set("Traceparent", "00-0-0-0")
 			}
 		})
 		server := <-told
@@ -163,6 +168,12 @@ func TestARequestIsASpanBetweenItsClientsAndItsServers(t *testing.T) {
 		if got := server.Get("X-B3-Spanid"); ask.b3id != "" && got != own {
 			t.Errorf("%s: the server is told %q, want %q", ask.name, got, own)
 		}
+		if got := server.Get("X-B3-Sampled"); ask.b3id != "" && got != "1" {
+			t.Errorf("%s: the server is told that it is recorded by %q", ask.name, got)
+		}
+		if got := server.Get("Tracestate"); (got != "") != (ask.name == "W3C") {
+			t.Errorf("%s: the server is told of a state %q", ask.name, got)
+		}
 		if got := server.Get("B3"); ask.b3 != "" && got != id+"-"+own+"-1" {
 			t.Errorf("%s: the server is told %q", ask.name, got)
 		}
@@ -170,6 +181,14 @@ func TestARequestIsASpanBetweenItsClientsAndItsServers(t *testing.T) {
 	fetch(t, c, "http://web/x", func(r *http.Request) { r.Header.Set("Traceparent", "00-"+id+"-"+span+"-00") })
 	if got := (<-told).Get("Traceparent"); !strings.HasSuffix(got, "-00") {
 		t.Errorf("a trace that isn't recorded is told as %q", got)
+	}
+	for _, ask := range []http.Header{
+		{"B3": {"0"}}, {"X-B3-Sampled": {"0"}}, {"B3": {id + "-" + span + "-0"}}, {"X-B3-Traceid": {id}, "X-B3-Spanid": {span}, "X-B3-Sampled": {"false"}},
+	} {
+		fetch(t, c, "http://web/x", func(r *http.Request) { r.Header = ask.Clone() })
+		if got := (<-told).Get("Traceparent"); !strings.HasSuffix(got, "-00") {
+			t.Errorf("a trace that isn't to be recorded, by %v, is told as %q", ask, got)
+		}
 	}
 	requests := map[string]string{} // the client's span, by the request's
 	for range asks {

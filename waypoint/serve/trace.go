@@ -20,13 +20,16 @@ func (r *request) traced() {
 	}
 	text, _ := exchange.Get(r.head.Fields, "traceparent")
 	above, ok := trace.Parse(text)
-	if !ok {
-		above, ok = parseB3(r.head.Fields)
+	decided := ok
+	if !ok { // then what belongs to it means nothing either (W3C Trace Context section 3.3)
+		r.head.Fields = exchange.Remove(r.head.Fields, "tracestate")
+		above, ok, decided = parseB3(r.head.Fields)
 	}
 	r.trace = trace.New()
-	if ok {
-		r.parent, r.trace.TraceID, r.trace.Flags = above.SpanID, above.TraceID, above.Flags
-	} else if metrics.Sampled(r.trace) {
+	if r.trace.Flags = above.Flags; ok {
+		r.parent, r.trace.TraceID = above.SpanID, above.TraceID
+	}
+	if !decided && metrics.Sampled(r.trace) {
 		r.trace = r.trace.WithSampled()
 	}
 	r.head.Fields = told(r.head.Fields, r.trace, r.parent)
@@ -35,16 +38,16 @@ func (r *request) traced() {
 // told puts a span and the one above it into the fields that tell of them.
 func told(fields []exchange.Field, c trace.Context, parent [8]byte) []exchange.Field {
 	fields = exchange.Set(fields, "traceparent", c.String())
-	span := hex.EncodeToString(c.SpanID[:])
+	span, sampled := hex.EncodeToString(c.SpanID[:]), "0"
+	if c.Sampled() {
+		sampled = "1"
+	}
 	if _, b3 := exchange.Get(fields, "x-b3-traceid"); b3 {
 		fields = exchange.Set(fields, "x-b3-spanid", span)
 		fields = exchange.Set(fields, "x-b3-parentspanid", hex.EncodeToString(parent[:]))
+		fields = exchange.Set(fields, "x-b3-sampled", sampled)
 	}
 	if _, b3 := exchange.Get(fields, "b3"); b3 {
-		sampled := "0"
-		if c.Sampled() {
-			sampled = "1"
-		}
 		fields = exchange.Set(fields, "b3", hex.EncodeToString(c.TraceID[:])+"-"+span+"-"+sampled)
 	}
 	return fields
@@ -79,29 +82,31 @@ func (t *try) span(flag string) {
 	r.session.handler.cfg.Metrics.EndRequest(e)
 }
 
-// parseB3 reads Zipkin's headers: one, or one for each part.
-func parseB3(fields []exchange.Field) (c trace.Context, ok bool) {
+// parseB3 reads Zipkin's headers: one, or one for each part. Whether the trace is recorded may be decided without any trace yet, or be left to us.
+func parseB3(fields []exchange.Field) (c trace.Context, ok, decided bool) {
 	id, _ := exchange.Get(fields, "x-b3-traceid")
 	span, _ := exchange.Get(fields, "x-b3-spanid")
 	sampled, _ := exchange.Get(fields, "x-b3-sampled")
+	if debug, _ := exchange.Get(fields, "x-b3-flags"); debug == "1" {
+		sampled = "d"
+	}
 	if one, single := exchange.Get(fields, "b3"); single {
-		parts := strings.SplitN(one, "-", 4)
-		if len(parts) < 2 {
-			return c, false
-		}
-		id, span, sampled = parts[0], parts[1], ""
-		if len(parts) > 2 {
-			sampled = parts[2]
+		parts := append(strings.SplitN(one, "-", 4), "", "")
+		if id, span, sampled = parts[0], parts[1], parts[2]; span == "" {
+			id, sampled = "", id
 		}
 	}
 	if len(id) == 16 { // the short form
 		id = strings.Repeat("0", 16) + id
 	}
-	flags := "00"
-	if sampled == "1" || sampled == "d" || sampled == "true" {
-		flags = "01"
+	c, ok = trace.Parse("00-" + id + "-" + span + "-00")
+	switch sampled {
+	case "1", "d", "true":
+		return c.WithSampled(), ok, true
+	case "0", "false":
+		return c, ok, true
 	}
-	return trace.Parse("00-" + id + "-" + span + "-" + flags)
+	return c, ok, false
 }
 
 // span has a span made of the request, if its trace is sampled.
