@@ -34,6 +34,8 @@ func (s *Server) due() time.Time {
 		return s.since.Add(s.cfg.HeadTimeout)
 	case s.answer == nil && s.body.done && s.draining:
 		return s.since.Add(drainTime)
+	case s.answer == nil && s.body.done && s.pipe.Waiting() > 0:
+		return s.since.Add(stallTime)
 	case s.answer == nil && s.body.done:
 		return s.since.Add(s.cfg.IdleTimeout)
 	case s.parted:

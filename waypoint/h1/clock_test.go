@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/onloop"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
@@ -153,6 +154,64 @@ func TestClientsThatDoNotReadTheirAnswer(t *testing.T) {
 			t.Error("it is still waited for")
 		}
 	})
+}
+
+// Who sends one request after the other and reads no answer is read no further, until it does; and not waited for for ever.
+func TestClientsThatAskAndDoNotRead(t *testing.T) {
+	inFakeTime(t, func(c *clockwork) {
+		asked := 0
+		Serve(c.pipe, ServerConfig{Scheme: "http", Handle: func(_ *exchange.Request, client exchange.Client) exchange.Server {
+			h := &answering{client: client}
+			asked++
+			h.task.Run = h.answer
+			c.Loop.Output(&h.task)
+			return h
+		}})
+		const all = 3000 // whose answers are more than a socket takes
+		for range all / 100 {
+			c.Say(strings.Repeat("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 100))
+		}
+		c.End()
+		c.Pass(time.Second)
+		if before := asked; before > all/2 {
+			t.Errorf("%d of %d requests are answered though nobody reads", before, all)
+		}
+		c.Pass(stallTime - 2*time.Second)
+		for range 100 {
+			c.Hear()
+			c.Pass(0)
+		}
+		if asked != all {
+			t.Errorf("%d of %d requests are answered when all is read", asked, all)
+		}
+		if got := c.Hear(); got != "|" {
+			t.Errorf("at the end %q", got)
+		}
+	})
+	inFakeTime(t, func(c *clockwork) {
+		h := c.serve()
+		c.Say("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		h.client.Respond(&exchange.Response{Status: 200, Length: 1 << 20})
+		h.client.Data(make([]byte, 1<<20))
+		h.client.End(nil)
+		c.Pass(3 * stallTime)
+		if got := c.Hear(); !strings.HasSuffix(got, "|") {
+			t.Error("a client that doesn't read is still waited for")
+		}
+	})
+}
+
+// answering answers at once, with a kilobyte.
+type answering struct {
+	sink
+	client exchange.Client
+	task   loop.Task
+}
+
+func (a *answering) answer() {
+	a.client.Respond(&exchange.Response{Status: 200, Length: 1 << 10})
+	a.client.Data(make([]byte, 1<<10))
+	a.client.End(nil)
 }
 
 func TestClientsThatEndAndWait(t *testing.T) {

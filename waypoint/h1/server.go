@@ -90,7 +90,7 @@ func (s *Server) step(p []byte) (n int, more bool) {
 	switch {
 	case s.over || s.closing:
 		return len(p), false
-	case s.answer != nil && s.body.done:
+	case s.answer != nil && s.body.done || s.crammed():
 		return 0, false
 	case s.answer != nil:
 		return s.readBody(p)
@@ -98,6 +98,11 @@ func (s *Server) step(p []byte) (n int, more bool) {
 		return s.skipBody(p)
 	}
 	return s.readHead(p)
+}
+
+// crammed tells that the client doesn't read the answers that it has: its next request waits.
+func (s *Server) crammed() bool {
+	return s.answer == nil && s.body.done && s.pipe.Waiting() > lowWater
 }
 
 func (s *Server) readHead(p []byte) (n int, more bool) {
@@ -195,6 +200,8 @@ func (s *Server) skipBody(p []byte) (n int, more bool) {
 func (s *Server) clientEnd(p []byte) int {
 	switch {
 	case s.over:
+	case !s.closing && s.crammed() && len(p) > 0:
+		return 0 // p are requests that wait
 	case s.closing || s.answer == nil:
 		s.parted = true
 		s.close()
@@ -300,6 +307,9 @@ func (s *Server) Sent() {
 		s.since = s.now()
 		s.wake(s.due())
 		s.endIfOver()
+	case s.body.done && s.seen == 0 && !s.over: // a request may have waited for it
+		s.since = s.now()
+		s.pipe.Resume()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/tulle-mesh/tulle/mesh/loop"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/onloop"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
@@ -150,6 +151,38 @@ func TestPeersThatDoNotRead(t *testing.T) {
 		c.Pass(2*stallTime + time.Second)
 		if !errors.Is(c.last.err, errStalled) || !c.closed {
 			t.Errorf("the server hears %v", c.last.err)
+		}
+	})
+}
+
+// Heads go whatever the windows are, so a client that asks on and on and reads none of them is read no further, until it does.
+func TestClientsThatAskAndDoNotRead(t *testing.T) {
+	inFakeTime(t, func(c *clockwork) {
+		const all = 1000
+		asked := 0
+		Serve(c.pipe, ServerConfig{MaxStreams: all, Handle: func(req *exchange.Request, client exchange.Client) exchange.Server {
+			asked++
+			answer := &loop.Task{Run: func() {
+				client.Respond(&exchange.Response{Status: 302, Fields: []exchange.Field{{Name: "etag", Value: strings.Repeat("x", 4<<10)}}})
+				client.End(nil)
+			}}
+			c.Loop.Output(answer)
+			return &local{req: req, client: client, answer: func(*local) {}}
+		}})
+		c.greet()
+		for i := range all {
+			c.ask(uint32(2*i + 1))
+		}
+		c.Pass(time.Second)
+		if asked > all/2 {
+			t.Errorf("%d of %d requests are answered though nobody reads", asked, all)
+		}
+		for range 100 {
+			c.Hear()
+			c.Pass(0)
+		}
+		if asked != all {
+			t.Errorf("%d of %d requests are answered when all is read", asked, all)
 		}
 	})
 }

@@ -56,7 +56,7 @@ func (c *conn) start(r role, p *pipe.Pipe, cfg h2.Config) {
 
 func (c *conn) now() time.Time { return c.pipe.Loop().Now() }
 
-// Receive implements pipe.User. Back-pressure is that of the streams, so everything is taken.
+// Receive implements pipe.User. Back-pressure is that of the streams, so everything is taken, unless the peer reads nothing.
 func (c *conn) Receive(p []byte, end bool) int {
 	now := c.now()
 	c.heard, c.asked = now, time.Time{}
@@ -64,7 +64,12 @@ func (c *conn) Receive(p []byte, end bool) int {
 		c.ticked = now
 		c.core.Tick()
 	}
-	for rest := p; len(rest) > 0 && !c.over && !c.closing; {
+	rest := p
+	for len(rest) > 0 && !c.over && !c.closing {
+		if c.pipe.Waiting() > highWater {
+			c.flush()
+			return len(p) - len(rest)
+		}
 		n, ev, err := c.core.Receive(rest)
 		rest = rest[n:]
 		if err == nil && ev.Kind != h2.None {
@@ -141,6 +146,7 @@ func (c *conn) Sent() {
 	c.sent = c.now()
 	c.flush()
 	c.endIfOver()
+	c.pipe.Resume()
 }
 
 // noteWriting notes when the pipe has begun to have something that waits.

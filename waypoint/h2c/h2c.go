@@ -19,6 +19,7 @@ const (
 	maxFields   = 200      // of a head
 	maxInterim  = 32       // answers before an answer
 	lowWater    = 64 << 10 // bytes that wait for the pipe, from which on no more are given to it
+	highWater   = 1 << 20  // from which on nothing is read, as the peer doesn't either: it would bring about more heads, which always go
 	window      = 1 << 20  // bytes that a connection may have given to all exchanges and not consumed, unless streams are stalled
 	tickTime    = 10 * time.Second
 	stallTime   = 5 * time.Minute // in which a peer that has to read doesn't
