@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -64,6 +66,60 @@ func TestPoliciesDecideByTheClientsIdentityAndTheRequest(t *testing.T) {
 				}
 				return nil
 			})
+		}
+	}
+}
+
+// A client keeps its connection for hours; what holds for its requests is what holds now.
+func TestPoliciesAndRoutesOfTheMomentHoldOnAConnectionThatIsKept(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, echo("web"))
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	conn, err := m.through(m.caller("shop", "client"), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answers := bufio.NewReader(conn)
+	ask := func(want int) {
+		t.Helper()
+		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		if resp.StatusCode != want {
+			t.Errorf("status %d, want %d", resp.StatusCode, want)
+		}
+	}
+	ask(200)
+	m.know(policy("nobody", "web", l7.Policy_DENY, &l7.PolicyRule{}))
+	ask(403)
+	m.know(policy("nobody", "web", l7.Policy_DENY, may("stranger", "GET")))
+	ask(200)
+}
+
+// A connection that isn't looked into is asked about by the policies of the service that was dialled, wherever a route leads it, and by the server's
+// name that it asks for.
+func TestConnectionsAreAskedAboutByWhatTheyWereFor(t *testing.T) {
+	m := newMesh(t)
+	m.secret(serverHost, "one")
+	m.know(m.service("one", workload.AppProtocol_TLS, 8443, serverHost)...)
+	m.know(m.service("web", workload.AppProtocol_TLS, 8443, serverHost)...)
+	m.know(m.service("led", workload.AppProtocol_TLS, 8443, serverHost)...)
+	named := func(name string) *l7.PolicyRule {
+		return &l7.PolicyRule{When: []*l7.Condition{{Attribute: l7.Condition_CONNECTION_SNI, Key: "connection.sni", Values: exactly(name)}}}
+	}
+	led := tcpRoute("led", "led", "one")
+	led.Origin.Kind, led.GetRoute().Protocol = "TLSRoute", l7.Route_TLS
+	m.know(led, policy("web", "web", l7.Policy_ALLOW, named("web.example")), policy("led", "led", l7.Policy_DENY, named("evil.example")), policy("one", "one", l7.Policy_ALLOW))
+	client := m.caller("shop", "client")
+	for _, test := range []struct{ service, serverName, want string }{
+		{"web", "web.example", "one"}, {"web", "other.example", ""}, {"led", "web.example", "one"}, {"led", "evil.example", ""}, {"one", "web.example", ""},
+	} {
+		if got := m.asked(client, test.service, test.serverName); got != test.want {
+			t.Errorf("%s for %s: %q, want %q", test.service, test.serverName, got, test.want)
 		}
 	}
 }

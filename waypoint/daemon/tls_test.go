@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/mesh/meshtest/byhand"
 )
 
 // secret runs a server that speaks TLS at one of the rig's hosts, and sends its name.
@@ -36,6 +37,18 @@ func (m *mesh) secret(host byte, name string) {
 	m.t.Cleanup(func() { _ = listener.Close(); <-done })
 }
 
+// asked is what a server of TLS says, by that name of it, behind a service.
+func (m *mesh) asked(c *byhand.Client, service, serverName string) string {
+	conn, err := m.through(c, service)
+	if err != nil {
+		return err.Error()
+	}
+	defer conn.Close()
+	secure := tls.Client(conn, &tls.Config{ServerName: serverName, InsecureSkipVerify: true}) // whose it is plays no part here
+	text, _ := io.ReadAll(secure)
+	return string(text)
+}
+
 func TestTLSIsRoutedByServerNameAndPassedThrough(t *testing.T) {
 	m := newMesh(t)
 	m.secret(serverHost, "one")
@@ -50,18 +63,8 @@ func TestTLSIsRoutedByServerNameAndPassedThrough(t *testing.T) {
 	}
 	m.know(route("one", "one", "one.example"), route("two", "two", "*.two.example"))
 	client := m.caller("shop", "client")
-	ask := func(serverName string) string {
-		conn, err := m.through(client, "web")
-		if err != nil {
-			return err.Error()
-		}
-		defer conn.Close()
-		secure := tls.Client(conn, &tls.Config{ServerName: serverName, InsecureSkipVerify: true}) // whose it is plays no part here
-		text, _ := io.ReadAll(secure)
-		return string(text)
-	}
 	for serverName, want := range map[string]string{"one.example": "one", "ONE.example": "one", "x.two.example": "two", "three.example": ""} {
-		if got := ask(serverName); got != want {
+		if got := m.asked(client, "web", serverName); got != want {
 			t.Errorf("%s leads to %q, want %q", serverName, got, want)
 		}
 	}
