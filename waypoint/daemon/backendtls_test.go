@@ -192,6 +192,38 @@ func TestABackendThatIsNotProvenIsNotSpokenTo(t *testing.T) {
 	}
 }
 
+// Neither are bytes of whatever kind sent in plain text then, nor a mirror's copies.
+func TestABackendWhosePolicyCannotBeObeyedGetsNothing(t *testing.T) {
+	m := newMesh(t)
+	m.hold(serverHost, "one")
+	m.know(m.service("bytes", workload.AppProtocol_TCP, 9000, serverHost)...)
+	copies := make(chan string, 10)
+	m.serve(serverHost, echo("web"))
+	for i, name := range []string{"shadow", "other"} {
+		m.serve(serverHost+1+byte(i), func(http.ResponseWriter, *http.Request) { copies <- name })
+		m.know(m.service(name, httpPort, 8080, serverHost+1+byte(i))...)
+	}
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	mirrored := rule("/", "web")
+	mirrored.Filters = &l7.Filters{}
+	for _, name := range []string{"shadow", "other"} {
+		mirrored.Filters.Mirrors = append(mirrored.Filters.Mirrors, &l7.Mirror{Backend: &l7.BackendRef{Service: "shop/" + name + ".shop", Port: 80}})
+	}
+	invalid := &l7.BackendTLS{Hostname: "outside.example", Invalid: "there is no ConfigMap"}
+	m.know(httpRoute("web", "web", mirrored), spokenToByTLS("bytes", invalid), spokenToByTLS("shadow", invalid))
+	client := m.caller("shop", "client")
+	if conn, err := m.through(client, "bytes"); err == nil {
+		conn.Close()
+		t.Error("a connection comes about")
+	}
+	for range 5 {
+		fetch(t, m.browser(client), "http://web/")
+		if got := <-copies; got != "other" {
+			t.Errorf("%s gets a copy", got)
+		}
+	}
+}
+
 // What isn't HTTP is carried within TLS too, unless it is TLS already.
 func TestBytesOfAnyKindGoByTLS(t *testing.T) {
 	m := newMesh(t)

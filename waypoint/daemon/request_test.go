@@ -343,6 +343,9 @@ func TestMirrorsGetCopies(t *testing.T) {
 	both.Filters = &l7.Filters{Mirrors: []*l7.Mirror{{Backend: &l7.BackendRef{Service: "shop/shadow.shop", Port: 80}}}}
 	m.know(httpRoute("web", "web", both))
 	c := m.browser(m.caller("shop", "client"))
+	fetch(t, c, "http://web/long", func(r *http.Request) { // of which there is no copy
+		r.Method, r.Body = "POST", io.NopCloser(strings.NewReader(strings.Repeat("x", 100_000)))
+	})
 	resp, text := fetch(t, c, "http://web/x", func(r *http.Request) { r.Method, r.Body = "POST", io.NopCloser(strings.NewReader("hello")) })
 	if resp.StatusCode != 200 || text != "main POST /x host=web hello" {
 		t.Errorf("%d %q", resp.StatusCode, text)
@@ -354,6 +357,43 @@ func TestMirrorsGetCopies(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("no copy came")
+	}
+}
+
+// A mirror that doesn't answer holds up nobody, and costs no more than so many copies.
+func TestOnlySoManyCopiesAreUnderWay(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, echo("main"))
+	var now, most atomic.Int32
+	m.serve(serverHost+1, func(_ http.ResponseWriter, r *http.Request) {
+		n := now.Add(1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		<-r.Context().Done()
+		now.Add(-1)
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	m.know(m.service("shadow", workload.AppProtocol_HTTP2, 8080, serverHost+1)...)
+	both := rule("/", "web")
+	for range 10 {
+		both.Filters = &l7.Filters{Mirrors: append(both.GetFilters().GetMirrors(), &l7.Mirror{Backend: &l7.BackendRef{Service: "shop/shadow.shop", Port: 80}})}
+	}
+	m.know(httpRoute("web", "web", both))
+	c := m.browser(m.caller("shop", "client"))
+	begun := time.Now()
+	for range 110 {
+		if resp, _ := fetch(t, c, "http://web/"); resp.StatusCode != 200 {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+	}
+	m.eventually("the copies to have come", func() error {
+		if n := most.Load(); n < 1000 && time.Since(begun) < 10*time.Second { // after which they are given up
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	if n := most.Load(); n > 1000 {
+		t.Errorf("%d copies at once, want at most 1000", n)
 	}
 }
 
