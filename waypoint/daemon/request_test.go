@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -356,6 +357,49 @@ func TestMirrorsGetCopies(t *testing.T) {
 			t.Errorf("the copy is %q", got)
 		}
 	case <-time.After(patience):
+		t.Error("no copy came")
+	}
+}
+
+// A copy is made of a request that is answered before it is complete, too.
+func TestMirrorsGetCopiesOfWhatIsAnsweredEarly(t *testing.T) {
+	m := newMesh(t)
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.Copy(w, r.Body)
+	})
+	copies := make(chan string, 1)
+	m.serve(serverHost+1, func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		copies <- string(body)
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	m.know(m.service("shadow", httpPort, 8080, serverHost+1)...)
+	both := rule("/", "web")
+	both.Filters = &l7.Filters{Mirrors: []*l7.Mirror{{Backend: &l7.BackendRef{Service: "shop/shadow.shop", Port: 80}}}}
+	m.know(httpRoute("web", "web", both))
+	conn, err := m.through(m.caller("shop", "client"), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\n\r\nhe")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Fprint(conn, "llo")
+	if text, err := io.ReadAll(resp.Body); string(text) != "hello" {
+		t.Errorf("%q, %v", text, err)
+	}
+	select {
+	case got := <-copies:
+		if got != "hello" {
+			t.Errorf("the copy is %q", got)
+		}
+	case <-time.After(10 * time.Second):
 		t.Error("no copy came")
 	}
 }

@@ -339,7 +339,7 @@ func (t *try) Respond(res *exchange.Response) {
 		r.session.handler.cfg.Worker.Stop(&r.clock)
 		r.session.handler.cfg.Worker.Stop(&t.clock)
 	}
-	r.body.keep = false
+	r.body.keep = len(r.body.mirrors) > 0
 	r.body.trim()
 	r.client.Respond(res)
 }
