@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -161,6 +162,24 @@ func TestRequestsGoAsTheRoutesSay(t *testing.T) {
 }
 
 // A redirect, and what a browser asks of CORS, are answered by the rule itself, with the headers that it adds.
+func TestServersHearOfTheClientAndOfThoseBeforeIt(t *testing.T) {
+	m := newMesh(t)
+	told := make(chan http.Header, 1)
+	m.serve(serverHost, func(_ http.ResponseWriter, r *http.Request) { told <- r.Header })
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	c := m.browser(m.caller("shop", "client"))
+	for before, want := range map[string]string{"": "127.0.0.1", "1.2.3.4, 5.6.7.8": "1.2.3.4, 5.6.7.8,127.0.0.1"} {
+		fetch(t, c, "http://web/", func(r *http.Request) {
+			if before != "" {
+				r.Header.Set("X-Forwarded-For", before)
+			}
+		})
+		if got := <-told; got.Get("X-Forwarded-For") != want || got.Get("X-Forwarded-Proto") != "http" || len(got.Get("X-Request-Id")) != 36 {
+			t.Errorf("the server is told %v, want %s", got, want)
+		}
+	}
+}
+
 func TestAnswersOfARuleSayNothingTwice(t *testing.T) {
 	m := newMesh(t)
 	m.know(m.service("web", httpPort, 8080)...)
@@ -284,6 +303,54 @@ func TestFailuresAreTriedAgainAsTheRouteSays(t *testing.T) {
 		}
 		if status == 200 && text != fmt.Sprintf("at last %d", test.bytes) {
 			t.Errorf("%s with %d bytes: %q", test.path, test.bytes, text)
+		}
+	}
+}
+
+// A client that gives up while the next try is waited for has no further one.
+func TestNothingIsTriedAgainForAClientThatHasGone(t *testing.T) {
+	m := newMesh(t)
+	asked := make(chan string, 10)
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(503)
+		if r.URL.Path == "/gone" { // until the waypoint has let go of it, to try again
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+		asked <- r.URL.Path
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	again := rule("/", "web")
+	again.Retry = &l7.Retry{Attempts: 1, Statuses: []uint32{503}, BackoffMs: 500}
+	m.know(httpRoute("web", "web", again))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://web/gone", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if resp, err := m.browser2(m.caller("shop", "client")).Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	<-asked
+	cancel()
+	<-ended
+	m.eventually("the waypoint to hear of it", func() error {
+		if m.metric("istio_requests_total", `response_flags="DC"`) != 1 {
+			return errors.New("it hasn't")
+		}
+		return nil
+	})
+	if resp, _ := fetch(t, m.browser(m.caller("shop", "client")), "http://web/after"); resp.StatusCode != 503 { // which takes longer
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	for range 2 {
+		if got := <-asked; got != "/after" {
+			t.Errorf("the server is asked for %s", got)
 		}
 	}
 }

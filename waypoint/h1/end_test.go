@@ -495,6 +495,37 @@ func TestAnswerBeforeTheRequestIsComplete(t *testing.T) {
 	}
 }
 
+// What is left on a connection to a server would be taken for the next request's, or for its answer.
+func TestConnectionsOnWhichSomethingIsLeftAreNotUsedAgain(t *testing.T) {
+	const get, ok = "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	for name, test := range map[string]struct{ request, answer, later string }{
+		"more than the answer":            {get, ok + ok, ""},
+		"an answer that nobody asked for": {get, ok, ok},
+		"a request that isn't complete":   {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", ok, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			heard := make(chan struct{})
+			p := newProxy(t, script(t, func(c *rawClient) {
+				c.head()
+				c.say("%s", test.answer)
+				<-heard
+				if test.later != "" {
+					c.say("%s", test.later)
+				}
+				_, _ = io.Copy(io.Discard, c)
+			}), ServerConfig{})
+			c := p.dial()
+			c.say("%s", test.request)
+			c.head()
+			if got := c.hear(2); got != "ok" {
+				t.Errorf("got %q", got)
+			}
+			close(heard)
+			p.eventually("the connection to be let go of", func() bool { return len(p.clients) == 0 })
+		})
+	}
+}
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
