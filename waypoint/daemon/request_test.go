@@ -310,14 +310,15 @@ func TestFailuresAreTriedAgainAsTheRouteSays(t *testing.T) {
 // A client that gives up while the next try is waited for has no further one.
 func TestNothingIsTriedAgainForAClientThatHasGone(t *testing.T) {
 	m := newMesh(t)
-	asked := make(chan string, 10)
+	asked, left := make(chan string, 10), make(chan struct{}, 10)
 	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
 		w.WriteHeader(503)
 		if r.URL.Path == "/gone" { // until the waypoint has let go of it, to try again
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
+			left <- struct{}{}
 		}
-		asked <- r.URL.Path
 	})
 	m.know(m.service("web", httpPort, 8080, serverHost)...)
 	again := rule("/", "web")
@@ -337,6 +338,7 @@ func TestNothingIsTriedAgainForAClientThatHasGone(t *testing.T) {
 		}
 	}()
 	<-asked
+	<-left
 	cancel()
 	<-ended
 	m.eventually("the waypoint to hear of it", func() error {
