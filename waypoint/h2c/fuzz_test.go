@@ -42,6 +42,9 @@ func FuzzRequestHead(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what we say of %+v isn't taken: %v", first, err)
 		}
+		if first.Length == 0 { // the frame that a Client sends says so by its end, which isn't looked at here
+			second.Length = 0
+		}
 		if fmt.Sprintf("%+v", *first) != fmt.Sprintf("%+v", *second) {
 			t.Fatalf("we take\n%+v and say\n%+v", *first, *second)
 		}
