@@ -52,7 +52,7 @@ test-controlplane: need-go need-cc need-root ## istiod-lite and the node agent a
 	$(GO) test -race -count=1 -timeout 30m ./e2e/apiserver ./e2e/controlplane ./e2e/nodeagent
 
 e2e: need-go need-root ## the mesh on a real Kubernetes on this machine, or on the one of KUBECONFIG with images HUB/name:TAG; part of test (root)
-	$(GO) test -count=1 -timeout 45m -p 1 ./e2e/cluster/... ./e2e/scenario ./e2e/l7 ./e2e/docs
+	$(GO) test -count=1 -timeout 45m -p 2 ./e2e/cluster/... ./e2e/scenario ./e2e/l7 ./e2e/docs
 
 conformance: need-go need-root ## Gateway API's own conformance suite for meshes on a real Kubernetes of two nodes, in two to four minutes, the first time twelve; writes its report to docs/conformance (root)
 	$(GO) run ./e2e/conformance -version $(VERSION) -report docs/conformance/standard-v1.6.3-default-report.yaml
