@@ -234,8 +234,10 @@ func (t *try) failed(err error, unsent bool) {
 	}
 	switch {
 	case t.stale(err, unsent) && r.body.again():
+		// Its server may be about to go: then a new connection is one to nobody, so another server is better.
+		h := r.session.handler
 		r.fresh = true
-		r.choice.Untried()
+		r.choice.Again(h.cfg.Table(), h.cfg.Self(h.cfg.Table()))
 		r.attempt()
 	case unsent && hbone.Elsewhere(err) && r.body.again() && r.tries < upstream.MaxTries:
 		r.attemptElsewhere(err)
