@@ -309,7 +309,7 @@ func (m *mesh) load(url string, heard func(text string), clients ...*http.Client
 }
 
 // serve runs an HTTP server at one of the rig's hosts, on port 8080.
-func (m *mesh) serve(host byte, handler http.HandlerFunc) *http.Server {
+func (m *mesh) serve(host byte, handler http.HandlerFunc, change ...func(*http.Server)) *http.Server {
 	m.t.Helper()
 	listener, err := net.Listen("tcp", netip.AddrPortFrom(m.addr(host), 8080).String())
 	if err != nil {
@@ -318,6 +318,9 @@ func (m *mesh) serve(host byte, handler http.HandlerFunc) *http.Server {
 	server := &http.Server{Handler: handler, Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
+	for _, f := range change {
+		f(server)
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) })
 	m.t.Cleanup(func() { _ = server.Close(); serving.Wait() })

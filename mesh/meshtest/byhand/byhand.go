@@ -81,10 +81,9 @@ func (c *Client) Connect(tb testing.TB, expected identity.Workload, addr netip.A
 		tb.Fatal(err)
 	}
 	ours, theirs := pair(tb)
-	target := hbone.Target{Source: c.credential.Identity, Expected: []identity.Workload{expected}, Addr: addr}
 	answer := make(chan error, 1)
-	_ = c.loop.Post(func() {
-		c.pool.Connect(target, hbone.Request{Authority: to, Trace: trace.New()}, func(s *hbone.Stream, err error) {
+	c.Do(func() {
+		c.Open(expected, addr, to, func(s *hbone.Stream, err error) {
 			if err != nil {
 				_ = unix.Close(theirs)
 			} else {
@@ -103,6 +102,15 @@ func (c *Client) Connect(tb testing.TB, expected identity.Workload, addr netip.A
 		return nil, err
 	}
 	return ours, nil
+}
+
+// Do runs f on the client's loop, soon.
+func (c *Client) Do(f func()) { _ = c.loop.Post(f) }
+
+// Open is Connect for who wants the stream itself, and has no file to spare for each. It is called on the client's loop, where opened is called.
+func (c *Client) Open(expected identity.Workload, addr netip.AddrPort, authority hbone.Authority, opened func(*hbone.Stream, error)) {
+	target := hbone.Target{Source: c.credential.Identity, Expected: []identity.Workload{expected}, Addr: addr}
+	c.pool.Connect(target, hbone.Request{Authority: authority, Trace: trace.New()}, opened)
 }
 
 // Ask is Connect for the status alone; an error is anything but an answer.
