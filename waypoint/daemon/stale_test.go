@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -73,5 +74,51 @@ func TestOnlyWhatMakesNoDifferenceIsSentAgainWhenItsConnectionCloses(t *testing.
 			t.Errorf("%s: status %d, the server sees it %d times; want %d, %d times", test.method, status, seen[test.method], test.status, test.seen)
 		}
 		mu.Unlock()
+	}
+}
+
+// A server that goes closes the connections that it hasn't looked at yet. What makes no difference is then sent to another server, if there is one,
+// and only once more: what no server answers would go round otherwise.
+func TestOnlyWhatMakesNoDifferenceIsSentToAnotherServerWhenANewConnectionCloses(t *testing.T) {
+	for _, test := range []struct {
+		what, method   string
+		closing, alive byte
+		status, seen   int // how many closing servers see it
+	}{
+		{"GET, another server", "GET", 1, 1, 200, 1},
+		{"POST, another server", "POST", 1, 1, 503, 1},
+		{"GET, no other server", "GET", 1, 0, 503, 1},
+		{"GET, no server that answers", "GET", 3, 0, 503, 2},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			m := newMesh(t)
+			var seen atomic.Int32
+			var hosts []byte
+			for i := range test.closing {
+				hosts = append(hosts, serverHost+i)
+				m.serve(serverHost+i, func(http.ResponseWriter, *http.Request) {
+					seen.Add(1)
+					panic(http.ErrAbortHandler)
+				})
+			}
+			for i := range test.alive {
+				hosts = append(hosts, serverHost+test.closing+i)
+				m.serve(serverHost+test.closing+i, echo("alive"))
+			}
+			m.know(m.service("web", httpPort, 8080, hosts...)...)
+			c := m.browser(m.caller("shop", "client"))
+			for range 50 { // until the closing server is chosen first
+				resp, text := fetch(t, c, "http://web/", func(r *http.Request) { r.Method = test.method })
+				n := int(seen.Swap(0))
+				if n == 0 {
+					continue
+				}
+				if resp.StatusCode != test.status || n != test.seen {
+					t.Errorf("status %d, %d closing servers see it, want %d, %d: %s", resp.StatusCode, n, test.status, test.seen, text)
+				}
+				return
+			}
+			t.Error("the closing server was never chosen")
+		})
 	}
 }

@@ -40,7 +40,7 @@ type request struct {
 	body     body
 	try      *try // under way, or nil
 	tries    int
-	fresh    bool       // a connection that was kept was of no use
+	resent   bool       // it was lost with its connection, and sent again
 	retrying bool       // it is counted as one that is tried again
 	clock    loop.Timer // the request's time
 	pause    loop.Timer // until the next try

@@ -66,7 +66,7 @@ func (r *request) attempt() {
 		t.clock.Run = t.late
 		h.cfg.Worker.After(&t.clock, r.hit.TryTimeout)
 	}
-	asked := upstream.Asked{Baggage: describe.Baggage(self), Fresh: r.fresh}
+	asked := upstream.Asked{Baggage: describe.Baggage(self), Fresh: r.resent}
 	if r.choice.Service != nil {
 		asked.Service = r.choice.Service.Hostname
 	}
@@ -220,7 +220,8 @@ func (t *try) failed(err error, unsent bool) {
 	r := t.request
 	refused := errors.As(err, new(*exchange.NotProcessed))
 	unsent = unsent || refused
-	if !refused && !t.stale(err, unsent) {
+	lost := t.lost(err, unsent)
+	if !refused && !(lost && t.reused) {
 		t.served(false)
 	}
 	if unsent {
@@ -233,10 +234,10 @@ func (t *try) failed(err error, unsent bool) {
 		r.choice.Untried()
 	}
 	switch {
-	case t.stale(err, unsent) && r.body.again():
+	case lost && r.body.again():
 		// Its server may be about to go: then a new connection is one to nobody, so another server is better.
 		h := r.session.handler
-		r.fresh = true
+		r.resent = true
 		r.choice.Again(h.cfg.Table(), h.cfg.Self(h.cfg.Table()))
 		r.attempt()
 	case unsent && hbone.Elsewhere(err) && r.body.again() && r.tries < upstream.MaxTries:
@@ -250,18 +251,20 @@ func (t *try) failed(err error, unsent bool) {
 	}
 }
 
-// stale tells that the connection was closed by its server before, or while, the request came, which is no fault of the request's. What may
-// have been processed is only sent again if that makes no difference (RFC 9110 section 9.2.2).
-func (t *try) stale(err error, unsent bool) bool {
-	if !t.reused || t.request.fresh {
+// lost tells that the connection was closed by its server before, or while, the request came, which is no fault of the request's, so that it can
+// be sent again, once: one that was kept has been closed for its age, and a server that goes closes new ones that it hasn't looked at yet. What
+// may have been processed is only sent again if that makes no difference (RFC 9110 section 9.2.2).
+func (t *try) lost(err error, unsent bool) bool {
+	r, h := t.request, t.request.session.handler
+	if r.resent || unsent && !t.reused {
 		return false
 	}
 	if unsent {
 		return true
 	}
-	switch t.request.head.Method {
+	switch r.head.Method {
 	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return errors.Is(err, h1.ErrNoAnswer)
+		return errors.Is(err, h1.ErrNoAnswer) && (t.reused || r.choice.More(h.cfg.Table(), h.cfg.Self(h.cfg.Table())))
 	}
 	return false
 }
