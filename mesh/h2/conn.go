@@ -23,6 +23,7 @@ type Conn struct {
 	// Receiving.
 	in       parser
 	budget   int // what the peer may still do that costs us work and brings nothing, see limit.go
+	windows  int // WINDOW_UPDATEs that the peer may send for our DATA
 	recv     receiveWindow
 	decoder  *hpack.Decoder
 	fields   []hpack.HeaderField

@@ -6,6 +6,7 @@ const (
 	budgetPerTick  = 20_000
 	costEmptyFrame = 5   // DATA that carries nothing and ends nothing, CONTINUATION that carries nothing
 	costUnknown    = 1   // frames that mean nothing to us
+	costWindow     = 1   // WINDOW_UPDATE, beyond what answers our DATA
 	costPing       = 20  // has to be answered
 	costGoAway     = 100 // touches every stream
 	costInterim    = 20  // an answer that isn't one yet
@@ -18,6 +19,7 @@ const (
 	maxReplies       = 1000 // answers that wait because the peer doesn't read
 	maxContinuations = 32   // frames of one header block
 	maxSettings      = 64   // entries of one SETTINGS frame
+	windowsPerData   = 10   // WINDOW_UPDATEs that a peer may send for each of our DATA frames; two are usual, one for the stream and one for the connection
 	bomb             = 4    // header lists that many times as long as we allow end the connection, not just their stream
 )
 
@@ -30,6 +32,15 @@ func (c *Conn) spend(points int, what string) error {
 		return c.fail(EnhanceYourCalm, "too many "+what)
 	}
 	return nil
+}
+
+// opened counts a WINDOW_UPDATE.
+func (c *Conn) opened() error {
+	if c.windows > 0 {
+		c.windows--
+		return nil
+	}
+	return c.spend(costWindow, "WINDOW_UPDATEs")
 }
 
 // reply counts a frame that the peer made us send.

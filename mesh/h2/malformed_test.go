@@ -263,6 +263,8 @@ func TestFloods(t *testing.T) {
 		{"empty DATA", raw(0x0, 0, 1)},
 		{"DATA of padding", raw(0x0, flagPadded, 1, 0)},
 		{"unknown frames", raw(0xbe, 0, 1, 1)},
+		{"WINDOW_UPDATE of the connection", raw(0x8, 0, 0, 0, 0, 0, 1)},
+		{"WINDOW_UPDATE of a stream", raw(0x8, 0, 1, 0, 0, 0, 1)},
 		{"PRIORITY", raw(0x2, 0, 1, 0, 0, 0, 0, 1)},
 		{"rapid reset", func(h *harness) { raw(0x3, 0, open(h), 0, 0, 0, 8)(h) }},
 		{"streams that we have to reset", func(h *harness) { raw(0x8, 0, open(h), 0, 0, 0, 0)(h) }},
@@ -303,6 +305,24 @@ func TestFloods(t *testing.T) {
 				t.Errorf("spread over a long time: %v", h.conn.Err())
 			}
 		})
+	}
+}
+
+// Who gets much makes room often, also in small steps.
+func TestRoomForWhatIsSentIsNoFlood(t *testing.T) {
+	h := newHarness(t, Config{Role: Server})
+	h.connect(1)
+	for range 30_000 {
+		h.conn.AppendData(nil, 1, 8, false)
+		for range 4 {
+			raw(0x8, 0, 0, 0, 0, 0, 2)(h)
+			raw(0x8, 0, 1, 0, 0, 0, 2)(h)
+		}
+		h.receive()
+		h.sent()
+	}
+	if err := h.conn.Err(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -267,6 +267,9 @@ func (c *Conn) receiveGoAway(last uint32, code Code) Event {
 }
 
 func (c *Conn) receiveWindowUpdate(id, increment uint32) (Event, error) {
+	if err := c.opened(); err != nil {
+		return Event{}, err
+	}
 	if id == 0 {
 		if increment == 0 { // section 6.9
 			return Event{}, c.fail(ProtocolError, "WINDOW_UPDATE of 0")

@@ -144,6 +144,7 @@ func (c *Conn) AppendData(dst []byte, id uint32, n int, end bool) []byte {
 	}
 	s.send -= sendWindow(n)
 	c.send -= sendWindow(n)
+	c.windows += windowsPerData
 	s.wants = false
 	c.ready.sent(s, n)
 	h := frameHeader{length: uint32(n), kind: frameData, stream: id}

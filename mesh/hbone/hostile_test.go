@@ -86,8 +86,8 @@ var hostile = []struct {
 	{"PRIORITY", "ENHANCE_YOUR_CALM", func() []byte { return repeat(100_000, frame(0x2, 0, 1, 0, 0, 0, 0, 1)) }},
 	{"unknown frames", "ENHANCE_YOUR_CALM", func() []byte { return repeat(100_000, frame(0xbe, 0, 1, 1)) }},
 	{"unknown settings", "ENHANCE_YOUR_CALM", func() []byte { return repeat(5000, frame(0x4, 0, 0, repeat(60, setting(0xbe, 1))...)) }},
-	{"WINDOW_UPDATE", "", func() []byte { return append(connectFrame(1), repeat(300_000, frame(0x8, 0, 1, u32(1)...))...) }},
-	{"WINDOW_UPDATE of the tunnel", "", func() []byte { return repeat(300_000, frame(0x8, 0, 0, u32(1)...)) }},
+	{"WINDOW_UPDATE", "ENHANCE_YOUR_CALM", func() []byte { return append(connectFrame(1), repeat(300_000, frame(0x8, 0, 1, u32(1)...))...) }},
+	{"WINDOW_UPDATE of the tunnel", "ENHANCE_YOUR_CALM", func() []byte { return repeat(300_000, frame(0x8, 0, 0, u32(1)...)) }},
 	{"WINDOW_UPDATE of 0", "PROTOCOL_ERROR", func() []byte { return frame(0x8, 0, 0, u32(0)...) }},
 	{"a window that overflows", "FLOW_CONTROL_ERROR", func() []byte { return repeat(2, frame(0x8, 0, 0, u32(1<<31-1)...)) }},
 	{"streams' windows that overflow", "ENHANCE_YOUR_CALM", func() []byte {
