@@ -138,3 +138,31 @@ func TestOnDemandWaypointsAndGatewaysAreAskedFor(t *testing.T) {
 		t.Errorf("the gateway was asked %q", asked)
 	}
 }
+
+// What a tunnel asks of a pod may be known to nobody yet: a service of its own by name, or the service or the workload whose waypoint it is.
+func TestOnDemandArrivalsAskForWhatTheyAreFor(t *testing.T) {
+	m := newMesh(t)
+	m.istiod.Set(webAt(nil), &workload.Service{Name: "guarded", Namespace: "demo", Hostname: "guarded.demo", Waypoint: gatewayAt(m.server.v4, 15008),
+		Addresses: []*workload.NetworkAddress{{Address: []byte{10, 96, 0, 2}}}, Ports: []*workload.Port{{ServicePort: 8080, TargetPort: 8080}}})
+	m.describe(m.client, func(w *workload.Workload) { w.Waypoint = gatewayAt(m.server.v4, 15008) })
+	m.describe(m.server, nil)
+	m.upOnDemand(m.server)
+	m.server.serve(t, 8080)
+	a := m.asker(m.outside.Netns, m.ca.Credential(m.ca.Identity("demo", "outside")))
+	for _, test := range []struct {
+		name, authority string
+		want            int
+	}{
+		{"a service by its hostname", webHost + ":80", 200},
+		{"the address of a service with this waypoint", "10.96.0.2:8080", 200},
+		{"the address of a workload with this waypoint", "10.91.0.1:8080", 200},
+		{"a hostname of nobody", "nobody.demo:80", 503},
+		{"an address of nobody", "10.96.0.3:8080", 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if status, err := m.ask(a, m.server, test.authority); err != nil || status != test.want {
+				t.Errorf("answered %d, %v; want %d", status, err, test.want)
+			}
+		})
+	}
+}
