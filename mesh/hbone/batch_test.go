@@ -346,6 +346,57 @@ func TestATurnIsOneWrite(t *testing.T) {
 	})
 }
 
+// Who asks for the next connection waits for its answer, and nobody for the end of the one before: so the answer goes first, and the end after it,
+// but in the same turn.
+func TestAnswersGoBeforeTheEndsOfOthers(t *testing.T) {
+	for name, half := range map[string]bool{"half of the connection ends": true, "all of it ends": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t)
+				near, far := p.joined()
+				if !half {
+					_ = unix.Shutdown(far.app, unix.SHUT_WR)
+				}
+				p.settle()
+				var answered, ended, between, turnOver bool
+				buffer := make([]byte, 1)
+				atEnd := func() bool {
+					n, err := loop.Read(far.app, buffer)
+					return n == 0 && err == nil
+				}
+				look := loop.Task{Run: func() {
+					waiting, err := unix.IoctlGetInt(p.pool.tunnels()[0].fd, unix.TIOCINQ)
+					answered, ended, between = err == nil && waiting > 0, atEnd(), true
+				}}
+				p.handle = func(in *Incoming) {
+					s, err := in.Accept(Baggage{}) // queues what is sent
+					if err != nil {
+						t.Fatal(err)
+					}
+					p.loop.Output(&look) // which comes after it
+					_ = p.loop.Post(func() { turnOver = atEnd() })
+					_ = p.loop.Post(s.Reset)
+				}
+				_ = unix.Shutdown(near.app, unix.SHUT_WR)
+				if s, err := p.connect(); err != nil {
+					t.Fatal(err)
+				} else {
+					s.Reset()
+				}
+				if !between || !answered {
+					t.Error("the turn that brings both is over without the answer")
+				}
+				if ended {
+					t.Error("the end is passed on before the answer is sent")
+				}
+				if !turnOver {
+					t.Error("the end isn't passed on in the turn that brought it")
+				}
+			})
+		})
+	}
+}
+
 // Data that goes through costs no allocation, in either direction.
 func TestChunksAreNotAllocated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
