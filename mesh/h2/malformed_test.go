@@ -329,12 +329,13 @@ func TestRoomForWhatIsSentIsNoFlood(t *testing.T) {
 // A server may say that it is at it, but not for ever.
 func TestFloodOfInterimAnswers(t *testing.T) {
 	h := newHarness(t, Config{Role: Client})
-	id := h.open()
+	id, err := h.conn.Open(connectFields, false)
+	h.must(err)
 	for n := range 30_000 {
 		h.headers(id, false, ":status", "100")
 		h.receive()
 		if h.conn.Err() != nil {
-			if n < 100 || h.conn.err.Code != EnhanceYourCalm {
+			if n < 100 || h.conn.err.Code != EnhanceYourCalm || h.conn.err.Reason != "too many interim answers" {
 				t.Errorf("after %d: %v", n, h.conn.Err())
 			}
 			return
