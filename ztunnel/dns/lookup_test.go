@@ -136,6 +136,7 @@ func TestAnswersFromTheMesh(t *testing.T) {
 		{"the pod of a set, IPv6", "web-1.web.ns1.svc.cluster.local.", "AAAA", "AAAA web-1.web.ns1.svc.cluster.local. fd00::2:2"},
 		{"an unhealthy pod of a set", "web-2.web.ns1.svc.cluster.local.", "A", "forward"},
 		{"a pod of a set on another network", "web-3.web.ns1.svc.cluster.local.", "A", "forward"},
+		{"a pod of another namespace than its service", "stray-0.mixed.ns1.svc.cluster.local.", "A", "forward"},
 		{"a pod of no set", "client.web.ns1.svc.cluster.local.", "A", "forward"},
 		{"a pod of a service with an address", "web-0.details.ns1.svc.cluster.local.", "A", "forward"},
 
