@@ -90,6 +90,13 @@ func (n *node) shownOutbound(pod string) []shownConnection {
 func acrossNetworks(t *testing.T, san string, way *workload.GatewayAddress) *mesh {
 	t.Helper()
 	m := newMesh(t)
+	m.acrossNetworks(san, way, m.server)
+	return m
+}
+
+// acrossNetworks has the gateway lead to the tunnels of the pod, which is the endpoint unless the gateway lies.
+func (m *mesh) acrossNetworks(san string, way *workload.GatewayAddress, behind *testPod) {
+	m.t.Helper()
 	m.istiod.Set(
 		webAt(func(s *workload.Service) {
 			s.Addresses[0].Network = "east"
@@ -109,10 +116,9 @@ func acrossNetworks(t *testing.T, san string, way *workload.GatewayAddress) *mes
 	m.sync()
 	m.client.Neighbour("eth0", netip.MustParsePrefix("10.96.0.0/16"))
 	for _, port := range []uint16{8080, 7070, 9999} { // the targets of the service's ports
-		m.outside.forward(t, port, netip.AddrPortFrom(m.server.v4, 15008))
+		m.outside.forward(m.t, port, netip.AddrPortFrom(behind.v4, 15008))
 	}
-	m.server.serve(t, 8080)
-	return m
+	m.server.serve(m.t, 8080)
 }
 
 var gatewayByAddress = &workload.GatewayAddress{HboneMtlsPort: 15008, Destination: &workload.GatewayAddress_Address{
@@ -174,14 +180,25 @@ func TestAnotherNetworkIsReachedThroughItsGateway(t *testing.T) {
 
 // The endpoint behind the gateway must be the service's: the gateway itself could read everything otherwise.
 func TestAnotherNetworksGatewayCannotPoseAsTheEndpoint(t *testing.T) {
-	m := acrossNetworks(t, "somebody-else", gatewayByAddress)
-	if _, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.1:80")); err == nil {
-		conn.Close()
-		t.Fatal("an endpoint that the service doesn't name answers")
+	for name, test := range map[string]struct {
+		san    string
+		behind func(*mesh) *testPod
+	}{
+		"an endpoint that the service doesn't name": {"somebody-else", func(m *mesh) *testPod { return m.server }},
+		"the gateway itself":                        {"server", func(m *mesh) *testPod { return m.outside }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMesh(t)
+			m.acrossNetworks(test.san, gatewayByAddress, test.behind(m))
+			if _, conn, err := m.client.call(netip.MustParseAddrPort("10.96.0.1:80")); err == nil {
+				conn.Close()
+				t.Fatal("somebody answers whom the service doesn't name")
+			}
+			m.client.node.eventually("count the failure", func() bool {
+				return m.client.node.metric("istio_tcp_connections_failed_total", `reporter="source"`, `response_flags="TLS_FAILURE"`) == 1
+			})
+		})
 	}
-	m.client.node.eventually("count the failure", func() bool {
-		return m.client.node.metric("istio_tcp_connections_failed_total", `reporter="source"`, `response_flags="TLS_FAILURE"`) == 1
-	})
 }
 
 // A tunnel in a tunnel carries what a single one does: much at once without holding others up, and the end of either side as it was.
