@@ -201,6 +201,24 @@ func TestEveryAlgorithmOfKeysThatOnlyIssuersHave(t *testing.T) {
 	}
 }
 
+// A key that says for which algorithm it is verifies no token of another (RFC 7517 section 4.4), though it could.
+func TestAKeyIsForTheAlgorithmThatItNames(t *testing.T) {
+	rs := newSigner(t, "rs", "RS256")
+	const none = "401 Jwks doesn't have key to match kid or alg from Jwt"
+	for _, test := range []struct{ key, token, want string }{
+		{"RS256", "RS256", "me/you"}, {"RS256", "PS256", none}, {"RS256", "RS512", none}, {"PS256", "RS256", none}, {"PS256", "PS256", "me/you"},
+		{"RSA-OAEP", "RS256", none}, {"ES256", "RS256", none}, {"", "RS256", "me/you"}, {"", "PS512", "me/you"},
+	} {
+		key := rs.key()
+		key.Algorithm = test.key
+		s := trust(t, newKeys(t), fmt.Sprintf("jwks:%q", keySet(t, key)))
+		token := signRaw(t, jose.SignatureAlgorithm(test.token), jose.JSONWebKey{Key: rs.private, KeyID: "rs"}, []byte(`{"iss":"me","sub":"you"}`))
+		if got := check(t, s, bearer(token), now); got != test.want {
+			t.Errorf("a key for %q, a token of %s: %s, want %s", test.key, test.token, got, test.want)
+		}
+	}
+}
+
 func TestTokensThatAreNotValid(t *testing.T) {
 	rs, es := newSigner(t, "rs", "RS256"), newSigner(t, "es", "ES256")
 	s := trust(t, newKeys(t), inline(t, rs, es)+`audiences:"web" audiences:"api"`)
