@@ -50,7 +50,7 @@ func newProxy(tb testing.TB, upstream string, cfg ServerConfig) *proxy {
 		}
 		return p.client().Handle(req, client)
 	}
-	p.cfg.Refused = func(err error) { p.refused = append(p.refused, err) }
+	p.cfg.Refused = func(_ int, err error) { p.refused = append(p.refused, err) }
 	p.cfg.Closed = func() { p.closed++ }
 	tb.Cleanup(func() {
 		onloop.Do(tb, p.loop, func() {

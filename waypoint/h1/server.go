@@ -14,12 +14,12 @@ import (
 
 // ServerConfig makes Servers. All functions are called on the loop.
 type ServerConfig struct {
-	Scheme      string           // of requests: "http" or "https"
-	Handle      exchange.Handler // answers them
-	HeadTimeout time.Duration    // for a head, from its first byte; 0 means 10 s
-	IdleTimeout time.Duration    // without a request; 0 means an hour
-	Refused     func(err error)  // hears of what is no request, which the server answers itself; it may be nil
-	Closed      func()           // hears that the connection is over; it may be nil
+	Scheme      string                      // of requests: "http" or "https"
+	Handle      exchange.Handler            // answers them
+	HeadTimeout time.Duration               // for a head, from its first byte; 0 means 10 s
+	IdleTimeout time.Duration               // without a request; 0 means an hour
+	Refused     func(status int, err error) // hears of what is no request, and how the server answers it itself; it may be nil
+	Closed      func()                      // hears that the connection is over; it may be nil
 }
 
 // Server is a client's connection. One request after the other is answered; what comes meanwhile of the next waits.
@@ -230,22 +230,28 @@ func (s *Server) fault(err error) {
 	if a.responded {
 		s.reset()
 	} else {
-		s.refuse(err)
+		s.deny(err)
 	}
-	a.server.Abort(err)
+	a.server.Abort(err) // by which it hears of it, so Refused needn't
 }
 
-// refuse answers what is no request, and closes.
+// refuse is the end of what is no request.
 func (s *Server) refuse(err error) {
-	status := 400
+	status := s.deny(err)
+	if s.cfg.Refused != nil {
+		s.cfg.Refused(status, err)
+	}
+}
+
+// deny answers what is no request, or turns out to be none, and closes.
+func (s *Server) deny(err error) (status int) {
+	status = 400
 	if m := new(Malformed); errors.As(err, &m) {
 		status = m.Status
 	}
-	if s.cfg.Refused != nil {
-		s.cfg.Refused(err)
-	}
 	s.pipe.Write(plainAnswer(status, err.Error()+"\n", "connection: close\r\n"))
 	s.close()
+	return status
 }
 
 // plainAnswer is an answer of the server's own.

@@ -140,8 +140,12 @@ func TestMalformedRequests(t *testing.T) {
 			if got := c.rest(); got != want {
 				t.Errorf("got %q, want %q", got, want)
 			}
+			told := 1
+			if strings.HasPrefix(test.request, post) { // the server of what has begun hears of it instead
+				told = 0
+			}
 			p.on(func() {
-				if len(p.refused) != 1 {
+				if len(p.refused) != told {
 					t.Errorf("told of %v", p.refused)
 				}
 			})

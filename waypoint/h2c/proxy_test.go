@@ -71,7 +71,7 @@ func newProxy(tb testing.TB, down, up, upstream string) *proxy {
 	})
 	p.addr = onloop.Listen(tb, p.loop, func(fd int) {
 		p.opened++
-		closed, refused := func() { p.closed++ }, func(err error) { p.refused = append(p.refused, err) }
+		closed, refused := func() { p.closed++ }, func(_ int, err error) { p.refused = append(p.refused, err) }
 		if down == "h1" {
 			h1.Serve(p.over(fd), h1.ServerConfig{Scheme: "http", Handle: handle, Closed: closed, Refused: refused})
 		} else {

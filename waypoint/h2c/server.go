@@ -13,11 +13,11 @@ import (
 
 // ServerConfig makes Servers. All functions are called on the loop.
 type ServerConfig struct {
-	Handle      exchange.Handler // answers requests
-	MaxStreams  int              // exchanges at once; 0 means 200
-	IdleTimeout time.Duration    // without a request; 0 means an hour
-	Refused     func(err error)  // hears of what is no request, which the server answers itself; it may be nil
-	Closed      func()           // hears that the connection is over; it may be nil
+	Handle      exchange.Handler            // answers requests
+	MaxStreams  int                         // exchanges at once; 0 means 200
+	IdleTimeout time.Duration               // without a request; 0 means an hour
+	Refused     func(status int, err error) // hears of what is no request, and how the server answers it itself; it may be nil
+	Closed      func()                      // hears that the connection is over; it may be nil
 }
 
 // Server is a client's connection.
@@ -94,14 +94,14 @@ func (s *Server) headers(st *stream, ev h2.Event) {
 
 // refuse answers what is no request: with a status, as clients understand that better than a reset.
 func (s *Server) refuse(id uint32, err error) {
-	if s.cfg.Refused != nil {
-		s.cfg.Refused(err)
-	}
-	status := "400"
+	status := 400
 	if err == errConnect {
-		status = "405"
+		status = 405
 	}
-	s.core.Refuse(id, []hpack.HeaderField{{Name: ":status", Value: status}, {Name: "content-length", Value: "0"}}, h2.ProtocolError)
+	if s.cfg.Refused != nil {
+		s.cfg.Refused(status, err)
+	}
+	s.core.Refuse(id, []hpack.HeaderField{{Name: ":status", Value: statusText(status)}, {Name: "content-length", Value: "0"}}, h2.ProtocolError)
 	s.core.Reset(id, h2.NoError) // should the client still send
 }
 

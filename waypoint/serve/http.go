@@ -55,11 +55,11 @@ func (c *connection) heard(found downstream.Found, routes *route.Routes) {
 	switch {
 	case found.Protocol == downstream.HTTP1:
 		c.serve(func(s *session, closed func()) drainer {
-			return h1.Serve(c.client, h1.ServerConfig{Scheme: "http", Handle: s.handle, Closed: closed})
+			return h1.Serve(c.client, h1.ServerConfig{Scheme: "http", Handle: s.handle, Refused: s.refused, Closed: closed})
 		})
 	case found.Protocol == downstream.HTTP2:
 		c.serve(func(s *session, closed func()) drainer {
-			return h2c.Serve(c.client, h2c.ServerConfig{Handle: s.handle, Closed: closed})
+			return h2c.Serve(c.client, h2c.ServerConfig{Handle: s.handle, Refused: s.refused, Closed: closed})
 		})
 	case requests:
 		c.refuse(errNotHTTP)

@@ -18,6 +18,7 @@ const (
 	flagTimeout    = "UT"
 	flagOverflow   = "UO"
 	flagClientGone = "DC"
+	flagProtocol   = "DPE"
 )
 
 // What clients are told, in Istio's words.

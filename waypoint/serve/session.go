@@ -68,6 +68,19 @@ func (s *session) handle(head *exchange.Request, client exchange.Client) exchang
 	return r
 }
 
+// refused counts and logs what was no request, which the codec has answered.
+func (s *session) refused(status int, err error) {
+	h := s.handler
+	kind := telemetry.RequestKind{Source: s.source, MTLS: true, Code: status, Flags: flagProtocol}
+	if svc := s.to.Service; svc != nil {
+		kind.Service, kind.ServiceNamespace, kind.ServiceName = svc.Hostname, svc.Namespace, svc.Name
+	}
+	s.count(&kind).Ended(0, 0, 0)
+	h.cfg.Access.Request(&telemetry.RequestLine{
+		Kind: &kind, Start: h.cfg.Worker.Now(), Client: s.client, Fields: func(string) string { return "" }, Details: err.Error(),
+	})
+}
+
 // count finds where requests of a kind are counted.
 func (s *session) count(kind *telemetry.RequestKind) *telemetry.Requests {
 	for i := len(s.counters) - 1; i >= 0; i-- {

@@ -27,6 +27,9 @@ const patience = 20 * time.Second
 
 // Client opens tunnels that prove one identity.
 type Client struct {
+	// Baggage is what it tells of itself, true or not.
+	Baggage hbone.Baggage
+
 	credential *mtls.Credential
 	loop       *loop.Loop
 	pool       *hbone.Pool
