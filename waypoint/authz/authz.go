@@ -34,6 +34,13 @@ func NewConnection(peer identity.Workload, source netip.Addr, destination netip.
 	return c
 }
 
+// At is the same connection for another port of what was dialled.
+func (c *Connection) At(port uint16) *Connection {
+	other := *c
+	other.Destination = netip.AddrPortFrom(c.Destination.Addr(), port)
+	return &other
+}
+
 func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
 // Facts are what is known of a request, or of a connection that isn't looked into.

@@ -7,10 +7,13 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/waypoint/config"
 )
 
 // policy is one about a service of namespace shop.
@@ -71,6 +74,86 @@ func TestPoliciesDecideByTheClientsIdentityAndTheRequest(t *testing.T) {
 }
 
 // A client keeps its connection for hours; what holds for its requests is what holds now.
+// Routes of the clients' namespace make other requests of those that policies were asked about; a route of the service's own may.
+func TestAClientsRouteGoesRoundNoPolicyOfTheService(t *testing.T) {
+	m := newMesh(t, func(c *config.Config) { c.XFCC = true })
+	var secrets atomic.Int32
+	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/secret" && strings.Contains(r.Header.Get("X-Forwarded-Client-Cert"), "ns/team/") {
+			secrets.Add(1)
+		}
+		fmt.Fprintf(w, "web %s %s xfcc=%s for=%s role=%s", r.Host, r.URL.Path, r.Header["X-Forwarded-Client-Cert"], r.Header["X-Forwarded-For"], r.Header["X-Role"])
+	})
+	copies := make(chan string, 10)
+	m.serve(serverHost+1, func(_ http.ResponseWriter, r *http.Request) { copies <- r.URL.Path })
+	web := m.service("web", httpPort, 8080, serverHost)
+	admin := &workload.Port{ServicePort: 81, TargetPort: 8080, AppProtocol: httpPort}
+	web[0].(*workload.Service).Ports = append(web[0].(*workload.Service).Ports, admin)
+	ports := web[1].(*workload.Workload).Services["shop/web.shop"]
+	ports.Ports = append(ports.Ports, admin)
+	m.know(web...)
+	m.know(m.service("mine", httpPort, 8080, serverHost+1)...)
+	m.know(policy("secret", "web", l7.Policy_DENY,
+		&l7.PolicyRule{To: []*l7.Operation{{Paths: exactly("/secret")}, {Ports: &l7.Ports{Any: []uint32{81}}}, {Hosts: exactly("admin")}}},
+		&l7.PolicyRule{When: []*l7.Condition{{Key: "request.headers[x-role]", Attribute: l7.Condition_REQUEST_HEADER, Header: "x-role", Values: exactly("root")}}}))
+	changed := func(prefix, to string, port uint32, f *l7.Filters, mirrors ...string) *l7.Rule {
+		r := rule(prefix, to)
+		r.Backends[0].Ref.Port = port
+		r.Filters = f
+		for _, name := range mirrors {
+			f.Mirrors = append(f.Mirrors, &l7.Mirror{Backend: &l7.BackendRef{Service: "shop/" + name + ".shop", Port: 80}})
+		}
+		return r
+	}
+	path := func(p string) *l7.Filters {
+		return &l7.Filters{Rewrite: &l7.Rewrite{Path: &l7.PathChange{Change: &l7.PathChange_Full{Full: p}}}}
+	}
+	set := func(name, value string) *l7.Filters {
+		return &l7.Filters{RequestHeaders: &l7.HeaderChange{Set: []*l7.Header{{Name: name, Value: value}}}}
+	}
+	perBackend := changed("/backends", "web", 80, nil)
+	perBackend.Backends[0].Filters = path("/secret")
+	rules := []*l7.Rule{
+		changed("/path", "web", 80, path("/secret")), changed("/escaped", "web", 80, path("/%73ecret")), perBackend,
+		changed("/port", "web", 81, nil), changed("/host", "web", 80, &l7.Filters{Rewrite: &l7.Rewrite{Hostname: "admin"}}),
+		changed("/role", "web", 80, set("x-role", "root")), changed("/harmless", "web", 80, path("/open")),
+		changed("/who", "web", 80, set("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/admin")), changed("/for", "web", 80, set("x-forwarded-for", "10.9.9.9")),
+		changed("/mine", "mine", 80, path("/secret")), changed("/mirror", "mine", 80, path("/secret"), "web", "mine"),
+	}
+	theirs := httpRoute("theirs", "web", rules...)
+	theirs.Targets[0].ConsumerNamespace = "team"
+	m.know(theirs, httpRoute("own", "web", rules...))
+	team, shop := m.browser(m.caller("team", "client")), m.browser(m.caller("shop", "client"))
+	truth := func(namespace string) string {
+		return "xfcc=[By=spiffe://cluster.local/ns/shop/sa/wp;URI=spiffe://cluster.local/ns/" + namespace + "/sa/client] for=[127.0.0.1]"
+	}
+	for _, test := range []struct {
+		path      string
+		team, own int
+	}{
+		{"/path", 403, 200}, {"/escaped", 403, 200}, {"/backends", 403, 200}, {"/port", 403, 200}, {"/host", 403, 200}, {"/role", 403, 200},
+		{"/harmless", 200, 200}, {"/who", 200, 200}, {"/for", 200, 200}, {"/mine", 200, 200}, {"/mirror", 200, 200}, {"/other", 404, 404},
+	} {
+		resp, text := fetch(t, team, "http://web"+test.path)
+		if resp.StatusCode != test.team || resp.StatusCode == 200 && test.path != "/mine" && test.path != "/mirror" && !strings.Contains(text, truth("team")) {
+			t.Errorf("%s by a route of the client's: %d %q, want %d", test.path, resp.StatusCode, text, test.team)
+		}
+		if resp, text := fetch(t, shop, "http://web"+test.path); resp.StatusCode != test.own {
+			t.Errorf("%s by a route of the service's own: %d %q, want %d", test.path, resp.StatusCode, text, test.own)
+		}
+	}
+	for range 6 { // of each client what /mine and /mirror lead to, and the copy
+		select {
+		case <-copies:
+		case <-time.After(patience):
+			t.Fatal("no copy came to the client's own service")
+		}
+	}
+	if n := secrets.Load(); n != 0 {
+		t.Errorf("%d requests and copies of the client came to what the policy denies", n)
+	}
+}
+
 func TestPoliciesAndRoutesOfTheMomentHoldOnAConnectionThatIsKept(t *testing.T) {
 	m := newMesh(t)
 	m.serve(serverHost, echo("web"))

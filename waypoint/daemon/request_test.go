@@ -17,6 +17,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/waypoint/config"
 )
 
@@ -202,6 +203,83 @@ func TestAnswersOfARuleSayNothingTwice(t *testing.T) {
 		if !reflect.DeepEqual(resp.Header, want) {
 			t.Errorf("%s is answered with %v, want %v", method, resp.Header, want)
 		}
+	}
+}
+
+// What the codecs answer themselves is counted as well, once, and no server hears of it.
+func TestWhatIsNoRequestIsAnsweredAndCounted(t *testing.T) {
+	m := newMesh(t)
+	asked := atomic.Int32{}
+	m.serve(serverHost, func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			asked.Add(1)
+		}
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	c := m.caller("shop", "client")
+	for _, test := range []struct {
+		name, request string
+		status        int
+		reason        string
+	}{
+		{"a transfer coding that isn't known", "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501, "a transfer-encoding other than chunked"},
+		{"CONNECT", "CONNECT web:80 HTTP/1.1\r\nHost: web\r\n\r\n", 405, "CONNECT, which only proxies for clients serve"},
+		{"another version", "GET / HTTP/1.9\r\nHost: web\r\n\r\n", 505, "a version of HTTP that isn't served here"},
+		{"a chunk that is none", "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400, "a chunk without a size"},
+	} {
+		conn, err := m.through(c, "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, test.request)
+		all, err := io.ReadAll(conn)
+		conn.Close()
+		if want := fmt.Sprintf("HTTP/1.1 %d %s\r\n", test.status, http.StatusText(test.status)); err != nil || !strings.HasPrefix(string(all), want) || !strings.Contains(string(all), test.reason) {
+			t.Errorf("%s: %q, %v", test.name, all, err)
+		}
+		m.eventually(test.name+" to be counted", func() error {
+			code := fmt.Sprintf(`response_code="%d"`, test.status)
+			if n := m.metric("istio_requests_total", `reporter="waypoint"`, `source_principal="spiffe://cluster.local/ns/shop/sa/client"`, `destination_service="web.shop"`, `response_flags="DPE"`, code); n != 1 {
+				return fmt.Errorf("%v requests", n)
+			}
+			if word := fmt.Sprintf("response_code_details=%q", test.reason); !strings.Contains(m.log.String(), word) {
+				return errors.New("no " + word + " in the log")
+			}
+			return nil
+		})
+	}
+	if n := m.metric("istio_requests_total"); n != 4 || asked.Load() != 0 {
+		t.Errorf("%v requests are counted, want 4; servers were asked %d times", n, asked.Load())
+	}
+}
+
+// A client tells of itself what it likes; what is for the clients of a namespace goes by the one that its certificate proves.
+func TestOnlyTheCertificateSaysWhoseRoutesAreAClients(t *testing.T) {
+	m := newMesh(t)
+	for i, name := range []string{"web", "theirs"} {
+		m.serve(serverHost+byte(i), echo(name))
+		m.know(m.service(name, httpPort, 8080, serverHost+byte(i))...)
+	}
+	consumers := httpRoute("consumers", "web", rule("/", "theirs"))
+	consumers.Targets[0].ConsumerNamespace = "team"
+	m.know(httpRoute("producers", "web", rule("/", "web")), consumers)
+	for _, test := range []struct{ proven, told, want string }{
+		{"team", "", "theirs"}, {"team", "shop", "theirs"}, {"shop", "", "web"}, {"shop", "team", "web"},
+	} {
+		client := m.caller(test.proven, "client")
+		client.Baggage = hbone.Baggage{Namespace: test.told, WorkloadType: "deployment", WorkloadName: "client"}
+		_, text := fetch(t, m.browser(client), "http://web/", func(r *http.Request) {
+			if test.told != "" {
+				r.Header.Set("Baggage", "k8s.namespace.name="+test.told)
+				r.Header.Set("X-Forwarded-Client-Cert", "URI=spiffe://cluster.local/ns/"+test.told+"/sa/client")
+			}
+		})
+		if got, _, _ := strings.Cut(text, " "); got != test.want {
+			t.Errorf("a client of %s that says %q is led to %s, want %s", test.proven, test.told, got, test.want)
+		}
+	}
+	if n := m.metric("istio_requests_total", `source_workload_namespace="team"`, `destination_workload="theirs"`); n != 2 {
+		t.Errorf("%v requests are counted of namespace team, want 2", n)
 	}
 }
 

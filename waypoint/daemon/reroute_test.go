@@ -1,15 +1,18 @@
 package daemon
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 	"github.com/tulle-mesh/tulle/mesh/api/workload"
+	"github.com/tulle-mesh/tulle/mesh/hbone"
 	"github.com/tulle-mesh/tulle/mesh/meshtest/byhand"
 )
 
@@ -103,4 +106,37 @@ func TestConnectionsThatARouteLeadsElsewhereAreCutAndOthersGoOn(t *testing.T) {
 		t.Errorf("the changed route leads to %s", name)
 	}
 	lives(other)
+}
+
+// A connection that a route of the client's namespace leads to another port of the service is asked about for that one too, also when policies change.
+func TestAClientsTCPRouteGoesRoundNoPolicyOfTheService(t *testing.T) {
+	m := newMesh(t)
+	m.hold(serverHost, "web")
+	web := m.service("web", workload.AppProtocol_TCP, 9000, serverHost)
+	admin := &workload.Port{ServicePort: 81, TargetPort: 9000}
+	web[0].(*workload.Service).Ports = append(web[0].(*workload.Service).Ports, admin)
+	ports := web[1].(*workload.Workload).Services["shop/web.shop"]
+	ports.Ports = append(ports.Ports, admin)
+	m.know(web...)
+	theirs := tcpRoute("theirs", "web", "web")
+	theirs.Targets[0].ConsumerNamespace, theirs.GetRoute().Rules[0].Backends[0].Ref.Port = "team", 81
+	m.know(theirs)
+	team, shop := m.caller("team", "client"), m.caller("shop", "client")
+	held, _ := m.held(team, "web")
+	other, _ := m.held(shop, "web")
+	m.know(policy("admin", "web", l7.Policy_DENY, &l7.PolicyRule{To: []*l7.Operation{{Ports: &l7.Ports{Any: []uint32{81}}}}}))
+	if n, err := held.Read(make([]byte, 1)); n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("what the policy forbids now isn't cut: %d bytes, %v", n, err)
+	}
+	var status *hbone.StatusError
+	if _, err := m.through(team, "web"); !errors.As(err, &status) || status.Status != 401 {
+		t.Errorf("what the policy forbids is answered %v, want 401", err)
+	}
+	m.held(shop, "web")
+	if _, err := io.WriteString(other, "x"); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(other, make([]byte, 1)); err != nil {
+		t.Errorf("what the policy doesn't forbid is cut: %v", err)
+	}
 }

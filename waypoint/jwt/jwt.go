@@ -3,6 +3,7 @@
 package jwt
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,14 @@ func Assemble(list []*Authentication) *Set {
 		return nil
 	}
 	return s
+}
+
+// Outputs are the headers by which servers are told what tokens claim.
+func (s *Set) Outputs() []string {
+	if s == nil {
+		return nil
+	}
+	return slices.Clone(s.outputs)
 }
 
 func (s *Set) add(at location, i *issuer) {

@@ -32,7 +32,9 @@ func (r *request) mirrors(list []route.Mirror) {
 		if list[i].Chosen(rand.Uint64()) && r.head.Upgrade == "" {
 			head := *r.head
 			head.Fields = slices.Clone(head.Fields)
-			r.body.mirrors = append(r.body.mirrors, mirrored{list[i].Destination, head})
+			if r.changed(&head, list[i].Destination).Allowed {
+				r.body.mirrors = append(r.body.mirrors, mirrored{list[i].Destination, head})
+			}
 		}
 	}
 }
@@ -78,11 +80,7 @@ func (h *Handler) send(m *mirrored, body []byte, trailers []exchange.Field) {
 	}
 	contentType, _ := exchange.Get(m.head.Fields, "content-type")
 	version := upstream.Version(service, m.to.Port, m.head.Version, isGRPC(contentType))
-	c := &copied{handler: h, head: m.head, body: body, trailers: trailers}
-	c.clock.Run = func() { c.end(errTimeout) }
-	h.mirrors++
-	h.cfg.Worker.After(&c.clock, mirrorTime)
-	c.head.Length = int64(len(body))
+	c := h.copy(m.head, body, trailers)
 	asked := upstream.Asked{Baggage: describe.Baggage(self), Service: service.Hostname}
 	if tls != nil {
 		asked.TLS = tls
@@ -93,6 +91,16 @@ func (h *Handler) send(m *mirrored, body []byte, trailers []exchange.Field) {
 		return
 	}
 	c.pending = h.servers.Dial(&endpoint, version, asked, c.connected)
+}
+
+// copy begins one, which ends in time whatever becomes of it.
+func (h *Handler) copy(head exchange.Request, body []byte, trailers []exchange.Field) *copied {
+	c := &copied{handler: h, head: head, body: body, trailers: trailers}
+	c.head.Length = int64(len(body))
+	c.clock.Run = func() { c.end(errTimeout) }
+	h.mirrors++
+	h.cfg.Worker.After(&c.clock, mirrorTime)
+	return c
 }
 
 func (c *copied) connected(handler exchange.Handler, err error) {

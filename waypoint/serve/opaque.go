@@ -13,7 +13,6 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/arrival"
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
-	"github.com/tulle-mesh/tulle/waypoint/route"
 	"github.com/tulle-mesh/tulle/waypoint/secure"
 	"github.com/tulle-mesh/tulle/waypoint/upstream"
 )
@@ -66,7 +65,7 @@ func (c *connection) passOn() {
 	c.silence.Run = c.impatient
 	w.After(&c.timer, connectTimeout)
 	c.in.OnGone(func() { c.refuse(errGone) })
-	if err := c.handler.admit(c.asked.service, c.asked.port, c.policyFacts, c.in.Peer.Namespace()); err != nil {
+	if err := c.handler.admit(c.asked, c.destination(), c.policyFacts, c.in.Peer.Namespace()); err != nil {
 		c.refuse(err)
 		return
 	}
@@ -152,7 +151,7 @@ func (c *connection) connected(server *pipe.Pipe) {
 	cfg.Open.Reached(c.endpoint.Workload, c.endpoint.Addr.Port())
 	metric, workload := cfg.Metrics.Open(c.record()), c.endpoint.Workload
 	cfg.Open.Add(workload, 1)
-	o := &opaque{asked: c.asked, to: route.Destination{Service: c.service(), Port: c.to.Port}, serverName: c.serverName, namespace: c.in.Peer.Namespace(), facts: c.policyFacts, encrypted: c.encrypted, tls: c.tls}
+	o := &opaque{asked: c.asked, to: c.destination(), serverName: c.serverName, namespace: c.in.Peer.Namespace(), facts: c.policyFacts, encrypted: c.encrypted, tls: c.tls}
 	o.session = pipe.Join(server, c.client, func(r relay.Result) {
 		delete(c.handler.opaque, o)
 		cfg.Open.Add(workload, -1)

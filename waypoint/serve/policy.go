@@ -28,9 +28,14 @@ func (c *connection) facts(serverName string) *authz.Connection {
 	return authz.NewConnection(c.in.Peer, c.in.Remote.Addr(), netip.AddrPortFrom(c.to.Dialled, c.to.Port), serverName)
 }
 
-// admit asks the policies about a connection that isn't looked into.
-func (h *Handler) admit(service string, port uint16, facts *authz.Connection, namespace string) error {
-	verdict := authz.Evaluate(h.cfg.Rules().Lookup(service, port, namespace).Policies, authz.Facts{Connection: facts, Remote: facts.Source})
+// admit asks the policies about a connection that isn't looked into; and, if a route of its clients' namespace leads it to another port of the service,
+// about that one too.
+func (h *Handler) admit(a asked, to route.Destination, facts *authz.Connection, namespace string) error {
+	rules := h.cfg.Rules().Lookup(a.service, a.port, namespace)
+	verdict := authz.Evaluate(rules.Policies, authz.Facts{Connection: facts, Remote: facts.Source})
+	if verdict.Allowed && rules.Consumers && to.Service == a.service && to.Port != a.port {
+		verdict = authz.Evaluate(rules.Policies, authz.Facts{Connection: facts.At(to.Port), Remote: facts.Source})
+	}
 	if !verdict.Allowed {
 		return &deniedError{verdict.Reason}
 	}
@@ -54,7 +59,7 @@ type opaque struct {
 func (h *Handler) Recheck() {
 	t := h.cfg.Rules()
 	for o := range h.opaque {
-		if err := h.admit(o.service, o.port, o.facts, o.namespace); err != nil {
+		if err := h.admit(o.asked, o.to, o.facts, o.namespace); err != nil {
 			o.session.Cut(err)
 		} else if !h.leads(t, o) {
 			o.session.Cut(errRerouted)

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/trace"
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
+	"github.com/tulle-mesh/tulle/waypoint/h1"
 	"github.com/tulle-mesh/tulle/waypoint/route"
 	"github.com/tulle-mesh/tulle/waypoint/secure"
 	"github.com/tulle-mesh/tulle/waypoint/target"
@@ -30,12 +32,13 @@ type request struct {
 	head    *exchange.Request // as it goes on
 	start   time.Time
 
-	hit     route.Hit
-	routed  bool // there is a hit
-	backend *route.Backend
-	usage   *usage // of the destination
-	choice  upstream.Choice
-	tls     *secure.Policy // nil if the destination isn't spoken to by TLS
+	hit      route.Hit
+	routed   bool // there is a hit
+	backend  *route.Backend
+	consumer *consumer // nil if the routes are the service's own
+	usage    *usage    // of the destination
+	choice   upstream.Choice
+	tls      *secure.Policy // nil if the destination isn't spoken to by TLS
 
 	body     body
 	try      *try // under way, or nil
@@ -103,6 +106,9 @@ func (r *request) check() {
 		r.answer(403, "", textDenied, verdict.Reason)
 		return
 	}
+	if rules.Consumers {
+		r.consumer = newConsumer(&rules, &facts)
+	}
 	r.choose(rules.Routes)
 }
 
@@ -125,6 +131,9 @@ func (r *request) choose(routes *route.Routes) {
 		return
 	}
 	r.hit, r.routed = hit, true
+	if r.consumer != nil {
+		r.consumer.vouch(r.head, r.session.xfcc != "")
+	}
 	if own := hit.Answer(r.head); own != nil {
 		r.answerWith(own, "answered by "+hit.Route)
 		return
@@ -148,6 +157,11 @@ func (r *request) choose(routes *route.Routes) {
 	default:
 		hit.ForwardTo(r.backend, r.head)
 		r.mirrors(r.backend.Mirrors)
+		if verdict := r.changed(r.head, r.backend.Destination); !verdict.Allowed {
+			r.policy = verdict.Policy
+			r.answer(403, "", textDenied, "as "+hit.Route+" changes it: "+verdict.Reason)
+			return
+		}
 		r.forward(&r.backend.Destination)
 	}
 }
@@ -241,10 +255,13 @@ func (r *request) Abort(err error) {
 	if r.ended {
 		return
 	}
-	if !r.answered {
-		r.code = 0
-	}
 	r.flags, r.details = flagClientGone, err.Error()
+	if none := new(h1.Malformed); errors.As(err, &none) { // its body isn't what its head has promised
+		r.flags = flagProtocol
+		if !r.answered {
+			r.code = none.Status // of the codec's answer
+		}
+	}
 	r.leave(err)
 	r.end()
 }

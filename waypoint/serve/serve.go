@@ -132,6 +132,11 @@ func (c *connection) service() string {
 	return c.to.Service.Key().String()
 }
 
+// destination is the port of a service where it goes, which a route may have chosen.
+func (c *connection) destination() route.Destination {
+	return route.Destination{Service: c.service(), Port: c.to.Port}
+}
+
 // byRule passes a connection on as a route says.
 func (c *connection) byRule(rule *route.Rule) {
 	if rule == nil || rule.Invalid != "" {

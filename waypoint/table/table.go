@@ -22,6 +22,8 @@ const schema = 1
 type Rules struct {
 	// Routes are nil if there are none: then requests go to the service itself.
 	Routes *route.Routes
+	// Consumers says that the routes are the clients' namespace's, not the service's.
+	Consumers bool
 	// Policies are for authz.Evaluate.
 	Policies []*authz.Set
 	// Issuers are for jwt.Checker; nil if there are none: then tokens mean nothing.
@@ -52,7 +54,8 @@ func (t *Table) Lookup(service string, port uint16, namespace string) Rules {
 	if service == "" {
 		about = about[1:]
 	}
-	rules := Rules{Routes: t.routesFor(service, port, namespace)}
+	var rules Rules
+	rules.Routes, rules.Consumers = t.routesFor(service, port, namespace)
 	var issuers []*jwt.Authentication
 	for _, s := range about {
 		if set := t.policies[s]; set != nil {
@@ -81,20 +84,20 @@ func (t *Table) BackendTLS(service string, port uint16) *secure.Policy {
 }
 
 // routesFor are a consumer's, else the service's, else the gateway's.
-func (t *Table) routesFor(service string, port uint16, namespace string) *route.Routes {
+func (t *Table) routesFor(service string, port uint16, namespace string) (found *route.Routes, consumers bool) {
 	if service == "" {
-		return nil
+		return nil, false
 	}
 	for _, s := range [...]string{service, ""} {
 		for _, consumer := range [...]string{namespace, ""} {
 			for _, p := range [...]uint16{port, 0} {
 				if found := t.routes[scope{s, consumer, p}]; found != nil {
-					return found
+					return found, consumer != ""
 				}
 			}
 		}
 	}
-	return nil
+	return nil, false
 }
 
 // Builder makes the next table when the control plane says something new. It is its caller's alone.
