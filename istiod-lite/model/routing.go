@@ -190,6 +190,7 @@ func (r *routing) follow(key Key, mark func(Key)) {
 	case KindNamespace:
 		for each := range r.atGateway.of(key.Name.Name) {
 			mark(each)
+			r.rivals(r.routes[each], mark) // what is let in or not any more
 		}
 	case KindCABundle:
 		for each := range r.byBundle.of(key.Name) {
@@ -198,17 +199,7 @@ func (r *routing) follow(key Key, mark func(Key)) {
 	}
 	switch o := r.object(key).(type) {
 	case *Route:
-		// Routes of other kinds win or lose ports by it.
-		for i := range o.Parents {
-			for _, kind := range RouteKinds {
-				if kind == o.Kind {
-					continue
-				}
-				for other := range r.byParent.of(parentOf{o.Parents[i].ObjectRef, kind}) {
-					mark(other.Key())
-				}
-			}
-		}
+		r.rivals(o, mark)
 	case *BackendTLSPolicy:
 		// Others win or lose the target by it.
 		for _, target := range o.Targets {
@@ -222,6 +213,20 @@ func (r *routing) follow(key Key, mark func(Key)) {
 		for _, from := range o.From {
 			for each := range r.abroad.of(border{from.Namespace, o.Namespace}) {
 				mark(each)
+			}
+		}
+	}
+}
+
+// rivals marks routes of other kinds, which win or lose ports by a route.
+func (r *routing) rivals(o *Route, mark func(Key)) {
+	for i := range o.Parents {
+		for _, kind := range RouteKinds {
+			if kind == o.Kind {
+				continue
+			}
+			for other := range r.byParent.of(parentOf{o.Parents[i].ObjectRef, kind}) {
+				mark(other.Key())
 			}
 		}
 	}

@@ -95,13 +95,14 @@ func (t translation) attachToPorts(r *model.Route, at *attachment, ports []model
 	}
 	var routed []uint32
 	named := false
+	rivals := t.rivals(r, p)
 	for _, port := range ports {
 		if !p.Covers(port) {
 			continue
 		}
 		named = true
-		covers := func(other *model.ParentRef) bool { return other.Covers(port) }
-		if other := t.winner(r, p, covers); other != "" {
+		covers := func(o *model.ParentRef) bool { return o.Covers(port) }
+		if other := winner(rivals, func(other *model.Route) bool { return slices.ContainsFunc(refsTo(other, p), covers) }); other != "" {
 			at.lost = append(at.lost, fmt.Sprintf("%d to %s", port.Port, other))
 			continue
 		}
@@ -124,21 +125,36 @@ func (t translation) attachToPorts(r *model.Route, at *attachment, ports []model
 // attachToGateway attaches a route to all services of a waypoint, for what has no routes of its own.
 func (t translation) attachToGateway(r *model.Route, at *attachment, g *model.Gateway) {
 	p := at.parent
+	if reason, message := t.barred(r, p, g); reason != "" {
+		at.refuse(reason, "%s", message)
+		return
+	}
+	// What isn't let in wins nothing: anybody may write it.
+	let := func(other *model.Route) bool {
+		return slices.ContainsFunc(refsTo(other, p), func(o *model.ParentRef) bool {
+			reason, _ := t.barred(other, o, g)
+			return reason == ""
+		})
+	}
+	if other := winner(t.rivals(r, p), let); other != "" {
+		at.refuse(conflicted, "routes of one kind only are attached to a waypoint: lost to %s", other)
+		return
+	}
+	at.targets = []*l7.Target{{Of: &l7.Target_Gateway{Gateway: p.Name.String()}}}
+}
+
+// barred says why a gateway doesn't let a route in; the reason is empty if it does.
+func (t translation) barred(r *model.Route, p *model.ParentRef, g *model.Gateway) (reason, message string) {
 	takes := func(l model.Listener) bool { return p.Names(l) && l.Takes(r.Kind) }
-	all := func(*model.ParentRef) bool { return true }
-	other := t.winner(r, p, all)
 	switch {
 	case (p.Section != "" || p.Port != 0) && !slices.ContainsFunc(g.Listeners, p.Names):
-		at.refuse(noMatchingParent, "Gateway %s has no listener %s", p.Name, describePort(p))
+		return noMatchingParent, fmt.Sprintf("Gateway %s has no listener %s", p.Name, describePort(p))
 	case len(g.Listeners) > 0 && !slices.ContainsFunc(g.Listeners, takes):
-		at.refuse(notAllowed, "Gateway %s doesn't admit routes of kind %s: change allowedRoutes of its listener", p.Name, r.Kind)
+		return notAllowed, fmt.Sprintf("Gateway %s doesn't admit routes of kind %s: change allowedRoutes of its listener", p.Name, r.Kind)
 	case !t.model.Admits(g, r.Namespace):
-		at.refuse(notAllowed, "Gateway %s doesn't admit namespace %s: change allowedRoutes of its listener", p.Name, r.Namespace)
-	case other != "":
-		at.refuse(conflicted, "routes of one kind only are attached to a waypoint: lost to %s", other)
-	default:
-		at.targets = []*l7.Target{{Of: &l7.Target_Gateway{Gateway: p.Name.String()}}}
+		return notAllowed, fmt.Sprintf("Gateway %s doesn't admit namespace %s: change allowedRoutes of its listener", p.Name, r.Namespace)
 	}
+	return "", ""
 }
 
 // Attached counts the routes that are in force at a gateway, by its listeners.
@@ -179,26 +195,40 @@ func describePort(p *model.ParentRef) string {
 	return "at all"
 }
 
-// winner names a route of a kind that goes before this one's, among those for the same clients, or is empty. It is one
-// whose reference to the parent covers what is asked about.
-func (t translation) winner(r *model.Route, p *model.ParentRef, covers func(*model.ParentRef) bool) string {
+// rivals are the routes at a parent, for the same clients, of the kinds that go before this one's.
+func (t translation) rivals(r *model.Route, p *model.ParentRef) []*model.Route {
+	var found []*model.Route
 	for _, kind := range model.RouteKinds {
 		if kind == r.Kind {
 			break
 		}
 		for _, other := range t.model.RoutesAt(p.ObjectRef, kind) {
-			producer := r.Namespace == p.Namespace || p.Kind == "Gateway"
-			if !producer && other.Namespace != r.Namespace || producer && other.Namespace != p.Namespace && p.Kind != "Gateway" {
-				continue
-			}
-			for i := range other.Parents {
-				if o := &other.Parents[i]; o.ObjectRef == p.ObjectRef && covers(o) {
-					return string(kind) + " " + other.Key().String()
-				}
+			if p.Kind == "Gateway" || other.Namespace == r.Namespace {
+				found = append(found, other)
 			}
 		}
 	}
+	return found
+}
+
+// winner names the first of the rivals that takes what is asked about, or is empty.
+func winner(rivals []*model.Route, takes func(*model.Route) bool) string {
+	for _, other := range rivals {
+		if takes(other) {
+			return string(other.Kind) + " " + other.Key().String()
+		}
+	}
 	return ""
+}
+
+// refsTo are a route's references to the object that a parent is.
+func refsTo(r *model.Route, p *model.ParentRef) (refs []*model.ParentRef) {
+	for i := range r.Parents {
+		if r.Parents[i].ObjectRef == p.ObjectRef {
+			refs = append(refs, &r.Parents[i])
+		}
+	}
+	return refs
 }
 
 // resolved says whether a waypoint reads what is attached to a parent.
