@@ -80,6 +80,11 @@ var (
 	errTwice    = errors.New("a filter of this type is there twice")
 )
 
+// framing are the headers that say where a message ends or what its connection is, so waypoints let no route change them.
+var framing = map[string]bool{
+	"connection": true, "keep-alive": true, "proxy-connection": true, "transfer-encoding": true, "upgrade": true, "te": true, "trailer": true, "content-length": true,
+}
+
 func (f *filterReader) headers(path string, into **model.HeaderChange, o *gatewayv1.HTTPHeaderFilter) error {
 	switch {
 	case o == nil:
@@ -97,6 +102,11 @@ func (f *filterReader) headers(path string, into **model.HeaderChange, o *gatewa
 		seen[lower] = true
 		return lower, nil
 	}
+	changeable := func(path, lower string, set bool) {
+		if framing[lower] || lower == "host" && !set {
+			f.problem = first(f.problem, unsupported(fmt.Sprintf("header %s at %s can't be changed so by a route: leave it out", lower, path)))
+		}
+	}
 	for _, list := range []struct {
 		name    string
 		headers []gatewayv1.HTTPHeader
@@ -108,6 +118,10 @@ func (f *filterReader) headers(path string, into **model.HeaderChange, o *gatewa
 			if err != nil {
 				return err
 			}
+			if strings.ContainsFunc(header.Value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
+				return at(fmt.Sprintf("%s.%s[%d].value", path, list.name, i), fmt.Errorf("%q has a control character", header.Value))
+			}
+			changeable(path, lower, list.name == "set")
 			*list.into = append(*list.into, model.Header{Name: lower, Value: header.Value})
 		}
 	}
@@ -117,6 +131,7 @@ func (f *filterReader) headers(path string, into **model.HeaderChange, o *gatewa
 		if err != nil {
 			return err
 		}
+		changeable(path, lower, false)
 		change.Remove = append(change.Remove, lower)
 	}
 	*into = change
@@ -195,11 +210,19 @@ func pathChange(path string, o *gatewayv1.HTTPPathModifier) (*model.PathChange, 
 	if o == nil {
 		return nil, nil
 	}
+	with := func(field, value string) error {
+		if strings.ContainsFunc(value, func(c rune) bool { return c <= ' ' || c == '?' || c == '#' || c == 0x7f }) {
+			return at(path+"."+field, fmt.Errorf("%q is no path", value))
+		}
+		return nil
+	}
 	switch o.Type {
 	case gatewayv1.FullPathHTTPPathModifier:
-		return &model.PathChange{Value: or(o.ReplaceFullPath, "/")}, nil
+		change := &model.PathChange{Value: or(o.ReplaceFullPath, "/")}
+		return change, with("replaceFullPath", change.Value)
 	case gatewayv1.PrefixMatchHTTPPathModifier:
-		return &model.PathChange{Prefix: true, Value: or(o.ReplacePrefixMatch, "/")}, nil
+		change := &model.PathChange{Prefix: true, Value: or(o.ReplacePrefixMatch, "/")}
+		return change, with("replacePrefixMatch", change.Value)
 	}
 	return nil, at(path+".type", fmt.Errorf("%q is not known: use ReplaceFullPath or ReplacePrefixMatch", o.Type))
 }

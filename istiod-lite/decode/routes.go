@@ -107,6 +107,7 @@ func httpRule(namespace, path string, o *gatewayv1.HTTPRouteRule) (model.RouteRu
 		if err != nil {
 			return rule, err
 		}
+		backend.Problem = first(backend.Problem, incompatible(&backend.Filters, rule.Matches))
 		rule.Backends = append(rule.Backends, backend)
 	}
 	return rule, timing(path, o, &rule)

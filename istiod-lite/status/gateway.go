@@ -2,6 +2,7 @@ package status
 
 import (
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/tulle-mesh/tulle/istiod-lite/model"
@@ -60,7 +61,7 @@ func (r ParentRef) key() string {
 	if _, written := o["group"]; !written {
 		group = "gateway.networking.k8s.io"
 	}
-	return group + "/" + kind + "/" + r.Namespace + "/" + r.Name + "/" + r.SectionName + "/" + string(rune(r.Port))
+	return group + "/" + kind + "/" + r.Namespace + "/" + r.Name + "/" + r.SectionName + "/" + strconv.Itoa(int(r.Port))
 }
 
 // object is the reference as the API has it. A Service is of the empty group, which has to be written.

@@ -167,6 +167,18 @@ parents:
 	}
 }
 
+// Each of a route's parents keeps what it was told, whatever its port.
+func TestParentsOnHighPortsAreTwo(t *testing.T) {
+	for _, ports := range [][2]int32{{80, 81}, {55300, 55301}, {57343, 65533}} {
+		var w wish
+		for i, port := range ports {
+			accepted := model.Condition{Type: "Accepted", Status: i == 0, Reason: "Accepted"}
+			w.parents = append(w.parents, Parent{Controller: "istio.io/mesh-controller", Ref: ParentRef{Kind: "Service", Name: "a", Port: port}, Conditions: []model.Condition{accepted}})
+		}
+		settled(t, ambient, w, nil, ambient.differ(w, nil, now))
+	}
+}
+
 func TestStatusOfAGateway(t *testing.T) {
 	programmed := model.Condition{Type: "Programmed", Status: true, Reason: "Programmed"}
 	w := wish{generation: 1, conditions: []model.Condition{programmed}, gateway: &model.GatewayStatus{
