@@ -151,6 +151,7 @@ func TestBrowsersAreToldWhatPagesMayDo(t *testing.T) {
 		{all + ` allow_credentials:true`, "OPTIONS / | origin: https://a | access-control-request-method: PUT",
 			"204 | vary: Origin | access-control-allow-origin: https://a | access-control-allow-credentials: true | access-control-allow-methods: PUT | access-control-max-age: 5", ""},
 		{all, "GET / | origin: https://a.example", "", "200 | access-control-allow-origin: * | access-control-expose-headers: *"},
+		{all + ` allow_credentials:true`, "GET / | origin: https://a", "", "200 | vary: Origin | access-control-allow-origin: https://a | access-control-allow-credentials: true"},
 		{`allow_origins:"https://*"`, "GET / | origin: https://any:443", "", "200 | vary: Origin | access-control-allow-origin: https://any:443"},
 	} {
 		h, req := hit(t, `matches{} filters{cors{`+c.cors+`}}`, c.request)
@@ -196,4 +197,15 @@ func FuzzOrigin(f *testing.F) {
 			t.Errorf("%q is allowed: %s", origin, answer(res))
 		}
 	})
+}
+
+// A backend's new prefix is for paths that still begin with what the match named, by whole elements.
+func TestABackendsPrefixIsForWhatTheRuleHasLeft(t *testing.T) {
+	for rule, want := range map[string]string{``: "/z/x", `filters{rewrite{path{full:"/abc"}}}`: "/abc", `filters{rewrite{path{full:"/a"}}}`: "/z", `filters{rewrite{path{full:"/b"}}}`: "/b"} {
+		h, req := hit(t, `matches{path{prefix:"/a"}} `+rule+` backends{ref{service:"a/b" port:1} weight:1 filters{rewrite{path{prefix:"/z"}}}}`, "GET /a/x")
+		h.Forward(req)
+		if h.ForwardTo(h.Backend(0), req); req.Path != want {
+			t.Errorf("rule %s: %s, want %s", rule, req.Path, want)
+		}
+	}
 }

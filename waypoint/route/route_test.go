@@ -69,6 +69,7 @@ func TestMatchesFitByAllThatTheyHave(t *testing.T) {
 		{`path{regex:"/(?i)caf."}`, "GET /CAFE", "GET /caf"},
 		{`method:"POST"`, "POST /x", "GET /x ; post /x"},
 		{`headers{name:"x-a" exact:"1"}`, "GET / | x-a: 1 ; GET / | x-b: 2 | x-a: 1", "GET / ; GET / | x-a: 2 ; GET / | x-a: 1 | x-a: 2 ; GET / | x-a: "},
+		{`path{prefix:"/a"} headers{name:"x-a" exact:"b"} query_params{name:"q" exact:"c"}`, "GET /a?q=c | x-a: b", "GET /a?q=c | x-a: B ; GET /a?q=C | x-a: b"},
 		{`headers{name:"X-A" exact:"1,2"}`, "GET / | x-a: 1 | x-a: 2 ; GET / | x-a: 1,2", "GET / | x-a: 2 | x-a: 1"},
 		{`headers{name:"x-a" regex:"b+"}`, "GET / | x-a: bb", "GET / | x-a: abb ; GET / | x-a: "},
 		{`headers{name:"x-a" exact:"1"} headers{name:"x-b" exact:"2"}`, "GET / | x-b: 2 | x-a: 1", "GET / | x-a: 1 ; GET / | x-b: 2"},
@@ -269,6 +270,12 @@ func TestConnectionsGoByServerName(t *testing.T) {
 	}
 	if rule := routes(t, `protocol:TCP`).Connection(""); rule == nil || rule.Invalid == "" {
 		t.Errorf("a TCP route without rules: %v", rule)
+	}
+	some := routes(t, `protocol:TCP rules{backends{ref{service:"a/b" port:1} weight:1} backends{ref{service:"a/c" port:1} weight:0} backends{ref{service:"a/d" port:1} weight:1 invalid:"x"}}`).Connection("")
+	for service, want := range map[string]bool{"a/b": true, "a/c": false, "a/d": false, "a/e": false} {
+		if got := some.LeadsTo(route.Destination{Service: service, Port: 1}); got != want {
+			t.Errorf("it leads to %s: %v, want %v", service, got, want)
+		}
 	}
 	if rule := routes(t, `protocol:TCP precedence:"1" rules{name:"first"}`, `protocol:TCP rules{name:"older"}`).Connection(""); rule.Name != "older" {
 		t.Errorf("TCP goes by %s", rule.Name)
