@@ -113,7 +113,7 @@ func (c *Client) Do(f func()) { _ = c.loop.Post(f) }
 // Open is Connect for who wants the stream itself, and has no file to spare for each. It is called on the client's loop, where opened is called.
 func (c *Client) Open(expected identity.Workload, addr netip.AddrPort, authority hbone.Authority, opened func(*hbone.Stream, error)) {
 	target := hbone.Target{Source: c.credential.Identity, Expected: []identity.Workload{expected}, Addr: addr}
-	c.pool.Connect(target, hbone.Request{Authority: authority, Trace: trace.New()}, opened)
+	c.pool.Connect(target, hbone.Request{Authority: authority, Baggage: c.Baggage, Trace: trace.New()}, opened)
 }
 
 // Ask is Connect for the status alone; an error is anything but an answer.
