@@ -53,6 +53,29 @@ func TestClaimsAsHeaders(t *testing.T) {
 	}
 }
 
+// A list of words is one at the top only, where its name is known; elsewhere the same name may mean anything.
+func TestListsOfWords(t *testing.T) {
+	c, err := claims.Parse([]byte(`{"scope":"read write","roles":"a b","list":["a b"],"o":{"scope":"read write"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := c.WithWordLists([]string{"roles", "list"})
+	for _, test := range []struct {
+		claims *claims.Claims
+		path   string
+		value  string
+		has    bool
+	}{
+		{c, "scope", "write", true}, {c, "scope", "read write", false}, {c, "roles", "a", false}, {c, "roles", "a b", true},
+		{named, "scope", "read", true}, {named, "roles", "b", true}, {named, "roles", "a b", false}, {named, "list", "a", false}, {named, "list", "a b", true},
+		{named, "o/scope", "read", false}, {named, "o/scope", "read write", true}, {c, "scope", "rea", false},
+	} {
+		if got := test.claims.Has(strings.Split(test.path, "/"), func(value string) bool { return value == test.value }); got != test.has {
+			t.Errorf("%s has %q: %v, want %v", test.path, test.value, got, test.has)
+		}
+	}
+}
+
 // FuzzParse: whatever a token holds, asking for its claims is safe, and a principal is of its issuer.
 func FuzzParse(f *testing.F) {
 	f.Add(`{"iss":"i","sub":"s","aud":["a"],"exp":1,"scope":"a b","x":{"y":["z",1]}}`)

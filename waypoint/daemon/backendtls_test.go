@@ -168,7 +168,7 @@ func TestABackendThatIsNotProvenIsNotSpokenTo(t *testing.T) {
 	}
 	ask("changing", 200, "")
 	ask("expired", 503, "certificate has expired")
-	ask("plain", 503, "first record does not look like a TLS handshake")
+	ask("plain", 503, "TLS as BackendTLSPolicy shop/plain asks for it: ") // its answer isn't TLS, if it comes before the reset that follows it
 	for _, step := range []struct {
 		by     *l7.BackendTLS
 		status int

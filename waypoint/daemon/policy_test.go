@@ -73,7 +73,6 @@ func TestPoliciesDecideByTheClientsIdentityAndTheRequest(t *testing.T) {
 	}
 }
 
-// A client keeps its connection for hours; what holds for its requests is what holds now.
 // Routes of the clients' namespace make other requests of those that policies were asked about; a route of the service's own may.
 func TestAClientsRouteGoesRoundNoPolicyOfTheService(t *testing.T) {
 	m := newMesh(t, func(c *config.Config) { c.XFCC = true })
@@ -154,6 +153,7 @@ func TestAClientsRouteGoesRoundNoPolicyOfTheService(t *testing.T) {
 	}
 }
 
+// A client keeps its connection for hours; what holds for its requests is what holds now.
 func TestPoliciesAndRoutesOfTheMomentHoldOnAConnectionThatIsKept(t *testing.T) {
 	m := newMesh(t)
 	m.serve(serverHost, echo("web"))

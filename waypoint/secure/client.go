@@ -95,13 +95,18 @@ func (c *client) shaken(err error) {
 		c.over = true
 		c.records.End() // so that the server hears why
 		c.records.Loop().After(&c.linger, lingerTime)
-		done(nil, "", fmt.Errorf("TLS as %s asks for it: %w", c.about, err))
+		done(nil, "", c.unproven(err))
 		return
 	}
 	c.wire.calm(c.records.Write)
 	done(c.plain, c.conn.ConnectionState().NegotiatedProtocol, nil)
 	c.records.Resume()
 	c.pull() // what came with the handshake's last words
+}
+
+// unproven says whose wish it was to speak TLS, as those who read it look at the server first.
+func (c *client) unproven(err error) error {
+	return fmt.Errorf("TLS as %s asks for it: %w", c.about, err)
 }
 
 // Receive implements pipe.User.
@@ -225,7 +230,7 @@ func (c *client) Broken(err error) {
 	case c.done != nil:
 		done := c.done
 		c.abandon()
-		done(nil, "", err)
+		done(nil, "", c.unproven(err))
 	default:
 		c.broken(err)
 	}
