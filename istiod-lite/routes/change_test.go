@@ -133,7 +133,7 @@ func (d dice) ref() model.ObjectRef { return model.ObjectRef{Kind: "Service", Na
 // TestChangesLeadToWhatAFreshStartSees: translating what each change is said to touch leads to the same as translating
 // everything anew, so nothing that depends on a change is forgotten.
 func TestChangesLeadToWhatAFreshStartSees(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(300) {
 		d := dice{rand.New(rand.NewPCG(seed, 1))}
 		followed, results, objects := model.New(settings), map[model.Key]string{}, map[model.Key]model.Object{}
 		apply := func(m *model.Model, into map[model.Key]string, changes []model.Change) {

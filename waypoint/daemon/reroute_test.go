@@ -139,4 +139,8 @@ func TestAClientsTCPRouteGoesRoundNoPolicyOfTheService(t *testing.T) {
 	if _, err := io.ReadFull(other, make([]byte, 1)); err != nil {
 		t.Errorf("what the policy doesn't forbid is cut: %v", err)
 	}
+	own := tcpRoute("own", "web", "web")
+	own.GetRoute().Rules[0].Backends[0].Ref.Port = 81
+	m.know(own)
+	m.held(shop, "web") // where a service's own route leads is its owner's wish
 }
