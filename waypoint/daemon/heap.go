@@ -11,9 +11,9 @@ import (
 // How much the heap may grow before garbage is collected: by headroom bytes, which are enough for requests, or by half of what lives in it if that
 // is more, as with many tunnels and rules. In percent of what lives, as the runtime wants it, that is between least and most.
 const (
-	headroom    = 8 << 20
+	headroom    = 16 << 20
 	gcLeast     = 50
-	gcMost      = 200
+	gcMost      = 400
 	gcLookEvery = time.Second
 )
 
