@@ -60,12 +60,10 @@ type join struct {
 
 // input returns a function that takes one whole set after the other.
 func (j *join) input() func([]model.Object) {
-	var last map[model.Key]model.Object
+	var s set
 	return func(objects []model.Object) {
-		changes, now := compare(last, objects)
-		first := last == nil
-		last = now
-		j.add(changes, first)
+		first := s.objects == nil
+		j.add(s.take(objects), first)
 	}
 }
 
@@ -84,23 +82,37 @@ func (j *join) add(changes []model.Change, first bool) {
 	j.apply(held)
 }
 
-// compare tells what changed between two sets.
-func compare(last map[model.Key]model.Object, objects []model.Object) ([]model.Change, map[model.Key]model.Object) {
-	var changes []model.Change
-	now := make(map[model.Key]model.Object, len(objects))
+// set is all objects of a folder. It is kept from one look to the next, as of many objects few change.
+type set struct {
+	objects map[model.Key]member
+	looks   int
+}
+
+type member struct {
+	object model.Object
+	look   int // the last one that found it
+}
+
+// take tells what changed, now that the set is made of these objects.
+func (s *set) take(objects []model.Object) (changes []model.Change) {
+	if s.objects == nil {
+		s.objects = make(map[model.Key]member, len(objects))
+	}
+	s.looks++
 	for _, object := range objects {
 		key := object.Key()
-		if old, known := last[key]; known && (old == object || reflect.DeepEqual(old, object)) {
-			now[key] = old
-			continue
+		if old, known := s.objects[key]; known && (old.object == object || reflect.DeepEqual(old.object, object)) {
+			object = old.object
+		} else {
+			changes = append(changes, model.Change{Key: key, Object: object})
 		}
-		now[key] = object
-		changes = append(changes, model.Change{Key: key, Object: object})
+		s.objects[key] = member{object, s.looks}
 	}
-	for key := range last {
-		if now[key] == nil {
+	for key, m := range s.objects {
+		if m.look != s.looks {
+			delete(s.objects, key)
 			changes = append(changes, model.Change{Key: key})
 		}
 	}
-	return changes, now
+	return changes
 }
