@@ -24,7 +24,10 @@ const (
 )
 
 // Tick renews what the peer may waste. The driver calls it every 10 s or so.
-func (c *Conn) Tick() { c.budget = budgetPerTick }
+func (c *Conn) Tick() {
+	c.budget = budgetPerTick
+	c.windows = 0 // what answers our DATA has come by now, or finds room in the budget; nobody saves up for a flood
+}
 
 // spend takes points; without any left the connection ends (RFC 9113 section 10.5).
 func (c *Conn) spend(points int, what string) error {

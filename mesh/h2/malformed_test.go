@@ -322,7 +322,15 @@ func TestRoomForWhatIsSentIsNoFlood(t *testing.T) {
 		h.sent()
 	}
 	if err := h.conn.Err(); err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	h.conn.Tick()
+	for range 30_000 {
+		raw(0x8, 0, 0, 0, 0, 0, 1)(h)
+		h.receive()
+	}
+	if err := h.conn.Err(); err == nil {
+		t.Error("what was never needed may be used for a flood")
 	}
 }
 

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/tulle-mesh/tulle/waypoint/authz"
 	"github.com/tulle-mesh/tulle/waypoint/claims"
@@ -32,11 +33,8 @@ func (c *consumer) vouch(head *exchange.Request, xfcc bool) {
 		c.names = append(c.names, "x-forwarded-client-cert")
 	}
 	for _, f := range head.Fields {
-		for _, name := range c.names {
-			if f.Name == name {
-				c.vouched = append(c.vouched, f)
-				break
-			}
+		if slices.Contains(c.names, f.Name) {
+			c.vouched = append(c.vouched, f)
 		}
 	}
 }
