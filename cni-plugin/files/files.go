@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/tulle-mesh/tulle/cni-plugin/pods"
 	"github.com/tulle-mesh/tulle/mesh/folder"
@@ -17,9 +19,13 @@ const netnsAnnotation = "tulle.dev/netns"
 // Follow hands on all objects of the folder, first as soon as every file can be read and then after every change, until
 // the context ends, which isn't an error. It fails if the folder can't be watched.
 func Follow(ctx context.Context, dir string, log *slog.Logger, apply func(pods.Set)) error {
+	t := table{pods: make(map[string]pods.Pod), namespaces: make(map[string]pods.Labels)}
 	return folder.Watch(ctx, dir, folder.Config[object]{
 		Decode: decode,
-		Apply:  func(objects []object) { apply(set(objects)) },
+		Apply: func(gone, came []object) {
+			t.take(gone, came)
+			apply(t.set())
+		},
 		Report: func(err error) { log.Error("folder of objects", "err", err) },
 	})
 }
@@ -31,14 +37,33 @@ type object struct {
 	pod       *pods.Pod
 }
 
-func set(objects []object) pods.Set {
-	s := pods.Set{Namespaces: map[string]pods.Labels{}}
-	for _, o := range objects {
+// table is what the folder says now.
+type table struct {
+	pods       map[string]pods.Pod    // by namespace and name
+	namespaces map[string]pods.Labels // by name
+}
+
+func (t *table) take(gone, came []object) {
+	for _, o := range gone {
 		if o.pod != nil {
-			s.Pods = append(s.Pods, *o.pod)
+			delete(t.pods, o.pod.Key())
 		} else {
-			s.Namespaces[o.namespace] = o.labels
+			delete(t.namespaces, o.namespace)
 		}
+	}
+	for _, o := range came {
+		if o.pod != nil {
+			t.pods[o.pod.Key()] = *o.pod
+		} else {
+			t.namespaces[o.namespace] = o.labels
+		}
+	}
+}
+
+func (t *table) set() pods.Set {
+	s := pods.Set{Namespaces: maps.Clone(t.namespaces)}
+	for _, key := range slices.Sorted(maps.Keys(t.pods)) {
+		s.Pods = append(s.Pods, t.pods[key])
 	}
 	return s
 }

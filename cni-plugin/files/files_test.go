@@ -58,12 +58,12 @@ metadata: {name: other, namespace: demo}
 	want := pods.Set{
 		Namespaces: map[string]pods.Labels{"demo": {"istio.io/dataplane-mode": "ambient"}},
 		Pods: []pods.Pod{
+			{ID: pods.ID{UID: "default/bare", Namespace: "default", Name: "bare", ServiceAccount: "default"}},
 			{
 				ID: pods.ID{UID: "6f1c", Namespace: "demo", Name: "cart", ServiceAccount: "shop"}, Node: "node1", Netns: "/run/netns/cart",
 				Labels: pods.Labels{"app": "cart"}, Annotations: pods.Labels{"tulle.dev/netns": "/run/netns/cart", "sidecar.istio.io/status": "{}"},
 				IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, HostNetwork: true, Ended: true,
 			},
-			{ID: pods.ID{UID: "default/bare", Namespace: "default", Name: "bare", ServiceAccount: "default"}},
 		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {

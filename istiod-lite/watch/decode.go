@@ -88,9 +88,8 @@ func enrolment(document folder.Document) (model.Object, bool, error) {
 	if err := o.Check(); err != nil {
 		return nil, false, document.At("", err)
 	}
-	base := filepath.Base(document.File)
-	if o.Node != strings.TrimSuffix(base, filepath.Ext(base)) {
-		return nil, false, document.At("node", fmt.Errorf("node %q must be named like the file", o.Node))
+	if want := o.Node + ".yaml"; filepath.Base(document.File) != want {
+		return nil, false, document.At("node", fmt.Errorf("node %q must be in a file named %s", o.Node, want))
 	}
 	pods := make(map[model.Name]string, len(o.Pods))
 	for key, pod := range o.Pods {

@@ -58,12 +58,12 @@ type join struct {
 	held    []model.Change
 }
 
-// input returns a function that takes one whole set after the other.
-func (j *join) input() func([]model.Object) {
-	var s set
-	return func(objects []model.Object) {
-		first := s.objects == nil
-		j.add(s.take(objects), first)
+// input returns a function that takes what a folder says.
+func (j *join) input() func(gone, came []model.Object) {
+	first := true
+	return func(gone, came []model.Object) {
+		j.add(changes(gone, came), first)
+		first = false
 	}
 }
 
@@ -82,37 +82,21 @@ func (j *join) add(changes []model.Change, first bool) {
 	j.apply(held)
 }
 
-// set is all objects of a folder. It is kept from one look to the next, as of many objects few change.
-type set struct {
-	objects map[model.Key]member
-	looks   int
-}
-
-type member struct {
-	object model.Object
-	look   int // the last one that found it
-}
-
-// take tells what changed, now that the set is made of these objects.
-func (s *set) take(objects []model.Object) (changes []model.Change) {
-	if s.objects == nil {
-		s.objects = make(map[model.Key]member, len(objects))
+// changes tells what is different where files are written anew: most of their objects aren't.
+func changes(gone, came []model.Object) (changes []model.Change) {
+	before := make(map[model.Key]model.Object, len(gone))
+	for _, object := range gone {
+		before[object.Key()] = object
 	}
-	s.looks++
-	for _, object := range objects {
+	for _, object := range came {
 		key := object.Key()
-		if old, known := s.objects[key]; known && (old.object == object || reflect.DeepEqual(old.object, object)) {
-			object = old.object
-		} else {
+		if old, known := before[key]; !known || !reflect.DeepEqual(old, object) {
 			changes = append(changes, model.Change{Key: key, Object: object})
 		}
-		s.objects[key] = member{object, s.looks}
+		delete(before, key)
 	}
-	for key, m := range s.objects {
-		if m.look != s.looks {
-			delete(s.objects, key)
-			changes = append(changes, model.Change{Key: key})
-		}
+	for key := range before {
+		changes = append(changes, model.Change{Key: key})
 	}
 	return changes
 }

@@ -273,7 +273,7 @@ func TestStatusFilesThatCannotBeMeant(t *testing.T) {
 	s := follow(t)
 	s.changed()
 	for _, c := range []struct{ text, want string }{
-		{"node: node2", `1: node: node "node2" must be named like the file`},
+		{"node: node2", `1: node: node "node2" must be in a file named node2.yaml`},
 		{"pods: {}", `1: node: is missing`},
 		{"node: node1\npods: {frontend: {uid: x, state: enabled}}", `1: pod "frontend": want namespace/name`},
 		{"node: node1\npods: {demo/frontend: {uid: x, state: yes}}", `2: pods.demo/frontend.state: state "yes": want enabled or pending`},

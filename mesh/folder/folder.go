@@ -1,5 +1,5 @@
 // Package folder reads a folder of YAML objects, as kubectl would apply them, and follows it live: after every change it
-// hands on the whole set of objects. A file that cannot be used is reported with its line and keeps the objects it last
+// hands on the objects of the files that changed. A file that cannot be used is reported with its line and keeps the objects it last
 // had in force, so that a slip of the pen never takes anything out of service.
 package folder
 
@@ -29,9 +29,10 @@ type Config[T any] struct {
 	// Decode makes an object of a document. ok is false where the document is of a kind that the caller doesn't read.
 	// An error makes the file a broken one; Document.At tells its line. Called once per document of a changed file.
 	Decode func(Document) (object T, ok bool, err error)
-	// Apply takes the whole set that is now in force, by file name and place in the file. It is called once as soon as no
-	// file is broken, so never with half of a folder unless Apart says so, and then after every change of the set.
-	Apply func([]T)
+	// Apply takes what is in force no more, and what has come into force, each by file name and place in the file. A file that
+	// was written anew has all its objects in both. It is called once with all there is as soon as no file is broken, so never
+	// with half of a folder unless Apart says so, and then after every change.
+	Apply func(gone, came []T)
 	// Report takes the reason why a file, or the folder, can't be used; an *Error where it is about a file. It is called
 	// once per reason, not once per look.
 	Report func(error)

@@ -28,7 +28,8 @@ type watched struct {
 	dir string
 
 	lock    sync.Mutex
-	applied []string // each the whole set, as "name=value name=value"
+	inForce []string // "name=value"
+	applied []string // each all of these, sorted
 	reports []string // without the folder
 }
 
@@ -89,10 +90,20 @@ func (w *watched) config() folder.Config[string] {
 			}
 			return o.Metadata.Name + "=" + o.Value, true, nil
 		},
-		Apply: func(all []string) {
+		Apply: func(gone, came []string) {
 			w.lock.Lock()
 			defer w.lock.Unlock()
-			w.applied = append(w.applied, strings.Join(all, " "))
+			for _, object := range gone {
+				i := slices.Index(w.inForce, object)
+				if i < 0 {
+					w.t.Errorf("%s is gone, of %q", object, w.inForce)
+					return
+				}
+				w.inForce = slices.Delete(w.inForce, i, i+1)
+			}
+			w.inForce = append(w.inForce, came...)
+			slices.Sort(w.inForce)
+			w.applied = append(w.applied, strings.Join(w.inForce, " "))
 		},
 		Report: func(err error) {
 			w.lock.Lock()
@@ -282,7 +293,7 @@ func TestAnObjectStaysWithTheFileThatHadItFirst(t *testing.T) {
 	// Both change hands at once.
 	w.replace("m.yaml", object("x", "3"))
 	w.replace("a.yaml", object("z", "3"))
-	w.until("z=3 x=3")
+	w.until("x=3 z=3")
 }
 
 func TestAMountedConfigMapIsSwapped(t *testing.T) {

@@ -19,6 +19,9 @@ import (
 type set[T any] struct {
 	cfg     Config[T]
 	files   map[string]*file[T] // by name within the folder
+	pending map[string]*file[T] // those of files that say other than what is in force of them
+	owners  map[key]*file[T]    // which file an object is in force of, by its key
+	gone    []T                 // was in force, of files that are gone, since the last Apply
 	stale   bool                // a file was read, or is gone, since the last decision
 	applied bool                // Apply was called once
 	awaited bool                // a file is gone that may be about to be written: look again when saving is over
@@ -26,24 +29,25 @@ type set[T any] struct {
 
 // file is one file of the folder.
 type file[T any] struct {
-	info    os.FileInfo     // when it was read; nil asks to read it again
-	latest  []object[T]     // what it says, if err is nil
-	err     error           // why it can't be used
-	inForce []object[T]     // what it said when it was last used
-	holds   map[string]bool // the keys in force
-	told    string          // what was last reported
-	gone    time.Time       // since when there is no such file; zero if there is
+	name    string
+	info    os.FileInfo // when it was read; nil asks to read it again
+	latest  []object[T] // what it says, if err is nil
+	err     error       // why it can't be used
+	inForce []object[T] // what it said when it was last used
+	told    string      // what was last reported
+	gone    time.Time   // since when there is no such file; zero if there is
 }
 
-// object is one decoded document. Each decoding gives a new one, so equal pointers mean that nothing changed.
+// object is one decoded document. What it was decoded of isn't kept.
 type object[T any] struct {
-	key   string // "" in plain documents
-	at    Document
-	value *T
+	key   key    // zero in plain documents
+	file  string // its path
+	line  int
+	value T
 }
 
 func newSet[T any](cfg Config[T]) *set[T] {
-	return &set[T]{cfg: cfg, files: make(map[string]*file[T])}
+	return &set[T]{cfg: cfg, files: make(map[string]*file[T]), owners: make(map[key]*file[T]), pending: make(map[string]*file[T])}
 }
 
 // touch says that the file changed, even if it doesn't look so: two writes within a clock tick have the same time.
@@ -79,16 +83,16 @@ func (s *set[T]) read(ctx context.Context, dir string) error {
 		}
 		present[name] = s.refresh(dir, name)
 	}
-	changed := false
 	for name, f := range s.files {
 		if !present[name] && !s.await(f) {
-			changed = changed || len(f.inForce) > 0
+			s.gone = append(s.gone, s.retire(f)...)
 			s.stale = true
 			delete(s.files, name)
+			delete(s.pending, name)
 		}
 	}
 	if s.stale || !s.applied {
-		s.settle(changed)
+		s.settle()
 	}
 	s.stale = false
 	return nil
@@ -105,14 +109,14 @@ func (s *set[T]) refresh(dir, name string) bool {
 	}
 	f := s.files[name]
 	if f == nil {
-		f = &file[T]{}
+		f = &file[T]{name: name}
 		s.files[name] = f
 	}
 	f.gone = time.Time{}
 	if err == nil && f.info != nil && same(f.info, info) {
 		return true
 	}
-	s.stale = true
+	s.stale, s.pending[name] = true, f
 	f.info, f.latest, f.err = info, nil, err
 	if err == nil {
 		f.latest, f.err = s.load(path, info)
@@ -168,70 +172,102 @@ func (s *set[T]) load(path string, info os.FileInfo) ([]object[T], error) {
 			return nil, err
 		}
 		if ok {
-			objects = append(objects, object[T]{key: keyOf(document, s.cfg.Plain), at: document, value: &value})
+			objects = append(objects, object[T]{key: keyOf(document, s.cfg.Plain), file: document.File, line: document.Line, value: value})
 		}
 	}
 	return objects, nil
 }
 
-// keyOf names an object as Kubernetes would: two versions of a group are the same object, and no namespace is default.
-func keyOf(d Document, plain bool) string {
+// key names an object as Kubernetes would: two versions of a group are the same object.
+type key struct{ kind, group, namespace, name string }
+
+func keyOf(d Document, plain bool) key {
 	if plain {
-		return ""
+		return key{}
 	}
-	group, _, found := strings.Cut(d.APIVersion, "/")
-	if !found {
-		group = ""
+	k := key{kind: d.Kind, namespace: d.Namespace, name: d.Name}
+	if group, _, found := strings.Cut(d.APIVersion, "/"); found {
+		k.group = group
 	}
-	namespace := d.Namespace
-	if namespace == "" {
-		namespace = "default"
+	if k.namespace == "" {
+		k.namespace = "default"
 	}
-	return strings.Join([]string{d.Kind, group, namespace, d.Name}, "/")
+	return k
 }
 
-// settle decides what is in force, reports what is broken, and applies.
-func (s *set[T]) settle(changed bool) {
+func (k key) String() string {
+	if k.namespace == "default" {
+		return k.kind + " " + k.name
+	}
+	return k.kind + " " + k.namespace + "/" + k.name
+}
+
+// settle decides what is in force, reports what is broken, and applies. Its cost goes by the files that are pending.
+func (s *set[T]) settle() {
 	broken := s.resolve()
-	for _, name := range slices.Sorted(maps.Keys(s.files)) {
-		f := s.files[name]
-		err := broken[name]
-		if err == nil {
-			f.told = ""
-			if !slices.EqualFunc(f.inForce, f.latest, func(a, b object[T]) bool { return a.value == b.value }) {
-				f.enforce(f.latest)
-				changed = true
-			}
-			continue
-		}
-		if f.told != err.Error() {
+	var came []T
+	for _, name := range slices.Sorted(maps.Keys(s.pending)) {
+		f := s.pending[name]
+		if err := broken[name]; err == nil {
+			s.gone = append(s.gone, s.retire(f)...)
+			came = append(came, s.enforce(f)...)
+			delete(s.pending, name)
+		} else if f.told != err.Error() {
 			f.told = err.Error()
 			s.cfg.Report(err)
 		}
 	}
-	if !s.applied && len(broken) > 0 && !s.cfg.Apart || s.applied && !changed {
+	switch {
+	case !s.applied && len(broken) > 0 && !s.cfg.Apart:
 		return
+	case !s.applied:
+		s.applied = true
+		s.cfg.Apply(nil, s.all())
+	case len(s.gone)+len(came) > 0:
+		s.cfg.Apply(s.gone, came)
 	}
-	s.applied = true
-	s.cfg.Apply(s.all())
+	s.gone = nil
 }
 
-func (s *set[T]) all() []T {
-	var all []T
+// retire takes a file's objects out of force, and returns them.
+func (s *set[T]) retire(f *file[T]) (gone []T) {
+	for _, object := range f.inForce {
+		if s.owners[object.key] == f { // else another has taken it over
+			delete(s.owners, object.key)
+		}
+		gone = append(gone, object.value)
+	}
+	f.inForce = nil
+	return gone
+}
+
+// enforce puts into force what a file says, and returns it.
+func (s *set[T]) enforce(f *file[T]) (came []T) {
+	f.inForce, f.told = f.latest, ""
+	for _, object := range f.inForce {
+		if object.key != (key{}) {
+			s.owners[object.key] = f
+		}
+		came = append(came, object.value)
+	}
+	return came
+}
+
+func (s *set[T]) all() (all []T) {
 	for _, name := range slices.Sorted(maps.Keys(s.files)) {
 		for _, object := range s.files[name].inForce {
-			all = append(all, *object.value)
+			all = append(all, object.value)
 		}
 	}
 	return all
 }
 
-// resolve finds the files that can't be used: broken ones, and those with an object that another file has. Of two files
+// resolve finds the pending files that can't be used: broken ones, and those with an object that another file has. Of two files
 // the one that has it in force keeps it, else the one whose name comes first. A file that falls back to what it had in
 // force may so take an object from another, hence the repetition; each round adds a file, so it ends.
 func (s *set[T]) resolve() map[string]error {
 	broken := make(map[string]error)
-	for name, f := range s.files {
+	for name, f := range s.pending {
 		if f.err != nil {
 			broken[name] = f.err
 		}
@@ -245,42 +281,45 @@ func (s *set[T]) resolve() map[string]error {
 	}
 }
 
-// clash finds one file that has an object of another, if those already found broken are as they were.
+// clash finds one pending file that has an object of another, if those already found broken are as they were.
 func (s *set[T]) clash(broken map[string]error) (string, error) {
-	owners := make(map[string]Document)
-	names := slices.Sorted(maps.Keys(s.files))
+	claims := make(map[key]object[T])
+	names := slices.Sorted(maps.Keys(s.pending))
 	for _, incumbents := range []bool{true, false} {
 		for _, name := range names {
-			f := s.files[name]
+			f := s.pending[name]
 			objects := f.latest
 			if broken[name] != nil {
 				objects = f.inForce
 			}
 			for _, object := range objects {
-				if object.key == "" || f.holds[object.key] != incumbents {
+				if object.key == (key{}) || (s.owners[object.key] == f) != incumbents {
 					continue
 				}
-				if owner, taken := owners[object.key]; taken {
-					return name, duplicate(object.at, owner)
+				claim, taken := claims[object.key]
+				if !taken {
+					claim, taken = s.settled(object.key)
 				}
-				owners[object.key] = object.at
+				if taken {
+					return name, duplicate(object, claim)
+				}
+				claims[object.key] = object
 			}
 		}
 	}
 	return "", nil
 }
 
-func (f *file[T]) enforce(objects []object[T]) {
-	f.inForce, f.holds = objects, make(map[string]bool, len(objects))
-	for _, object := range objects {
-		f.holds[object.key] = true
+// settled finds an object that stays in force whatever the pending files say.
+func (s *set[T]) settled(of key) (found object[T], ok bool) {
+	f := s.owners[of]
+	if f == nil || s.pending[f.name] != nil {
+		return found, false
 	}
+	i := slices.IndexFunc(f.inForce, func(o object[T]) bool { return o.key == of })
+	return f.inForce[i], true
 }
 
-func duplicate(d, owner Document) error {
-	name := d.Name
-	if d.Namespace != "" {
-		name = d.Namespace + "/" + d.Name
-	}
-	return d.At("", fmt.Errorf("%s %s is already in %s:%d", d.Kind, name, owner.File, owner.Line))
+func duplicate[T any](o, owner object[T]) error {
+	return &Error{File: o.file, Line: o.line, Err: fmt.Errorf("%s is already in %s:%d", o.key, owner.file, owner.line)}
 }

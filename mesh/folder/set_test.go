@@ -1,10 +1,10 @@
 package folder
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +17,9 @@ func TestAFileThatIsMovedAwayToBeSavedKeepsItsObjects(t *testing.T) {
 		var applied []string
 		s := newSet(Config[string]{
 			Decode: func(d Document) (string, bool, error) { return d.Name, true, nil },
-			Apply:  func(names []string) { applied = append(applied, strings.Join(names, " ")) },
+			Apply: func(gone, came []string) {
+				applied = append(applied, fmt.Sprintf("%v -> %v", gone, came))
+			},
 			Report: func(err error) { t.Error(err) },
 		})
 		step := func(what string, awaited bool, want ...string) {
@@ -40,17 +42,17 @@ func TestAFileThatIsMovedAwayToBeSavedKeepsItsObjects(t *testing.T) {
 			}
 		}
 		write("a")
-		step("written", false, "a")
+		step("written", false, "[] -> [a]")
 		remove()
-		step("moved away", true, "a")
+		step("moved away", true, "[] -> [a]")
 		time.Sleep(saving - 1)
-		step("still gone", true, "a")
+		step("still gone", true, "[] -> [a]")
 		write("b")
-		step("saved", false, "a", "b")
+		step("saved", false, "[] -> [a]", "[a] -> [b]")
 		time.Sleep(saving)
 		remove()
-		step("removed", true, "a", "b")
+		step("removed", true, "[] -> [a]", "[a] -> [b]")
 		time.Sleep(saving)
-		step("for good", false, "a", "b", "")
+		step("for good", false, "[] -> [a]", "[a] -> [b]", "[b] -> []")
 	})
 }
