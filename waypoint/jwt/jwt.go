@@ -50,6 +50,20 @@ func (s *Set) Outputs() []string {
 	return slices.Clone(s.outputs)
 }
 
+// Tokens are those that a request brings.
+func (s *Set) Tokens(req *exchange.Request) (tokens []string) {
+	if s == nil {
+		return nil
+	}
+	for i := range s.places {
+		s.places[i].each(req, func(token string) bool {
+			tokens = append(tokens, token)
+			return true
+		})
+	}
+	return tokens
+}
+
 func (s *Set) add(at location, i *issuer) {
 	for n := range s.places {
 		if s.places[n].location == at {
