@@ -31,6 +31,8 @@ type follower struct {
 	known map[model.Name]model.Object
 	// bad are those whose present state isn't in force, with the reason.
 	bad map[model.Name]string
+	// standIns are the names of those of the known that stand for objects which never had a good state.
+	standIns map[model.Name]bool
 	// uids tell an object from another that had its name before, where something is written to objects: that has to be written again.
 	// The model's pods have theirs in any case.
 	uids   map[model.Name]types.UID

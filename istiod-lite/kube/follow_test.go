@@ -362,6 +362,18 @@ func TestAPolicyThatNeverMadeSenseLetsNobodyIn(t *testing.T) {
 	}
 }
 
+// While it makes no sense, a policy may come to be about others than before.
+func TestWhatStandsForAPolicyThatNeverMadeSenseGoesWithIt(t *testing.T) {
+	next := strings.Replace(strings.Replace(badPolicy, `"6"`, `"7"`, 1), `"rules"`, `"action":"AUDIT","novel":1,"rules"`, 1)
+	s := run(t, "authorizationpolicies", raw(`{"metadata":{"resourceVersion":"6"},"items":[`+badPolicy+`]}`), raw(changed("MODIFIED", next)),
+		raw(changed("MODIFIED", goodPolicy("8"))+changed("MODIFIED", strings.Replace(badPolicy, `"6"`, `"9"`, 1))))
+	s.until([]string{"list", "watch 6", "watch 7", "watch 9"}, "p DENY 1 rules")
+	bad := s.rejected()
+	if len(bad) != 4 || !bad[0].First || !bad[1].First || bad[1].Closed.(*model.AuthorizationPolicy).Action != model.Audit || bad[2].Err != nil || bad[3].First {
+		t.Errorf("rejected %+v", bad)
+	}
+}
+
 func TestAFieldOfANewerVersionIsRefused(t *testing.T) {
 	s := run(t, "authorizationpolicies", raw(`{"metadata":{"resourceVersion":"5"},"items":[`+strings.Replace(goodPolicy("5"), `"action"`, `"novel":1,"action"`, 1)+`]}`))
 	s.until([]string{"list", "watch 5"}, "p ALLOW 0 rules")

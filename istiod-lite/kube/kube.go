@@ -76,7 +76,7 @@ func (s *Source) Run(ctx context.Context) error {
 		f := &follower{
 			kind: kind, scope: s.narrow(kind), client: clients[i], feed: changes, reject: s.Reject,
 			metrics: counts, log: s.Log.With("kind", kind.Kind),
-			known: make(map[model.Name]model.Object), bad: make(map[model.Name]string), uids: make(map[model.Name]types.UID),
+			known: make(map[model.Name]model.Object), bad: make(map[model.Name]string), standIns: make(map[model.Name]bool), uids: make(map[model.Name]types.UID),
 		}
 		group.Go(func() { f.run(ctx) })
 	}

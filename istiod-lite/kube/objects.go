@@ -113,10 +113,9 @@ func (f *follower) another(name model.Name, uid types.UID) bool {
 // refuse reports a state that can't be used, once per reason.
 func (f *follower) refuse(i *item, add func(model.Change)) {
 	name := nameOf(i)
-	first := f.known[name] == nil
-	if first && i.closed != nil {
-		f.known[name] = i.closed
-		add(model.Change{Key: i.closed.Key(), Object: i.closed})
+	first := f.known[name] == nil || f.standIns[name]
+	if first {
+		f.stand(name, i.closed, add)
 	}
 	if f.bad[name] == i.err.Error() {
 		return
@@ -128,6 +127,18 @@ func (f *follower) refuse(i *item, add func(model.Change)) {
 		rejection.Closed = i.closed
 	}
 	f.reject(rejection)
+}
+
+// stand puts in force what closes for an object that never had a good state; nil if nothing does. It goes with the present state: that may be about
+// others than the one before.
+func (f *follower) stand(name model.Name, closed model.Object, add func(model.Change)) {
+	switch {
+	case closed == nil:
+		f.remove(name)
+	case !reflect.DeepEqual(f.known[name], closed):
+		f.known[name], f.standIns[name] = closed, true
+		add(model.Change{Key: closed.Key(), Object: closed})
+	}
 }
 
 // put puts a good state in force. Most changes of objects are about what the mesh doesn't look at; those end here.
@@ -174,6 +185,7 @@ func (f *follower) absent() {
 func (f *follower) mend(name model.Name) {
 	if f.bad[name] != "" {
 		delete(f.bad, name)
+		delete(f.standIns, name)
 		f.count()
 		f.reject(Rejection{Kind: f.kind, Name: name})
 	}
