@@ -308,3 +308,30 @@ func (a attack) mended(ctx context.Context) error {
 	}
 	return nil
 }
+
+// A route that was never good isn't in force. Its writer hears so where a route's writer looks.
+func TestARouteThatNeverMadeSenseSaysSoAtItsParents(t *testing.T) {
+	w := ownWorld(t, worldSpec{CRDs: []apiserver.Definitions{apiserver.IstioCRDs.Loose(), apiserver.GatewayCRDs.Loose()}})
+	w.apply("{apiVersion: v1, kind: Service, metadata: {namespace: hostile, name: web}, spec: {ports: [{name: http, port: 80}]}}")
+	w.start(replicaSpec{}).ready()
+	for i, kind := range []schema.GroupVersionKind{httpKind, grpcKind, tcpKind, tlsKind} {
+		h := hostile{kind: kind, bad: "spec: {parentRefs: [{kind: Service, group: '', name: web}], rules: all}"}
+		a := attack{hostile: h, t: t, w: w, object: h.named(i)}
+		told := func(ctx context.Context) error {
+			object, err := w.Get(ctx, kind, a.object[0], a.object[1])
+			if err != nil {
+				return err
+			}
+			if c := a.condition(object); c["status"] != "False" || c["reason"] != "UnsupportedValue" || c["observedGeneration"] != object.GetGeneration() ||
+				!strings.HasSuffix(fmt.Sprint(c["message"]), "it isn't in force") {
+				return fmt.Errorf("the condition of the %s is %v", kind.Kind, c)
+			}
+			return nil
+		}
+		w.apply(a.yaml(a.bad))
+		w.eventually("a word about it", told)
+		w.apply(a.yaml(good[kind]))
+		w.eventually("the good state to be taken up", a.mended)
+		w.delete(a.yaml(""))
+	}
+}

@@ -160,6 +160,8 @@ func consequence(r kube.Rejection) string {
 // closes says what becomes of connections and requests by an object that fails closed.
 func closes(object model.Object) string {
 	switch o := object.(type) {
+	case *model.Route:
+		return "it isn't in force"
 	case *model.RequestAuthentication:
 		return "no token is good"
 	case *model.BackendTLSPolicy:

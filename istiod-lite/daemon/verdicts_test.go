@@ -100,6 +100,30 @@ func TestARejectedRouteSaysSoAtTheParentsWhereItsLastGoodStateIsInForce(t *testi
 	}
 }
 
+// What stands for a route that never had a good state has its parents.
+func TestARouteThatNeverMadeSenseSaysSoAtItsParents(t *testing.T) {
+	var told []string
+	v := writing(&told)
+	kind := decode.Kind{Kind: "HTTPRoute", Model: model.KindHTTPRoute}
+	name := model.Name{Namespace: "demo", Name: "r"}
+	key := model.Key{Kind: kind.Model, Name: name}
+	at := routes.Parent{Ref: model.ParentRef{ObjectRef: model.ObjectRef{Name: model.Name{Namespace: "demo", Name: "web"}}}}
+	v.reject(kube.Rejection{Kind: kind, Name: name, Generation: 1, Err: errors.New("spec.x: bad"), First: true, Closed: &model.Route{}})
+	at.Conditions = []model.Condition{{Type: "Accepted", Reason: "UnsupportedValue", Message: "it can't be read"}, {Type: "ResolvedRefs", Status: true}}
+	v.tellParents(key, 1, []routes.Parent{at})
+	v.reject(kube.Rejection{Kind: kind, Name: name})
+	at.Conditions = []model.Condition{{Type: "Accepted", Status: true, Reason: "Accepted"}}
+	v.tellParents(key, 2, []routes.Parent{at})
+	const bad = "spec.x: bad; it said nothing before, so it isn't in force"
+	want := []string{
+		"event Invalid " + bad, "demo/r at no parent 1", "demo/r at demo/web 1 Accepted=false UnsupportedValue " + bad,
+		"event  ", "demo/r at demo/web 2 Accepted=true Accepted ",
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("told %q", told)
+	}
+}
+
 func TestARejectedRequestAuthenticationSaysWhatItMeansForTokens(t *testing.T) {
 	var told []string
 	v := writing(&told)

@@ -1,6 +1,7 @@
 package decode_test
 
 import (
+	"reflect"
 	"testing"
 
 	"sigs.k8s.io/yaml"
@@ -51,6 +52,34 @@ func TestWhatClosesForAPolicyThatCannotBeRead(t *testing.T) {
 			}
 		default:
 			t.Errorf("%s: nothing closes", kind)
+		}
+	}
+}
+
+// What stands for a route that can't be read has its parents, as long as they can be.
+func TestWhatStandsForARouteThatCannotBeReadHasItsParents(t *testing.T) {
+	const gateway = "gateway.networking.k8s.io/v1"
+	parents := "parentRefs: [{group: '', kind: Service, name: web, namespace: shop, port: 80}, {name: waypoint, sectionName: mesh}]"
+	for _, kind := range []string{"HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"} {
+		metadata := "metadata: {name: x, namespace: demo, generation: 7, labels: {istio.io/rev: canary}}\n"
+		for _, rules := range []string{"[{backendRefs: [{name: web, port: 80, weight: -1}]}]", "all"} {
+			text := []byte(object(gateway, kind, metadata+"spec: {"+parents+", rules: "+rules+"}"))
+			want := &model.Route{
+				Kind: model.Kind(kind), Namespace: "demo", Name: "x", Generation: 7, Revision: "canary",
+				Parents: []model.ParentRef{
+					{ObjectRef: model.ObjectRef{Kind: "Service", Name: model.Name{Namespace: "shop", Name: "web"}}, Port: 80, Written: true},
+					{ObjectRef: model.ObjectRef{Group: model.RouteGroup, Kind: "Gateway", Name: model.Name{Namespace: "demo", Name: "waypoint"}}, Section: "mesh"},
+				},
+				Problem: &model.Problem{Condition: "Accepted", Reason: "UnsupportedValue", Message: "it can't be read"},
+			}
+			if got := closedFor(t, text); !reflect.DeepEqual(got, want) {
+				t.Errorf("%s, rules %s: %+v", kind, rules, got)
+			}
+		}
+		for _, spec := range []string{"{parentRefs: [{name: web, port: 70000}]}", "{parentRefs: all}", "all"} {
+			if got := closedFor(t, []byte(object(gateway, kind, "spec: "+spec))); got != nil {
+				t.Errorf("%s, spec %s: %+v, want nothing", kind, spec, got)
+			}
 		}
 	}
 }

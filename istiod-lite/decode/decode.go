@@ -82,8 +82,8 @@ func (k Kind) Read(fill func(into any) error) (model.Object, error) {
 	return object, nil
 }
 
-// Closed makes what takes the place of an object that can't be read and never could, where its absence would open a door:
-// of a policy, one that lets nobody in. It is nil for other kinds.
+// Closed makes what takes the place of an object that can't be read and never could, where its absence would open a door, of a
+// policy one that lets nobody in; of a route it is one that says so at its parents and has no part in anything. It is nil for other kinds.
 func (k Kind) Closed(fill func(into any) error) model.Object {
 	if k.closed == nil {
 		return nil

@@ -12,15 +12,35 @@ import (
 
 func routing() []Kind {
 	route := func(name string, kind model.Kind, versions ...string) Kind {
-		return Kind{Group: gatewayGroup, Kind: name, Versions: versions, Resource: strings.ToLower(name) + "s", Model: kind}
+		return Kind{
+			Group: gatewayGroup, Kind: name, Versions: versions, Resource: strings.ToLower(name) + "s", Model: kind,
+			closed: func(fill func(any) error) model.Object { return unreadable(kind, fill) },
+		}
 	}
 	return []Kind{
 		kind(route("HTTPRoute", model.KindHTTPRoute, "v1", "v1beta1"), httpRoute),
 		kind(route("GRPCRoute", model.KindGRPCRoute, "v1", "v1alpha2"), grpcRoute),
 		kind(route("TLSRoute", model.KindTLSRoute, "v1", "v1alpha3", "v1alpha2"), tlsRoute),
 		kind(route("TCPRoute", model.KindTCPRoute, "v1", "v1alpha2"), tcpRoute),
-		kind(route("ReferenceGrant", model.KindReferenceGrant, "v1", "v1beta1"), referenceGrant),
+		kind(Kind{Group: gatewayGroup, Kind: "ReferenceGrant", Versions: []string{"v1", "v1beta1"}, Resource: "referencegrants", Model: model.KindReferenceGrant}, referenceGrant),
 	}
+}
+
+// unreadable stands for a route that can't be read: its parents are told so. It is nil where even they can't be read.
+func unreadable(kind model.Kind, fill func(any) error) model.Object {
+	var o struct {
+		metav1.ObjectMeta `json:"metadata"`
+		Spec              gatewayv1.CommonRouteSpec `json:"spec"`
+	}
+	if fill(&o) != nil {
+		return nil
+	}
+	r, err := newRoute(kind, o.ObjectMeta, o.Spec)
+	if err != nil {
+		return nil
+	}
+	r.Problem = unsupported("it can't be read")
+	return r
 }
 
 // newRoute reads what all routes have.

@@ -374,6 +374,24 @@ func TestWhatStandsForAPolicyThatNeverMadeSenseGoesWithIt(t *testing.T) {
 	}
 }
 
+func TestWhatStandsForARouteThatNeverMadeSenseIsThereWhileItsParentsAre(t *testing.T) {
+	route := func(version, spec string) string {
+		return `{"metadata":{"name":"r","namespace":"demo","resourceVersion":"` + version + `"},"spec":{` + spec + `}}`
+	}
+	next := make(chan struct{})
+	s := run(t, "httproutes", raw(`{"metadata":{"resourceVersion":"5"},"items":[`+route("5", `"parentRefs":[{"name":"a"}],"rules":"all"`)+`]}`),
+		func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-next:
+			case <-r.Context().Done(): // the test has failed
+			}
+			raw(changed("MODIFIED", route("6", `"parentRefs":"a"`)))(w, r)
+		})
+	s.until([]string{"list", "watch 5"}, "r")
+	close(next)
+	s.until([]string{"list", "watch 5", "watch 6"})
+}
+
 func TestAFieldOfANewerVersionIsRefused(t *testing.T) {
 	s := run(t, "authorizationpolicies", raw(`{"metadata":{"resourceVersion":"5"},"items":[`+strings.Replace(goodPolicy("5"), `"action"`, `"novel":1,"action"`, 1)+`]}`))
 	s.until([]string{"list", "watch 5"}, "p ALLOW 0 rules")

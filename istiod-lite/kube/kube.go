@@ -49,7 +49,7 @@ type Rejection struct {
 	Generation int64
 	// First says that there is no usable state from before.
 	First bool
-	// Closed is what is in force because there was no usable state before, of a kind that fails closed; else nil.
+	// Closed is what takes its place because there was no usable state before; nil if nothing does. See decode.Kind.Closed.
 	Closed model.Object
 	// Err is nil for an object that was rejected before and is right now, or gone.
 	Err error

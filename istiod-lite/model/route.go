@@ -13,6 +13,8 @@ type Route struct {
 	// ServerNames are a TLSRoute's; those of the others mean nothing in a mesh.
 	ServerNames []string
 	Rules       []RouteRule
+	// Problem is why nothing of it is in force, whatever its parents are; nil if it may be.
+	Problem *Problem
 }
 
 // RouteKinds are the kinds of routes. Where several are attached to a port of a service, the first of these counts alone.

@@ -232,11 +232,13 @@ func (r *routing) rivals(o *Route, mark func(Key)) {
 	}
 }
 
-// RoutesAt returns the routes of a kind that are attached to the parent, by name.
+// RoutesAt returns the routes of a kind that may be in force at the parent, by name.
 func (m *Model) RoutesAt(parent ObjectRef, kind Kind) []*Route {
 	var found []*Route
 	for route := range m.routing.byParent.of(parentOf{parent, kind}) {
-		found = append(found, route)
+		if route.Problem == nil {
+			found = append(found, route)
+		}
 	}
 	return sorted(found)
 }

@@ -107,6 +107,9 @@ func (d dice) route(name model.Name) *model.Route {
 		Kind: model.RouteKinds[d.IntN(len(model.RouteKinds))], Namespace: name.Namespace, Name: name.Name,
 		Created: time.Unix(int64(d.IntN(3)), 0),
 	}
+	if d.IntN(5) == 0 {
+		r.Problem = &model.Problem{Condition: "Accepted", Reason: "UnsupportedValue"}
+	}
 	for range 1 + d.IntN(2) {
 		parent := model.ParentRef{ObjectRef: d.ref(), Port: uint16(d.IntN(2) * 80), Section: d.one("", "", "a", "b")}
 		switch d.IntN(3) {

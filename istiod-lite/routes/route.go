@@ -35,6 +35,9 @@ func (t translation) route(r *model.Route) Result {
 		if !ours {
 			continue
 		}
+		if p := r.Problem; p != nil {
+			at.refuse(p.Reason, "%s", p.Message)
+		}
 		rules, found := t.rules(r, at)
 		result.Parents = append(result.Parents, Parent{r.Parents[i], append(at.conditions(r, found), at.waypoints...)})
 		if len(at.targets) == 0 {
