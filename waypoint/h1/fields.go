@@ -2,6 +2,7 @@ package h1
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -16,7 +17,7 @@ type framing struct {
 	keepAlive bool
 	upgrading bool
 	te        bool
-	options   string // of connection, when there are others
+	options   []string // of connection, when there are others
 	upgrade   string
 	hosts     int
 	host      string
@@ -114,8 +115,7 @@ func (f *framing) take(field exchange.Field) (own bool, err error) {
 		f.chunked = true
 		return true, nil
 	case "connection":
-		f.connection(field.Value)
-		return true, nil
+		return true, f.connection(field.Value)
 	case "host":
 		f.hosts++
 		f.host = field.Value
@@ -137,8 +137,8 @@ func (f *framing) take(field exchange.Field) (own bool, err error) {
 	return false, nil
 }
 
-// connection reads the options of a connection field (RFC 9110 section 7.6.1).
-func (f *framing) connection(value string) {
+// connection reads the options of a connection field (RFC 9110 section 7.6.1). All fields are compared with each, so there may not be many.
+func (f *framing) connection(value string) error {
 	for option := range strings.SplitSeq(value, ",") {
 		option = strings.Trim(option, " \t")
 		switch {
@@ -148,18 +148,21 @@ func (f *framing) connection(value string) {
 			f.keepAlive = true
 		case strings.EqualFold(option, "upgrade"):
 			f.upgrading = true
+		case len(f.options) == maxOptions:
+			return &Malformed{431, "too many options of the connection"}
 		case option != "" && !strings.EqualFold(option, "te"):
-			f.options += strings.ToLower(option) + ","
+			f.options = append(f.options, option)
 		}
 	}
+	return nil
 }
 
 // handOn takes off the fields that connection names, and adds what is known of te.
 func (f *framing) handOn(fields []exchange.Field) []exchange.Field {
-	if f.options != "" {
+	if len(f.options) > 0 {
 		kept := fields[:0]
 		for _, field := range fields {
-			if !hasToken(f.options, field.Name) {
+			if !slices.ContainsFunc(f.options, func(option string) bool { return strings.EqualFold(option, field.Name) }) {
 				kept = append(kept, field)
 			}
 		}

@@ -117,7 +117,7 @@ func ourRequest(p []byte, piece int) (u understanding, options string, err error
 	content, left, err := readBody(&b, p[n:], piece)
 	return understanding{
 		fmt.Sprint(req.Version, " ", req.Method, " ", req.Path, " ", req.Authority), describeFields(req.Fields), content, describeFields(b.trailers), string(left),
-	}, f.options, err
+	}, strings.Join(f.options, ","), err
 }
 
 func theirRequest(p []byte) (u understanding, err error) {
@@ -261,7 +261,7 @@ func ourResponse(p []byte, piece int) (u understanding, options string, err erro
 		b = body{done: true}
 	}
 	content, left, err := readBody(&b, p[n:], piece)
-	return understanding{fmt.Sprint(r.Status), describeFields(r.Fields), content, describeFields(b.trailers), string(left)}, f.options, err
+	return understanding{fmt.Sprint(r.Status), describeFields(r.Fields), content, describeFields(b.trailers), string(left)}, strings.Join(f.options, ","), err
 }
 
 func theirResponse(p []byte) (u understanding, err error) {

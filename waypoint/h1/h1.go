@@ -16,6 +16,7 @@ import (
 const (
 	maxHead     = 64 << 10         // bytes of a head
 	maxFields   = 200              // of a head, or of trailers
+	maxOptions  = 100              // of a connection, beside those that are known
 	maxTrailers = 16 << 10         // bytes
 	maxInterim  = 32               // answers before an answer
 	maxUnwanted = 256 << 10        // bytes of a request that nobody wants and that are read all the same, to keep the connection
