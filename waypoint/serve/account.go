@@ -16,7 +16,8 @@ func (r *request) end() {
 	h.cfg.Worker.Stop(&r.clock)
 	h.cfg.Worker.Stop(&r.pause)
 	if r.usage != nil {
-		h.exit(r.usage, r.retrying)
+		r.retried()
+		h.exit(r.usage)
 	}
 	took := time.Since(r.start)
 	kind := r.kind()

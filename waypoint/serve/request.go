@@ -80,7 +80,11 @@ func (r *request) decide() {
 	r.check()
 }
 
-func isGRPC(contentType string) bool { return strings.HasPrefix(contentType, "application/grpc") }
+// isGRPC is as gRPC has it, over HTTP/2. gRPC-Web, whose type begins so too, is for HTTP of any version.
+func isGRPC(contentType string) bool {
+	rest, ok := strings.CutPrefix(contentType, "application/grpc")
+	return ok && (rest == "" || strings.IndexByte("+; ", rest[0]) >= 0)
+}
 
 // check has the request's tokens checked, and then asks the policies.
 func (r *request) check() {

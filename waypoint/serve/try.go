@@ -299,7 +299,15 @@ func (r *request) retry() {
 	wait := max(r.hit.Retry.Backoff, leastBackoff) << min(r.tries-1, 8)
 	wait = min(wait, max(mostBackoff, r.hit.Retry.Backoff))
 	r.pause.Run = r.again
-	r.session.handler.cfg.Worker.After(&r.pause, wait-rand.N(wait/4+1))
+	r.session.handler.cfg.Worker.After(&r.pause, wait+rand.N(wait/4+1)) // the route's is the least
+}
+
+// retried ends a request's being one that is tried again: its answer may last as long as it likes.
+func (r *request) retried() {
+	if r.retrying {
+		r.retrying = false
+		r.usage.retrying--
+	}
 }
 
 // again is the end of the pause.
@@ -337,6 +345,7 @@ func (t *try) Respond(res *exchange.Response) {
 		r.hit.Answered(r.backend, res)
 	}
 	r.answered, r.code = true, res.Status
+	r.retried()
 	if r.grpc {
 		r.grpcStatus, _ = exchange.Get(res.Fields, "grpc-status")
 	}

@@ -35,10 +35,7 @@ func (h *Handler) enter(to route.Destination) *usage {
 	return u
 }
 
-func (h *Handler) exit(u *usage, retrying bool) {
-	if retrying {
-		u.retrying--
-	}
+func (h *Handler) exit(u *usage) {
 	if u.active--; u.active == 0 && len(h.usages) > maxUsages {
 		delete(h.usages, u.to)
 	}

@@ -29,8 +29,11 @@ func TestADestinationHasRoomForSoManyRequestsAndRetries(t *testing.T) {
 	if u.mayRetry() {
 		t.Errorf("%d of %d requests are tried again, and one more may be", u.retrying, u.active)
 	}
-	for i := range all {
-		h.exit(u, i < maxActive/retryShare)
+	for range maxActive / retryShare {
+		(&request{usage: u, retrying: true}).retried()
+	}
+	for range all {
+		h.exit(u)
 	}
 	if u.active != 0 || u.retrying != 0 || !u.mayRetry() {
 		t.Errorf("at the end %d are under way, %d tried again", u.active, u.retrying)
