@@ -118,17 +118,18 @@ func (c *clauses) file() {
 }
 
 // Evaluate decides by all sets that there are for a service. What a DENY or CUSTOM policy matches is refused, as no provider is known that CUSTOM
-// could ask; else it is allowed if there is no ALLOW policy or if one matches. A path that servers read in two ways has to be allowed
-// in both (target.Merged). Allowing allocates nothing, but for the names of policies that only tell, and paths and headers that aren't plain.
+// could ask; else it is allowed if there is no ALLOW policy or if one matches. A path that servers read in several ways has to be allowed
+// in each (target.Readings). Allowing allocates nothing, but for the names of policies that only tell, and paths and headers that aren't plain.
 func Evaluate(sets []*Set, facts Facts) Verdict {
 	f := newView(&facts)
 	v := evaluate(sets, &f)
 	if !v.Allowed || facts.Request == nil {
 		return v
 	}
-	if merged := target.Merged(f.path); merged != f.path {
-		f.path = merged
-		return evaluate(sets, &f)
+	for _, f.path = range target.Readings(f.path) {
+		if v = evaluate(sets, &f); !v.Allowed {
+			break
+		}
 	}
 	return v
 }

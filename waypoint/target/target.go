@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -17,7 +18,7 @@ var (
 // Normalize returns a request target as it is to be looked at and sent on. It does what Istio does by default (BASE), so a client can't
 // name a path that a policy knows in a spelling that it doesn't: the elements . and .. are resolved (RFC 3986 section 6.2.2.3), escaped
 // letters, digits, -, ., _ and ~ are not escaped (6.2.2.2), other escapes have capital digits (6.2.2.1), and a backslash is a slash. The query
-// stays as it is, and so do several slashes and escaped ones, of which servers think differently: see Merged. An error means that the request
+// stays as it is, and so do several slashes and escaped ones, of which servers think differently: see Readings. An error means that the request
 // is to be answered with status 400. Nothing is allocated for a target that is normal.
 func Normalize(target string) (string, error) {
 	if target == "*" || target == "" { // of OPTIONS and CONNECT
@@ -82,20 +83,49 @@ func Spell(path string) (string, error) {
 	return string(out), nil
 }
 
-// Merged returns a normalized path as a server may read it that takes escaped slashes for slashes and several slashes for one. It
-// returns the same path if there is only one way to read it; then nothing is allocated.
-func Merged(path string) string {
-	if !strings.Contains(path, "//") && !strings.Contains(path, "%2F") && !strings.Contains(path, "%5C") {
+// Readings returns how else than as it is servers may read a normalized path. There is none of most paths; then nothing is allocated.
+//
+//   - Escaped slashes are slashes, and several slashes are one.
+//   - Escaped slashes are slashes, between which an element may be empty.
+//
+// In both, what is behind a semicolon is no part of an element that is a dot or two, as servers of Java have it.
+func Readings(path string) (others []string) {
+	several, escaped := strings.Contains(path, "//"), strings.Contains(path, "%2F") || strings.Contains(path, "%5C")
+	if !several && !escaped && !strings.Contains(path, "/.;") && !strings.Contains(path, "/..;") {
+		return nil
+	}
+	open := plainDots(strings.ReplaceAll(strings.ReplaceAll(path, "%2F", "/"), "%5C", "/"))
+	for _, read := range [...]string{string(resolve(merge(open))), string(resolve([]byte(open)))} {
+		if read != path && !slices.Contains(others, read) {
+			others = append(others, read)
+		}
+	}
+	return others
+}
+
+// plainDots takes what is behind a semicolon off elements that are a dot or two.
+func plainDots(path string) string {
+	if !strings.Contains(path, "/.;") && !strings.Contains(path, "/..;") {
 		return path
 	}
-	path = strings.ReplaceAll(strings.ReplaceAll(path, "%2F", "/"), "%5C", "/")
+	elements := strings.Split(path, "/")
+	for i, element := range elements {
+		if name, _, _ := strings.Cut(element, ";"); name == "." || name == ".." {
+			elements[i] = name
+		}
+	}
+	return strings.Join(elements, "/")
+}
+
+// merge makes one slash of several.
+func merge(path string) []byte {
 	out := make([]byte, 0, len(path))
 	for i := 0; i < len(path); i++ {
 		if path[i] != '/' || len(out) == 0 || out[len(out)-1] != '/' {
 			out = append(out, path[i])
 		}
 	}
-	return string(resolve(out))
+	return out
 }
 
 // dotted tells whether the first element of a path is a dot or two.
