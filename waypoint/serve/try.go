@@ -347,7 +347,7 @@ func (t *try) Respond(res *exchange.Response) {
 	r.answered, r.code = true, res.Status
 	r.retried()
 	if r.grpc {
-		r.grpcStatus, _ = exchange.Get(res.Fields, "grpc-status")
+		r.hears(res.Fields)
 	}
 	if res.Upgrade != "" { // what it becomes may live for ever
 		r.session.handler.cfg.Worker.Stop(&r.clock)
@@ -356,6 +356,13 @@ func (t *try) Respond(res *exchange.Response) {
 	r.body.keep = len(r.body.mirrors) > 0
 	r.body.trim()
 	r.client.Respond(res)
+}
+
+// hears takes note of a call's status, which comes in a head or in trailers.
+func (r *request) hears(fields []exchange.Field) {
+	if status, ok := exchange.Get(fields, "grpc-status"); ok {
+		r.grpcStatus = ownStatus(status)
+	}
 }
 
 // Data implements exchange.Client.
@@ -377,9 +384,7 @@ func (t *try) End(trailers []exchange.Field) {
 	}
 	r := t.request
 	if r.grpc {
-		if status, ok := exchange.Get(trailers, "grpc-status"); ok {
-			r.grpcStatus = status
-		}
+		r.hears(trailers)
 	}
 	t.finish(telemetry.FlagNone)
 	r.try = nil
