@@ -16,15 +16,15 @@ func (c *cache) get(token string) *verified {
 	}
 	v := c.old[token]
 	if v != nil {
-		c.put(token, v)
+		c.put(v)
 	}
 	return v
 }
 
-func (c *cache) put(token string, v *verified) {
-	if c.young == nil || c.bytes+len(token) > maxCached {
+func (c *cache) put(v *verified) {
+	if c.young == nil || c.bytes+len(v.token) > maxCached {
 		c.old, c.young, c.bytes = c.young, map[string]*verified{}, 0
 	}
-	c.young[token] = v
-	c.bytes += len(token)
+	c.young[v.token] = v
+	c.bytes += len(v.token)
 }

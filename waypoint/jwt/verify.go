@@ -47,7 +47,8 @@ type verified struct {
 	issuer  *issuer
 	keys    *keySet
 	claims  *claims.Claims
-	payload string // in base64url
+	token   string // a copy, since what a request brings is a part of its whole head
+	payload string // in base64url, of the copy
 }
 
 // Checker verifies tokens and remembers which were good. It is one event loop's alone.
@@ -72,10 +73,12 @@ func (c *Checker) verify(issuers []*issuer, token string, now time.Time, again f
 		if i.name != said.Issuer {
 			continue
 		}
-		v := &verified{issuer: i, claims: said.WithWordLists(i.words), payload: payloadOf(token)}
+		v := &verified{issuer: i, claims: said.WithWordLists(i.words)}
 		switch last = v.check(signed, now, again); last {
 		case valid:
-			c.cache.put(token, v)
+			v.token = strings.Clone(token)
+			v.payload = payloadOf(v.token)
+			c.cache.put(v)
 			return v, valid
 		case waiting:
 			return nil, waiting
