@@ -253,8 +253,30 @@ func (c *conn) due() time.Time {
 	return c.now().Add(stallTime)
 }
 
+// resetStalled ends the exchanges of which the peer has taken nothing for long: its windows are closed, and what waits for them is held here. While
+// the pipe is full, others may be what they wait for.
+func (c *conn) resetStalled() {
+	if c.closing || c.over || c.pipe.Waiting() >= lowWater {
+		return
+	}
+	var stalled []*stream
+	for _, s := range c.streams {
+		if s.queue.Len() > 0 && c.now().Sub(s.moved) >= stallTime {
+			stalled = append(stalled, s)
+		}
+	}
+	for _, s := range stalled {
+		c.core.Reset(s.id, h2.Cancel)
+		s.abort(errStalled)
+	}
+	if len(stalled) > 0 {
+		c.flush()
+	}
+}
+
 func (c *conn) tick() {
 	c.alarm = time.Time{}
+	c.resetStalled()
 	if due := c.due(); c.now().Before(due) {
 		c.wake(due)
 		return

@@ -2,6 +2,7 @@ package h2c
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -33,7 +34,8 @@ type stream struct {
 
 	// What goes.
 	queue    loop.Backlog
-	owed     int // bytes that we haven't said Consumed for
+	moved    time.Time // something of the queue has last gone, or it has begun
+	owed     int       // bytes that we haven't said Consumed for
 	finished bool
 	trailers []hpack.HeaderField
 }
@@ -155,6 +157,9 @@ func (s *stream) send(p []byte) {
 		}
 	}
 	if len(p) > 0 {
+		if s.queue.Len() == 0 {
+			s.moved = c.now()
+		}
 		s.queue.Push(p)
 		c.core.Ready(s.id)
 		c.flush()
@@ -175,6 +180,7 @@ func (s *stream) sendQueued(n int) {
 	p = p[:min(n, len(p))]
 	s.frame(p)
 	s.queue.Skip(len(p))
+	s.moved = s.conn.now()
 	if s.queue.Len() > 0 {
 		s.conn.core.Ready(s.id)
 	} else if s.finished {
