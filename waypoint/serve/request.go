@@ -240,6 +240,7 @@ func (r *request) End(trailers []exchange.Field) {
 	if r.ended || r.reply != nil {
 		return
 	}
+	trailers = r.session.trailersOf(trailers)
 	r.body.ended, r.body.trailers = true, trailers
 	r.mirror()
 	if t := r.try; t != nil && t.server != nil {
