@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
 )
 
 // Compile makes a policy of the control plane's. What of it can't be evaluated makes an ALLOW rule match nothing, and doesn't keep a rule of
@@ -101,7 +102,7 @@ func (c *compilation) condition(w *l7.Condition) condition {
 		out.anyPort, out.noPort = w.GetPorts().GetAny(), w.GetPorts().GetNone()
 		return out
 	case l7.Condition_REQUEST_HEADER:
-		if _, known := inFields(out.header); !known {
+		if _, known := exchange.InFields(out.header); !known {
 			return c.unknownCondition("%s is about a connection, not about what is asked", w.GetKey())
 		}
 	}

@@ -68,39 +68,11 @@ func (c *condition) fitsRequest(f *view, unknown bool) bool {
 	}
 	switch l7.Condition_Attribute(c.attribute) {
 	case l7.Condition_REQUEST_HEADER:
-		return c.fitsText(header(f.request, c.header))
+		return c.fitsText(exchange.Named(f.request, c.header))
 	case l7.Condition_REQUEST_PRINCIPAL, l7.Condition_REQUEST_AUDIENCES, l7.Condition_REQUEST_PRESENTER, l7.Condition_REQUEST_CLAIM:
 		return c.fitsToken(f)
 	}
 	return unknown
-}
-
-// header returns a request's header as it was on the wire.
-func header(req *exchange.Request, name string) (value string, ok bool) {
-	switch name {
-	case "host", ":authority":
-		return req.Authority, req.Authority != ""
-	case ":method":
-		return req.Method, true
-	case ":path":
-		return req.Path, req.Path != ""
-	case ":scheme":
-		return req.Scheme, true
-	case "upgrade":
-		return req.Upgrade, req.Upgrade != ""
-	}
-	return exchange.Joined(req.Fields, name)
-}
-
-// inFields tells whether a header is among the fields of a request if it is there; known, whether header has it at all.
-func inFields(name string) (in, known bool) {
-	switch name {
-	case "host", ":authority", ":method", ":path", ":scheme", "upgrade":
-		return false, true
-	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "content-length", "":
-		return false, false
-	}
-	return true, true
 }
 
 func (c *condition) fitsToken(f *view) bool {

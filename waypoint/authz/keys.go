@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/index"
 	"github.com/tulle-mesh/tulle/waypoint/target"
 )
@@ -96,7 +97,7 @@ func (c *condition) key(value string) (index.Key, bool) {
 	case l7.Condition_REQUEST_CLAIM:
 		key.Kind, key.Name = index.Claim, claimName(c.claim)
 	case l7.Condition_REQUEST_HEADER:
-		in, _ := inFields(c.header)
+		in, _ := exchange.InFields(c.header)
 		key.Kind, key.Name = index.Header, c.header
 		return key, in
 	default:

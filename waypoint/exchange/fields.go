@@ -31,6 +31,34 @@ func joinFrom(fields []Field, name string) string {
 	return strings.Join(values, ",")
 }
 
+// Named returns a request's header as it was on the wire, several lines as one value. Some are no fields here.
+func Named(req *Request, name string) (value string, ok bool) {
+	switch name {
+	case "host", ":authority":
+		return req.Authority, req.Authority != ""
+	case ":method":
+		return req.Method, true
+	case ":path":
+		return req.Path, req.Path != ""
+	case ":scheme":
+		return req.Scheme, true
+	case "upgrade":
+		return req.Upgrade, req.Upgrade != ""
+	}
+	return Joined(req.Fields, name)
+}
+
+// InFields tells whether a header is among the fields of a request if it is there; known, whether Named has it at all.
+func InFields(name string) (in, known bool) {
+	switch name {
+	case "host", ":authority", ":method", ":path", ":scheme", "upgrade":
+		return false, true
+	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "content-length", "":
+		return false, false
+	}
+	return true, true
+}
+
 // Set returns the fields with one line of a name, which has the value.
 func Set(fields []Field, name, value string) []Field {
 	return append(Remove(fields, name), Field{name, value})

@@ -46,31 +46,31 @@ func (m *keyMatch) fits(value string) bool {
 
 // view is what matches are about.
 type view struct {
-	path, query, method string
-	fields              []exchange.Field
+	path, query string
+	req         *exchange.Request
 }
 
 func newView(req *exchange.Request) view {
 	path, query := target.Split(req.Path)
-	return view{path: path, query: query, method: req.Method, fields: req.Fields}
+	return view{path, query, req}
 }
 
 // first finds the first match that fits.
 func (v *view) first(x *index.Index, fits func(int32) bool) (int32, bool) {
 	s := x.Begin(fits)
 	s.Paths(v.path)
-	s.Value(index.Method, v.method)
-	s.Headers(v.fields)
+	s.Value(index.Method, v.req.Method)
+	s.Headers(v.req.Fields)
 	s.Params(v.query)
 	return s.First()
 }
 
 func (m *match) fits(v *view) bool {
-	if m.method != "" && m.method != v.method || !m.fitsPath(v.path) {
+	if m.method != "" && m.method != v.req.Method || !m.fitsPath(v.path) {
 		return false
 	}
 	for i := range m.headers {
-		if value, ok := exchange.Joined(v.fields, m.headers[i].name); !ok || !m.headers[i].fits(value) {
+		if value, ok := exchange.Named(v.req, m.headers[i].name); !ok || !m.headers[i].fits(value) {
 			return false
 		}
 	}
@@ -113,7 +113,7 @@ func (m *match) index() (e index.Entry) {
 		one(index.Key{Kind: index.Method, Value: m.method})
 	}
 	for _, h := range m.headers {
-		if h.regex == nil {
+		if in, _ := exchange.InFields(h.name); in && h.regex == nil {
 			one(index.Key{Kind: index.Header, Name: h.name, Value: h.exact})
 		}
 	}
