@@ -18,6 +18,8 @@
 //     the answer at once gives it in a task of the loop.
 package exchange
 
+import "errors"
+
 // Window is how many bytes of a body may be on their way between two sides, given to Data and not yet Consumed.
 const Window = 256 << 10
 
@@ -87,6 +89,9 @@ type Response struct {
 type Field struct {
 	Name, Value string
 }
+
+// ErrNoAnswer says that a server ended or broke the connection before it said anything of a request. Whether it processed that isn't known.
+var ErrNoAnswer = errors.New("the server closed the connection instead of answering")
 
 // NotProcessed says that a server surely hasn't processed a request, which may be sent again whatever it asks for.
 type NotProcessed struct{ Err error }

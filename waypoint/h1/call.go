@@ -198,7 +198,7 @@ func (x *call) explain(err error) error {
 	case !x.away:
 		return &exchange.NotProcessed{Err: err}
 	case !x.begun:
-		return fmt.Errorf("%w: %w", ErrNoAnswer, err)
+		return fmt.Errorf("%w: %w", exchange.ErrNoAnswer, err)
 	}
 	return fmt.Errorf("the server broke off: %w", err)
 }

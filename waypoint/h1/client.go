@@ -35,9 +35,6 @@ type Client struct {
 	watched bool // the clock is set
 }
 
-// ErrNoAnswer says that the server ended or broke the connection before it said anything. Whether it processed the request isn't known.
-var ErrNoAnswer = errors.New("the server closed the connection instead of answering")
-
 var errServerStalled = errors.New("the server doesn't read the request")
 
 // NewClient has a Client use the pipe. It is free.
@@ -179,7 +176,7 @@ func (c *Client) serverEnd(p []byte) int {
 		c.close()
 		c.end()
 	case !x.answered && !x.begun:
-		x.broken(ErrNoAnswer)
+		x.broken(exchange.ErrNoAnswer)
 	case !x.answered || (c.body.kind != untilClose && c.body.kind != raw):
 		x.broken(badAnswer("it isn't complete"))
 	case len(p) > 0: // it waits for the client to read

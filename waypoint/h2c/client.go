@@ -175,6 +175,9 @@ type call struct {
 	fail     loop.Task
 }
 
+// begun tells that something of an answer came.
+func (x *call) begun() bool { return x.answered || x.interim > 0 }
+
 // head takes the head of an answer, or of an interim one.
 func (x *call) head(ev h2.Event) error {
 	r := &x.answer

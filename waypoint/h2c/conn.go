@@ -1,6 +1,7 @@
 package h2c
 
 import (
+	"fmt"
 	"io"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh/h2"
 	"github.com/tulle-mesh/tulle/mesh/loop"
+	"github.com/tulle-mesh/tulle/waypoint/exchange"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 )
 
@@ -157,7 +159,10 @@ func (c *conn) noteWriting() {
 }
 
 // Broken implements pipe.User.
-func (c *conn) Broken(err error) { c.end(err) }
+func (c *conn) Broken(err error) {
+	c.parted = true
+	c.end(err)
+}
 
 // die ends the connection by a fault, of ours or theirs, which the peer is told.
 func (c *conn) die(err error) {
@@ -181,7 +186,11 @@ func (c *conn) close() {
 
 func (c *conn) abortAll(err error) {
 	for _, s := range c.streams {
-		s.abort(err)
+		if c.parted && s.call != nil && !s.call.begun() {
+			s.abort(fmt.Errorf("%w: %w", exchange.ErrNoAnswer, err))
+		} else {
+			s.abort(err)
+		}
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/mesh/trace"
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
-	"github.com/tulle-mesh/tulle/waypoint/h1"
 	"github.com/tulle-mesh/tulle/waypoint/upstream"
 )
 
@@ -264,7 +263,7 @@ func (t *try) lost(err error, unsent bool) bool {
 	}
 	switch r.head.Method {
 	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return errors.Is(err, h1.ErrNoAnswer) && (t.reused || r.choice.More(h.cfg.Table(), h.cfg.Self(h.cfg.Table())))
+		return errors.Is(err, exchange.ErrNoAnswer) && (t.reused || r.choice.More(h.cfg.Table(), h.cfg.Self(h.cfg.Table())))
 	}
 	return false
 }
