@@ -31,6 +31,7 @@ const (
 	HTTP1                     // HTTP/1.0 and 1.1
 	HTTP2                     // HTTP/2 by prior knowledge
 	Encrypted                 // TLS, with a ClientHello
+	Silent                    // nothing: on an Auto port, where the server may speak first
 )
 
 // Found is what was found out of a connection.
@@ -39,8 +40,8 @@ type Found struct {
 	ServerName string // of Encrypted, in lower case; "" if the client names none
 }
 
-// SilenceTime is how long a client of an Auto port may say nothing before it is taken for one whose server speaks first. A client may be silent on
-// purpose, so what holds for requests on such a port mustn't depend on it.
+// SilenceTime is how long a client of an Auto port may say nothing before it is found Silent. It may be so on purpose, so what holds for requests on
+// such a port mustn't depend on it.
 const SilenceTime = 500 * time.Millisecond
 
 const (
@@ -98,8 +99,11 @@ func (d *detection) Receive(p []byte, end bool) int {
 // timeUp decides by what has come.
 func (d *detection) timeUp() {
 	result := Found{}
-	if d.port == HTTP {
+	switch {
+	case d.port == HTTP:
 		result.Protocol = HTTP1 // which has its own idea of how long to wait
+	case d.port == Auto && !d.begun:
+		result.Protocol = Silent
 	}
 	d.tell(result)
 }

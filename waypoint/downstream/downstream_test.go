@@ -127,7 +127,7 @@ func TestServersThatSpeakFirst(t *testing.T) {
 		p = pipe.OverSocket(l, fd, nil)
 		Detect(p, Auto, func(f Found) { found <- f }, func(err error) { t.Error(err) })
 	})
-	if f := <-found; f != (Found{}) {
+	if f := <-found; f != (Found{Protocol: Silent}) {
 		t.Errorf("found %+v", f)
 	}
 	if waited := time.Since(began); waited < SilenceTime || waited > 4*SilenceTime {

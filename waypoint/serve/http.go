@@ -38,9 +38,11 @@ func portOf(routes *route.Routes, p state.AppProtocol) downstream.Port {
 
 // listen answers the CONNECT, and finds out what the client speaks.
 func (c *connection) listen(port downstream.Port, routes *route.Routes) {
-	if err := c.accept(); err != nil {
-		c.refuse(err)
-		return
+	if c.client == nil {
+		if err := c.accept(); err != nil {
+			c.refuse(err)
+			return
+		}
 	}
 	downstream.Detect(c.client, port, func(found downstream.Found) { c.heard(found, routes) }, func(err error) {
 		c.client = nil
@@ -50,8 +52,7 @@ func (c *connection) listen(port downstream.Port, routes *route.Routes) {
 
 // heard goes on as the client speaks. What holds for requests on a port that isn't known to be HTTP's, can't be kept of what isn't HTTP.
 func (c *connection) heard(found downstream.Found, routes *route.Routes) {
-	requests := routes != nil && routes.Protocol != l7.Route_TLS
-	c.encrypted, c.serverName = found.Protocol == downstream.Encrypted, found.ServerName
+	c.encrypted, c.silent, c.serverName = found.Protocol == downstream.Encrypted, found.Protocol == downstream.Silent, found.ServerName
 	switch {
 	case found.Protocol == downstream.HTTP1:
 		c.serve(func(s *session, closed func()) drainer {
@@ -61,7 +62,7 @@ func (c *connection) heard(found downstream.Found, routes *route.Routes) {
 		c.serve(func(s *session, closed func()) drainer {
 			return h2c.Serve(c.client, h2c.ServerConfig{Handle: s.handle, Refused: s.refused, Closed: closed})
 		})
-	case requests:
+	case forRequests(routes):
 		c.refuse(errNotHTTP)
 	case routes != nil:
 		c.policyFacts = c.facts(found.ServerName)

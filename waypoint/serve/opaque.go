@@ -12,6 +12,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/telemetry"
 	"github.com/tulle-mesh/tulle/waypoint/arrival"
 	"github.com/tulle-mesh/tulle/waypoint/authz"
+	"github.com/tulle-mesh/tulle/waypoint/downstream"
 	"github.com/tulle-mesh/tulle/waypoint/pipe"
 	"github.com/tulle-mesh/tulle/waypoint/secure"
 	"github.com/tulle-mesh/tulle/waypoint/upstream"
@@ -34,8 +35,9 @@ type connection struct {
 	handler  *Handler
 	in       *hbone.Incoming
 	table    *state.Table
-	self     *state.Workload // the waypoint
-	to       arrival.Destination
+	self     *state.Workload     // the waypoint
+	arrived  arrival.Destination // what it was for
+	to       arrival.Destination // where it goes, which a route may have changed
 	choice   upstream.Choice
 	endpoint upstream.Endpoint
 	start    time.Time
@@ -44,7 +46,8 @@ type connection struct {
 	timer, silence loop.Timer
 	client         *pipe.Pipe // once it is accepted
 
-	asked       asked             // what it was for, before a route changed that
+	asked       asked             // arrived, for rules
+	silent      bool              // the client has said nothing yet, and may speak anything
 	encrypted   bool              // the client itself speaks TLS
 	serverName  string            // that it asks for then
 	tls         *secure.Policy    // nil if the endpoint isn't spoken to by TLS
@@ -66,7 +69,7 @@ func (c *connection) passOn() {
 	w.After(&c.timer, connectTimeout)
 	c.in.OnGone(func() { c.refuse(errGone) })
 	if err := c.handler.admit(c.asked, c.destination(), c.policyFacts, c.in.Peer.Namespace()); err != nil {
-		c.refuse(err)
+		c.deny(err)
 		return
 	}
 	if c.to.Service != nil {
@@ -140,6 +143,10 @@ func (c *connection) connected(server *pipe.Pipe) {
 	cfg := c.handler.cfg
 	cfg.Worker.Stop(&c.timer)
 	cfg.Worker.Stop(&c.silence)
+	cfg.Open.Reached(c.endpoint.Workload, c.endpoint.Addr.Port())
+	if !c.stands(server) {
+		return
+	}
 	c.ended = true
 	if c.client == nil {
 		if err := c.accept(); err != nil {
@@ -148,10 +155,54 @@ func (c *connection) connected(server *pipe.Pipe) {
 			return
 		}
 	}
-	cfg.Open.Reached(c.endpoint.Workload, c.endpoint.Addr.Port())
+	if c.silent {
+		c.await(server)
+	} else {
+		c.join(server)
+	}
+}
+
+// stands tells whether the rules are still for what a server was connected for. If not, the connection goes on without that, or nowhere.
+func (c *connection) stands(server *pipe.Pipe) bool {
+	err := c.handler.stands(c.handler.cfg.Rules(), c.opaque())
+	if err != nil {
+		c.leave(server, err)
+	}
+	return err == nil
+}
+
+// leave lets go of a server that isn't used yet. Where it is another one's turn now, or is spoken to otherwise, the connection begins anew: nothing of
+// what came is taken.
+func (c *connection) leave(server *pipe.Pipe, err error) {
+	server.Reset()
+	if isDenied(err) {
+		c.deny(err)
+	} else {
+		c.choose()
+	}
+}
+
+// deny is for a connection that may not pass as it is. A client that has said nothing may have requests, which policies look at one by one.
+func (c *connection) deny(err error) {
+	if c.silent {
+		c.silent = false
+		c.listen(downstream.HTTP, nil)
+	} else {
+		c.refuse(err)
+	}
+}
+
+// opaque is what rules are asked with about the connection.
+func (c *connection) opaque() *opaque {
+	return &opaque{asked: c.asked, to: c.destination(), serverName: c.serverName, namespace: c.in.Peer.Namespace(), facts: c.policyFacts, encrypted: c.encrypted, tls: c.tls}
+}
+
+// join is step 5.
+func (c *connection) join(server *pipe.Pipe) {
+	cfg := c.handler.cfg
 	metric, workload := cfg.Metrics.Open(c.record()), c.endpoint.Workload
 	cfg.Open.Add(workload, 1)
-	o := &opaque{asked: c.asked, to: c.destination(), serverName: c.serverName, namespace: c.in.Peer.Namespace(), facts: c.policyFacts, encrypted: c.encrypted, tls: c.tls}
+	o := c.opaque()
 	o.session = pipe.Join(server, c.client, func(r relay.Result) {
 		delete(c.handler.opaque, o)
 		cfg.Open.Add(workload, -1)

@@ -59,14 +59,27 @@ type opaque struct {
 func (h *Handler) Recheck() {
 	t := h.cfg.Rules()
 	for o := range h.opaque {
-		if err := h.admit(o.asked, o.to, o.facts, o.namespace); err != nil {
+		if err := h.stands(t, o); err != nil {
 			o.session.Cut(err)
-		} else if !h.leads(t, o) {
-			o.session.Cut(errRerouted)
-		} else if !o.speaks(t) {
-			o.session.Cut(errRespoken)
 		}
 	}
+	for s := range h.silent {
+		s.recheck(t)
+	}
+}
+
+// stands tells why a connection can't go on as it is, or nil.
+func (h *Handler) stands(t *table.Table, o *opaque) error {
+	if err := h.admit(o.asked, o.to, o.facts, o.namespace); err != nil {
+		return err
+	}
+	if !h.leads(t, o) {
+		return errRerouted
+	}
+	if !o.speaks(t) {
+		return errRespoken
+	}
+	return nil
 }
 
 // speaks tells whether the endpoint would still be spoken to as it is.
@@ -87,10 +100,15 @@ func (h *Handler) leads(t *table.Table, o *opaque) bool {
 	switch {
 	case routes == nil:
 		return o.to == route.Destination{Service: o.service, Port: o.port}
-	case routes.Protocol != l7.Route_TCP && routes.Protocol != l7.Route_TLS:
-		return false // it is for what speaks HTTP
+	case forRequests(routes):
+		return false
 	}
 	return routes.Connection(o.serverName).LeadsTo(o.to)
+}
+
+// forRequests tells whether the port is for what speaks HTTP.
+func forRequests(routes *route.Routes) bool {
+	return routes != nil && routes.Protocol != l7.Route_TCP && routes.Protocol != l7.Route_TLS
 }
 
 func isDenied(err error) bool { return errors.As(err, new(*deniedError)) }

@@ -4,7 +4,7 @@
 //  2. choose    an endpoint                                                        upstream.Choice
 //  3. connect   to it, or to another if that fails                                 opaque.go
 //  4. accept    the client's CONNECT is answered, only now
-//  5. join      bytes both ways
+//  5. join      bytes both ways, once it is known what they are                     silent.go
 //
 // All of it happens on the worker that has accepted the client's tunnel, where nothing waits.
 package serve
@@ -70,6 +70,7 @@ type Handler struct {
 	checker jwt.Checker
 	clients map[drainer]struct{}
 	opaque  map[*opaque]struct{}
+	silent  map[*silent]struct{}
 	mirrors int // copies under way
 
 	draining bool
@@ -77,7 +78,7 @@ type Handler struct {
 
 // New makes a handler.
 func New(cfg Config) *Handler {
-	h := &Handler{cfg: cfg, usages: map[route.Destination]*usage{}, clients: map[drainer]struct{}{}, opaque: map[*opaque]struct{}{}}
+	h := &Handler{cfg: cfg, usages: map[route.Destination]*usage{}, clients: map[drainer]struct{}{}, opaque: map[*opaque]struct{}{}, silent: map[*silent]struct{}{}}
 	h.servers = upstream.NewServers(&h.cfg.Dialer)
 	h.known = upstream.Known{Open: cfg.Open, Health: balance.NewHealth(cfg.Worker.Now)}
 	return h
@@ -92,7 +93,7 @@ func (h *Handler) Handle(in *hbone.Incoming) {
 		return
 	}
 	var err error
-	if c.to, err = arrival.Find(t, c.self, in.Local.Addr(), in.Request.Authority); err != nil {
+	if c.arrived, err = arrival.Find(t, c.self, in.Local.Addr(), in.Request.Authority); err != nil {
 		c.refuse(err)
 		return
 	}
@@ -101,6 +102,7 @@ func (h *Handler) Handle(in *hbone.Incoming) {
 
 // choose is step 2: what the port's routes are about, else what clients speak there.
 func (c *connection) choose() {
+	c.to, c.silent, c.encrypted, c.serverName = c.arrived, false, false, ""
 	c.asked, c.policyFacts = asked{c.service(), c.to.Port}, c.facts("")
 	rules := c.handler.rules(c.handler.cfg.Rules(), c.asked, c.in.Peer.Namespace())
 	port := portOf(rules.Routes, c.to.Protocol)
