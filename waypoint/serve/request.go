@@ -170,22 +170,24 @@ func (r *request) choose(routes *route.Routes) {
 	}
 }
 
-// forward sends the request to a destination, or else where its connection was for.
+// forward sends the request to a destination, or else where its connection was for, which may be another now than when that came.
 func (r *request) forward(to *route.Destination) {
 	h, d := r.session.handler, r.session.to
-	r.choice = upstream.Choice{Service: d.Service, Workload: d.Workload, Port: d.Port, Dialled: d.Dialled}
-	if to != nil {
-		namespace, host, _ := strings.Cut(to.Service, "/")
-		r.choice.Service, r.choice.Workload, r.choice.Port = h.cfg.Table().Service(namespace, host), nil, to.Port
-		if r.choice.Service == nil {
-			r.answer(503, flagNoEndpoint, textNoEndpoint, "service "+to.Service+" isn't known")
-			return
-		}
-	} else {
+	table := h.cfg.Table()
+	if to == nil {
 		to = &route.Destination{Service: r.session.service, Port: d.Port}
-		if d.Workload != nil {
-			to.Service = d.Workload.UID
-		}
+	}
+	r.choice = upstream.Choice{Port: to.Port, Dialled: d.Dialled}
+	if to.Service == "" {
+		to.Service = d.Workload.UID
+		r.choice.Workload = table.Workload(to.Service)
+	} else {
+		namespace, host, _ := strings.Cut(to.Service, "/")
+		r.choice.Service = table.Service(namespace, host)
+	}
+	if r.choice.Service == nil && r.choice.Workload == nil {
+		r.answer(503, flagNoEndpoint, textNoEndpoint, to.Service+" isn't known")
+		return
 	}
 	if r.choice.Service != nil {
 		r.tls = h.cfg.Rules().BackendTLS(to.Service, to.Port)
