@@ -37,6 +37,10 @@ func (c *Conn) spend(points int, what string) error {
 	return nil
 }
 
+// Pardon takes back what the reset of an unanswered stream has cost: its driver, who knows the time, has seen that the stream was open for long. Of
+// such the peer has no more than there may be streams.
+func (c *Conn) Pardon() { c.budget = min(c.budget+costReset, budgetPerTick) }
+
 // opened counts a WINDOW_UPDATE.
 func (c *Conn) opened() error {
 	if c.windows > 0 {

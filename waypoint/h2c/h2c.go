@@ -25,6 +25,7 @@ const (
 	stallTime   = 5 * time.Minute // in which a peer that has to read doesn't
 	lingerTime  = 2 * time.Second // for the peer to end as we have
 	greetTime   = 10 * time.Second
+	patientTime = time.Second // for which a client waits that doesn't ask for the sake of giving up
 	defaultIdle = time.Hour
 
 	// pingTime is how long nothing has come until the peer is asked for a sign of life, and answerTime how long that may take. Servers of gRPC take a

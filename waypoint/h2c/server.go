@@ -70,7 +70,7 @@ func (s *Server) headers(st *stream, ev h2.Event) {
 		}
 		return
 	}
-	a := &answer{stream: stream{conn: &s.conn, id: ev.Stream}}
+	a := &answer{stream: stream{conn: &s.conn, id: ev.Stream, began: s.now()}}
 	a.answer = a
 	a.req.Fields = a.space[:0]
 	err := parseRequest(ev.Fields, &a.req)

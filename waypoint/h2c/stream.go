@@ -27,6 +27,8 @@ type stream struct {
 	call   *call   // on a Client
 	answer *answer // on a Server
 
+	began time.Time // the exchange, on a Server
+
 	// What comes.
 	given   int   // bytes that the other side hasn't consumed
 	left    int64 // bytes that are still to come, as the head says; negative if it doesn't
@@ -110,6 +112,9 @@ func (s *stream) leave() {
 // peerReset takes an RST_STREAM, or what the peer did to deserve one.
 func (s *stream) peerReset(ev h2.Event) {
 	err := fmt.Errorf("the peer reset the stream with %s", ev.Code)
+	if a := s.answer; a != nil && !ev.Local && !a.responded && s.conn.now().Sub(s.began) >= patientTime {
+		s.conn.core.Pardon() // who waits in vain is no attacker
+	}
 	switch {
 	case ev.Local:
 		err = fmt.Errorf("the peer broke a rule on the stream: %s", ev.Code)
