@@ -102,6 +102,16 @@ func (e *NotProcessed) Error() string {
 
 func (e *NotProcessed) Unwrap() error { return e.Err }
 
+// Unsayable says that a request can't be put to a server as that speaks, which is neither's fault, and why. Nothing of it was sent.
+type Unsayable struct {
+	Status int // of the answer to a request like this
+	Err    error
+}
+
+func (e *Unsayable) Error() string { return "the request can't be put to the server: " + e.Err.Error() }
+
+func (e *Unsayable) Unwrap() error { return e.Err }
+
 // Get returns the first value of a field, and whether there is one.
 func Get(fields []Field, name string) (string, bool) {
 	for i := range fields {

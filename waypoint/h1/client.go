@@ -65,7 +65,7 @@ func (c *Client) Handle(req *exchange.Request, client exchange.Client) exchange.
 	c.watch(stallTime)
 	if err := checkRequest(req); err != nil {
 		c.call = x
-		x.failSoon(err)
+		x.failSoon(&exchange.Unsayable{Status: 500, Err: err})
 		return x
 	}
 	b := newBuffer()
@@ -73,7 +73,7 @@ func (c *Client) Handle(req *exchange.Request, client exchange.Client) exchange.
 	head, err := b.requestHead(req)
 	if err != nil {
 		c.call = x
-		x.failSoon(err)
+		x.failSoon(&exchange.Unsayable{Status: 500, Err: err})
 		return x
 	}
 	c.call = x

@@ -58,7 +58,11 @@ func (c *Client) Handle(req *exchange.Request, client exchange.Client) exchange.
 	x := &call{stream: stream{conn: &c.conn, to: client}, client: client, req: req, length: req.Length}
 	fields, err := c.requestFields(req)
 	if err != nil {
-		x.failSoon(err)
+		status := 500
+		if req.Upgrade != "" {
+			status = 501
+		}
+		x.failSoon(&exchange.Unsayable{Status: status, Err: err})
 		return x
 	}
 	id, err := uint32(0), error(errClosed)
@@ -67,7 +71,7 @@ func (c *Client) Handle(req *exchange.Request, client exchange.Client) exchange.
 	}
 	switch {
 	case errors.Is(err, h2.ErrHeaderLimit):
-		x.failSoon(err)
+		x.failSoon(&exchange.Unsayable{Status: 431, Err: err})
 	case err != nil:
 		x.failSoon(&exchange.NotProcessed{Err: err})
 	default:
@@ -82,7 +86,7 @@ func (c *Client) Handle(req *exchange.Request, client exchange.Client) exchange.
 // requestFields makes a head in the space of the connection.
 func (c *conn) requestFields(req *exchange.Request) ([]hpack.HeaderField, error) {
 	if req.Upgrade != "" {
-		return nil, errors.New("an upgrade, which the server's HTTP/2 has no word for")
+		return nil, fmt.Errorf("it asks for %s, which servers of HTTP/2 aren't asked for", req.Upgrade)
 	}
 	if !exchange.ValidToken(req.Method) || !exchange.ValidAuthority(req.Authority) || !(exchange.ValidPath(req.Path) || req.Path == "*") {
 		return nil, fmt.Errorf("a request that HTTP/2 can't say: %q %q %q", req.Method, req.Authority, req.Path)

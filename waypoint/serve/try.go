@@ -217,6 +217,12 @@ func wellDone(res *exchange.Response) bool {
 // failed decides what becomes of a request whose try gave no answer. Unsent says that nothing of it reached the endpoint.
 func (t *try) failed(err error, unsent bool) {
 	r := t.request
+	if none := new(exchange.Unsayable); errors.As(err, &none) { // by any server of the kind
+		t.finish(telemetry.FlagNone)
+		r.try = nil
+		r.answer(none.Status, "", "", err.Error())
+		return
+	}
 	refused := errors.As(err, new(*exchange.NotProcessed))
 	unsent = unsent || refused
 	lost := t.lost(err, unsent)
