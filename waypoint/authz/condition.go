@@ -29,7 +29,8 @@ type condition struct {
 	anyPort, noPort   []uint32
 }
 
-// fits returns unknown for what can't be evaluated: attributes that aren't known, and those of requests for a connection.
+// fits returns unknown for what can't be evaluated: attributes that aren't known, those of requests for a connection, and the address of what was dialled
+// by its name.
 func (c *condition) fits(f *view, unknown bool) bool {
 	switch l7.Condition_Attribute(c.attribute) {
 	case l7.Condition_SOURCE_IP:
@@ -37,6 +38,9 @@ func (c *condition) fits(f *view, unknown bool) bool {
 	case l7.Condition_REMOTE_IP:
 		return c.fitsRange(f.remote)
 	case l7.Condition_DESTINATION_IP:
+		if !f.Destination.Addr().IsValid() { // a name was dialled
+			return unknown
+		}
 		return c.fitsRange(f.Destination.Addr())
 	case l7.Condition_DESTINATION_PORT:
 		return c.fitsPort(uint32(f.Destination.Port()))
