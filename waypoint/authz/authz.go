@@ -4,6 +4,7 @@ package authz
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/mesh/identity"
@@ -70,6 +71,7 @@ type Set struct {
 	denies, allows clauses
 	told           []*Policy // AUDIT, and dry runs of others
 	allow          bool      // there is an ALLOW policy
+	escaped        bool      // a path in it has escapes
 }
 
 // clauses are rules of several policies, in order.
@@ -88,6 +90,7 @@ type clause struct {
 func Assemble(policies []*Policy) *Set {
 	s := &Set{}
 	for _, p := range policies {
+		s.escaped = s.escaped || p.escaped
 		switch {
 		case p.told():
 			s.told = append(s.told, p)
@@ -119,16 +122,28 @@ func (c *clauses) file() {
 
 // Evaluate decides by all sets that there are for a service. What a DENY or CUSTOM policy matches is refused, as no provider is known that CUSTOM
 // could ask; else it is allowed if there is no ALLOW policy or if one matches. A path that servers read in several ways has to be allowed
-// in each (target.Readings). Allowing allocates nothing, but for the names of policies that only tell, and paths and headers that aren't plain.
+// in each (target.Readings, target.Decode). Allowing allocates nothing, but for the names of policies that only tell, and paths and headers that aren't plain.
 func Evaluate(sets []*Set, facts Facts) Verdict {
 	f := newView(&facts)
 	v := evaluate(sets, &f)
 	if !v.Allowed || facts.Request == nil {
 		return v
 	}
-	for _, f.path = range target.Readings(f.path) {
-		if v = evaluate(sets, &f); !v.Allowed {
-			break
+	path := f.path
+	others := target.Readings(path)
+	for _, f.path = range others {
+		if other := evaluate(sets, &f); !other.Allowed {
+			return other
+		}
+	}
+	if !strings.Contains(path, "%") && !slices.ContainsFunc(sets, func(s *Set) bool { return s.escaped }) {
+		return v
+	}
+	f.decoded = true
+	for _, read := range append(others, path) {
+		f.path = target.Decode(read)
+		if other := evaluate(sets, &f); !other.Allowed {
+			return other
 		}
 	}
 	return v
@@ -219,6 +234,7 @@ type view struct {
 	request         *exchange.Request
 	token           *claims.Claims
 	path            string
+	decoded         bool   // path is
 	authority, host string // in lower case; host without the port
 }
 

@@ -36,6 +36,7 @@ func Compile(origin *l7.Origin, p *l7.Policy) (*Policy, error) {
 		}
 		out.rules = append(out.rules, one)
 	}
+	out.escaped = c.escaped
 	if len(c.problems) > 0 {
 		return out, fmt.Errorf("policy %s: %w", out.Name, errors.Join(c.problems...))
 	}
@@ -46,6 +47,7 @@ func Compile(origin *l7.Origin, p *l7.Policy) (*Policy, error) {
 type compilation struct {
 	rule     int
 	unknown  bool // what can't be evaluated fits
+	escaped  bool
 	problems []error
 }
 
@@ -139,6 +141,10 @@ func (c *compilation) texts(out condition, v *l7.Values) condition {
 				return c.unknownCondition("%w", err)
 			}
 			list.to.add(t)
+		}
+		if out.attribute == path {
+			list.to.decode()
+			c.escaped = c.escaped || list.to.decoded != nil
 		}
 	}
 	return out

@@ -68,7 +68,8 @@ func (c *condition) fitsRequest(f *view, unknown bool) bool {
 	case method:
 		return c.fitsText(f.request.Method, true)
 	case path:
-		return c.fitsText(f.path, f.path != "")
+		any, none, there := c.any.of(f), c.none.of(f), f.path != ""
+		return !(there && none.fits(f.path)) && (any.empty() || there && any.fits(f.path))
 	}
 	switch l7.Condition_Attribute(c.attribute) {
 	case l7.Condition_REQUEST_HEADER:

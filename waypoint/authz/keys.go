@@ -58,19 +58,24 @@ func (c *condition) keys() (keys []index.Key) {
 	case l7.Condition_REMOTE_IP:
 		return c.anyRange.keys(index.Remote)
 	}
-	for value := range c.any.exact {
-		key, ok := c.key(value)
-		if !ok {
-			return nil
+	for _, all := range []*texts{&c.any, c.any.decoded} {
+		if all == nil {
+			continue
 		}
-		keys = append(keys, key)
-	}
-	for i := range c.any.rest {
-		key, ok := c.any.rest[i].pathKey()
-		if !ok || c.attribute != path {
-			return nil
+		for value := range all.exact {
+			key, ok := c.key(value)
+			if !ok {
+				return nil
+			}
+			keys = append(keys, key)
 		}
-		keys = append(keys, key)
+		for i := range all.rest {
+			key, ok := all.rest[i].pathKey()
+			if !ok || c.attribute != path {
+				return nil
+			}
+			keys = append(keys, key)
+		}
 	}
 	return keys
 }

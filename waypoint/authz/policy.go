@@ -13,6 +13,7 @@ type Policy struct {
 	provider string
 	dryRun   bool
 	rules    []rule
+	escaped  bool // a path in it has escapes
 }
 
 // rule matches if one of from, one of to, and all of when do; an empty list always does. Each of from and to does if all of its conditions do.

@@ -88,6 +88,8 @@ func (t *text) fits(value string) bool {
 type texts struct {
 	exact map[string]bool
 	rest  []text // those that aren't exact
+	// decoded are the same, of paths whose escapes are replaced; nil if no text has any.
+	decoded *texts
 }
 
 func (t *texts) add(one text) {
@@ -106,6 +108,35 @@ func (t *texts) empty() bool { return len(t.exact)+len(t.rest) == 0 }
 // fits is about a value that is there.
 func (t *texts) fits(value string) bool {
 	return t.exact[value] || slices.ContainsFunc(t.rest, func(one text) bool { return one.fits(value) })
+}
+
+// decode makes the tests of decoded paths.
+func (t *texts) decode() {
+	out := &texts{}
+	escaped := false
+	for value := range t.exact {
+		out.add(text{kind: exactText, value: target.Decode(value)})
+		escaped = escaped || strings.Contains(value, "%")
+	}
+	for _, one := range t.rest {
+		escaped = escaped || strings.Contains(one.value, "%")
+		one.value = target.Decode(one.value)
+		if one.kind == templateText {
+			one.template = one.template.decoded()
+		}
+		out.rest = append(out.rest, one)
+	}
+	if escaped {
+		t.decoded = out
+	}
+}
+
+// of are the tests for a path as the view has it.
+func (t *texts) of(f *view) *texts {
+	if f.decoded && t.decoded != nil {
+		return t.decoded
+	}
+	return t
 }
 
 // fitsHost compares what has a port with the authority, else with its host. Without an authority nothing fits.
@@ -164,6 +195,18 @@ func newTemplate(value string) (t template, err error) {
 		t.before = elements
 	}
 	return t, nil
+}
+
+// decoded is the template of decoded paths.
+func (t template) decoded() template {
+	decode := func(elements []string) (out []string) {
+		for _, element := range elements {
+			out = append(out, target.Decode(element))
+		}
+		return out
+	}
+	t.before, t.after = decode(t.before), decode(t.after)
+	return t
 }
 
 func (t *template) fits(path string) bool {

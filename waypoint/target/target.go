@@ -103,6 +103,26 @@ func Readings(path string) (others []string) {
 	return others
 }
 
+// Decode returns a normalized path, or what is compared with it, as most servers hand it to an application: with all escapes replaced but those of
+// slashes. Where there are none, nothing is allocated.
+func Decode(path string) string {
+	if strings.IndexByte(path, '%') < 0 {
+		return path
+	}
+	out := make([]byte, 0, len(path))
+	for i := 0; i < len(path); i++ {
+		if path[i] == '%' && len(path) >= i+3 && hex(path[i+1]) && hex(path[i+2]) {
+			if c := digit(path[i+1])<<4 | digit(path[i+2]); c != '/' && c != '\\' {
+				out = append(out, c)
+				i += 2
+				continue
+			}
+		}
+		out = append(out, path[i])
+	}
+	return string(out)
+}
+
 // plainDots takes what is behind a semicolon off elements that are a dot or two.
 func plainDots(path string) string {
 	if !strings.Contains(path, "/.;") && !strings.Contains(path, "/..;") {
