@@ -300,7 +300,7 @@ func (s *set[T]) clash(broken map[string]error) (string, error) {
 				if !taken {
 					claim, taken = s.settled(object.key)
 				}
-				if taken {
+				if taken && broken[name] == nil {
 					return name, duplicate(object, claim)
 				}
 				claims[object.key] = object
