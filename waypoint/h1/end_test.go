@@ -2,12 +2,14 @@ package h1
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -184,6 +186,16 @@ func TestHTTP10Clients(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+	t.Run("without keep-alive", func(t *testing.T) {
+		c := p.dial()
+		c.say("GET /length HTTP/1.0\r\n\r\n")
+		if head := c.head(); !strings.Contains(head, "connection: close\r\n") {
+			t.Errorf("got %q", head)
+		}
+		if got := c.rest(); got != "hello" {
+			t.Errorf("got %q", got)
+		}
+	})
 	t.Run("keep-alive", func(t *testing.T) {
 		c := p.dial()
 		for range 2 {
@@ -250,7 +262,7 @@ func TestHopByHopFieldsStay(t *testing.T) {
 	p := newProxy(t, newServer(t, func(w http.ResponseWriter, r *http.Request) { seen = r.Header }), ServerConfig{})
 	c := p.dial()
 	c.say("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Private\r\nX-Private: 1\r\nKeep-Alive: 5\r\nTE: gzip, trailers\r\n" +
-		"Proxy-Connection: x\r\nUpgrade: h2c\r\nX-Public: 2\r\n\r\n")
+		"Proxy-Connection: x\r\nUpgrade: websocket\r\nX-Public: 2\r\n\r\n")
 	c.head()
 	if fmt.Sprint(seen) != "map[Connection:[te] Te:[trailers] X-Public:[2]]" {
 		t.Errorf("the server saw %v", seen)
@@ -303,6 +315,25 @@ func TestAnUpgradeToOtherHTTPIsNone(t *testing.T) {
 	}
 }
 
+// What comes after the head has to be the request's body, or bytes of the other protocol, for both ends alike: with a body there is no upgrade.
+func TestARequestWithABodyAsksForNoUpgrade(t *testing.T) {
+	p := newProxy(t, newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%q %s", r.Header.Get("Upgrade"), body)
+	}), ServerConfig{})
+	c := p.dial()
+	for _, body := range []string{"Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"} {
+		c.say("POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n%s", body)
+		res, err := http.ReadResponse(c.Reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(res.Body); string(got) != `"" abc` || err != nil {
+			t.Errorf("the server saw %s, %v", got, err)
+		}
+	}
+}
+
 func TestUpgradeThatIsRefusedIsAnOrdinaryAnswer(t *testing.T) {
 	p := newProxy(t, newServer(t, func(http.ResponseWriter, *http.Request) {}), ServerConfig{})
 	c := p.dial()
@@ -314,22 +345,29 @@ func TestUpgradeThatIsRefusedIsAnOrdinaryAnswer(t *testing.T) {
 	}
 }
 
-// A server that answers by closing, as those of HTTP/1.0 do.
+// A server that answers by closing, as those of HTTP/1.0 do, takes no further request.
 func TestAnswersThatEndByClose(t *testing.T) {
-	p := newProxy(t, script(t, func(c *rawClient) {
-		c.head()
-		c.say("HTTP/1.0 200 OK\r\nX: y\r\n\r\nall of it")
-	}), ServerConfig{})
-	c := p.dial()
-	for range 2 {
-		c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		res, err := http.ReadResponse(c.Reader, nil)
-		if err != nil {
-			t.Fatal(err)
+	for _, version := range []string{"1.0", "1.1"} {
+		p := newProxy(t, script(t, func(c *rawClient) {
+			c.head()
+			c.say("HTTP/%s 200 OK\r\nX: y\r\n\r\nall of it", version)
+		}), ServerConfig{})
+		c := p.dial()
+		for range 2 {
+			c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			res, err := http.ReadResponse(c.Reader, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(res.Body); err != nil || string(got) != "all of it" {
+				t.Errorf("HTTP/%s: got %q, %v", version, got, err)
+			}
 		}
-		if got, err := io.ReadAll(res.Body); err != nil || string(got) != "all of it" {
-			t.Errorf("got %q, %v", got, err)
-		}
+		p.on(func() {
+			if p.freed > 0 {
+				t.Errorf("HTTP/%s: a connection that ends is used again", version)
+			}
+		})
 	}
 }
 
@@ -432,10 +470,13 @@ func TestServersThatDoNotAnswer(t *testing.T) {
 		{"half a head", "HTTP/1.1 200 OK\r\nX", "HTTP/1.1 502 "},
 		{"no HTTP", "SSH-2.0-OpenSSH_9.2\r\n\r\n\r\n", "HTTP/1.1 502 "},
 		{"length and chunks", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.1 502 "},
+		{"length of 0 and chunks", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "HTTP/1.1 502 "},
+		{"chunks in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "HTTP/1.1 502 "},
 		{"two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 502 "},
 		{"an upgrade nobody asked for", "HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "HTTP/1.1 502 "},
 		{"less than it says", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", ""},
 		{"a broken chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcdef\r\n", ""},
+		{"chunks that are cut off", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc", ""},
 		{"chunks without an end", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -480,8 +521,8 @@ func TestAnswerBeforeTheRequestIsComplete(t *testing.T) {
 		}
 		_, err = io.CopyN(c.TCPConn, zeros{}, int64(size))
 		if size > maxUnwanted {
-			if _, err := c.ReadByte(); err == nil {
-				t.Error("the connection goes on after a body that nobody wanted")
+			if _, err := c.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("the connection goes on after a body that nobody wanted: %v", err)
 			}
 			continue
 		}
@@ -498,10 +539,14 @@ func TestAnswerBeforeTheRequestIsComplete(t *testing.T) {
 // What is left on a connection to a server would be taken for the next request's, or for its answer.
 func TestConnectionsOnWhichSomethingIsLeftAreNotUsedAgain(t *testing.T) {
 	const get, ok = "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-	for name, test := range map[string]struct{ request, answer, later string }{
-		"more than the answer":            {get, ok + ok, ""},
-		"an answer that nobody asked for": {get, ok, ok},
-		"a request that isn't complete":   {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", ok, ""},
+	for name, test := range map[string]struct {
+		request, answer, later string
+		freed                  int // since it wasn't known yet
+	}{
+		"more than the answer":            {get, ok + ok, "", 0},
+		"an answer that nobody asked for": {get, ok, ok, 1},
+		"an answer of HTTP/1.0":           {get, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "", 0},
+		"a request that isn't complete":   {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", ok, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			heard := make(chan struct{})
@@ -522,6 +567,11 @@ func TestConnectionsOnWhichSomethingIsLeftAreNotUsedAgain(t *testing.T) {
 			}
 			close(heard)
 			p.eventually("the connection to be let go of", func() bool { return len(p.clients) == 0 })
+			p.on(func() {
+				if p.freed != test.freed {
+					t.Errorf("it was free %d times, want %d", p.freed, test.freed)
+				}
+			})
 		})
 	}
 }

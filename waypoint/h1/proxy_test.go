@@ -36,6 +36,7 @@ type proxy struct {
 	clients []*Client // all that aren't gone
 	free    []*Client
 	dialled int
+	freed   int // how often a connection was
 	refused []error
 	closed  int // Servers that are over
 }
@@ -80,7 +81,7 @@ func (p *proxy) client() *Client {
 	}
 	p.dialled++
 	c := NewClient(pipe.OverSocket(p.loop, onloop.Dial(p.tb, p.upstream), nil), ClientConfig{
-		Free: func(c *Client) { p.free = append(p.free, c) },
+		Free: func(c *Client) { p.free, p.freed = append(p.free, c), p.freed+1 },
 		Gone: func(c *Client) {
 			same := func(other *Client) bool { return other == c }
 			p.free = slices.DeleteFunc(p.free, same)

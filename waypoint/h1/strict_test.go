@@ -25,6 +25,8 @@ func TestMalformedRequests(t *testing.T) {
 		{"chunks and length", get + "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400, "transfer-encoding and content-length together"},
 		{"two lengths", get + "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400, "several content-lengths"},
 		{"two equal lengths", get + "Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400, "several content-lengths"},
+		{"a length after a length of 0", get + "Content-Length: 0\r\nContent-Length: 3\r\n\r\nabc", 400, "several content-lengths"},
+		{"length of 0 and chunks", get + "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "transfer-encoding and content-length together"},
 		{"a list of lengths", get + "Content-Length: 3, 3\r\n\r\nabc", 400, "a content-length that is no number of bytes"},
 		{"length with a sign", get + "Content-Length: +3\r\n\r\nabc", 400, "a content-length that is no number of bytes"},
 		{"negative length", get + "Content-Length: -3\r\n\r\nabc", 400, "a content-length that is no number of bytes"},
@@ -41,6 +43,7 @@ func TestMalformedRequests(t *testing.T) {
 
 		// Lines and fields.
 		{"LF alone", "GET / HTTP/1.1\nHost: a\n\n", 400, "a line doesn't end in CRLF"},
+		{"LF alone first", "\nGET / HTTP/1.1", 400, "a line doesn't end in CRLF"},
 		{"LF alone within", "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400, "a line doesn't end in CRLF"},
 		{"CR within a value", get + "X: a\rb\r\n\r\n", 400, "a field's value has control characters"},
 		{"CR before the end of a line", get + "X: a\r\r\n\r\n", 400, "a field's value has control characters"},
@@ -119,9 +122,11 @@ func TestMalformedRequests(t *testing.T) {
 		{"line too long", post + "3;" + strings.Repeat("x", maxChunkLine+10), 400, "the line before a chunk is too long"},
 		{"too many extensions", post + strings.Repeat("1;"+strings.Repeat("x", 200)+"\r\na\r\n", 100), 400, "too many chunk extensions"},
 		{"trailers too long", post + "0\r\nX: " + strings.Repeat("y", maxTrailers+10), 400, "the trailers are too long"},
+		{"trailers too long, as a whole", post + "0\r\nX: " + strings.Repeat("y", maxTrailers) + "\r\n\r\n", 400, "the trailers are too long"},
 		{"too many trailers", post + "0\r\n" + strings.Repeat("x: y\r\n", maxFields+1) + "\r\n", 431, "too many fields"},
 		{"length as a trailer", post + "0\r\nContent-Length: 3\r\n\r\n", 400, "a trailer that only a head may have"},
 		{"Host as a trailer", post + "0\r\nHost: 3\r\n\r\n", 400, "a trailer that only a head may have"},
+		{"transfer-encoding as a trailer", post + "0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "a trailer that only a head may have"},
 		{"LF alone in trailers", post + "0\r\nX: y\n\r\n", 400, "a line doesn't end in CRLF"},
 		{"folded trailer", post + "0\r\nX: y\r\n z\r\n\r\n", 400, "a field that is folded over several lines"},
 	} {
