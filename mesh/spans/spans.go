@@ -66,7 +66,7 @@ func New(cfg Config) *Spans {
 
 // Tracer is what telemetry needs of the spans.
 func (s *Spans) Tracer() telemetry.Tracer {
-	return telemetry.Tracer{Sampled: s.cfg.Sampler.root, Ended: s.offer}
+	return telemetry.Tracer{Sampled: s.cfg.Sampler.root, Follow: s.cfg.Sampler.follow, Ended: s.offer}
 }
 
 // offer takes a connection that has ended, if its trace is sampled. It never waits.

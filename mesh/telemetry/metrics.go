@@ -85,6 +85,8 @@ type RequestSpan struct {
 type Tracer struct {
 	// Sampled decides whether a trace that begins here is to have spans.
 	Sampled func(trace.Context) bool
+	// Follow says that whoever began a trace has decided that for all.
+	Follow bool
 	// Ended is told about every connection that has ended or was refused.
 	Ended func(Ended)
 }
@@ -96,6 +98,9 @@ func (m *Metrics) Trace(t Tracer) { m.tracer = t }
 func (m *Metrics) Sampled(begun trace.Context) bool {
 	return m.tracer.Sampled != nil && m.tracer.Sampled(begun)
 }
+
+// Follows tells whether it is for whoever began a trace to decide about its spans.
+func (m *Metrics) Follows() bool { return m.tracer.Follow }
 
 // Traces tells whether spans are made at all.
 func (m *Metrics) Traces() bool { return m.tracer.Ended != nil }

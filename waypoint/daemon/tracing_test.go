@@ -81,7 +81,7 @@ func TestEachTryIsASpanOfItsOwn(t *testing.T) {
 	toldOf := make(chan string, 3)
 	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
 		toldOf <- strings.Split(r.Header.Get("Traceparent"), "-")[2]
-		if len(toldOf) < 3 {
+		if w.Header().Set("Grpc-Status", "5"); len(toldOf) < 3 {
 			w.WriteHeader(503)
 		}
 	})
@@ -89,10 +89,16 @@ func TestEachTryIsASpanOfItsOwn(t *testing.T) {
 	again := rule("/", "web")
 	again.Retry = &l7.Retry{Attempts: 2, Statuses: []uint32{503}}
 	m.know(httpRoute("web", "web", again))
-	if resp, text := fetch(t, m.browser(m.caller("shop", "client")), "http://web/x"); resp.StatusCode != 200 {
+	if resp, text := fetch(t, m.browser(m.caller("shop", "client")), "http://web/x", func(r *http.Request) { r.Header.Set("Content-Type", "application/grpc") }); resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, text)
 	}
 	request := next(t, spans)
+	whole := said(request)
+	for key, want := range map[string]any{"rpc.grpc.status_code": "5", "tulle.route": "HTTPRoute/shop/web", "http.response.status_code": int64(200), "url.path": "/x"} {
+		if whole[key] != want {
+			t.Errorf("the request says of %s %v, want %v", key, whole[key], want)
+		}
+	}
 	for i := range 3 {
 		try, own := next(t, tries), <-toldOf
 		if got := hex.EncodeToString(try.GetSpanId()); got != own || !bytes.Equal(try.GetParentSpanId(), request.GetSpanId()) || !bytes.Equal(try.GetTraceId(), request.GetTraceId()) {
@@ -203,5 +209,111 @@ func TestARequestIsASpanBetweenItsClientsAndItsServers(t *testing.T) {
 			t.Errorf("try %v of a request below %q, want one of %v", got, above, wants)
 		}
 		delete(wants, own)
+	}
+}
+
+// Whether a request is recorded goes by the sampler: whether the client has a say in it, and else whether all are, or none.
+func TestTheSamplerSaysWhatIsRecorded(t *testing.T) {
+	const recorded, not = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+	for _, test := range []struct {
+		sampler, argument            string
+		begun, ofRecorded, ofTheRest string // the flags that the server is told
+	}{
+		{"", "", "01", "01", "00"}, {"parentbased_always_off", "", "00", "01", "00"}, {"parentbased_traceidratio", "0", "00", "01", "00"},
+		{"always_on", "", "01", "01", "01"}, {"always_off", "", "00", "00", "00"}, {"traceidratio", "0", "00", "00", "00"}, {"traceidratio", "1", "01", "01", "01"},
+	} {
+		url, spans, _ := collector(t)
+		m := newMesh(t, func(c *config.Config) {
+			c.Tracing = settings.Tracing{
+				On: true, Endpoint: url, Timeout: time.Second, Resource: map[string]string{"service.name": "wp"}, Sampler: test.sampler, SamplerArgument: test.argument,
+			}
+		})
+		told := make(chan string, 1)
+		m.serve(serverHost, func(_ http.ResponseWriter, r *http.Request) { told <- r.Header.Get("Traceparent") })
+		m.know(m.service("web", httpPort, 8080, serverHost)...)
+		c := m.browser(m.caller("shop", "client"))
+		wanted := 0
+		for client, want := range map[string]string{"": test.begun, recorded: test.ofRecorded, not: test.ofTheRest} {
+			fetch(t, c, "http://web/x", func(r *http.Request) {
+				if client != "" {
+					r.Header.Set("Traceparent", client)
+				}
+			})
+			got := <-told
+			if !strings.HasSuffix(got, "-"+want) || client != "" && !strings.HasPrefix(got, client[:36]) {
+				t.Errorf("%s %s: of a client that says %q the server is told %q, want flags %s", test.sampler, test.argument, client, got, want)
+			}
+			if want == "01" {
+				wanted++
+			}
+		}
+		m.drain.Start("no more requests")
+		m.stop()
+		m.ended <- nil // for the end of the test
+		if len(spans) != wanted {
+			t.Errorf("%s %s: %d spans, want %d", test.sampler, test.argument, len(spans), wanted)
+		}
+	}
+}
+
+// Who reads B3 finds there what W3C's fields say, and what comes in either form is understood. Of both the W3C's counts, and of B3's the single field.
+func TestB3IsReadInAllItsForms(t *testing.T) {
+	const id, other, span, above = "0af7651916cd43dd8448eb211c80319c", "11111111111111111111111111111111", "b7ad6b7169203331", "2222222222222222"
+	url, spans, tries := collector(t)
+	m := newMesh(t, func(c *config.Config) {
+		c.Tracing = settings.Tracing{
+			On: true, Endpoint: url, Timeout: time.Second, Resource: map[string]string{"service.name": "wp"}, Sampler: "parentbased_always_off",
+		}
+	})
+	told := make(chan http.Header, 1)
+	m.serve(serverHost, func(_ http.ResponseWriter, r *http.Request) { told <- r.Header })
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	c := m.browser(m.caller("shop", "client"))
+	tests := []struct {
+		name          string
+		fields        map[string]string
+		trace, parent string
+	}{
+		{"true", map[string]string{"X-B3-Traceid": id, "X-B3-Spanid": span, "X-B3-Sampled": "true"}, id, span},
+		{"short", map[string]string{"X-B3-Traceid": id[16:], "X-B3-Spanid": span, "X-B3-Sampled": "1"}, strings.Repeat("0", 16) + id[16:], span},
+		{"single, short", map[string]string{"B3": id[16:] + "-" + span + "-1"}, strings.Repeat("0", 16) + id[16:], span},
+		{"single, with the span above", map[string]string{"B3": id + "-" + span + "-1-" + above}, id, span},
+		{"single, for debugging", map[string]string{"B3": id + "-" + span + "-d"}, id, span},
+		{"single before several", map[string]string{"B3": id + "-" + span + "-1", "X-B3-Traceid": other, "X-B3-Spanid": above, "X-B3-Sampled": "0"}, id, span},
+		{"W3C before B3", map[string]string{"Traceparent": "00-" + id + "-" + span + "-01", "B3": other + "-" + above + "-0"}, id, span},
+		{"no trace, but a decision", map[string]string{"B3": "1"}, "", ""},
+	}
+	var servers []http.Header
+	for _, test := range tests {
+		fetch(t, c, "http://web/x", func(r *http.Request) {
+			for name, value := range test.fields {
+				r.Header.Set(name, value)
+			}
+		})
+		servers = append(servers, <-told)
+	}
+	all := map[string]*tracepb.Span{} // by their ids
+	for range tests {
+		request, try := next(t, spans), next(t, tries)
+		all[hex.EncodeToString(request.GetSpanId())], all[hex.EncodeToString(try.GetSpanId())] = request, try
+	}
+	for i, test := range tests {
+		server := servers[i]
+		parts := strings.Split(server.Get("Traceparent"), "-")
+		tryID := parts[2]
+		requestID := hex.EncodeToString(all[tryID].GetParentSpanId())
+		request := all[requestID]
+		if got := hex.EncodeToString(request.GetTraceId()); test.trace != "" && got != test.trace || got != parts[1] || parts[3] != "01" || tryID == requestID {
+			t.Errorf("%s: the trace is %s, the server is told %q, by a try of %s", test.name, got, parts, requestID)
+		}
+		if got := hex.EncodeToString(request.GetParentSpanId()); got != test.parent {
+			t.Errorf("%s: the request is below %q, want %q", test.name, got, test.parent)
+		}
+		if server.Get("X-B3-Traceid") != "" && (server.Get("X-B3-Spanid") != tryID || server.Get("X-B3-Parentspanid") != requestID || server.Get("X-B3-Sampled") != "1") {
+			t.Errorf("%s: the server is told %v, want %s below %s", test.name, server, tryID, requestID)
+		}
+		if got := server.Get("B3"); got != "" && got != parts[1]+"-"+tryID+"-1" {
+			t.Errorf("%s: the server is told %q", test.name, got)
+		}
 	}
 }

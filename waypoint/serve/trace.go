@@ -26,10 +26,13 @@ func (r *request) traced() {
 		above, ok, decided = parseB3(r.head.Fields)
 	}
 	r.trace = trace.New()
-	if r.trace.Flags = above.Flags; ok {
+	if ok {
 		r.parent, r.trace.TraceID = above.SpanID, above.TraceID
 	}
-	if !decided && metrics.Sampled(r.trace) {
+	switch {
+	case decided && metrics.Follows():
+		r.trace.Flags = above.Flags
+	case metrics.Sampled(r.trace):
 		r.trace = r.trace.WithSampled()
 	}
 	r.head.Fields = told(r.head.Fields, r.trace, r.parent)
