@@ -193,7 +193,7 @@ func TestAConnectionThatIsResetAndOpenedAgainIsCountedOnce(t *testing.T) {
 	}
 	g := receive(inner, 2)
 	defer g.Close()
-	var from net.Addr
+	var from net.Addr = &net.TCPAddr{IP: net.IPv4(127, 0, 7, 1)} // from which nobody else takes the port meanwhile
 	dial := func() *net.TCPConn {
 		t.Helper()
 		conn, err := (&net.Dialer{LocalAddr: from}).Dial("tcp", inner.Addr().String())
