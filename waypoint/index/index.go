@@ -201,10 +201,15 @@ func (s *Search) Headers(fields []exchange.Field) {
 		return
 	}
 	for i := range fields {
-		if _, ok := s.index.names[Key{Kind: Header, Name: fields[i].Name}]; ok {
-			value, _ := exchange.Joined(fields, fields[i].Name)
-			s.Named(Header, fields[i].Name, value)
+		name := fields[i].Name
+		if _, ok := s.index.names[Key{Kind: Header, Name: name}]; !ok {
+			continue
 		}
+		if _, before := exchange.Get(fields[:i], name); before { // all lines are one value, which costs as much as they are long
+			continue
+		}
+		value, _ := exchange.Joined(fields, name)
+		s.Named(Header, name, value)
 	}
 }
 
