@@ -3,7 +3,6 @@ package downstream
 
 import (
 	"bytes"
-	"strings"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/loop"
@@ -47,7 +46,6 @@ const SilenceTime = 500 * time.Millisecond
 const (
 	beginTime = 10 * time.Second // for what tells protocols apart, from the first byte
 	maxLine   = 8 << 10          // bytes of a first line that is waited for
-	maxMethod = 32               // bytes
 	preface   = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 )
 
@@ -60,6 +58,8 @@ type detection struct {
 	timer loop.Timer
 	begun bool
 	over  bool
+
+	request bool // what has come may become one
 }
 
 // Detect has found called once, after Detect has returned. Nothing of what came is lost: who starts to use the pipe then gets it. If the client
@@ -86,6 +86,7 @@ func (d *detection) Receive(p []byte, end bool) int {
 		return 0
 	}
 	result, sure := look(p, d.port)
+	d.request = !sure && d.port == Auto && len(p) > 0 && !mayBeHello(p)
 	switch {
 	case sure || end:
 		d.tell(result)
@@ -96,11 +97,11 @@ func (d *detection) Receive(p []byte, end bool) int {
 	return 0
 }
 
-// timeUp decides by what has come.
+// timeUp decides by what has come. What may still become a request is taken for one: else a client could have it passed on by taking its time.
 func (d *detection) timeUp() {
 	result := Found{}
 	switch {
-	case d.port == HTTP:
+	case d.port == HTTP || d.request:
 		result.Protocol = HTTP1 // which has its own idea of how long to wait
 	case d.port == Auto && !d.begun:
 		result.Protocol = Silent
@@ -155,19 +156,29 @@ func isPrefix(p []byte, s string) bool {
 	return string(p[:n]) == s[:n]
 }
 
-// lookForRequest looks for the first line of a request: "GET / HTTP/1.1".
+// lookForRequest looks for the first line of a request: "GET / HTTP/1.1". Servers differ in what else they take for one, so it's also one that isn't well
+// written, or longer than is waited for: who has it passed on unseen could tell a server what only a waypoint may.
 func lookForRequest(p []byte) (f Found, sure bool) {
-	line, _, whole := bytes.Cut(p[:min(len(p), maxLine)], []byte("\n"))
-	method, rest, found := strings.Cut(string(line), " ")
-	if len(method) > maxMethod || (method != "" && !exchange.ValidToken(method)) || (found && method == "") {
+	enough := len(p) >= maxLine
+	p = bytes.TrimLeft(p[:min(len(p), maxLine)], "\r\n") // RFC 9112 section 2.2
+	line, _, whole := bytes.Cut(p, []byte("\n"))
+	end := bytes.IndexAny(line, " \t\v\f\r")
+	method := line
+	if end >= 0 {
+		method = line[:end]
+	}
+	switch {
+	case len(p) > 0 && !exchange.ValidToken(string(method)):
 		return Found{}, true
-	}
-	if !whole {
-		return Found{}, len(p) >= maxLine
-	}
-	_, version, _ := strings.Cut(rest, " ")
-	if strings.HasPrefix(version, "HTTP/1.") {
+	case !whole && !enough:
+		return Found{}, false
+	case !whole && end >= 0:
 		return Found{Protocol: HTTP1}, true
+	}
+	for _, word := range bytes.Fields(line[len(method):]) {
+		if len(word) >= 5 && bytes.EqualFold(word[:5], []byte("HTTP/")) {
+			return Found{Protocol: HTTP1}, true
+		}
 	}
 	return Found{}, true
 }
