@@ -31,11 +31,8 @@ func newConsumer(rules *table.Rules, facts *authz.Facts) *consumer {
 }
 
 // vouch notes what servers are told.
-func (c *consumer) vouch(head *exchange.Request, xfcc bool) {
-	c.names = append(c.names, "x-forwarded-for")
-	if xfcc {
-		c.names = append(c.names, "x-forwarded-client-cert")
-	}
+func (c *consumer) vouch(head *exchange.Request) {
+	c.names = append(c.names, "x-forwarded-for", "x-forwarded-client-cert")
 	for _, f := range head.Fields {
 		if slices.Contains(c.names, f.Name) {
 			c.vouched = append(c.vouched, f)

@@ -136,7 +136,7 @@ func (r *request) choose(routes *route.Routes) {
 	}
 	r.hit, r.routed = hit, true
 	if r.consumer != nil {
-		r.consumer.vouch(r.head, r.session.xfcc != "")
+		r.consumer.vouch(r.head)
 	}
 	if own := hit.Answer(r.head); own != nil {
 		r.answerWith(own, "answered by "+hit.Route)
@@ -211,8 +211,9 @@ func (r *request) forwarded() {
 		client = before + "," + client
 	}
 	r.head.Fields = exchange.Set(r.head.Fields, "x-forwarded-for", client)
-	if r.session.xfcc != "" { // whatever the client says of itself there
-		r.head.Fields = exchange.Set(r.head.Fields, "x-forwarded-client-cert", r.session.xfcc)
+	r.head.Fields = exchange.Remove(r.head.Fields, "x-forwarded-client-cert") // in which a client could say that it is somebody else
+	if r.session.xfcc != "" {
+		r.head.Fields = append(r.head.Fields, exchange.Field{Name: "x-forwarded-client-cert", Value: r.session.xfcc})
 	}
 	if _, ok := exchange.Get(r.head.Fields, "x-forwarded-proto"); !ok {
 		r.head.Fields = append(r.head.Fields, exchange.Field{Name: "x-forwarded-proto", Value: "http"})
