@@ -249,6 +249,24 @@ func TestServersThatDoNotReadTheRequest(t *testing.T) {
 	})
 }
 
+// A server that reads now and then isn't stalled.
+func TestServersThatReadSlowlyAreGivenTime(t *testing.T) {
+	inFakeTime(t, func(c *clockwork) {
+		client := NewClient(c.pipe, ClientConfig{Free: func(*Client) {}, Gone: func(*Client) {}})
+		var a asked
+		server := client.Handle(&exchange.Request{Method: "POST", Authority: "a", Path: "/", Length: exchange.UnknownLength}, &a)
+		for range 5 {
+			for range 64 {
+				server.Data(make([]byte, 16<<10))
+			}
+			c.Pass(stallTime - time.Minute)
+			if c.Hear() == "" || a.err != nil {
+				t.Fatalf("the server hears nothing, the client %v", a.err)
+			}
+		}
+	})
+}
+
 // asked is a client that keeps the error.
 type asked struct {
 	exchange.Client

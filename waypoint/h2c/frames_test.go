@@ -198,6 +198,7 @@ func TestMalformedRequests(t *testing.T) {
 		{"two hosts", []string{":method=GET", ":scheme=http", ":path=/", "host=a", "host=b"}, true, "400"},
 		{"length that is none", with("content-length=+1"), false, "400"},
 		{"two lengths", with("content-length=1", "content-length=1"), false, "400"},
+		{"a length after a length of 0", with("content-length=0", "content-length=1"), false, "400"},
 		{"length and no body", with("content-length=1"), true, "400"},
 		{"too many fields", with(strings.Split(strings.Repeat("x=y ", maxFields)+"z=z", " ")...), true, "400"},
 	} {
