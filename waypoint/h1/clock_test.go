@@ -249,6 +249,34 @@ func TestServersThatDoNotReadTheRequest(t *testing.T) {
 	})
 }
 
+// While its server doesn't take what a client has sent, it isn't for the client to go on.
+func TestClientsWaitForServersThatTakeNothing(t *testing.T) {
+	inFakeTime(t, func(c *clockwork) {
+		var last deaf
+		Serve(c.pipe, ServerConfig{Scheme: "http", Handle: func(_ *exchange.Request, client exchange.Client) exchange.Server {
+			last.client = client
+			return &last
+		}})
+		c.Say("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+		for range 16 {
+			c.Say(strings.Repeat("x", exchange.Window/16))
+			c.Pass(time.Second)
+		}
+		c.Pass(time.Hour)
+		if got := c.Hear(); got != "" || last.err != nil || last.got != exchange.Window {
+			t.Errorf("got %q; the server hears %v, of %d bytes", got, last.err, last.got)
+		}
+	})
+}
+
+// deaf takes nothing.
+type deaf struct {
+	held
+	got int
+}
+
+func (d *deaf) Data(p []byte) { d.got += len(p) }
+
 // A server that reads now and then isn't stalled.
 func TestServersThatReadSlowlyAreGivenTime(t *testing.T) {
 	inFakeTime(t, func(c *clockwork) {

@@ -11,37 +11,65 @@ import (
 	"github.com/tulle-mesh/tulle/waypoint/exchange"
 )
 
-// What nobody wants of requests that are answered already mustn't take the connection's window from the others.
+// What nobody wants of requests that are answered already, or has consumed by then, mustn't take the connection's window from the others.
 func TestBodiesThatNobodyWantsLeaveTheWindowOpen(t *testing.T) {
-	c, _ := framedClient(t, func(_ *exchange.Request, client exchange.Client) exchange.Server { return &eager{client: client} })
-	const piece, streams = 16 << 10, 3 * window / (16 << 10)
-	room, answers := 65535, 0
-	hear := func() {
-		f, err := c.ReadFrame()
-		c.must(err)
-		switch f := f.(type) {
-		case *http2.WindowUpdateFrame:
-			if f.StreamID == 0 {
-				room += int(f.Increment)
+	// In all more than a connection has for streams that are stalled, see h2.Reserve.
+	const piece, pieces, streams = 16 << 10, 10, 100
+	for name, handle := range map[string]exchange.Handler{
+		"answered at once": func(_ *exchange.Request, client exchange.Client) exchange.Server { return &eager{client: client} },
+		"answered at once, and at length": func(_ *exchange.Request, client exchange.Client) exchange.Server {
+			return &lengthy{eager{client: client}}
+		},
+		"answered at the end":  func(_ *exchange.Request, client exchange.Client) exchange.Server { return &lazy{eager{client: client}} },
+		"read, and then ended": answerBy(func(l *local) { (&eager{client: l.client}).Data(nil) }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _ := framedClient(t, handle)
+			room, answers := 65535, 0
+			hear := func() {
+				f, err := c.ReadFrame()
+				c.must(err)
+				switch f := f.(type) {
+				case *http2.WindowUpdateFrame:
+					if f.StreamID == 0 {
+						room += int(f.Increment)
+					}
+				case *http2.MetaHeadersFrame:
+					answers++
+				}
 			}
-		case *http2.RSTStreamFrame:
-			answers++
-		}
-	}
-	for i := range streams {
-		for room < 2*piece {
-			hear()
-		}
-		id := uint32(2*i + 1)
-		c.head(id, false, get...)
-		c.must(c.WriteData(id, false, make([]byte, piece))) // is answered without being consumed
-		c.must(c.WriteData(id, true, make([]byte, piece)))  // comes too late
-		room -= 2 * piece
-		for answers <= i {
-			hear()
-		}
+			for i := range streams {
+				for room < pieces*piece {
+					hear()
+				}
+				id := uint32(2*i + 1)
+				c.head(id, false, get...)
+				for n := range pieces {
+					c.must(c.WriteData(id, n == pieces-1, make([]byte, piece)))
+				}
+				room -= pieces * piece
+				for answers <= i {
+					hear()
+				}
+			}
+		})
 	}
 }
+
+// lengthy answers with more than the client makes room for.
+type lengthy struct{ eager }
+
+func (l *lengthy) Data([]byte) {
+	l.eager.client.Respond(&exchange.Response{Status: 200, Length: 1 << 17})
+	l.eager.client.Data(make([]byte, 1<<17))
+	l.eager.client.End(nil)
+}
+
+// lazy reads nothing, and answers in the end.
+type lazy struct{ eager }
+
+func (*lazy) Data([]byte)            {}
+func (l *lazy) End([]exchange.Field) { l.eager.Data(nil) }
 
 // An exchange whose answer has come is over, and nothing of its request is left on the connection.
 func TestAnAnswerBeforeTheRequestIsCompleteEndsTheStream(t *testing.T) {
