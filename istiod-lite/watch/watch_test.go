@@ -150,6 +150,16 @@ func TestOnlyWhatChangedIsToldOfAFile(t *testing.T) {
 	s.changed("-Enrolment//node1")
 }
 
+// What is in no namespace is the same object whatever namespace is written, so that what one file says isn't taken away by another's end.
+func TestANamespaceSaysNothingAboutWhatIsInNone(t *testing.T) {
+	s := follow(t, "objects/a.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo}\n")
+	s.changed("Namespace//demo")
+	s.write("objects/b.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo, namespace: demo, labels: {a: b}}\n")
+	s.eventually("reported", func() bool {
+		return slices.Equal(s.reports, []string{"objects/b.yaml:1: Namespace demo is already in objects/a.yaml:1"})
+	})
+}
+
 func TestNothingIsToldBeforeTheSourceIsGood(t *testing.T) {
 	s := follow(t, "objects/a.yaml", pods("a=1"), "objects/b.yaml", "kind: Pod", "status/node1.yaml", "{node: node1}")
 	s.eventually("reported", func() bool { return len(s.reports) == 1 })

@@ -29,8 +29,8 @@ type Config[T any] struct {
 	// Decode makes an object of a document. ok is false where the document is of a kind that the caller doesn't read.
 	// An error makes the file a broken one; Document.At tells its line. Called once per document of a changed file.
 	Decode func(Document) (object T, ok bool, err error)
-	// Apply takes what is in force no more, and what has come into force, each by file name and place in the file. A file that
-	// was written anew has all its objects in both. It is called once with all there is as soon as no file is broken, so never
+	// Apply takes what is in force no more, in any order, and what has come into force, by file name and place in the file. A file
+	// that was written anew has all its objects in both. It is called once with all there is as soon as no file is broken, so never
 	// with half of a folder unless Apart says so, and then after every change.
 	Apply func(gone, came []T)
 	// Report takes the reason why a file, or the folder, can't be used; an *Error where it is about a file. It is called

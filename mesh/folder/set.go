@@ -189,14 +189,20 @@ func keyOf(d Document, plain bool) key {
 	if group, _, found := strings.Cut(d.APIVersion, "/"); found {
 		k.group = group
 	}
-	if k.namespace == "" {
+	switch {
+	case slices.Contains(clusterWide, k.kind):
+		k.namespace = "" // whatever is written
+	case k.namespace == "":
 		k.namespace = "default"
 	}
 	return k
 }
 
+// clusterWide are the kinds that are in no namespace, of those that are read of folders.
+var clusterWide = []string{"Namespace", "Node", "GatewayClass"}
+
 func (k key) String() string {
-	if k.namespace == "default" {
+	if k.namespace == "" || k.namespace == "default" {
 		return k.kind + " " + k.name
 	}
 	return k.kind + " " + k.namespace + "/" + k.name
