@@ -243,6 +243,29 @@ func TestASilentConnectionGoesWhereANewRouteLeads(t *testing.T) {
 	}
 }
 
+// What the service is when the client speaks is what counts, not what it was when that connected.
+func TestAServiceMayChangeWhileAClientIsSilent(t *testing.T) {
+	m := newMesh(t)
+	connected := make(chan net.Conn, 10)
+	m.serve(serverHost, echo("web"), func(s *http.Server) {
+		s.ConnState = func(conn net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				connected <- conn
+			}
+		}
+	})
+	m.know(m.service("web", workload.AppProtocol_UNKNOWN, 8080, serverHost)...)
+	conn, _ := m.quietOn(connected)
+	m.know(m.service("web", workload.AppProtocol_TCP, 8080, serverHost)...)
+	m.settle()
+	if status, body := get(t, conn, "/"); status != 200 || !strings.HasPrefix(body, "web") {
+		t.Fatalf("%d %q", status, body)
+	}
+	if n := m.metric("istio_tcp_connections_opened_total", `reporter="waypoint"`, `destination_service_name="web"`); n != 1 {
+		t.Errorf("%v opaque connections are counted, want one: the port is TCP's now", n)
+	}
+}
+
 func TestASilentConnectionThatEndsIsCounted(t *testing.T) {
 	m := newMesh(t)
 	connected := m.mute(serverHost)
@@ -300,7 +323,7 @@ func TestRulesThatChangeWhileAServerIsConnectedTo(t *testing.T) {
 			m := newMesh(t)
 			open := m.busyListener(serverHost)
 			m.hold(serverHost+1, "new")
-			m.know(append(m.service("web", workload.AppProtocol_TCP, 8080, serverHost), m.service("new", workload.AppProtocol_TCP, 9000, serverHost+1)...)...)
+			m.know(m.service("web", workload.AppProtocol_TCP, 8080, serverHost)...)
 			type result struct {
 				conn net.Conn
 				err  error
@@ -316,6 +339,7 @@ func TestRulesThatChangeWhileAServerIsConnectedTo(t *testing.T) {
 				}
 				return nil
 			})
+			m.know(m.service("new", workload.AppProtocol_TCP, 9000, serverHost+1)...)
 			m.know(test.change)
 			open()
 			got := <-done

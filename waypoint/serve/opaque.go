@@ -36,8 +36,7 @@ type connection struct {
 	in       *hbone.Incoming
 	table    *state.Table
 	self     *state.Workload     // the waypoint
-	arrived  arrival.Destination // what it was for
-	to       arrival.Destination // where it goes, which a route may have changed
+	to       arrival.Destination // what it is for; then where it goes, which a route may have changed
 	choice   upstream.Choice
 	endpoint upstream.Endpoint
 	start    time.Time
@@ -46,7 +45,7 @@ type connection struct {
 	timer, silence loop.Timer
 	client         *pipe.Pipe // once it is accepted
 
-	asked       asked             // arrived, for rules
+	asked       asked             // what it was for, before a route changed that
 	silent      bool              // the client has said nothing yet, and may speak anything
 	encrypted   bool              // the client itself speaks TLS
 	serverName  string            // that it asks for then
@@ -178,7 +177,7 @@ func (c *connection) leave(server *pipe.Pipe, err error) {
 	if isDenied(err) {
 		c.deny(err)
 	} else {
-		c.choose()
+		c.find()
 	}
 }
 

@@ -86,14 +86,22 @@ func New(cfg Config) *Handler {
 
 // Handle answers a CONNECT, at once or later.
 func (h *Handler) Handle(in *hbone.Incoming) {
-	t := h.cfg.Table()
-	c := &connection{handler: h, in: in, table: t, self: h.cfg.Self(t), start: h.cfg.Worker.Now()}
-	if c.self == nil {
-		c.refuse(fmt.Errorf("%s: %w", in.Request.Authority, errUnknownSelf))
+	c := &connection{handler: h, in: in, start: h.cfg.Worker.Now()}
+	c.find()
+}
+
+// find is step 1. A connection that begins anew comes by it again: what it is for may be another now.
+func (c *connection) find() {
+	c.endpoint, c.silent, c.encrypted, c.serverName = upstream.Endpoint{}, false, false, ""
+	c.table = c.handler.cfg.Table()
+	self := c.handler.cfg.Self(c.table)
+	if self == nil {
+		c.refuse(fmt.Errorf("%s: %w", c.in.Request.Authority, errUnknownSelf))
 		return
 	}
+	c.self = self
 	var err error
-	if c.arrived, err = arrival.Find(t, c.self, in.Local.Addr(), in.Request.Authority); err != nil {
+	if c.to, err = arrival.Find(c.table, c.self, c.in.Local.Addr(), c.in.Request.Authority); err != nil {
 		c.refuse(err)
 		return
 	}
@@ -102,7 +110,6 @@ func (h *Handler) Handle(in *hbone.Incoming) {
 
 // choose is step 2: what the port's routes are about, else what clients speak there.
 func (c *connection) choose() {
-	c.to, c.silent, c.encrypted, c.serverName = c.arrived, false, false, ""
 	c.asked, c.policyFacts = asked{c.service(), c.to.Port}, c.facts("")
 	rules := c.handler.rules(c.handler.cfg.Rules(), c.asked, c.in.Peer.Namespace())
 	port := portOf(rules.Routes, c.to.Protocol)

@@ -90,7 +90,7 @@ func (s *silent) listen() {
 			return
 		}
 		s.server.Reset()
-		c.heard(found, c.handler.rules(c.handler.cfg.Rules(), c.asked, c.in.Peer.Namespace()).Routes)
+		c.find()
 	}, func(err error) {
 		s.server.Reset()
 		c.client = nil
