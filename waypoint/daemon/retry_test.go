@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tulle-mesh/tulle/mesh/api/l7"
 )
@@ -55,6 +56,30 @@ func TestFailuresAreTriedAgainAsTheRouteSays(t *testing.T) {
 		if status == 200 && text != fmt.Sprintf("at last %d", test.bytes) {
 			t.Errorf("%s with %d bytes: %q", test.path, test.bytes, text)
 		}
+	}
+}
+
+// A route's pause is the least there is before each further try, however long it is.
+func TestTheRouteSaysHowLongToWaitAtLeast(t *testing.T) {
+	m := newMesh(t)
+	asked := make(chan time.Time, 3)
+	m.serve(serverHost, func(w http.ResponseWriter, _ *http.Request) {
+		asked <- time.Now()
+		w.WriteHeader(503)
+	})
+	m.know(m.service("web", httpPort, 8080, serverHost)...)
+	const pause = 400 * time.Millisecond
+	again := rule("/", "web")
+	again.Retry = &l7.Retry{Attempts: 2, Statuses: []uint32{503}, BackoffMs: pause.Milliseconds()}
+	m.know(httpRoute("web", "web", again))
+	fetch(t, m.browser(m.caller("shop", "client")), "http://web/")
+	last := <-asked
+	for range 2 {
+		now := <-asked
+		if waited := now.Sub(last); waited < pause-10*time.Millisecond { // the loop's clock is that of its turn
+			t.Errorf("the next try comes after %v, want %v at least", waited, pause)
+		}
+		last = now
 	}
 }
 

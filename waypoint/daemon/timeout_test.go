@@ -65,7 +65,7 @@ func TestATryThatTakesTooLongIsTriedAgain(t *testing.T) {
 	})
 	m.know(m.service("web", httpPort, 8080, serverHost)...)
 	m.know(httpRoute("web", "web",
-		timed("/once", "web", 0, 100, &l7.Retry{Attempts: 1, BackoffMs: 1}), timed("/always", "web", 0, 100, &l7.Retry{Attempts: 1, BackoffMs: 1}),
+		timed("/once", "web", 0, 400, &l7.Retry{Attempts: 1, BackoffMs: 1}), timed("/always", "web", 0, 100, &l7.Retry{Attempts: 1, BackoffMs: 1}),
 		timed("/whole", "web", 250, 100, &l7.Retry{Attempts: 100, BackoffMs: 1})))
 	c := m.browser(m.caller("shop", "client"))
 	for _, test := range []struct {
@@ -88,14 +88,14 @@ func TestTheTimeOfAnEndedRequestEndsNothing(t *testing.T) {
 	m.serve(serverHost, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			select {
-			case <-time.After(500 * time.Millisecond): // longer than the others' time
+			case <-time.After(time.Second): // longer than the others' time
 			case <-r.Context().Done():
 			}
 		}
 		_, _ = io.WriteString(w, "whole")
 	})
 	m.know(m.service("web", httpPort, 8080, serverHost)...)
-	m.know(httpRoute("web", "web", timed("/quick", "web", 200, 0, nil), timed("/try", "web", 0, 200, nil), rule("/slow", "web")))
+	m.know(httpRoute("web", "web", timed("/quick", "web", 500, 0, nil), timed("/try", "web", 0, 500, nil), rule("/slow", "web")))
 	c := m.browser2(m.caller("shop", "client"))
 	for _, path := range []string{"/quick", "/try", "/slow"} {
 		if resp, text := fetch(t, c, "http://web"+path); resp.StatusCode != 200 || text != "whole" {
@@ -115,7 +115,7 @@ func TestTheTimeOfAnEndedRequestEndsNothing(t *testing.T) {
 
 // Who gives no answer in time is asked less.
 func TestAnEndpointThatDoesNotAnswerInTimeIsAskedLess(t *testing.T) {
-	for name, r := range map[string]*l7.Rule{"whole": timed("/", "web", 100, 0, nil), "each": timed("/", "web", 0, 100, nil)} {
+	for name, r := range map[string]*l7.Rule{"whole": timed("/", "web", 300, 0, nil), "each": timed("/", "web", 0, 300, nil)} {
 		m := newMesh(t)
 		var asked atomic.Int32
 		m.serve(serverHost, func(_ http.ResponseWriter, r *http.Request) {
