@@ -59,6 +59,24 @@ func TestHTTP10ClientsGetNoInterimAnswers(t *testing.T) {
 	}
 }
 
+// A server that says one thing after the other and never answers is given up.
+func TestOnlySoManyInterimAnswersPass(t *testing.T) {
+	for count, want := range map[int]string{maxInterim: "HTTP/1.1 200 ", maxInterim + 1: "HTTP/1.1 502 "} {
+		c := newProxy(t, script(t, func(c *rawClient) {
+			c.head()
+			c.say("%sHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", count))
+		}), ServerConfig{}).dial()
+		c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		head := c.head()
+		for strings.HasPrefix(head, "HTTP/1.1 103 ") {
+			head = c.head()
+		}
+		if !strings.HasPrefix(head, want) {
+			t.Errorf("after %d: got %q, want %q", count, head, want)
+		}
+	}
+}
+
 // The server would take what is missing of a request from the next one, or what is too much for one.
 func TestRequestsThatAreNotAsLongAsTheySayAreNotCompleted(t *testing.T) {
 	for body, status := range map[string]int{"abc": 200, "ab": 502, "": 502, "abcd": 502} {
