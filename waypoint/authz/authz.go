@@ -149,6 +149,13 @@ func Evaluate(sets []*Set, facts Facts) Verdict {
 	return v
 }
 
+// MayAllow tells whether there may be a request, by the client of a connection, that is allowed.
+func MayAllow(sets []*Set, facts Facts) bool {
+	f := newView(&facts)
+	f.hopeful = true
+	return evaluate(sets, &f).Allowed
+}
+
 func evaluate(sets []*Set, f *view) (v Verdict) {
 	for _, s := range sets {
 		for _, p := range s.told {
@@ -235,6 +242,7 @@ type view struct {
 	token           *claims.Claims
 	path            string
 	decoded         bool   // path is
+	hopeful         bool   // what isn't known is as it has to be for the request to be allowed, not as it has to be for it to be refused
 	authority, host string // in lower case; host without the port
 }
 

@@ -47,7 +47,7 @@ func (p *Policy) matches(f *view) bool {
 }
 
 func (r *rule) matches(f *view, p *Policy) bool {
-	unknown := !p.allows()
+	unknown := p.allows() == f.hopeful
 	return anyOf(r.from, f, unknown) && anyOf(r.to, f, unknown) && allOf(r.when, f, unknown)
 }
 

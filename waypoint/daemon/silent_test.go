@@ -79,7 +79,7 @@ func TestASilentClientMayHaveRequestsToCome(t *testing.T) {
 		{"a route comes", func(m *mesh) { m.know(httpRoute("r", "web", rule("/", "new"))) }, 200, "new"},
 		{"a route for other requests comes", func(m *mesh) { m.know(httpRoute("r", "web", rule("/other", "new"))) }, 404, ""},
 		{"a policy about requests comes", func(m *mesh) { m.know(policy("p", "web", l7.Policy_ALLOW, may("client", "GET"))) }, 200, "web"},
-		{"a policy comes that lets in others", func(m *mesh) { m.know(policy("p", "web", l7.Policy_ALLOW, may("other", "GET"))) }, 403, ""},
+		{"a policy comes that lets in other requests", func(m *mesh) { m.know(policy("p", "web", l7.Policy_ALLOW, may("client", "POST"))) }, 403, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := newMesh(t)
@@ -159,6 +159,26 @@ func TestASilentClientWaitsWhereOnlyRequestsMayPass(t *testing.T) {
 	}
 	if text, err := io.ReadAll(other); err != nil || !strings.HasPrefix(string(text), "HTTP/1.1 400 ") {
 		t.Errorf("%q, %v; want 400", text, err)
+	}
+}
+
+// A client that none of its requests would help isn't left waiting: it may expect its server to speak.
+func TestASilentClientThatMayAskNothingIsToldAtOnce(t *testing.T) {
+	m := newMesh(t)
+	connected := m.mute(serverHost)
+	m.know(m.service("web", workload.AppProtocol_UNKNOWN, 9000, serverHost)...)
+	before, _ := m.quietOn(connected)
+	m.know(policy("p", "web", l7.Policy_ALLOW, may("other", "GET")))
+	after, err := m.through(m.caller("shop", "client"), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer after.Close()
+	for name, conn := range map[string]net.Conn{"before": before, "after": after} {
+		_ = conn.SetReadDeadline(time.Now().Add(8 * time.Second)) // less than is waited for a request
+		if n, err := conn.Read(make([]byte, 1)); n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("connected %s the policy: %d bytes, %v; want the end", name, n, err)
+		}
 	}
 }
 

@@ -181,9 +181,10 @@ func (c *connection) leave(server *pipe.Pipe, err error) {
 	}
 }
 
-// deny is for a connection that may not pass as it is. A client that has said nothing may have requests, which policies look at one by one.
+// deny is for a connection that may not pass as it is. A client that has said nothing may have requests, which policies look at one by one. If they
+// would allow none, it is told now: it may be one that waits for its server to speak.
 func (c *connection) deny(err error) {
-	if c.silent {
+	if c.silent && c.handler.mayAsk(c.asked, c.policyFacts, c.in.Peer.Namespace()) {
 		c.silent = false
 		c.listen(downstream.HTTP, nil)
 	} else {

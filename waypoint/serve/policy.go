@@ -42,6 +42,11 @@ func (h *Handler) admit(a asked, to route.Destination, facts *authz.Connection, 
 	return nil
 }
 
+// mayAsk tells whether the policies may allow a request on a connection.
+func (h *Handler) mayAsk(a asked, facts *authz.Connection, namespace string) bool {
+	return authz.MayAllow(h.cfg.Rules().Lookup(a.service, a.port, namespace).Policies, authz.Facts{Connection: facts, Remote: facts.Source})
+}
+
 // opaque is an open connection that isn't looked into. It is asked about again when the rules change.
 type opaque struct {
 	asked
