@@ -32,6 +32,7 @@ func TestWhatMakeImagesMakes(t *testing.T) {
 		files []string
 	}{
 		"ztunnel":       {15 << 20, "0:1337", []string{"usr/local/bin/ztunnel"}},
+		"waypoint":      {15 << 20, "1337:1337", []string{"usr/local/bin/waypoint"}},
 		"istiod-lite":   {30 << 20, "1337:1337", []string{"usr/local/bin/istiod-lite"}},
 		"cni-plugin":    {25 << 20, "0:0", []string{"usr/local/bin/tulle-cni", "usr/local/bin/tulle-cni-agent"}},
 		"bookinfo-like": {10 << 20, "1337:1337", []string{"usr/local/bin/bookinfo-like"}},
@@ -61,7 +62,7 @@ func TestWhatMakeImagesMakes(t *testing.T) {
 			t.Errorf("%s: its list doesn't name golang.org/x/sys (%v)", name, err)
 		}
 	}
-	for _, command := range []string{"ztunnel version", "istiod-lite --help", "tulle-cni-agent --version", "tulle-cni"} {
+	for _, command := range []string{"ztunnel version", "waypoint version", "istiod-lite --help", "tulle-cni-agent --version", "tulle-cni"} {
 		words := strings.Fields(command)
 		path := filepath.Join(dir, "usr/local/bin", words[0])
 		alone(t, path)
