@@ -385,19 +385,8 @@ func TestRulesThatChangeWhileAServerIsConnectedTo(t *testing.T) {
 // busyListener is fullListener, but that open makes room in its queue, so that who waits gets in with the next SYN, after a second.
 func (m *mesh) busyListener(host byte) (open func()) {
 	m.t.Helper()
-	at := netip.AddrPortFrom(m.addr(host), 8080)
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		err = errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}), unix.Listen(fd, 0))
-	}
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	fd, conn := m.filled(host)
 	m.t.Cleanup(func() { _ = unix.Close(fd) })
-	conn, err := net.Dial("tcp", at.String())
-	if err != nil {
-		m.t.Fatal(err)
-	}
 	return func() {
 		taken, _, err := unix.Accept(fd)
 		if err != nil {

@@ -25,6 +25,15 @@ const mostWaiting = 2000
 // the queue's from it.
 func (m *mesh) fullListener(host byte) (accept func()) {
 	m.t.Helper()
+	fd, conn := m.filled(host)
+	accept = sync.OnceFunc(func() { _ = conn.Close(); _ = unix.Close(fd) })
+	m.t.Cleanup(accept)
+	return accept
+}
+
+// filled is the socket of such a listener, and the connection in its queue.
+func (m *mesh) filled(host byte) (fd int, conn net.Conn) {
+	m.t.Helper()
 	at := netip.AddrPortFrom(m.addr(host), 8080)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
@@ -33,13 +42,11 @@ func (m *mesh) fullListener(host byte) (accept func()) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	conn, err := net.Dial("tcp", at.String()) // a queue of none has room for one
+	conn, err = net.Dial("tcp", at.String()) // a queue of none has room for one
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	accept = sync.OnceFunc(func() { _ = conn.Close(); _ = unix.Close(fd) })
-	m.t.Cleanup(accept)
-	return accept
+	return fd, conn
 }
 
 // dialling counts the sockets that this machine connects to one of the rig's hosts.
